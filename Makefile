@@ -1,0 +1,38 @@
+PY := .venv/bin/python
+.PHONY: setup setup-browser demo test up check bench lock
+
+setup: .venv/installed
+
+.venv/installed: requirements.lock requirements-uv.lock pyproject.toml
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	python3 -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --require-hashes -r requirements.lock
+	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup-browser: setup
+	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
+
+demo: setup
+	@.venv/bin/ml-pipeline demo
+
+up: setup
+	@.venv/bin/ml-pipeline up
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-logo
+	.venv/bin/mypy
+
+test: check
+	.venv/bin/pytest
+
+bench: setup
+	@for name in overhead training story_points lead_time; do $(PY) -m benchmarks.$$name || exit 1; done
+
+lock:
+	echo uv | .venv/bin/uv pip compile --universal --generate-hashes --no-header --no-annotate - -o requirements-uv.lock
+	.venv/bin/uv pip compile --universal --generate-hashes --no-header --no-annotate --extra dev \
+	    --override lock-overrides.txt pyproject.toml -o requirements.lock
