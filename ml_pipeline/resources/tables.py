@@ -1,0 +1,210 @@
+"""The tables of the warehouse as SQLAlchemy sees them. The migrations make them; a test holds the two equal."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = sa.MetaData()
+
+Time = sa.TIMESTAMP(timezone=True)
+
+
+def _table(schema: str, name: str, *columns: sa.Column, key: tuple[str, ...]) -> sa.Table:
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("tenant_id", sa.Text, nullable=False),
+        *columns,
+        sa.PrimaryKeyConstraint("tenant_id", *key),
+        schema=schema,
+    )
+
+
+def _required(name: str, kind) -> sa.Column:
+    return sa.Column(name, kind, nullable=False)
+
+
+def _now(name: str) -> sa.Column:
+    return sa.Column(name, Time, nullable=False, server_default=sa.func.now())
+
+
+tenants = _table("source", "tenants", sa.Column("display_name", sa.Text), _now("created_at"), key=())
+
+issues = _table(
+    "source",
+    "issues",
+    _required("issue_key", sa.Text),
+    sa.Column("issue_type", sa.Text),
+    sa.Column("team", sa.Text),
+    sa.Column("reporter", sa.Text),
+    sa.Column("priority", sa.Text),
+    _required("created_at", Time),
+    sa.Column("started_at", Time),
+    sa.Column("estimated_at", Time),
+    sa.Column("resolved_at", Time),
+    sa.Column("story_points", sa.Double),
+    sa.Column("summary", sa.Text),
+    sa.Column("description", sa.Text),
+    key=("issue_key",),
+)
+
+pull_requests = _table(
+    "source",
+    "pull_requests",
+    _required("pull_request", sa.Text),
+    sa.Column("repository", sa.Text),
+    sa.Column("author", sa.Text),
+    sa.Column("author_kind", sa.Text),
+    sa.Column("team", sa.Text),
+    _required("created_at", Time),
+    sa.Column("closed_at", Time),
+    sa.Column("title", sa.Text),
+    sa.Column("body", sa.Text),
+    sa.Column("changed_files", sa.Double),
+    sa.Column("additions", sa.Double),
+    sa.Column("deletions", sa.Double),
+    sa.Column("review_cycles", sa.Double),
+    sa.Column("rework_commit_count", sa.Double),
+    sa.Column("changes_requested", sa.Double),
+    sa.Column("commits_after_first_review", sa.Double),
+    key=("pull_request",),
+)
+
+feature_sets = _table(
+    "ml",
+    "feature_sets",
+    _required("model", sa.Text),
+    _required("snapshot_hash", sa.Text),
+    _required("as_of", Time),
+    _required("rows", sa.Integer),
+    _required("matured", sa.Integer),
+    _required("path", sa.Text),
+    _required("quality_score", sa.Double),
+    _required("quality", JSONB),
+    _now("created_at"),
+    key=("model", "snapshot_hash"),
+)
+
+predictions = _table(
+    "ml",
+    "predictions",
+    _required("model", sa.Text),
+    _required("entity_id", sa.Text),
+    _required("origin", sa.Text),  # live, shadow or backtest
+    _required("version", sa.Integer),  # 0 for a backtest, which has no registered version
+    _required("event_time", Time),
+    _required("predicted_at", Time),
+    _required("value", sa.Double),
+    sa.Column("lower", sa.Double),
+    sa.Column("upper", sa.Double),
+    _required("baseline", sa.Double),
+    sa.Column("features", JSONB),
+    sa.Column("latency_ms", sa.Double),
+    key=("model", "entity_id", "origin", "version"),
+)
+
+outcomes = _table(
+    "ml",
+    "outcomes",
+    _required("model", sa.Text),
+    _required("entity_id", sa.Text),
+    _required("label_time", Time),
+    _required("value", sa.Double),
+    _now("recorded_at"),
+    key=("model", "entity_id"),
+)
+
+daily_metrics = _table(
+    "ml",
+    "daily_metrics",
+    _required("model", sa.Text),
+    _required("day", sa.Date),
+    _required("origin", sa.Text),  # live or backtest
+    sa.Column("version", sa.Integer),
+    _required("outcomes", sa.Integer),
+    _required("evaluated", sa.Integer),
+    sa.Column("completeness", sa.Double),
+    _required("metric", sa.Text),
+    sa.Column("value", sa.Double),
+    sa.Column("baseline_value", sa.Double),
+    sa.Column("skill", sa.Double),
+    _required("metrics", JSONB),
+    _now("computed_at"),
+    key=("model", "day"),
+)
+
+drift_reports = _table(
+    "ml",
+    "drift_reports",
+    _required("model", sa.Text),
+    _required("day", sa.Date),
+    _required("status", sa.Text),  # stable, drift or insufficient_data
+    sa.Column("severity", sa.Text),
+    sa.Column("score", sa.Double),
+    _required("baseline_rows", sa.Integer),
+    _required("current_rows", sa.Integer),
+    _required("drifted", JSONB),
+    _required("columns", JSONB),
+    sa.Column("health", sa.Double),
+    sa.Column("version", sa.Integer),
+    _required("reason", sa.Text),
+    _now("computed_at"),
+    key=("model", "day"),
+)
+
+decisions = _table(
+    "ml",
+    "decisions",
+    _required("decision_id", sa.Uuid),
+    _required("model", sa.Text),
+    _required("kind", sa.Text),  # train, promote, rollback
+    _required("verdict", sa.Text),
+    _required("reason", sa.Text),
+    _required("numbers", JSONB),
+    sa.Column("version", sa.Integer),
+    _required("as_of", Time),
+    _now("created_at"),
+    key=("decision_id",),
+)
+
+deployments = _table(
+    "ml",
+    "deployments",
+    _required("deployment_id", sa.Uuid),
+    _required("model", sa.Text),
+    _required("action", sa.Text),  # promote or rollback
+    _required("version", sa.Integer),
+    sa.Column("replaced", sa.Integer),
+    _required("state", sa.Text),  # intent, done or undone
+    _required("reason", sa.Text),
+    _required("as_of", Time),
+    _now("created_at"),
+    sa.Column("finished_at", Time),
+    key=("deployment_id",),
+)
+
+alerts = _table(
+    "ml",
+    "alerts",
+    _required("alert_id", sa.Uuid),
+    _required("model", sa.Text),
+    _required("kind", sa.Text),
+    _required("level", sa.Text),
+    _required("message", sa.Text),
+    _required("detail", JSONB),
+    _required("as_of", Time),
+    _now("created_at"),
+    key=("alert_id",),
+)
+
+quarantine = _table(
+    "ml",
+    "quarantine",
+    _required("file", sa.Text),
+    _required("line", sa.BigInteger),
+    _required("reason", sa.Text),
+    _required("content", sa.Text),
+    _now("imported_at"),
+    key=("file", "line"),
+)

@@ -1,0 +1,125 @@
+"""Environment to one typed object: the only reader of ``os.environ`` in the package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class SettingsError(Exception):
+    """The environment holds a value that cannot be used; the message names the variable and the remedy."""
+
+
+class Settings(BaseModel):
+    """Everything that differs between one installation and the next; picklable, worker processes get a copy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    database_url: str | None = Field(
+        None, description="DATABASE_URL. Any PostgreSQL; without it the embedded server under `home`."
+    )
+    home: Path = Field(
+        PROJECT_ROOT / ".local", description="ML_PIPELINE_HOME. Everything that is kept on this machine."
+    )
+    artifacts_url: str | None = Field(
+        None,
+        description="ML_PIPELINE_ARTIFACTS. fsspec URL of snapshots and model artifacts; `home`/artifacts unless set.",
+    )
+    specs: tuple[Path, ...] = Field(
+        (), description="ML_PIPELINE_SPECS. Further folders of model YAML files, separated by the path separator."
+    )
+    host: str = Field("127.0.0.1", description="ML_PIPELINE_HOST. Address that the web pages listen on.")
+    dagster_port: int = Field(3000, ge=1, le=65535, description="ML_PIPELINE_DAGSTER_PORT.")
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="ML_PIPELINE_MLFLOW_PORT.")
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="ML_PIPELINE_WORKERS. Worker processes of one run.",
+    )
+    tenant_timeout: float = Field(
+        600.0, gt=0, description="ML_PIPELINE_TENANT_TIMEOUT. Seconds one tenant may take in one run before it fails."
+    )
+    statement_timeout: float = Field(
+        60.0, gt=0, description="ML_PIPELINE_STATEMENT_TIMEOUT. Seconds one statement may take in the database."
+    )
+    event_retention_days: int = Field(
+        30, ge=1, description="ML_PIPELINE_EVENT_RETENTION_DAYS. Age at which Dagster's log rows are pruned."
+    )
+
+    @property
+    def artifacts(self) -> str:
+        return self.artifacts_url or str(self.home / "artifacts")
+
+
+_VARIABLES = {
+    "DATABASE_URL": "database_url",
+    "ML_PIPELINE_HOME": "home",
+    "ML_PIPELINE_ARTIFACTS": "artifacts_url",
+    "ML_PIPELINE_SPECS": "specs",
+    "ML_PIPELINE_HOST": "host",
+    "ML_PIPELINE_DAGSTER_PORT": "dagster_port",
+    "ML_PIPELINE_MLFLOW_PORT": "mlflow_port",
+    "ML_PIPELINE_WORKERS": "workers",
+    "ML_PIPELINE_TENANT_TIMEOUT": "tenant_timeout",
+    "ML_PIPELINE_STATEMENT_TIMEOUT": "statement_timeout",
+    "ML_PIPELINE_EVENT_RETENTION_DAYS": "event_retention_days",
+}
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment (or from the mapping given, in tests).
+
+    Raises
+    ------
+    SettingsError
+        If a variable does not parse; the message names the variable, its value and what is expected.
+
+    >>> load_settings({"ML_PIPELINE_WORKERS": "3"}).workers
+    3
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, object] = {
+        field: environ[variable] for variable, field in _VARIABLES.items() if environ.get(variable)
+    }
+    if "specs" in values:
+        values["specs"] = tuple(Path(part) for part in str(values["specs"]).split(os.pathsep) if part)
+    if "home" in values:
+        values["home"] = Path(str(values["home"])).expanduser().resolve()
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        names = {field: variable for variable, field in _VARIABLES.items()}
+        first = error.errors()[0]
+        variable = names[str(first["loc"][0])]
+        raise SettingsError(
+            f"{variable}={first['input']!r}: {first['msg']}. Correct it or unset it to use the default."
+        ) from error
+
+
+def environment_value(variable: str) -> str | None:
+    """Value of a variable that a model specification names (``url: env:REPLICA_URL``)."""
+    return os.environ.get(variable)
+
+
+def export_to_children(values: Mapping[str, str]) -> None:
+    """Hands values to every process that this one starts (Dagster's runs, MLflow's server)."""
+    os.environ.update(values)
+
+
+# Read by the libraries when they are imported, so they are set as soon as the settings are.
+export_to_children(
+    {
+        "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+        "MLFLOW_UV_AUTO_DETECT": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "DAGSTER_DISABLE_TELEMETRY": "true",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+)
