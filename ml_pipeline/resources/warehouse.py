@@ -1,0 +1,184 @@
+"""The door to PostgreSQL: one transaction per tenant behind row-level security, and a read-only door for operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from ml_pipeline.resources import postgres, tables
+from ml_pipeline.settings import Settings, environment_value
+from ml_pipeline.specs import ModelSpec
+
+APP_ROLE = "ml_app"
+OPERATOR_ROLE = "ml_operator"
+MIGRATIONS = Path(__file__).parent.parent / "migrations"
+
+
+class SourceUnreadable(Exception):
+    """A model's source table cannot be read; the message names model, table and remedy."""
+
+
+class Warehouse:
+    """All SQL of the pipeline goes through this class.
+
+    Each transaction runs as a role that row-level security binds, with the tenant set for that transaction alone: a
+    forgotten filter finds no rows instead of somebody else's.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.database_url is None:
+            raise postgres.DatabaseUnavailable(
+                "DATABASE_URL is not set. `make up` and the `ml-pipeline` commands start an embedded PostgreSQL; "
+                "for anything else export DATABASE_URL=postgresql://user:password@host:5432/name"
+            )
+        self.settings = settings
+        self.url = postgres.parse_url(settings.database_url)
+
+    def _url_as(self, role: str, **options: str) -> URL:
+        timeout = f"{int(self.settings.statement_timeout * 1000)}"
+        return postgres.url_with_options(self.url, role=role, timezone="UTC", statement_timeout=timeout, **options)
+
+    @contextmanager
+    def tenant(self, tenant_id: str) -> Iterator[sa.Connection]:
+        """A transaction that sees and writes the rows of one tenant only; commits at the end, rolls back on error."""
+        with self._begin(self._url_as(APP_ROLE)) as connection:
+            connection.execute(sa.select(sa.func.set_config("app.tenant_id", tenant_id, True)))
+            yield connection
+
+    @contextmanager
+    def operator(self) -> Iterator[sa.Connection]:
+        """A read-only transaction that sees every tenant: for fleet status, never for a tenant's own work."""
+        with self._begin(self._url_as(OPERATOR_ROLE, default_transaction_read_only="on")) as connection:
+            yield connection
+
+    @contextmanager
+    def _begin(self, url: URL) -> Iterator[sa.Connection]:
+        try:
+            connection = postgres.engine(url).connect()
+        except OperationalError as error:
+            where = f"{self.url.host or self.url.query.get('host', 'localhost')}/{self.url.database}"
+            detail = str(error.orig).strip().splitlines()[0]
+            raise postgres.DatabaseUnavailable(
+                f"PostgreSQL at {where} refuses the connection: {detail}. Check that it runs and that "
+                "`ml-pipeline doctor` has been run once against it"
+            ) from error
+        with connection, connection.begin():
+            yield connection
+
+    def migrate(self) -> None:
+        """Brings the schemas, roles, tables and policies up to date. Safe to call again."""
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["url"] = self.url
+        command.upgrade(config, "head")
+
+    def tenants(self) -> list[str]:
+        """Every tenant, in the order in which they came."""
+        table = tables.tenants
+        with self.operator() as connection:
+            query = sa.select(table.c.tenant_id).order_by(table.c.created_at, table.c.tenant_id)
+            return list(connection.scalars(query))
+
+    def add_tenant(self, tenant_id: str) -> None:
+        """Makes the tenant known; nothing happens if it is."""
+        with self.tenant(tenant_id) as connection:
+            connection.execute(insert(tables.tenants).values(tenant_id=tenant_id).on_conflict_do_nothing())
+
+    def read_source(self, spec: ModelSpec, tenant_id: str) -> pd.DataFrame:
+        """The tenant's rows of a model's source, columns ``spec.source_columns``, in no particular order.
+
+        Times are UTC (a time without zone is taken as UTC), numbers float64, everything else text or None.
+
+        Raises
+        ------
+        SourceUnreadable
+            If the table, a column or the server is missing, or the statement runs into its timeout.
+        """
+        schema, name = spec.source.table.split(".")
+        columns = [sa.column(column) for column in spec.source_columns]
+        tenant = sa.column(spec.source.tenant)
+        query = sa.select(*columns).select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
+        try:
+            with self._source_connection(spec, tenant_id) as connection:
+                rows = connection.execute(query).all()
+        except DBAPIError as error:
+            detail = str(error.orig).strip().splitlines()[0]
+            raise SourceUnreadable(
+                f"model {spec.name}, tenant {tenant_id}: {spec.source.table} cannot be read: {detail}. "
+                "Correct source.table and source.columns in the specification, or grant SELECT on it"
+            ) from error
+        return _typed(spec, pd.DataFrame.from_records(rows, columns=list(spec.source_columns)))
+
+    @contextmanager
+    def _source_connection(self, spec: ModelSpec, tenant_id: str) -> Iterator[sa.Connection]:
+        if spec.source.url is None:
+            with self.tenant(tenant_id) as connection:
+                yield connection
+            return
+        url = postgres.url_with_options(
+            postgres.parse_url(source_url(spec)),
+            timezone="UTC",
+            default_transaction_read_only="on",
+            statement_timeout=f"{int(self.settings.statement_timeout * 1000)}",
+        )
+        with self._begin(url) as connection:
+            connection.execute(sa.select(sa.func.set_config("app.tenant_id", tenant_id, True)))
+            yield connection
+
+    def upsert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Writes rows; a row that exists under the same key is replaced, its server-side defaults kept fresh."""
+        if not rows:
+            return
+        statement = insert(table)
+        key = [column.name for column in table.primary_key]
+        updated = {name: statement.excluded[name] for name in rows[0] if name not in key}
+        refreshed = {"computed_at": sa.func.now()} if "computed_at" in table.c else {}
+        connection.execute(statement.on_conflict_do_update(index_elements=key, set_=updated | refreshed), rows)
+
+
+def source_url(spec: ModelSpec) -> str:
+    """The URL of a model's own database, from the specification or from the variable that it names.
+
+    Raises
+    ------
+    SourceUnreadable
+        If the variable is not set.
+    """
+    url = spec.source.url or ""
+    if not url.startswith("env:"):
+        return url
+    value = environment_value(url.removeprefix("env:"))
+    if not value:
+        raise SourceUnreadable(
+            f"model {spec.name}: source.url names the variable {url.removeprefix('env:')}, which is not set. Export it"
+        )
+    return value
+
+
+def _typed(spec: ModelSpec, frame: pd.DataFrame) -> pd.DataFrame:
+    for name in spec.source_columns:
+        declared = spec.source.columns.get(name)
+        kind = declared.type if declared else ("time" if name == spec.source.event_time else "category")
+        if kind == "time":
+            frame[name] = pd.to_datetime(frame[name], utc=True).astype("datetime64[us, UTC]")
+        elif kind == "number":
+            frame[name] = frame[name].astype("float64")
+        else:
+            values = frame[name].to_numpy(dtype=object)
+            frame[name] = pd.Series(
+                [value if value is None or isinstance(value, str) else str(value) for value in values],
+                index=frame.index,
+                dtype=object,
+            )
+    return frame
