@@ -97,3 +97,12 @@ def create_database(administration: URL, name: str) -> None:
         if not exists:
             quoted = connection.dialect.identifier_preparer.quote_identifier(name)
             connection.execute(sa.text(f"CREATE DATABASE {quoted}"))
+
+
+@contextmanager
+def exclusive(url: URL, what: str) -> Iterator[sa.Connection]:
+    """One process at a time does ``what`` on this database; yields a connection that commits each statement."""
+    connecting = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with connecting.connect() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_lock(hashtext(:what))"), {"what": f"ml_pipeline.{what}"})
+        yield connection  # the lock goes with the connection

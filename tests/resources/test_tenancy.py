@@ -40,7 +40,8 @@ def test_every_relation_with_tenant_rows_is_behind_the_wall(superuser: sa.Engine
                 WHERE i.indrelid = c.oid AND i.indisprimary) AS first_key,
                (SELECT array_agg(polname::text ORDER BY polname) FROM pg_policy p WHERE p.polrelid = c.oid) AS policies
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname IN ('source', 'ml') AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname <> 'alembic_version'
+        WHERE n.nspname IN ('source', 'ml') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+          AND c.relname <> 'alembic_version'
     """
     with superuser.connect() as connection:
         relations = connection.execute(sa.text(query)).mappings().all()

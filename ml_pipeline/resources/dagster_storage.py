@@ -1,0 +1,83 @@
+"""Dagster's storage in the schema ``dagster`` of the pipeline's own database, named in ``dagster.yaml``.
+
+The event log keeps its connections: Dagster's own storage opens one per event, which is most of the cost of a
+materialization in a batched run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from dagster import Field, StringSource
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres.event_log.event_log import PostgresEventLogStorage
+from dagster_postgres.run_storage.run_storage import PostgresRunStorage
+from dagster_postgres.schedule_storage.schedule_storage import PostgresScheduleStorage
+from dagster_postgres.utils import create_pg_engine
+
+from ml_pipeline.resources import postgres
+from ml_pipeline.settings import load_settings
+
+SCHEMA = "dagster"
+
+
+class NoDatabase(Exception):
+    """Dagster was started without a database; the message says what to run instead."""
+
+
+def dagster_url(database_url: str | None) -> str:
+    """URL of Dagster's schema, which is made if it is missing.
+
+    Raises
+    ------
+    NoDatabase
+        If no database is named.
+    """
+    if not database_url:
+        raise NoDatabase(
+            "Dagster has no database: DATABASE_URL is not set. Run `make up`, which starts an embedded PostgreSQL with "
+            "everything on it, or export DATABASE_URL=postgresql://user:password@host:5432/name and start again"
+        )
+    url = postgres.parse_url(database_url)
+    with postgres.exclusive(url, "dagster") as connection:
+        connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
+    return postgres.plain(postgres.url_with_options(url, search_path=SCHEMA))
+
+
+class _OwnSchema:
+    """Configuration shared by the three storages: a URL, or DATABASE_URL when none is given."""
+
+    CONFIG: ClassVar[dict[str, Field]] = {"database_url": Field(StringSource, is_required=False)}
+
+    @classmethod
+    def config_type(cls) -> dict[str, Field]:
+        return cls.CONFIG
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]):
+        given = config_value.get("database_url") or load_settings().database_url
+        return cls(postgres_url=dagster_url(given), inst_data=inst_data)  # type: ignore[call-arg]
+
+
+class RunStorage(_OwnSchema, PostgresRunStorage):
+    """Runs, tags and daemon heartbeats."""
+
+
+class ScheduleStorage(_OwnSchema, PostgresScheduleStorage):
+    """State and ticks of sensors and schedules."""
+
+
+class EventLogStorage(_OwnSchema, PostgresEventLogStorage):
+    """Events and materializations, over kept connections."""
+
+    def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(postgres_url, inst_data=inst_data)
+        self._engine = create_pg_engine(
+            postgres_url, None, isolation_level="AUTOCOMMIT", pool_size=2, max_overflow=8, pool_recycle=1800
+        )
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._engine.dispose()

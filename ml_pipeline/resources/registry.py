@@ -1,0 +1,309 @@
+"""The door to MLflow: versions, aliases, and artifacts whose hashes are checked each time they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from ml_pipeline.resources import postgres
+from ml_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+PREVIOUS = "previous"
+MANIFEST = "manifest.json"
+SCHEMA = "mlflow"
+
+
+class TamperedArtifact(Exception):
+    """A stored file is not the one that was registered; the message names tenant, model, version and file."""
+
+
+class NoSuchVersion(Exception):
+    """The version asked for does not exist; the message lists those that do."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version of one tenant's model."""
+
+    tenant: str
+    model: str
+    number: int
+    semantic: str
+    run_id: str
+    source: str
+    tags: Mapping[str, str]
+
+    @property
+    def as_of(self) -> str:
+        return self.tags["as_of"]
+
+
+def registered_name(model: str, tenant: str) -> str:
+    """Name of a tenant's model in MLflow."""
+    return f"{model}.{tenant}"
+
+
+def tracking_url(settings: Settings) -> str:
+    """URL of MLflow's schema in the pipeline's database."""
+    if settings.database_url is None:
+        raise postgres.DatabaseUnavailable("DATABASE_URL is not set; MLflow keeps its tables there. Use `make up`")
+    url = postgres.parse_url(settings.database_url)
+    return postgres.plain(postgres.url_with_options(url, search_path=SCHEMA))
+
+
+@lru_cache(maxsize=4)
+def _client(url: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=url, registry_uri=url)
+
+
+class Registry:
+    """Registered models, one per model and tenant, named ``<model>.<tenant>``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.url = tracking_url(settings)
+
+    @property
+    def client(self) -> MlflowClient:
+        return _client(self.url)
+
+    def prepare(self) -> None:
+        """Makes MLflow's schema and tables, once and by one process at a time."""
+        administration = postgres.parse_url(self.settings.database_url or "")
+        with postgres.exclusive(administration, "mlflow") as connection:
+            connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
+            self.client.search_experiments(max_results=1)
+
+    def register(
+        self,
+        tenant: str,
+        model: str,
+        folder: Path,
+        *,
+        key: str,
+        semantic: str,
+        as_of: str,
+        metrics: Mapping[str, float],
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+    ) -> Version:
+        """Stores the files of ``folder`` with a manifest of their hashes and registers them as the next version.
+
+        ``key`` names the work (snapshot and specification): work done twice registers once.
+        """
+        name = registered_name(model, tenant)
+        existing = self.find(tenant, model, key)
+        if existing is not None:
+            return existing
+        manifest_hash = write_manifest(folder)
+        experiment = self._experiment(tenant, model)
+        run = self._logged_run(experiment, f"{tenant} {model} {semantic}", metrics, params, {"tenant": tenant, **tags})
+        source = f"{run.info.artifact_uri}/model"
+        _upload(folder, source)
+        self.client.set_terminated(run.info.run_id)
+        version_tags = {
+            **tags,
+            "semantic_version": semantic,
+            "as_of": as_of,
+            "key": key,
+            "manifest_sha256": manifest_hash,
+        }
+        self._registered_model(name, tenant, model)
+        created = self.client.create_model_version(name, source, run.info.run_id, tags=version_tags)
+        return _version(tenant, model, created)
+
+    def _logged_run(self, experiment: str, name: str, metrics, params, tags):
+        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.utils.time import get_current_time_millis
+
+        run = self.client.create_run(experiment, run_name=name)
+        now = get_current_time_millis()
+        self.client.log_batch(
+            run.info.run_id,
+            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
+            params=[Param(key, str(value)) for key, value in params.items()],
+            tags=[RunTag(key, str(value)) for key, value in tags.items()],
+        )
+        return run
+
+    def _experiment(self, tenant: str, model: str) -> str:
+        name = registered_name(model, tenant)
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        location = f"{_as_url(self.settings.artifacts)}/models/{tenant}/{model}"
+        return self._unless_exists(
+            lambda: self.client.create_experiment(name, artifact_location=location),
+            lambda: self.client.get_experiment_by_name(name).experiment_id,
+        )
+
+    def _registered_model(self, name: str, tenant: str, model: str) -> None:
+        self._unless_exists(
+            lambda: self.client.create_registered_model(name, tags={"tenant": tenant, "model": model}), lambda: None
+        )
+
+    @staticmethod
+    def _unless_exists(create, otherwise):
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return create()
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return otherwise()
+
+    def versions(self, tenant: str, model: str) -> list[Version]:
+        """All versions, newest first."""
+        found = self.client.search_model_versions(
+            f"name = '{registered_name(model, tenant)}'", max_results=10_000, order_by=["version_number DESC"]
+        )
+        return sorted((_version(tenant, model, item) for item in found), key=lambda version: -version.number)
+
+    def find(self, tenant: str, model: str, key: str) -> Version | None:
+        """The version that was registered for this key of work."""
+        return next((version for version in self.versions(tenant, model) if version.tags.get("key") == key), None)
+
+    def version(self, tenant: str, model: str, number: int) -> Version:
+        """One version by its number.
+
+        Raises
+        ------
+        NoSuchVersion
+            If there is none.
+        """
+        versions = self.versions(tenant, model)
+        for version in versions:
+            if version.number == number:
+                return version
+        known = ", ".join(str(version.number) for version in versions) or "none"
+        raise NoSuchVersion(f"tenant {tenant}, model {model}: there is no version {number}; the versions are: {known}")
+
+    def aliased(self, tenant: str, model: str, alias: str = CHAMPION) -> Version | None:
+        """The version that an alias points at, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self.client.get_model_version_by_alias(registered_name(model, tenant), alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        return _version(tenant, model, found)
+
+    def set_alias(self, tenant: str, model: str, alias: str, number: int) -> None:
+        self.client.set_registered_model_alias(registered_name(model, tenant), alias, str(number))
+
+    def delete_alias(self, tenant: str, model: str, alias: str) -> None:
+        """Removes an alias; nothing happens where there is none."""
+        self.client.delete_registered_model_alias(registered_name(model, tenant), alias)
+
+    def tag(self, version: Version, key: str, value: str) -> None:
+        name = registered_name(version.model, version.tenant)
+        self.client.set_model_version_tag(name, str(version.number), key, value)
+
+    def aliases(self) -> dict[tuple[str, str], dict[str, int]]:
+        """Aliases of every registered model by (tenant, model), in a few pages: for fleet status."""
+        result: dict[tuple[str, str], dict[str, int]] = {}
+        token = None
+        while True:
+            page = self.client.search_registered_models(max_results=1000, page_token=token)
+            for item in page:
+                model, _, tenant = item.name.partition(".")
+                result[tenant, model] = {alias: int(number) for alias, number in item.aliases.items()}
+            token = page.token
+            if not token:
+                return result
+
+    @contextmanager
+    def files(self, version: Version) -> Iterator[Path]:
+        """A local folder with the version's files, each checked against the manifest.
+
+        Raises
+        ------
+        TamperedArtifact
+            If a file is missing or is not the one that was registered. Nothing of it is read further.
+        """
+        with TemporaryDirectory(prefix="ml-pipeline-") as folder:
+            target = Path(folder) / "model"
+            _download(version.source, target)
+            check_manifest(target, version)
+            yield target
+
+
+def write_manifest(folder: Path) -> str:
+    """Writes the SHA-256 of every file of ``folder`` into its manifest; returns the manifest's own hash."""
+    hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps(hashes, indent=1, sort_keys=True), encoding="utf-8")
+    return _sha256(manifest)
+
+
+def check_manifest(folder: Path, version: Version) -> None:
+    """Compares every file with the manifest, and the manifest with the hash kept in the registry."""
+    what = f"tenant {version.tenant}, model {version.model}, version {version.number}"
+    remedy = f"It was not loaded. Restore it under {version.source}, or roll back with `ml-pipeline rollback`"
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise TamperedArtifact(f"{what}: {MANIFEST} is missing. {remedy}")
+    if _sha256(manifest) != version.tags["manifest_sha256"]:
+        raise TamperedArtifact(f"{what}: {MANIFEST} is not the one that was registered. {remedy}")
+    expected = json.loads(manifest.read_text(encoding="utf-8"))
+    found = {path.name for path in folder.iterdir()} - {MANIFEST}
+    for name in sorted(found ^ set(expected)):
+        raise TamperedArtifact(f"{what}: {name} {'is missing' if name in expected else 'was added'}. {remedy}")
+    for name, digest in expected.items():
+        actual = _sha256(folder / name)
+        if actual != digest:
+            raise TamperedArtifact(
+                f"{what}: {name} has SHA-256 {actual[:12]}..., registered {digest[:12]}.... {remedy}"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _version(tenant: str, model: str, item: ModelVersion) -> Version:
+    tags = dict(item.tags)
+    return Version(tenant, model, int(item.version), tags["semantic_version"], item.run_id, item.source, tags)
+
+
+def _as_url(location: str) -> str:
+    return location.rstrip("/") if "://" in location else Path(location).resolve().as_uri()
+
+
+def _upload(folder: Path, url: str) -> None:
+    import fsspec
+
+    filesystem, path = fsspec.url_to_fs(url)
+    filesystem.makedirs(path, exist_ok=True)
+    for file in sorted(folder.iterdir()):
+        filesystem.put_file(str(file), f"{path}/{file.name}")
+
+
+def _download(url: str, folder: Path) -> None:
+    import fsspec
+
+    filesystem, path = fsspec.url_to_fs(url)
+    folder.mkdir(parents=True)
+    for remote in filesystem.ls(path, detail=False):
+        filesystem.get_file(remote, str(folder / Path(remote).name))
