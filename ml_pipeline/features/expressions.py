@@ -32,8 +32,8 @@ class ExpressionError(ValueError):
 class Expression:
     """A value per row, computed from the row's columns.
 
-    A row in which any named column is missing has no value (NaN). The difference of two times is in seconds. A
-    condition is 1.0 where true and 0.0 where false.
+    A row in which any named column is missing, or where the result is not finite (a division by zero), has no value
+    (NaN). The difference of two times is in seconds. A condition is 1.0 where true and 0.0 where false.
 
     Raises
     ------
@@ -58,12 +58,11 @@ class Expression:
 
     def evaluate(self, frame: pd.DataFrame) -> pd.Series:
         """One float per row of ``frame``, in its order and with its index."""
-        value = self._value(self._tree, frame)
-        if isinstance(value, pd.Series) and pd.api.types.is_timedelta64_dtype(value.dtype):
-            value = value.dt.total_seconds()
-        result = pd.Series(value, index=frame.index, dtype="float64")
-        known = frame[list(self.names)].notna().all(axis=1) if self.names else True
-        return result.where(known, np.nan)
+        values = pd.Series(self._value(self._tree, frame), index=frame.index, dtype="float64").to_numpy()
+        known = np.isfinite(values)
+        for name in self.names:
+            known &= frame[name].notna().to_numpy()
+        return pd.Series(np.where(known, values, np.nan), index=frame.index)
 
     def _check(self, node: ast.AST) -> None:
         match node:
@@ -92,7 +91,7 @@ class Expression:
             case ast.Constant(value=value):
                 return value
             case ast.BinOp(left=left, op=op, right=right):
-                return _ARITHMETIC[type(op)](self._value(left, frame), self._value(right, frame))
+                return _in_seconds(_ARITHMETIC[type(op)](self._value(left, frame), self._value(right, frame)))
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return ~self._truth(operand, frame)
             case ast.UnaryOp(operand=operand):
@@ -110,3 +109,10 @@ class Expression:
     def _truth(self, node: ast.AST, frame: pd.DataFrame) -> pd.Series:
         value = self._value(node, frame)
         return pd.Series(value, index=frame.index).fillna(False).astype(bool)
+
+
+def _in_seconds(value):
+    """Differences of times as seconds, so that they compare with numbers; anything else as it is."""
+    if isinstance(value, pd.Series) and value.dtype.kind == "m":
+        return value.dt.total_seconds()
+    return value

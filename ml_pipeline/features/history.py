@@ -1,0 +1,129 @@
+"""History features: what a tenant's earlier entities had shown by the time an entity came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.specs import ModelSpec
+
+NEVER = np.iinfo(np.int64).max
+DAY = 86_400_000_000
+RECENT = 50
+PRIOR_WEIGHT = 5.0
+
+
+class Outcomes(NamedTuple):
+    """What became of each entity, and when; times in microseconds since 1970, ``NEVER`` where it did not happen."""
+
+    value: np.ndarray
+    """float64, reported unit; NaN where the entity has no usable label."""
+    known_at: np.ndarray
+    """int64, when the usable label was known; never before the event time."""
+    finished_at: np.ndarray
+    """int64, when the entity stopped waiting for an outcome, usable or not; never before the event time."""
+
+
+def history_features(
+    spec: ModelSpec, event_time: np.ndarray, outcomes: Outcomes, levels: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The ``history_*`` columns of a feature frame, one float64 array per name.
+
+    An entity sees the outcomes known, and the arrivals and endings that happened, strictly before its event time. As
+    every count and sum runs forward in time, a column's head is bit for bit the column of the head.
+
+    Parameters
+    ----------
+    event_time
+        int64 microseconds, ascending.
+    outcomes
+        What became of the entities, in the same order.
+    levels
+        Per column of ``spec.features.history`` an object array of level or None. A level's mean is shrunk to the
+        tenant's with the weight of 5 outcomes. An entity without a level has NaN in the column's features: entities
+        that name nobody do not share a past.
+    """
+    log = spec.training.target == "log"
+    known = np.argsort(outcomes.known_at, kind="stable")[: np.count_nonzero(outcomes.known_at < NEVER)]
+    finished = np.argsort(outcomes.finished_at, kind="stable")[: np.count_nonzero(outcomes.finished_at < NEVER)]
+    values = outcomes.value[known]
+    terms = np.log1p(values) if log else values
+    known_before = np.searchsorted(outcomes.known_at[known], event_time)
+    finished_before = np.searchsorted(outcomes.finished_at[finished], event_time)
+    arrived_before = np.searchsorted(event_time, event_time)
+    total = np.concatenate([[0.0], np.cumsum(terms)])
+    mean = _ratio(total[known_before], known_before.astype("float64"))
+    columns = {
+        "history_known": known_before,
+        "history_mean": np.expm1(mean) if log else mean,
+        "history_recent_median": _recent_median(values)[known_before],
+        "history_open": arrived_before - finished_before,
+        "history_arrivals_7d": arrived_before - np.searchsorted(event_time, event_time - 7 * DAY),
+        "history_arrivals_30d": arrived_before - np.searchsorted(event_time, event_time - 30 * DAY),
+    }
+    for column, labels in levels.items():
+        codes = pd.factorize(labels)[0].astype("int64")
+        count, total = _level_totals(codes[known], terms, codes, known_before)
+        shrunk = (total + PRIOR_WEIGHT * mean) / (count + PRIOR_WEIGHT)
+        arrived = _level_counts(codes, codes, arrived_before)
+        ended = _level_counts(codes[finished], codes, finished_before)
+        has_level = codes >= 0
+        columns[f"history_{column}_known"] = np.where(has_level, count, np.nan)
+        columns[f"history_{column}_mean"] = np.where(has_level, np.expm1(shrunk) if log else shrunk, np.nan)
+        columns[f"history_{column}_open"] = np.where(has_level, arrived - ended, np.nan)
+    return {name: column.astype("float64") for name, column in columns.items()}
+
+
+def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+
+
+def _recent_median(values: np.ndarray) -> np.ndarray:
+    """Median of the last ``RECENT`` of the first k values, for k = 0 .. len(values); NaN for none.
+
+    >>> _recent_median(np.array([5.0, 1.0, 3.0])).tolist()
+    [nan, 5.0, 3.0, 3.0]
+    """
+    medians = pd.Series(values).rolling(RECENT, min_periods=1).median().to_numpy()
+    return np.concatenate([[np.nan], medians])
+
+
+def _level_search(event_codes: np.ndarray, codes: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Order of events by level, and for each entity where its level's part begins and where its past ends in it.
+
+    ``event_codes`` are the levels of events in the order of time, ``before`` the number of events, of any level, that
+    each entity sees. Level and position make one ascending key, so that one binary search finds both.
+    """
+    order = np.argsort(event_codes, kind="stable")
+    width = len(event_codes) + 1
+    keys = event_codes[order] * width + order
+    return order, np.searchsorted(keys, codes * width), np.searchsorted(keys, codes * width + before)
+
+
+def _level_counts(event_codes: np.ndarray, codes: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Number of the first ``before`` events that are of the entity's own level.
+
+    >>> _level_counts(np.array([0, 1, 0]), np.array([0, 0, 1]), np.array([1, 3, 3])).tolist()
+    [1, 2, 1]
+    """
+    _, start, end = _level_search(event_codes, codes, before)
+    return end - start
+
+
+def _level_totals(
+    event_codes: np.ndarray, terms: np.ndarray, codes: np.ndarray, before: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number and sum of the first ``before`` terms that are of the entity's own level.
+
+    The sum restarts with each level: a difference of sums over all of them would round differently when a later
+    outcome arrives.
+    """
+    order, start, end = _level_search(event_codes, codes, before)
+    running = pd.Series(terms[order]).groupby(event_codes[order]).cumsum().to_numpy()
+    count = end - start
+    total = np.zeros(len(codes))
+    total[count > 0] = running[end[count > 0] - 1]
+    return count, total

@@ -1,0 +1,233 @@
+"""The feature frame: every entity as it was known at its event time, its label as it is known at ``as_of``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.features.history import DAY, NEVER, Outcomes, history_features
+from ml_pipeline.specs import ModelSpec
+
+HOUR = DAY // 24
+
+
+class FeatureError(ValueError):
+    """Source rows cannot become features; the message names the model, the column, the value and the remedy."""
+
+
+def build(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
+    """Feature frame of one tenant: one row per entity that existed at ``as_of``, oldest first.
+
+    Training, batch predictions and single predictions all call this. Features of an entity depend on its own columns
+    known at creation, and on what other entities had shown strictly before its event time. So they are the same at
+    every ``as_of``, whatever happens later; only ``label``, ``label_time`` and ``state`` mature.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    rows
+        Source rows of the tenant with the columns ``spec.source_columns``, in any order. Where an entity is repeated
+        its earliest row counts. Times without a zone are read as UTC.
+    as_of
+        Aware time; nothing after it is seen.
+
+    Returns
+    -------
+    DataFrame
+        Sorted by event time and entity, with a RangeIndex. Columns: ``entity_id`` str; ``event_time`` and
+        ``label_time`` datetime64[us, UTC]; ``label`` float64 in the reported unit; ``state``, one of ``matured``
+        (label known and inside ``above`` and ``at_most``), ``open`` (the outcome may still come) and ``excluded`` (no
+        usable label will come); then ``spec.feature_columns.all``: numeric float64 with NaN for missing and infinite
+        values, categorical object of str or None, text str. ``label`` is missing unless matured, ``label_time`` unless
+        known.
+
+    Raises
+    ------
+    FeatureError
+        If a column is missing, or holds a value that is no number or no time.
+    ValueError
+        If ``as_of`` has no time zone.
+    """
+    moment = _moment(as_of)
+    _check_columns(spec, rows)
+    event_time = _microseconds(spec, rows, spec.source.event_time)
+    entities, event_time, entity_id = _entities(spec, rows, event_time, moment)
+    outcomes, label_time, value = _outcomes(spec, entities, event_time)
+    visible = ~np.isnan(value) & (label_time <= moment)
+    matured = visible & (outcomes.known_at < NEVER)
+    columns = {
+        "entity_id": pd.Series(entity_id, dtype="str"),
+        "event_time": _utc(event_time),
+        "label_time": _utc(np.where(visible, label_time, NEVER)),
+        "label": np.where(matured, value / spec.label.unit_size, np.nan),
+        "state": np.where(matured, "matured", np.where(outcomes.finished_at <= moment, "excluded", "open")),
+    }
+    features = _features(spec, entities, event_time, outcomes)
+    return pd.DataFrame(columns | {name: features[name] for name in spec.feature_columns.all})
+
+
+def build_one(spec: ModelSpec, rows: pd.DataFrame, entity_id: str, as_of: datetime) -> pd.DataFrame:
+    """The one row of ``build(spec, rows, as_of)`` that is the entity's: ``rows`` must hold its tenant's past too.
+
+    Raises
+    ------
+    FeatureError
+        As ``build``, and if the entity is not among the rows, is filtered out, or begins after ``as_of``.
+    ValueError
+        If ``as_of`` has no time zone.
+    """
+    frame = build(spec, rows, as_of)
+    found = frame[frame["entity_id"] == entity_id].reset_index(drop=True)
+    if found.empty:
+        raise FeatureError(
+            f"{spec.name}: no entity {entity_id!r} at {as_of.isoformat()} among {len(frame)} that pass source.include "
+            "and source.require. Check the identifier, or store the entity first"
+        )
+    return found
+
+
+def _moment(as_of: datetime) -> int:
+    if as_of.tzinfo is None:
+        raise ValueError(f"as_of is {as_of.isoformat()}, a time without a zone. Give it in UTC")
+    return pd.Timestamp(as_of).as_unit("us").value // 1000
+
+
+def _check_columns(spec: ModelSpec, rows: pd.DataFrame) -> None:
+    missing = [name for name in spec.source_columns if name not in rows.columns]
+    if missing:
+        raise FeatureError(
+            f"{spec.name}: {spec.source.table} has no column {', '.join(map(repr, missing))}. "
+            "Add it to the table or view, or remove it from source.columns"
+        )
+
+
+def _entities(
+    spec: ModelSpec, rows: pd.DataFrame, event_time: np.ndarray, moment: int
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Source rows, event times and identifiers of the entities that exist at ``moment``, oldest first."""
+    keep = event_time <= moment
+    for column, allowed in spec.source.include.items():
+        keep &= np.fromiter((level in allowed for level in _levels(rows[column])), dtype=bool, count=len(rows))
+    for column in spec.source.require:
+        keep &= rows[column].notna().to_numpy()
+        if spec.source.columns[column].type == "text":
+            keep &= np.fromiter((text.strip() != "" for text in _texts(rows[column])), dtype=bool, count=len(rows))
+    kept = np.flatnonzero(keep)
+    entity_id = rows[spec.source.entity].to_numpy(dtype=object)[kept].astype(str).astype(object)
+    order = np.lexsort((entity_id, event_time[kept]))
+    order = order[~pd.Series(entity_id[order], dtype=object).duplicated().to_numpy()]
+    return rows.iloc[kept[order]].reset_index(drop=True), event_time[kept[order]], entity_id[order]
+
+
+def _outcomes(
+    spec: ModelSpec, entities: pd.DataFrame, event_time: np.ndarray
+) -> tuple[Outcomes, np.ndarray, np.ndarray]:
+    """Outcomes, label times (``NEVER`` without one) and label values in units of the expression, usable or not."""
+    value = np.full(len(entities), np.nan)
+    for expression in spec.label.expressions:
+        value = np.where(np.isnan(value), expression.evaluate(entities).to_numpy(), value)
+    times = {term: _microseconds(spec, entities, term.column) for term in spec.label.times}
+    known = [np.where(at < NEVER, at + term.delay // pd.Timedelta(microseconds=1), NEVER) for term, at in times.items()]
+    ended = [at for term, at in times.items() if not term.delay]
+    label_time = np.maximum(_label_time(known), event_time)
+    usable = ~np.isnan(value) & (label_time < NEVER)
+    finished_at = np.where(usable, label_time, NEVER)
+    for at in ended:
+        finished_at = np.minimum(finished_at, np.maximum(at, event_time))
+    if spec.label.above is not None:
+        usable &= value > spec.label.above
+    if spec.label.at_most is not None:
+        usable &= value <= spec.label.at_most
+    outcomes = Outcomes(
+        value=np.where(usable, value / spec.label.unit_size, np.nan),
+        known_at=np.where(usable, label_time, NEVER),
+        finished_at=finished_at,
+    )
+    return outcomes, label_time, value
+
+
+def _label_time(known: list[np.ndarray]) -> np.ndarray:
+    """When each label was known: by the first term where the row has it, else by the earliest of the others.
+
+    The later terms stand in for the first. Were they taken in order too, an item still open after the delay would have
+    a label until the day it is resolved, and none on that day: the past would change with the future.
+    """
+    first, *others = known
+    return np.where(first < NEVER, first, np.minimum.reduce(others)) if others else first
+
+
+def _features(
+    spec: ModelSpec, entities: pd.DataFrame, event_time: np.ndarray, outcomes: Outcomes
+) -> dict[str, np.ndarray | pd.Series]:
+    chosen = spec.features
+    features: dict[str, np.ndarray | pd.Series] = {
+        column: _numbers(spec, entities, column) for column in chosen.numeric
+    }
+    texts = [_texts(entities[column]) for column in chosen.text]
+    for column, values in zip(chosen.text, texts, strict=True):
+        features[f"{column}_chars"] = np.array([len(text) for text in values], dtype="float64")
+        features[f"{column}_words"] = np.array([len(text.split()) for text in values], dtype="float64")
+    if texts:
+        features["text"] = pd.Series(map(" ".join, zip(*texts, strict=True)), dtype="str").str.strip()
+    if chosen.calendar:
+        features |= _calendar(event_time)
+    levels = {column: _levels(entities[column]) for column in dict.fromkeys([*chosen.categorical, *chosen.history])}
+    features |= history_features(spec, event_time, outcomes, {column: levels[column] for column in chosen.history})
+    return features | {column: pd.Series(levels[column], dtype=object) for column in chosen.categorical}
+
+
+def _calendar(event_time: np.ndarray) -> dict[str, np.ndarray]:
+    """Hour 0-23, weekday 0 (Monday) to 6, day 1-31 and month 1-12 of each event time in UTC."""
+    time = event_time.view("datetime64[us]")
+    day, month, year = (time.astype(f"datetime64[{unit}]") for unit in "DMY")
+    columns = {
+        "calendar_hour": event_time % DAY // HOUR,
+        "calendar_weekday": (event_time // DAY + 3) % 7,
+        "calendar_day": (day - month).astype("int64") + 1,
+        "calendar_month": (month - year).astype("int64") + 1,
+    }
+    return {name: column.astype("float64") for name, column in columns.items()}
+
+
+def _microseconds(spec: ModelSpec, rows: pd.DataFrame, column: str) -> np.ndarray:
+    """Times as int64 microseconds since 1970 in UTC, ``NEVER`` where missing."""
+    times = rows[column]
+    if not isinstance(times.dtype, pd.DatetimeTZDtype):
+        try:
+            times = pd.to_datetime(times, utc=True)
+        except (ValueError, TypeError) as error:
+            raise FeatureError(
+                f"{spec.name}: column {column!r} of {spec.source.table} holds a value that is no time: {error}. "
+                "Correct it in the source"
+            ) from error
+    moments = times.to_numpy(dtype="datetime64[us]")
+    return np.where(np.isnat(moments), NEVER, moments.view("int64"))
+
+
+def _utc(moments: np.ndarray) -> pd.DatetimeIndex:
+    missing = np.datetime64("NaT", "us")
+    return pd.DatetimeIndex(np.where(moments < NEVER, moments.view("datetime64[us]"), missing)).tz_localize("UTC")
+
+
+def _numbers(spec: ModelSpec, rows: pd.DataFrame, column: str) -> np.ndarray:
+    try:
+        numbers = rows[column].to_numpy(dtype="float64", na_value=np.nan)
+    except (ValueError, TypeError) as error:
+        raise FeatureError(
+            f"{spec.name}: column {column!r} of {spec.source.table} holds a value that is no number: {error}. "
+            "Correct it in the source, or declare the column as category"
+        ) from error
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+def _levels(column: pd.Series) -> np.ndarray:
+    levels = column.to_numpy(dtype=object)
+    missing = pd.isna(levels)
+    return np.array([None if none else str(level) for level, none in zip(levels, missing, strict=True)], dtype=object)
+
+
+def _texts(column: pd.Series) -> list[str]:
+    return ["" if level is None else level for level in _levels(column)]
