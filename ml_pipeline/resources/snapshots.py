@@ -1,0 +1,68 @@
+"""Feature snapshots: one Parquet file per content, named by its hash, under the tenant's own folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.settings import Settings
+
+
+class SnapshotMissing(Exception):
+    """A snapshot named by the database is not in the artifact store."""
+
+
+class Snapshots:
+    """Writes and reads the frozen feature frames of tenants."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.root = settings.artifacts.rstrip("/")
+
+    def write(self, tenant: str, model: str, frame: pd.DataFrame) -> tuple[str, str]:
+        """Stores the frame unless it is stored; returns its content hash and its URL."""
+        import fsspec
+
+        digest = content_hash(frame)
+        url = f"{self.root}/snapshots/{tenant}/{model}/{digest[:24]}.parquet"
+        filesystem, path = fsspec.url_to_fs(url)
+        if not filesystem.exists(path):
+            filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            buffer = io.BytesIO()
+            frame.to_parquet(buffer, index=False, compression="zstd")
+            # A reader never sees half a file: it appears under its name when it is whole.
+            with filesystem.transaction, filesystem.open(path, "wb") as file:
+                file.write(buffer.getvalue())
+        return digest, url
+
+    def read(self, url: str) -> pd.DataFrame:
+        """The frame behind a URL that ``write`` returned.
+
+        Raises
+        ------
+        SnapshotMissing
+            If the file is gone.
+        """
+        import fsspec
+
+        filesystem, path = fsspec.url_to_fs(url)
+        try:
+            with filesystem.open(path, "rb") as file:
+                return pd.read_parquet(file)
+        except FileNotFoundError as error:
+            raise SnapshotMissing(f"{url} is gone. Materialize the features of its tenant again") from error
+
+
+def content_hash(frame: pd.DataFrame) -> str:
+    """SHA-256 of names, types and values; equal for equal frames in any process."""
+    digest = hashlib.sha256()
+    for name in frame.columns:
+        column = frame[name]
+        digest.update(f"{name}\x00{column.dtype}\x00".encode())
+        if column.dtype == np.float64:
+            digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
+        else:
+            digest.update(pd.util.hash_pandas_object(column, index=False).to_numpy().tobytes())
+    return digest.hexdigest()

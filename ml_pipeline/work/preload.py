@@ -1,0 +1,12 @@
+"""Imports of the fork server of the worker processes; nobody else imports this module."""
+
+import lightgbm  # noqa: F401
+import mlflow
+import mlflow.store.model_registry.sqlalchemy_store
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+import scipy.stats  # noqa: F401
+import sklearn.decomposition
+import sklearn.feature_extraction.text
+import sklearn.preprocessing  # noqa: F401
+import skops.io  # noqa: F401
+import xgboost  # noqa: F401
