@@ -1,0 +1,165 @@
+"""What a simulated organisation is: its size, its span of time, and the drifts that it goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+DriftKind = Literal["covariate", "concept", "volume", "missing", "label"]
+
+MAX_PEOPLE = 200
+MAX_TEAMS = 12
+
+_SHARES: tuple[DriftKind, ...] = ("covariate", "concept", "missing")  # kinds whose size is a share of something
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A change in what an organisation does, for everything created from ``at`` on.
+
+    The change comes at once, or grows linearly over ``gradual_days``. What ``size`` means:
+
+    - ``covariate`` (0..1): the share of new items that belongs to a campaign. Campaign items are about everyday topics,
+      are written at length, by a quarter of the people; pull requests grow by the factor 1 + size. What an item's words
+      and author mean for its outcome stays.
+    - ``concept`` (0..1): how far the meaning of topics, openings and diff sizes turns around. At 0.5 they tell nothing,
+      at 1 what was hard is easy. What is visible at creation stays exactly the same.
+    - ``volume`` (> -1): items per week are multiplied by 1 + size.
+    - ``missing`` (0..1): the share of priorities, descriptions, bodies and diff sizes, of those filled in before, that
+      is not filled in any more.
+    - ``label`` (> -1): story points and durations, and the odds of a further review cycle, are multiplied by 1 + size.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown, the size is out of its range, ``at`` has no time zone, or the days are negative.
+    """
+
+    kind: DriftKind
+    at: pd.Timestamp
+    size: float = 1.0
+    gradual_days: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(DriftKind):
+            raise ValueError(f"drift kind {self.kind!r} is unknown. Use one of {', '.join(get_args(DriftKind))}")
+        if self.kind in _SHARES and not 0 <= self.size <= 1:
+            raise ValueError(f"size {self.size} of a {self.kind} drift is no share. Use 0 to 1")
+        if not self.size > -1:
+            raise ValueError(f"size {self.size} of a {self.kind} drift leaves nothing. Use more than -1")
+        if self.at.tzinfo is None:
+            raise ValueError(f"drift at {self.at} has no time zone. Use UTC")
+        if self.gradual_days < 0:
+            raise ValueError(f"gradual_days is {self.gradual_days}. Use 0 for a change at once")
+
+    def strength(self, seconds: np.ndarray) -> np.ndarray:
+        """The part of ``size`` that has come by each time (seconds since the epoch)."""
+        elapsed = seconds - self.at.timestamp()
+        if self.gradual_days == 0:
+            return self.size * (elapsed >= 0)
+        return self.size * np.clip(elapsed / (self.gradual_days * 86400), 0, 1)
+
+
+@dataclass(frozen=True)
+class Organisation:
+    """A tenant to simulate, from ``start`` to ``end`` (both included, UTC).
+
+    ``issues_per_week`` and ``pull_requests_per_week`` are averages over the year, ``people`` the number at any one
+    time: who leaves is replaced.
+
+    Raises
+    ------
+    ValueError
+        If a number cannot be (the message names tenant, field and value).
+    """
+
+    tenant_id: str
+    seed: int
+    start: pd.Timestamp
+    end: pd.Timestamp
+    issues_per_week: float
+    pull_requests_per_week: float
+    people: int
+    teams: int
+    drifts: tuple[Drift, ...] = ()
+
+    def __post_init__(self) -> None:
+        where = f"organisation {self.tenant_id!r}:"
+        if self.start.tzinfo is None or self.end.tzinfo is None:
+            raise ValueError(f"{where} start {self.start} and end {self.end} need a time zone. Use UTC")
+        if self.start >= self.end:
+            raise ValueError(f"{where} start {self.start} is not before end {self.end}")
+        if self.seed < 0:
+            raise ValueError(f"{where} seed is {self.seed}. Use 0 or more")
+        if min(self.issues_per_week, self.pull_requests_per_week) < 0:
+            raise ValueError(
+                f"{where} {self.issues_per_week} issues and {self.pull_requests_per_week} pull requests a week. "
+                "Use 0 or more"
+            )
+        if not 1 <= self.teams <= min(MAX_TEAMS, self.people) or self.people > MAX_PEOPLE:
+            raise ValueError(
+                f"{where} {self.people} people in {self.teams} teams. Use at most {MAX_PEOPLE} people, "
+                f"in 1 to {MAX_TEAMS} teams of at least one person"
+            )
+
+    def share(self, kind: DriftKind, seconds: np.ndarray) -> np.ndarray:
+        """Joint strength of the drifts of one kind at each time, 1 at most."""
+        total = sum((drift.strength(seconds) for drift in self.drifts if drift.kind == kind), np.zeros(len(seconds)))
+        return np.minimum(total, 1)
+
+    def missing_share(self, usual: float, seconds: np.ndarray) -> np.ndarray:
+        """Share of a field's values that are not filled in at each time, ``usual`` without a drift."""
+        return usual + (1 - usual) * self.share("missing", seconds)
+
+    def factor(self, kind: DriftKind, seconds: np.ndarray) -> np.ndarray:
+        """Product of ``1 + strength`` of the drifts of one kind at each time."""
+        product = np.ones(len(seconds))
+        for drift in self.drifts:
+            if drift.kind == kind:
+                product *= 1 + drift.strength(seconds)
+        return product
+
+
+def demo_organisations(now: pd.Timestamp, seed: int = 7) -> list[Organisation]:
+    """Three tenants with a year of history up to ``now``.
+
+    acme goes on as ever, globex starts a campaign that changes its items but not what they mean, and initech's items
+    turn out differently from 45 days before ``now``.
+    """
+    start = now - pd.Timedelta(days=365)
+    campaign = Drift("covariate", now - pd.Timedelta(days=60), size=0.5, gradual_days=14)
+    upheaval = Drift("concept", now - pd.Timedelta(days=45))
+    return [
+        Organisation("acme", seed, start, now, 18, 11, people=14, teams=3),
+        Organisation("globex", seed + 1, start, now, 25, 15, people=22, teams=4, drifts=(campaign,)),
+        Organisation("initech", seed + 2, start, now, 13, 8, people=9, teams=2, drifts=(upheaval,)),
+    ]
+
+
+def fleet(n: int, now: pd.Timestamp, seed: int = 7) -> list[Organisation]:
+    """``n`` tenants without drift, "tenant-0001" on, with a year of history up to ``now``.
+
+    Sizes are lognormal: half of the tenants create fewer than 6 issues and 4 pull requests a week, one in ten more than
+    about 17 and 11. A tenant is the same in a fleet of any size.
+    """
+    start = now - pd.Timedelta(days=365)
+    sizes = np.exp(np.random.default_rng(seed).normal(0.0, 0.8, size=n))
+    organisations = []
+    for number, size in enumerate(sizes, start=1):
+        people = int(np.clip(round(6 * size), 3, MAX_PEOPLE))
+        organisations.append(
+            Organisation(
+                tenant_id=f"tenant-{number:04d}",
+                seed=seed * 1_000_000 + number,
+                start=start,
+                end=now,
+                issues_per_week=6 * float(size),
+                pull_requests_per_week=4 * float(size),
+                people=people,
+                teams=int(np.clip(people // 5, 1, MAX_TEAMS)),
+            )
+        )
+    return organisations

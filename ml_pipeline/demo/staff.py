@@ -1,0 +1,114 @@
+"""The people of a simulated organisation: who is there when, in which team, and with which habits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml_pipeline.demo.organisation import Organisation
+from ml_pipeline.demo.vocabulary import TOPICS
+
+_FIRST = """
+    aisha alex amara ana anton bela carla chen clara dana david elena emil eva farid finn greta hana hugo ines
+    ivan jana jonas julia kai karim lars lea lin luca maria mei milan nadia noor olga omar priya rosa sven
+"""
+_LAST = """
+    abe adler arslan bauer berg bianchi cohen costa dubois eriksen farkas fischer garcia haddad horvat ito jensen
+    kaya keller kim kowalski lange lopez marino meyer moreau nagy novak okafor olsen patel petrov rossi sato
+    schmidt silva sousa tanaka varga weber
+"""
+_TEAMS = (
+    "atlas",
+    "borealis",
+    "cobalt",
+    "delta",
+    "ember",
+    "falcon",
+    "granite",
+    "harbor",
+    "indigo",
+    "juniper",
+    "krypton",
+    "lagoon",
+)
+
+_TURNOVER = 8  # people who follow each other on one seat; the last one stays
+_MEAN_TENURE = 2.5 * 365 * 86400  # seconds
+_SEAT_WEIGHT_POWER = 0.6  # how much more the busiest people create than the others
+
+
+@dataclass(frozen=True)
+class Traits:
+    """How a person or a team differs from the average, on the log scale of each outcome."""
+
+    points: np.ndarray
+    duration: np.ndarray
+    rework: np.ndarray
+    verbosity: np.ndarray
+
+    def of(self, index) -> Traits:
+        return Traits(self.points[index], self.duration[index], self.rework[index], self.verbosity[index])
+
+
+@dataclass(frozen=True)
+class Staff:
+    """Seats, each held by one person after the other.
+
+    ``names`` and ``habits`` have one row per seat and one column per holder, ``handovers`` the times between (seconds
+    since the epoch); ``teams`` and ``styles`` have one element per team, ``activity`` ends at 1 and says which share of
+    everything comes from each seat and those before it; a row of ``interests`` says so of a team's topics.
+    """
+
+    names: np.ndarray
+    habits: Traits
+    handovers: np.ndarray
+    teams: np.ndarray
+    styles: Traits
+    activity: np.ndarray
+    interests: np.ndarray
+
+    def seat(self, uniform: np.ndarray) -> np.ndarray:
+        """The seats that create items, drawn by their activity."""
+        return np.searchsorted(self.activity, uniform, side="right")
+
+    def team(self, seat: np.ndarray) -> np.ndarray:
+        """Index of the team that a seat belongs to."""
+        return seat % len(self.teams)
+
+    def topic(self, team: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """What the teams write about, drawn by their interests."""
+        return (self.interests[team, :-1] <= uniform[:, None]).sum(axis=1)
+
+    def holder(self, seat: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Index into ``names`` and ``habits`` of who sits on each seat at each time."""
+        return seat, (self.handovers[seat] <= seconds[:, None]).sum(axis=1)
+
+
+def staff_of(organisation: Organisation) -> Staff:
+    """Everybody who ever works there; the same for every ``end``.
+
+    Tenures are exponential, so that at any time about the same share of people is new.
+    """
+    rng = np.random.default_rng([organisation.seed, 0])
+    seats, teams = organisation.people, organisation.teams
+    tenures = rng.exponential(_MEAN_TENURE, size=(seats, _TURNOVER - 1))
+    activity = np.cumsum((1.0 + np.arange(seats)) ** -_SEAT_WEIGHT_POWER)
+    names = rng.permutation(
+        np.array([f"{first}.{last}" for first in _FIRST.split() for last in _LAST.split()], dtype=object)
+    )
+    return Staff(
+        names=names[: seats * _TURNOVER].reshape(seats, _TURNOVER),
+        habits=_traits(rng, (seats, _TURNOVER)),
+        handovers=organisation.start.timestamp() + np.cumsum(tenures, axis=1),
+        teams=rng.permutation(np.array(_TEAMS, dtype=object))[:teams],
+        styles=_traits(rng, (teams,)),
+        activity=activity / activity[-1],
+        interests=np.cumsum(rng.dirichlet(np.full(len(TOPICS), 2.0), size=teams), axis=1),
+    )
+
+
+def _traits(rng: np.random.Generator, shape: tuple[int, ...]) -> Traits:
+    deviations = rng.standard_normal((4, *shape))
+    points, duration, rework, verbosity = deviations
+    return Traits(0.2 * points, 0.25 * duration, 0.5 * rework, verbosity)

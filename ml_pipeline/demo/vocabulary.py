@@ -1,0 +1,124 @@
+"""What a simulated organisation writes: topics, openings and sentences, which hint at the effort behind them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Topic(NamedTuple):
+    """A part of the product, how much more work than average it is (log scale), and its words."""
+
+    effort: float
+    words: tuple[str, ...]
+
+
+class Opening(NamedTuple):
+    """How a summary begins, and how much more work than average that announces (log scale)."""
+
+    effort: float
+    words: str
+
+
+def _topic(effort: float, words: str) -> Topic:
+    return Topic(effort, tuple(words.split()))
+
+
+TOPICS = (
+    _topic(0.0, "login session token password captcha lockout identity consent profile avatar"),
+    _topic(0.1, "endpoint pagination payload webhook throttling client response header request version"),
+    _topic(0.5, "invoice refund tax currency ledger proration discount subscription receipt payment"),
+    _topic(-0.9, "label tooltip wording typo translation caption placeholder spacing icon footer"),
+    _topic(0.4, "index ranking facet query synonym relevance crawler suggestion stemming highlight"),
+    _topic(-0.1, "report export chart dashboard filter column legend spreadsheet total percentage"),
+    _topic(0.2, "android push offline swipe layout camera tablet gesture store notification"),
+    _topic(0.7, "cluster node rollout volume certificate autoscaling ingress backup region failover"),
+    _topic(0.9, "migration schema partition replica vacuum lock transaction archive constraint trigger"),
+    _topic(-0.3, "wizard welcome tour checklist invitation signup trial survey banner reminder"),
+    _topic(-0.7, "flag default setting toggle variable timeout threshold limit environment option"),
+    _topic(-0.5, "dependency library license upgrade deprecation linter warning changelog build image"),
+)
+EVERYDAY_TOPICS = (0, 5)  # what a campaign is about: topics of average effort
+_GENERAL_WORDS = """
+    user customer page value list item button screen data record status change error result process case team
+    support release admin account view field date file step test name type update
+"""
+
+_ACTIONS = (
+    Opening(-0.6, "Rename"),
+    Opening(-0.4, "Document"),
+    Opening(-0.3, "Remove"),
+    Opening(-0.2, "Show"),
+    Opening(0.0, "Add"),
+    Opening(0.1, "Allow"),
+    Opening(0.2, "Improve"),
+    Opening(0.3, "Support"),
+    Opening(0.5, "Replace"),
+    Opening(0.8, "Redesign"),
+)
+_SYMPTOMS = (
+    Opening(-0.5, "Wrong"),
+    Opening(-0.4, "Missing"),
+    Opening(-0.2, "Broken"),
+    Opening(0.0, "Crash on"),
+    Opening(0.2, "Error in"),
+    Opening(0.4, "Slow"),
+    Opening(0.6, "Intermittent failure of"),
+    Opening(0.8, "Data loss in"),
+)
+ACTIONS, SYMPTOMS = len(_ACTIONS), len(_SYMPTOMS)  # an opening's number: the actions first, then what bugs begin with
+OPENING_EFFORT = np.array([opening.effort for opening in _ACTIONS + _SYMPTOMS])
+TOPIC_EFFORT = np.array([topic.effort for topic in TOPICS])
+
+_JOINERS = ("for", "in", "with", "after", "on")
+_SENTENCES = (
+    "The {} does not follow the {} of the {}.",
+    "We need the {} before the {} reaches the {}.",
+    "Today the {} and the {} ignore the {}.",
+    "A {} without {} should keep its {}.",
+    "Please check the {} against the {} and the {}.",
+    "Several people reported that the {} hides the {} near the {}.",
+    "See the {} notes: the {} depends on the {}.",
+    "It is done when the {} shows the {} for every {}.",
+)
+
+SUMMARY_DRAWS = 4
+MAX_SENTENCES = 6
+DESCRIPTION_DRAWS = 4 * MAX_SENTENCES
+_ON_TOPIC = 0.6  # share of words that come from the item's topic
+
+_OPENING_WORDS = np.array([opening.words for opening in _ACTIONS + _SYMPTOMS], dtype=object)
+_GENERAL = _GENERAL_WORDS.split()
+_LEXICON = np.array([[*topic.words, *_GENERAL] for topic in TOPICS], dtype=object)
+_TOPIC_WORDS = len(TOPICS[0].words)
+
+
+def summaries(opening: np.ndarray, topic: np.ndarray, uniform: np.ndarray) -> list[str]:
+    """One line per item: its opening, two words, a joiner and a word; ``uniform`` is (items, ``SUMMARY_DRAWS``)."""
+    words = _words(topic, uniform[:, :3])
+    joiners = np.array(_JOINERS, dtype=object)[_pick(uniform[:, 3], len(_JOINERS))]
+    return [
+        f"{begin} {first} {second} {joiner} {third}"
+        for begin, (first, second, third), joiner in zip(_OPENING_WORDS[opening], words.tolist(), joiners, strict=True)
+    ]
+
+
+def descriptions(sentences: np.ndarray, topic: np.ndarray, uniform: np.ndarray) -> list[str]:
+    """That many sentences per item about its topic; ``uniform`` is (items, ``DESCRIPTION_DRAWS``)."""
+    frames = _pick(uniform[:, :MAX_SENTENCES], len(_SENTENCES)).tolist()
+    words = _words(topic, uniform[:, MAX_SENTENCES:]).reshape(len(topic), MAX_SENTENCES, 3).tolist()
+    return [
+        " ".join([_SENTENCES[frames[row][i]].format(*words[row][i]) for i in range(count)])
+        for row, count in enumerate(sentences.tolist())
+    ]
+
+
+def _words(topic: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    on_topic = _pick(uniform / _ON_TOPIC, _TOPIC_WORDS)
+    general = _TOPIC_WORDS + _pick((uniform - _ON_TOPIC) / (1 - _ON_TOPIC), len(_GENERAL))
+    return _LEXICON[topic[:, None], np.where(uniform < _ON_TOPIC, on_topic, general)]
+
+
+def _pick(uniform: np.ndarray, count: int) -> np.ndarray:
+    return (uniform * count).astype(int)
