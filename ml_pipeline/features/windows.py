@@ -17,7 +17,7 @@ def training_window(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> tu
     wider one would hold nothing more.
     """
     matured = frame[frame["state"] == "matured"].reset_index(drop=True)
-    age = (pd.Timestamp(as_of) - matured["event_time"]) / pd.Timedelta(days=1)
+    age = (pd.Timestamp(as_of) - matured["event_time"]).dt.total_seconds() / 86_400
     declared = days = spec.training.window_days
     inside = first_inside = int((age < days).sum())
     while inside < min(spec.training.min_rows, len(matured)):

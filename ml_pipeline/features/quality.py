@@ -1,0 +1,341 @@
+"""Data quality of one tenant's rows for one model: 15 measures, each with what to do about it, and a score."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.specs import ModelSpec
+
+_NUMBER = re.compile(r"\s*[-+]?(\d+([.,]\d*)?|[.,]\d+)\s*")
+_EARLIEST = pd.Timestamp("1990-01-01", tz="UTC")
+_FEWEST_LABELS = 30
+_SILENT_FROM = 90.0
+_PERIOD = 30.0
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measured property: its value in its own unit, 0 (useless) to 100 (nothing to say), and what to do."""
+
+    name: str
+    value: float
+    score: float
+    recommendation: str | None
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """Scores 0-100; ``score`` is the mean of the other three."""
+
+    score: float
+    completeness: float
+    consistency: float
+    validity: float
+    measures: list[Measure]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, none of them NaN, for JSON."""
+        return asdict(self)
+
+
+def assess(spec: ModelSpec, rows: pd.DataFrame, frame: pd.DataFrame, as_of: datetime) -> QualityReport:
+    """Quality of the source rows and of the feature frame that was built from them at ``as_of``.
+
+    Each dimension is the mean of the average and the smallest of its measures' scores, so that one fatal fault is not
+    averaged away. A frame without entities scores 0 in everything. Deterministic; nothing after ``as_of`` counts.
+
+    Parameters
+    ----------
+    rows, frame
+        What ``point_in_time.build`` took, and what it returned for ``spec`` and ``as_of``.
+    """
+    names = [measure.__name__.removeprefix("_") for group in _DIMENSIONS.values() for measure in group]
+    if frame.empty:
+        remedy = f"No entity at {as_of.isoformat()} passes source.include and source.require: load {spec.source.table}."
+        return QualityReport(0.0, 0.0, 0.0, 0.0, [Measure(name, 0.0, 0.0, remedy) for name in names])
+    data = _Data(spec, rows, frame, pd.Timestamp(as_of))
+    measures: list[Measure] = []
+    scores = {}
+    for dimension, group in _DIMENSIONS.items():
+        found = [_measure(method, data) for method in group]
+        points = [measure.score for measure in found]
+        scores[dimension] = round((sum(points) / len(points) + min(points)) / 2, 2)
+        measures += found
+    return QualityReport(score=round(sum(scores.values()) / len(scores), 2), measures=measures, **scores)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """A value, its score from 0 to 1 before clipping, and the remedy that is worth saying below a score of 90."""
+
+    value: float
+    score: float
+    remedy: str
+
+
+def _measure(method: Callable[[_Data], _Finding], data: _Data) -> Measure:
+    finding = method(data)
+    score = round(100 * min(max(float(finding.score), 0.0), 1.0), 2)
+    return Measure(
+        name=method.__name__.removeprefix("_"),
+        value=round(float(finding.value), 4),
+        score=score,
+        recommendation=finding.remedy if score < _SILENT_FROM else None,
+    )
+
+
+class _Data:
+    """What several measures look at, computed once. ``own`` features are the entity's, without calendar and history."""
+
+    def __init__(self, spec: ModelSpec, rows: pd.DataFrame, frame: pd.DataFrame, as_of: pd.Timestamp) -> None:
+        self.spec = spec
+        self.frame = frame
+        self.as_of = as_of
+        begun = pd.to_datetime(rows[spec.source.event_time], utc=True)
+        existing = begun.isna() | (begun <= as_of)
+        self.rows = rows[existing]
+        self.begun = begun[existing]
+        self.age_days = (as_of - frame["event_time"]).dt.total_seconds().to_numpy() / 86_400
+        self.matured = (frame["state"] == "matured").to_numpy()
+
+    @cached_property
+    def numeric(self) -> dict[str, np.ndarray]:
+        lengths = [f"{column}_chars" for column in self.spec.features.text]
+        return {name: self.frame[name].to_numpy() for name in [*self.spec.features.numeric, *lengths]}
+
+    @cached_property
+    def categories(self) -> dict[str, tuple[np.ndarray, list[str]]]:
+        """Per categorical feature the code of each entity, -1 where missing, and the levels."""
+        found = {}
+        for name in self.spec.features.categorical:
+            codes, levels = pd.factorize(self.frame[name].to_numpy(dtype=object))
+            found[name] = (codes, list(levels))
+        return found
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        return self.frame["label"].to_numpy()[self.matured]
+
+
+def _missing(data: _Data) -> _Finding:
+    """Mean share of missing values over the numeric and categorical features."""
+    shares = {name: float(np.isnan(data.numeric[name]).mean()) for name in data.spec.features.numeric}
+    shares |= {name: float((codes < 0).mean()) for name, (codes, _) in data.categories.items()}
+    value = _mean(shares.values())
+    return _Finding(value, 1 - value, f"Fill {_worst(shares)} at the source, or remove what is never filled.")
+
+
+def _text_emptiness(data: _Data) -> _Finding:
+    """Mean share of blank texts over the text columns."""
+    shares = {name: float((data.numeric[f"{name}_chars"] == 0).mean()) for name in data.spec.features.text}
+    value = _mean(shares.values())
+    return _Finding(value, 1 - value, f"Import the text of {_worst(shares)}.")
+
+
+def _label_maturity(data: _Data) -> _Finding:
+    """Share of matured labels among the entities that should have one: all but those open for less than the limit."""
+    waiting = (data.frame["state"] == "open").to_numpy() & (data.age_days <= data.spec.max_open_days)
+    due = len(waiting) - int(waiting.sum())
+    value = data.matured.sum() / due if due else 0.0
+    limits = f"label.above {data.spec.label.above} and label.at_most {data.spec.label.at_most}"
+    return _Finding(value, value, f"{data.matured.sum()} of {due} have a label: see label.time, label.value, {limits}.")
+
+
+def _freshness(data: _Data) -> _Finding:
+    """Days since the newest entity, against the tenant's own pace (its 95th percentile gap, a week at least)."""
+    value = float(data.age_days[-1])
+    gaps = -np.diff(data.age_days)
+    usual = max(7.0, float(np.quantile(gaps, 0.95)) if len(gaps) else 0.0)
+    remedy = f"No new entity for {value:.0f} days, usually at most {usual:.0f}: check the import."
+    return _Finding(value, 1 - (value - usual) / (9 * usual), remedy)
+
+
+def _time_gaps(data: _Data) -> _Finding:
+    """Share of the time covered by the training window in gaps longer than 30 days and than 20 usual gaps."""
+    gaps = -np.diff(data.age_days[data.age_days < data.spec.training.window_days])
+    span = float(gaps.sum())
+    long = gaps[gaps > max(_PERIOD, 20 * float(np.median(gaps)))] if len(gaps) else gaps
+    value = float(long.sum()) / span if span else 0.0
+    return _Finding(value, 1 - 2 * value, f"{len(long)} gaps, together {long.sum():.0f} days: import what is missing.")
+
+
+def _duplicates(data: _Data) -> _Finding:
+    """Share of source rows that repeat an entity's key, or all that another row says of its creation."""
+    rows = data.rows
+    key = data.spec.source.entity
+    repeated = rows[key].duplicated().to_numpy()
+    same_time = data.begun.duplicated(keep=False).to_numpy()
+    content = [name for name, column in data.spec.source.columns.items() if column.known_at == "created"]
+    copies = np.zeros(len(rows), dtype=bool)
+    copies[same_time] = rows.loc[same_time, [data.spec.source.event_time, *content]].duplicated().to_numpy()
+    value = float((repeated | copies).mean())
+    remedy = f"{repeated.sum()} rows repeat a {key}, {copies.sum()} another row's content: remove them at the source."
+    return _Finding(value, 1 - 10 * value, remedy)
+
+
+def _inconsistent_categories(data: _Data) -> _Finding:
+    """Share of values written unlike the commonest spelling of the level, differing in case or blanks alone."""
+    shares = {}
+    for name, (codes, levels) in data.categories.items():
+        counts = np.bincount(codes[codes >= 0], minlength=len(levels))
+        commonest: dict[str, int] = {}
+        for level, count in zip(levels, counts.tolist(), strict=True):
+            plain = " ".join(level.split()).casefold()
+            commonest[plain] = max(count, commonest.get(plain, 0))
+        shares[name] = (int(counts.sum()) - sum(commonest.values())) / len(codes)
+    value = max(shares.values(), default=0.0)
+    return _Finding(value, 1 - 5 * value, f"Write each level of {_worst(shares)} in one way (case, blanks).")
+
+
+def _type_mix(data: _Data) -> _Finding:
+    """Largest share of numbers among the words, or of words among the numbers, of a categorical feature."""
+    shares = {}
+    for name, (codes, levels) in data.categories.items():
+        is_number = np.array([_NUMBER.fullmatch(level) is not None for level in levels], dtype=bool)
+        known = codes[codes >= 0]
+        share = float(is_number[known].mean()) if len(known) else 0.0
+        shares[name] = min(share, 1 - share)
+    value = max(shares.values(), default=0.0)
+    return _Finding(value, 1 - 4 * value, f"{_worst(shares)} mixes numbers and words: check the import's mapping.")
+
+
+def _unseen_levels(data: _Data) -> _Finding:
+    """Mean share of the newest fifth's levels that the older entities never had."""
+    cut = len(data.frame) - len(data.frame) // 5
+    shares = {}
+    for name, (codes, levels) in data.categories.items():
+        seen = np.zeros(len(levels) + 1, dtype=bool)
+        seen[codes[:cut]] = True
+        seen[-1] = True
+        shares[name] = float((~seen[codes[cut:]]).mean()) if cut < len(codes) else 0.0
+    value = _mean(shares.values())
+    return _Finding(value, 1 - 2 * value, f"New levels in {_worst(shares)}: renamed or migrated? Retrain if they stay.")
+
+
+def _volume_trend(data: _Data) -> _Finding:
+    """Entities of the last 30 days over the mean of up to six such periods before; 1 with fewer than two periods."""
+    periods = min(6, int(data.age_days[0] // _PERIOD) - 1)
+    counts = [int(((data.age_days >= k * _PERIOD) & (data.age_days < (k + 1) * _PERIOD)).sum()) for k in range(7)]
+    before = _mean(counts[1 : 1 + periods]) if periods > 0 else 0.0
+    value = counts[0] / before if before else 1.0
+    score = 2 * min(value, 1 / value) if value else 0.0
+    return _Finding(value, score, f"{counts[0]} entities in 30 days after {before:.0f} a period before: expected?")
+
+
+def _outliers(data: _Data) -> _Finding:
+    """Mean share of values beyond 3 interquartile ranges from the quartiles, on a logarithmic scale (Tukey 1977)."""
+    shares = {}
+    for name, values in {**data.numeric, "label": data.label}.items():
+        known = values[~np.isnan(values)]
+        scaled = np.sign(known) * np.log1p(np.abs(known))
+        low, high = np.quantile(scaled, [0.25, 0.75]) if len(scaled) else (0.0, 0.0)
+        reach = 3 * (high - low)
+        far = (scaled < low - reach) | (scaled > high + reach)
+        shares[name] = float(far.mean()) if reach else 0.0
+    value = _mean(shares.values())
+    return _Finding(value, 1 - 5 * value, f"Check the unit and the typing errors of {_worst(shares)}.")
+
+
+def _impossible_times(data: _Data) -> _Finding:
+    """Share of source rows with no event time, one before 1990, or a label column's time before it."""
+    wrong = (data.begun.isna() | (data.begun < _EARLIEST)).to_numpy()
+    for name, column in data.spec.source.columns.items():
+        if column.type == "time" and column.known_at == "label":
+            wrong = wrong | (pd.to_datetime(data.rows[name], utc=True) < data.begun).to_numpy()
+    value = float(wrong.mean())
+    times = ", ".join(dict.fromkeys([data.spec.source.event_time, *(term.column for term in data.spec.label.times)]))
+    return _Finding(value, 1 - 20 * value, f"Correct the order, zone or clock of {times}.")
+
+
+def _constant_columns(data: _Data) -> _Finding:
+    """Share of the entity's own features that have one value, or none."""
+    numeric = {name: _is_constant(values) for name, values in data.numeric.items()}
+    constant = numeric | {name: len(levels) < 2 for name, (_, levels) in data.categories.items()}
+    value = _mean(constant.values())
+    names = ", ".join(name for name, is_constant in constant.items() if is_constant)
+    return _Finding(value, 1 - value, f"Fill {names} at the source, or remove them from features.")
+
+
+def _leakage(data: _Data) -> _Finding:
+    """Strongest association of an own feature with the label; from 0.90 suspicious, from 0.98 certain.
+
+    Ranks for numbers (Spearman's correlation; Somers' D, that is 2 AUC - 1, where the label is binary). For categories
+    the correlation of the label with the mean of the level's other labels.
+    """
+    label = data.label
+    if len(label) < _FEWEST_LABELS or _is_constant(label):
+        return _Finding(0.0, 1.0, "")
+    strength = {}
+    for name, values in data.numeric.items():
+        strength[name] = _rank_association(values[data.matured], label, binary=data.spec.task == "binary")
+    for name, (codes, levels) in data.categories.items():
+        strength[name] = _level_association(codes[data.matured], len(levels), label)
+    value = max(strength.values(), default=0.0)
+    return _Finding(value, (0.98 - value) / 0.08, f"{_worst(strength)} almost equals the label: known at event time?")
+
+
+def _class_balance(data: _Data) -> _Finding:
+    """Share of matured labels that differ from the commonest one (of a binary label: the rarer class's)."""
+    counts = np.unique(data.label, return_counts=True)[1]
+    value = 1 - float(counts.max()) / len(data.label) if len(counts) else 0.0
+    return _Finding(value, 10 * value, f"{value:.1%} of the labels differ from the commonest: check label.value.")
+
+
+_DIMENSIONS: dict[str, tuple[Callable[[_Data], _Finding], ...]] = {
+    "completeness": (_missing, _text_emptiness, _label_maturity, _freshness, _time_gaps),
+    "consistency": (_duplicates, _inconsistent_categories, _type_mix, _unseen_levels, _volume_trend),
+    "validity": (_outliers, _impossible_times, _constant_columns, _leakage, _class_balance),
+}
+
+
+def _mean(values) -> float:
+    values = list(values)
+    return float(sum(values)) / len(values) if values else 0.0
+
+
+def _worst(shares: dict[str, float]) -> str:
+    """The three columns with the largest shares above 0, largest first.
+
+    >>> _worst({"team": 0.5, "priority": 0.0, "reporter": 1.0})
+    'reporter (100 %), team (50 %)'
+    """
+    ranked = sorted((item for item in shares.items() if item[1] > 0), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{name} ({share:.0%})".replace("%", " %") for name, share in ranked)
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    known = values[~np.isnan(values)]
+    return len(known) == 0 or bool((known == known[0]).all())
+
+
+def _rank_association(values: np.ndarray, label: np.ndarray, binary: bool) -> float:
+    both = ~np.isnan(values)
+    values, label = values[both], label[both]
+    if len(label) < _FEWEST_LABELS or _is_constant(values) or _is_constant(label):
+        return 0.0
+    ranks = pd.Series(values).rank().to_numpy()
+    if binary:
+        return float(abs(ranks[label == 1].mean() - ranks[label == 0].mean()) * 2 / len(ranks))
+    return float(abs(np.corrcoef(ranks, pd.Series(label).rank().to_numpy())[0, 1]))
+
+
+def _level_association(codes: np.ndarray, levels: int, label: np.ndarray) -> float:
+    known = codes >= 0
+    codes, label = codes[known], label[known]
+    count = np.bincount(codes, minlength=levels)[codes]
+    total = np.bincount(codes, weights=label, minlength=levels)[codes]
+    shared = count > 1
+    if shared.sum() < _FEWEST_LABELS:
+        return 0.0
+    others = (total[shared] - label[shared]) / (count[shared] - 1)
+    if np.ptp(others) < 1e-9 or _is_constant(label[shared]):
+        return 0.0
+    return float(max(np.corrcoef(others, label[shared])[0, 1], 0.0))
