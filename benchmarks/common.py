@@ -1,0 +1,80 @@
+"""What the benchmarks share: arguments, the Jira exports as source rows, a table, and the last line of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.specs import ModelSpec
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+PACKAGES = ("numpy", "pandas", "scikit-learn", "xgboost", "lightgbm")
+QUICK_TENANTS = 4
+AFTER_EVERYTHING = pd.Timestamp("2100-01-01", tz="UTC")
+
+
+def parse_arguments(description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """``--data``, ``--seed``, ``--quick`` and ``--json``, the same in every benchmark."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, default=DATA, help="folder laid out like the shared data")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help=f"the {QUICK_TENANTS} smallest tenants only")
+    parser.add_argument("--json", type=Path, help="also write the last line to this file")
+    return parser.parse_args(arguments)
+
+
+def jira_tenants(data: Path, quick: bool) -> dict[str, pd.DataFrame]:
+    """The exports under ``data``/jira by tenant, with aware times; the smallest files only if ``quick``.
+
+    Raises
+    ------
+    SystemExit
+        If there is no export.
+    """
+    paths = sorted((data / "jira").glob("*.csv.gz"))
+    if not paths:
+        raise SystemExit(f"{data / 'jira'} holds no *.csv.gz. Point --data at a folder laid out like the shared data")
+    if quick:
+        paths = sorted(sorted(paths, key=lambda path: path.stat().st_size)[: 2 * QUICK_TENANTS])
+    tenants = {}
+    for path in paths:
+        issues = pd.read_csv(path)
+        for column in ("created_at", "resolved_at"):
+            issues[column] = pd.to_datetime(issues[column], utc=True)
+        tenants[path.name.removesuffix(".csv.gz")] = issues
+    return tenants
+
+
+def source_rows(spec: ModelSpec, export: pd.DataFrame) -> pd.DataFrame:
+    """The columns that the specification reads; those that the export does not have are missing throughout."""
+    rows = export.reindex(columns=list(spec.source_columns))
+    for name, column in spec.source.columns.items():
+        if column.type in ("text", "category"):
+            rows[name] = rows[name].astype(object).where(rows[name].notna(), None)
+        elif column.type == "time":
+            rows[name] = pd.to_datetime(rows[name], utc=True)
+    return rows
+
+
+def mean_absolute_error(label: np.ndarray, value: np.ndarray | float) -> float:
+    return float(np.abs(label - value).mean())
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """One line per row; numbers with three decimals."""
+    print(pd.DataFrame(rows).to_string(index=False, float_format=lambda number: f"{number:.3f}"))
+
+
+def print_result(figures: dict[str, Any], seed: int, path: Path | None) -> None:
+    """The last line: every figure, the seed and the packages' versions, as JSON."""
+    line = json.dumps(figures | {"seed": seed, "packages": {name: version(name) for name in PACKAGES}}, allow_nan=False)
+    if path is not None:
+        path.write_text(line + "\n", encoding="utf-8")
+    print(line)

@@ -1,0 +1,132 @@
+"""Story points on the published split of Tawosi et al. (2022), beside constants and the published Deep-SE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common import (
+    AFTER_EVERYTHING,
+    jira_tenants,
+    mean_absolute_error,
+    parse_arguments,
+    print_result,
+    print_table,
+    source_rows,
+)
+from ml_pipeline.features.point_in_time import build
+from ml_pipeline.specs import ModelSpec, load_specs
+from ml_pipeline.training.splits import Split
+from ml_pipeline.training.train import refit, run_race
+
+TIE = 0.01
+RECENT_ROWS = 50
+PUBLISHED = {"deepse": "Deep-SE", "tfidf_svm": "TF/IDF-SVM"}
+MACRO = ("static", "refit", "median", "recent_median", "rolling_median")
+
+
+def published_spec(spec: ModelSpec) -> ModelSpec:
+    """The product's specification without its filters: the published split holds every type and every value."""
+    source = spec.source.model_copy(update={"include": {}, "require": []})
+    label = spec.label.model_copy(update={"above": -1.0, "at_most": None})
+    return spec.model_copy(update={"source": source, "label": label})
+
+
+def published_split(rows: int) -> Split:
+    """The cuts of the published study: 60, 20 and 20 %, every label of a part known when the next begins."""
+    first_validation = 60 * rows // 100 - 1
+    first_test = first_validation + 20 * rows // 100
+    positions = np.arange(rows)
+    return Split(
+        train=positions[:first_validation],
+        validation=positions[first_validation:first_test],
+        test=positions[first_test:],
+        refit=positions[:first_test],
+        purged={},
+    )
+
+
+def published_frame(spec: ModelSpec, export: pd.DataFrame) -> pd.DataFrame:
+    """Feature frame of the rows with a ``published_order``, in that order."""
+    ordered = export.dropna(subset="published_order").sort_values("published_order")
+    frame = build(spec, source_rows(spec, ordered), AFTER_EVERYTHING)
+    frame = frame.set_index("entity_id", drop=False).loc[ordered["issue_key"].astype(str)].reset_index(drop=True)
+    return frame[frame["state"] == "matured"].reset_index(drop=True)
+
+
+def measure(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, Any]:
+    """MAE on the test part of every row of the table."""
+    split = published_split(len(frame))
+    test = frame.iloc[split.test]
+    label = frame["label"].to_numpy()
+    race = run_race(spec, frame.iloc[split.train], frame.iloc[split.validation], seed)
+    final = refit(spec, race, frame.iloc[split.refit], seed)
+    train_median = float(np.median(label[split.train]))
+    rolling = test["history_recent_median"].fillna(train_median).to_numpy()
+    values = {
+        "static": race.predictor.predict(test),
+        "refit": final.predict(test)["value"].to_numpy(),
+        "median": train_median,
+        "recent_median": float(np.median(label[split.refit][-RECENT_ROWS:])),
+        "rolling_median": rolling,
+    }
+    errors = {name: mean_absolute_error(label[split.test], value) for name, value in values.items()}
+    return {"rows": len(frame), "winner": race.winner, **errors}
+
+
+def published_errors(data: Path) -> pd.DataFrame:
+    """MAE by project and method as published; empty where the table is not there."""
+    path = data / "published" / "tawosi2022_supp_table2_tawosi.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=list(PUBLISHED.values()))
+    return pd.read_csv(path).pivot(index="project", columns="method", values="MAE")
+
+
+def summary(tenants: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The figures named in the last line; macro means are over tenants."""
+    table = pd.DataFrame(tenants).T
+    compared = table.dropna(subset="deepse")
+    difference = (compared["refit"] - compared["deepse"]).astype(float)
+    figures: dict[str, Any] = {f"{name}_macro_mae": float(table[name].mean()) for name in MACRO}
+    return figures | {
+        "tenants": len(table),
+        "deepse_macro_mae": float(compared["deepse"].mean()) if len(compared) else None,
+        "worst_vs_median": float((table["refit"] / table["median"]).max()),
+        "wins_vs_deepse": int((difference < -TIE).sum()),
+        "ties_vs_deepse": int((difference.abs() <= TIE).sum()),
+        "losses_vs_deepse": int((difference > TIE).sum()),
+        "prequential_macro_mae": None,
+        "trainings_vs_weekly": None,
+        "unmeasured": {
+            "prequential_macro_mae": "needs the replay of the retraining policy",
+            "trainings_vs_weekly": "needs the replay of the retraining policy",
+        },
+        "per_tenant": tenants,
+    }
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__ or "")
+    spec = published_spec(load_specs()["story_points"])
+    published = published_errors(arguments.data)
+    tenants: dict[str, dict[str, Any]] = {}
+    for name, export in jira_tenants(arguments.data, arguments.quick).items():
+        if "published_order" not in export or export["published_order"].notna().sum() < spec.training.min_rows:
+            continue
+        row = measure(spec, published_frame(spec, export), arguments.seed)
+        for key, method in PUBLISHED.items():
+            row[key] = float(published.at[name, method]) if name in published.index else None
+        tenants[name] = row
+    if not tenants:
+        raise SystemExit(f"no export under {arguments.data} has {spec.training.min_rows} rows with a published_order")
+    print_table([{"tenant": name, **row} for name, row in tenants.items()])
+    figures = summary(tenants)
+    print_table([{key: value for key, value in figures.items() if isinstance(value, int | float)}])
+    print_result(figures, arguments.seed, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""One version of a model: candidates race on the validation part, the winner is judged on the test part."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.monitoring.metrics import evaluate
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.boosters import FitError
+from ml_pipeline.training.intervals import conformal_interval
+from ml_pipeline.training.predictors import (
+    AnchoredBoosters,
+    CalibratedBooster,
+    Constant,
+    Predictor,
+    Scale,
+    fit_anchored,
+    fit_classifier,
+)
+from ml_pipeline.training.splits import Split, time_split
+from ml_pipeline.training.version import FittedModel
+
+RECENT_ROWS = 50
+MEDIAN, RECENT_MEDIAN, PRIOR = "median", "recent_median", "prior"
+
+
+class TrainingError(ValueError):
+    """The rows cannot train this model; the message names the model, the value and the remedy."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """What the validation part said: every candidate's record, and the winner as it was fitted on the train part."""
+
+    winner: str
+    predictor: Predictor
+    candidates: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A version and everything known about it. Metrics are those of the winner before it saw the test part."""
+
+    model: FittedModel
+    candidate: str
+    metrics: dict[str, Any]
+    baseline_metrics: dict[str, Any]
+    skill: float | None
+    candidates: list[dict[str, Any]]
+    rows: dict[str, int]
+    slices: dict[str, dict[str, Any]]
+    test_predictions: pd.DataFrame = field(repr=False)
+    seconds: float
+    notes: list[str]
+
+
+def train(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime, seed: int | None = None) -> Trained:
+    """Trains one version on a frame of matured rows (the training window is the caller's choice).
+
+    The rows are split in time. The candidates are fitted on train and compared on validation; the winner is refitted
+    on what was known when the test part began and evaluated on the test part beside the constant baseline; the model
+    returned is refitted on every row, with an interval from the test residuals.
+
+    Raises
+    ------
+    TrainingError
+        If there are fewer than ``spec.training.min_rows`` rows, a row is not matured, or its label was not known at
+        ``as_of``.
+    """
+    _check(spec, frame, as_of)
+    return train_on_split(
+        spec, frame, time_split(frame, spec.training.validation_share, spec.training.test_share), seed
+    )
+
+
+def train_on_split(spec: ModelSpec, frame: pd.DataFrame, split: Split, seed: int | None = None) -> Trained:
+    """:func:`train` with a split that is given, such as a published one. The notes say what the split purged."""
+    started = time.perf_counter()
+    seed = spec.training.seed if seed is None else seed
+    train_rows, validation, test, known = (
+        frame.iloc[positions] for positions in (split.train, split.validation, split.test, split.refit)
+    )
+    race = run_race(spec, train_rows, validation, seed)
+    judged = with_interval(spec, refit(spec, race, known, seed), validation, race.predictor)
+    predictions = _with_outcomes(test, judged.predict(test))
+    final = with_interval(spec, refit(spec, race, frame, seed), test, judged.predictor)
+    metrics, baseline_metrics = (_evaluate(spec, predictions, column) for column in ("value", "baseline"))
+    headline = baseline_metrics[spec.headline_metric]
+    return Trained(
+        model=final,
+        candidate=race.winner,
+        metrics=metrics,
+        baseline_metrics=baseline_metrics,
+        skill=1 - metrics[spec.headline_metric] / headline if headline else None,
+        candidates=race.candidates,
+        rows={"train": len(train_rows), "validation": len(validation), "test": len(test)},
+        slices=_slices(spec, test, predictions),
+        test_predictions=predictions,
+        seconds=time.perf_counter() - started,
+        notes=_notes(race, split),
+    )
+
+
+def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame, seed: int) -> Race:
+    """Fits every candidate on ``train_rows`` and picks one by its loss on ``validation``.
+
+    The first constant is kept unless another candidate's loss is lower by more than one standard error of the paired
+    difference (the one-standard-error rule, Breiman et al. 1984): with a few dozen validation rows the best of several
+    is often only the luckiest. A candidate that fails is recorded with its error and the race goes on.
+    """
+    entrants: dict[str, Predictor] = dict(_constants(spec, train_rows))
+    records: list[dict[str, Any]] = []
+    losses: dict[str, np.ndarray] = {}
+    for name in (*entrants, spec.training.estimator):
+        started = time.perf_counter()
+        record: dict[str, Any] = {"name": name, spec.headline_metric: None, "error": None}
+        try:
+            if name not in entrants:
+                entrants[name] = _fit_declared(spec, train_rows, validation, seed)
+            losses[name] = _losses(spec, validation, entrants[name])
+            record[spec.headline_metric] = float(losses[name].mean())
+        except FitError as error:
+            record["error"] = str(error)
+        records.append(record | {"seconds": time.perf_counter() - started} | _chosen_on_validation(entrants.get(name)))
+    winner = _winner(losses)
+    return Race(winner, entrants[winner], records)
+
+
+def refit(spec: ModelSpec, race: Race, rows: pd.DataFrame, seed: int) -> FittedModel:
+    """The winner fitted on ``rows``, with the weight or calibration that validation chose; no interval yet."""
+    constants = _constants(spec, rows)
+    chosen = race.predictor
+    predictor: Predictor
+    match chosen:
+        case AnchoredBoosters():
+            predictor = replace(fit_anchored(spec, rows, seed), weight=chosen.weight)
+        case CalibratedBooster():
+            fitted = fit_classifier(spec, rows, seed)
+            predictor = replace(fitted, intercept=chosen.intercept, slope=chosen.slope)
+        case Constant():
+            predictor = constants[race.winner]
+    return FittedModel.of(spec, race.winner, predictor, baseline=next(iter(constants.values())).value)
+
+
+def with_interval(spec: ModelSpec, model: FittedModel, held_out: pd.DataFrame, predictor: Predictor) -> FittedModel:
+    """``model`` with the interval that ``predictor``, which did not see ``held_out``, needs there. Binary: unchanged."""
+    if spec.task == "binary":
+        return model
+    value = replace(model, predictor=predictor, interval=None).predict(held_out)["value"].to_numpy()
+    scale: Scale = "log" if spec.label.above is not None and spec.label.above >= 0 else "identity"
+    interval = conformal_interval(held_out["label"].to_numpy(), value, spec.training.interval, scale)
+    return replace(model, interval=interval)
+
+
+def _check(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> None:
+    if len(frame) < spec.training.min_rows:
+        raise TrainingError(
+            f"{spec.name}: {len(frame)} matured rows, training.min_rows is {spec.training.min_rows}. "
+            "Wait for more labels or lower training.min_rows"
+        )
+    known = (frame["state"] == "matured") & (frame["label_time"] <= pd.Timestamp(as_of))
+    if not known.all():
+        entity = frame.loc[~known, "entity_id"].iloc[0]
+        raise TrainingError(
+            f"{spec.name}: {(~known).sum()} of {len(frame)} rows have no label known at {as_of.isoformat()}, the first "
+            f"is {entity!r}. Pass the rows of the feature frame whose state is 'matured' at that time"
+        )
+    if spec.training.target == "log" and frame["label"].min() <= -1:
+        raise TrainingError(
+            f"{spec.name}: a label is {frame['label'].min()}, which training.target 'log' cannot take. "
+            "Set label.above to 0 or use target 'identity'"
+        )
+
+
+def _constants(spec: ModelSpec, rows: pd.DataFrame) -> dict[str, Constant]:
+    if spec.task == "binary":
+        return {PRIOR: Constant(float(rows["label"].mean()))}
+    newest = np.lexsort((rows["entity_id"].to_numpy(dtype=str), rows["label_time"].to_numpy()))[-RECENT_ROWS:]
+    return {
+        MEDIAN: Constant(float(rows["label"].median())),
+        RECENT_MEDIAN: Constant(float(rows["label"].iloc[newest].median())),
+    }
+
+
+def _fit_declared(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame, seed: int) -> Predictor:
+    if spec.task == "binary":
+        return fit_classifier(spec, train_rows, seed).calibrated(validation)
+    return fit_anchored(spec, train_rows, seed).with_best_weight(validation)
+
+
+def _chosen_on_validation(predictor: Predictor | None) -> dict[str, float]:
+    match predictor:
+        case AnchoredBoosters(weight=weight):
+            return {"weight": weight}
+        case CalibratedBooster(intercept=intercept, slope=slope):
+            return {"intercept": intercept, "slope": slope}
+    return {}
+
+
+def _losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.ndarray:
+    """Loss per row whose mean is the headline metric: absolute error, or the square of a probability's error."""
+    error = predictor.predict(rows) - rows["label"].to_numpy()
+    return np.abs(error) if spec.task == "regression" else error**2
+
+
+def _winner(losses: dict[str, np.ndarray]) -> str:
+    simplest = next(iter(losses))
+    for name in sorted(losses, key=lambda name: losses[name].mean()):
+        gain = losses[simplest] - losses[name]
+        if gain.mean() > gain.std() / np.sqrt(len(gain)):
+            return name
+    return simplest
+
+
+def _with_outcomes(rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    outcomes = rows[["entity_id", "event_time", "label_time", "label"]]
+    return pd.concat([outcomes, predictions], axis=1).reset_index(drop=True)
+
+
+def _evaluate(spec: ModelSpec, predictions: pd.DataFrame, column: str) -> dict[str, Any]:
+    ends = (predictions["lower"].to_numpy(), predictions["upper"].to_numpy()) if column == "value" else (None, None)
+    return evaluate(spec.task, predictions["label"].to_numpy(), predictions[column].to_numpy(), *ends)
+
+
+def _slices(spec: ModelSpec, rows: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    column = spec.training.slice_by
+    if spec.task == "binary" or column not in rows:
+        return {}
+    levels = rows[column].astype(object).where(rows[column].notna(), "missing").astype(str).to_numpy()
+    slices = {}
+    for level in sorted(set(levels)):
+        part = predictions[levels == level]
+        errors = {name: float((part[name] - part["label"]).abs().mean()) for name in ("value", "baseline")}
+        slices[level] = {"count": len(part), "mae": errors["value"], "baseline_mae": errors["baseline"]}
+    return slices
+
+
+def _notes(race: Race, split: Split) -> list[str]:
+    notes = [
+        f"{count} rows left out of {part}: their label was not known when the next part began"
+        for part, count in split.purged.items()
+        if count
+    ]
+    notes += [f"{record['name']} failed: {record['error']}" for record in race.candidates if record["error"]]
+    if isinstance(race.predictor, Constant):
+        notes.append(f"no candidate beat the constant by more than one standard error; {race.winner} was chosen")
+    return notes
