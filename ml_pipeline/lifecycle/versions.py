@@ -1,0 +1,48 @@
+"""Semantic versions of models: what changed between one version and its parent."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_SEMANTIC = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+
+
+class Contract(NamedTuple):
+    """What decides the semantic version: hashes of the question asked, and of everything that the specification says."""
+
+    question: str
+    specification: str
+
+
+def next_semantic(parent: str | None, parent_contract: Contract | None, contract: Contract) -> str:
+    """Semantic version of a new model version.
+
+    Major: it answers another question (label, source or features changed), so consumers must look. Minor: the same
+    question, learned in another way. Patch: the same specification on newer data.
+
+    Raises
+    ------
+    ValueError
+        If ``parent`` is not of the form ``1.2.3``.
+
+    >>> next_semantic(None, None, Contract("q", "s"))
+    '1.0.0'
+    >>> next_semantic("1.0.4", Contract("q", "s"), Contract("q", "s"))
+    '1.0.5'
+    >>> next_semantic("1.0.4", Contract("q", "s"), Contract("q", "t"))
+    '1.1.0'
+    >>> next_semantic("1.1.0", Contract("q", "s"), Contract("r", "t"))
+    '2.0.0'
+    """
+    if parent is None or parent_contract is None:
+        return "1.0.0"
+    match = _SEMANTIC.fullmatch(parent)
+    if match is None:
+        raise ValueError(f"parent version {parent!r} is not of the form 1.2.3")
+    major, minor, patch = (int(part) for part in match.groups())
+    if contract.question != parent_contract.question:
+        return f"{major + 1}.0.0"
+    if contract.specification != parent_contract.specification:
+        return f"{major}.{minor + 1}.0"
+    return f"{major}.{minor}.{patch + 1}"

@@ -1,0 +1,193 @@
+"""Moving the champion alias: idempotent, and safe to be killed between any two steps.
+
+An intent row is written first, the alias moves, the intent becomes done. The alias is the truth: the reconciler
+finishes an intent whose alias had moved, and marks one as undone whose alias had not.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from ml_pipeline.resources import tables
+from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.work.records import record_decision
+
+
+class NothingToRollBackTo(Exception):
+    """No earlier version has served."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """An intended or finished move of the champion alias."""
+
+    deployment_id: uuid.UUID
+    tenant: str
+    model: str
+    action: str
+    version: int
+    replaced: int | None
+    reason: str
+    as_of: dt.datetime
+
+
+class Deployer:
+    """Promotes and rolls back versions of tenants' models."""
+
+    def __init__(self, warehouse: Warehouse, registry: Registry) -> None:
+        self.warehouse = warehouse
+        self.registry = registry
+
+    def deploy(
+        self, tenant: str, model: str, version: int, *, action: str, reason: str, as_of: dt.datetime
+    ) -> Deployment:
+        """Makes ``version`` the champion (``action``: promote or rollback). Nothing happens if it is.
+
+        Raises
+        ------
+        NoSuchVersion
+            If the version is not registered.
+        """
+        target = self.registry.version(tenant, model, version)
+        champion = self.registry.aliased(tenant, model)
+        replaced = champion.number if champion else None
+        deployment = Deployment(uuid.uuid4(), tenant, model, action, target.number, replaced, reason, as_of)
+        if replaced != target.number:
+            for _ in self.steps(deployment):
+                pass
+        return deployment
+
+    def steps(self, deployment: Deployment) -> Iterator[str]:
+        """The steps of a deployment, one at a time; its order is what the reconciler relies on."""
+        self._write_intent(deployment)
+        yield "intent written"
+        self.registry.set_alias(deployment.tenant, deployment.model, CHAMPION, deployment.version)
+        yield "champion moved"
+        yield from self._after_move(deployment)
+
+    def _after_move(self, deployment: Deployment) -> Iterator[str]:
+        tenant, model = deployment.tenant, deployment.model
+        earlier = deployment.replaced if deployment.action == "promote" else self._served_before(deployment)
+        if earlier is not None:
+            self.registry.set_alias(tenant, model, PREVIOUS, earlier)
+        else:
+            self.registry.delete_alias(tenant, model, PREVIOUS)
+        yield "previous kept"
+        challenger = self.registry.aliased(tenant, model, CHALLENGER)
+        if challenger is not None and challenger.number == deployment.version:
+            self.registry.delete_alias(tenant, model, CHALLENGER)
+        if deployment.action == "rollback" and deployment.replaced is not None:
+            worse = self.registry.version(tenant, model, deployment.replaced)
+            self.registry.tag(worse, "rolled_back", deployment.reason)
+        yield "marks set"
+        self._finish(deployment, "done")
+        yield "done"
+
+    def _served_before(self, deployment: Deployment) -> int | None:
+        """The version that was champion before the one that a rollback returns to."""
+        table = tables.deployments
+        query = (
+            sa.select(table.c.replaced)
+            .where(table.c.tenant_id == deployment.tenant, table.c.model == deployment.model)
+            .where(table.c.version == deployment.version, table.c.action == "promote", table.c.state == "done")
+            .order_by(table.c.created_at.desc())
+            .limit(1)
+        )
+        with self.warehouse.tenant(deployment.tenant) as connection:
+            return connection.scalar(query)
+
+    def _write_intent(self, deployment: Deployment) -> None:
+        with self.warehouse.tenant(deployment.tenant) as connection:
+            connection.execute(
+                sa.insert(tables.deployments).values(
+                    tenant_id=deployment.tenant,
+                    deployment_id=deployment.deployment_id,
+                    model=deployment.model,
+                    action=deployment.action,
+                    version=deployment.version,
+                    replaced=deployment.replaced,
+                    state="intent",
+                    reason=deployment.reason,
+                    as_of=deployment.as_of,
+                )
+            )
+
+    def _finish(self, deployment: Deployment, state: str) -> None:
+        table = tables.deployments
+        with self.warehouse.tenant(deployment.tenant) as connection:
+            connection.execute(
+                sa.update(table)
+                .where(table.c.tenant_id == deployment.tenant, table.c.deployment_id == deployment.deployment_id)
+                .values(state=state, finished_at=sa.func.now())
+            )
+            if deployment.action == "rollback" and state == "done":
+                record_decision(
+                    connection,
+                    deployment.tenant,
+                    deployment.model,
+                    kind="rollback",
+                    verdict="roll back",
+                    reason=deployment.reason,
+                    as_of=deployment.as_of,
+                    numbers={"from": deployment.replaced, "to": deployment.version},
+                    version=deployment.version,
+                )
+
+    def reconcile(self, older_than: dt.timedelta = dt.timedelta(0)) -> list[tuple[Deployment, str]]:
+        """Finishes or undoes every deployment that was cut off; returns each with what became of it.
+
+        ``older_than`` leaves out those that another process may still be working on.
+        """
+        table = tables.deployments
+        with self.warehouse.operator() as connection:
+            query = sa.select(table).where(table.c.state == "intent", table.c.created_at <= sa.func.now() - older_than)
+            rows = connection.execute(query.order_by(table.c.created_at)).mappings().all()
+        return [(deployment, self._settle(deployment)) for deployment in map(_deployment, rows)]
+
+    def _settle(self, deployment: Deployment) -> str:
+        champion = self.registry.aliased(deployment.tenant, deployment.model)
+        if champion is not None and champion.number == deployment.version:
+            for _ in self._after_move(deployment):
+                pass
+            return "done"
+        self._finish(deployment, "undone")
+        return "undone"
+
+    def roll_back(
+        self, tenant: str, model: str, *, to: int | None = None, reason: str, as_of: dt.datetime
+    ) -> Deployment:
+        """Back to the version ``to``, or to the one that served before the champion.
+
+        Raises
+        ------
+        NothingToRollBackTo
+            If ``to`` is not given and no other version has served.
+        """
+        if to is None:
+            previous = self.registry.aliased(tenant, model, PREVIOUS)
+            if previous is None:
+                raise NothingToRollBackTo(
+                    f"tenant {tenant}, model {model}: no earlier version has served. Name one with --to; "
+                    f"`ml-pipeline status --tenant {tenant}` lists the versions"
+                )
+            to = previous.number
+        return self.deploy(tenant, model, to, action="rollback", reason=reason, as_of=as_of)
+
+
+def _deployment(row) -> Deployment:
+    return Deployment(
+        row["deployment_id"],
+        row["tenant_id"],
+        row["model"],
+        row["action"],
+        row["version"],
+        row["replaced"],
+        row["reason"],
+        row["as_of"],
+    )

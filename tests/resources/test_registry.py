@@ -1,0 +1,95 @@
+"""Versions, aliases and artifact hashes in a real MLflow store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ml_pipeline.resources.registry import CHAMPION, NoSuchVersion, Registry, TamperedArtifact, Version, write_manifest
+
+
+def register(registry: Registry, folder: Path, key: str, tenant: str = "acme") -> Version:
+    folder.mkdir(exist_ok=True)
+    (folder / "model.ubj").write_bytes(key.encode() * 100)
+    (folder / "version.json").write_text("{}")
+    return registry.register(
+        tenant,
+        "story_points",
+        folder,
+        key=key,
+        semantic="1.0.0",
+        as_of="2026-01-01",
+        metrics={"mae": 1.5},
+        params={},
+        tags={},
+    )
+
+
+def stored(version: Version, name: str) -> Path:
+    return Path(version.source.removeprefix("file://")) / name
+
+
+def test_versions_are_numbered_and_the_same_work_registers_once(registry: Registry, tmp_path: Path):
+    first, again, second = (register(registry, tmp_path / "files", key) for key in ("a", "a", "b"))
+    assert (first.number, again.number, second.number) == (1, 1, 2)
+    assert [version.number for version in registry.versions("acme", "story_points")] == [2, 1]
+
+
+def test_tenants_have_registered_models_and_folders_of_their_own(registry: Registry, tmp_path: Path):
+    ours = register(registry, tmp_path / "files", "a", tenant="acme")
+    theirs = register(registry, tmp_path / "files", "a", tenant="globex")
+    assert (ours.number, theirs.number) == (1, 1)
+    assert "/models/acme/story_points/" in ours.source
+    assert "/models/globex/story_points/" in theirs.source
+
+
+def test_files_come_back_as_they_were_registered(registry: Registry, tmp_path: Path):
+    version = register(registry, tmp_path / "files", "a")
+    with registry.files(version) as folder:
+        assert (folder / "model.ubj").read_bytes() == b"a" * 100
+
+
+def alter(version: Version) -> str:
+    stored(version, "model.ubj").write_bytes(b"malice")
+    return "model.ubj has SHA-256"
+
+
+def remove(version: Version) -> str:
+    stored(version, "model.ubj").unlink()
+    return "model.ubj is missing"
+
+
+def add(version: Version) -> str:
+    stored(version, "extra.pkl").write_bytes(b"malice")
+    return "extra.pkl was added"
+
+
+def alter_with_manifest(version: Version) -> str:
+    stored(version, "model.ubj").write_bytes(b"malice")
+    write_manifest(stored(version, "model.ubj").parent)
+    return "manifest.json is not the one that was registered"
+
+
+@pytest.mark.parametrize("tamper", [alter, remove, add, alter_with_manifest])
+def test_a_tampered_file_is_refused_by_name(registry: Registry, tmp_path: Path, tamper):
+    version = register(registry, tmp_path / "files", "a")
+    message = tamper(version)
+    with pytest.raises(TamperedArtifact, match=message) as caught, registry.files(version):
+        pass
+    assert "tenant acme, model story_points, version 1" in str(caught.value)
+
+
+def test_an_alias_points_at_one_version_or_at_none(registry: Registry, tmp_path: Path):
+    assert registry.aliased("acme", "story_points") is None
+    register(registry, tmp_path / "files", "a")
+    assert registry.aliased("acme", "story_points") is None
+    registry.set_alias("acme", "story_points", CHAMPION, 1)
+    assert registry.aliased("acme", "story_points").number == 1
+    assert registry.aliases() == {("acme", "story_points"): {CHAMPION: 1}}
+
+
+def test_an_unknown_version_is_refused_with_those_that_exist(registry: Registry, tmp_path: Path):
+    register(registry, tmp_path / "files", "a")
+    with pytest.raises(NoSuchVersion, match="there is no version 7; the versions are: 1"):
+        registry.version("acme", "story_points", 7)
