@@ -47,14 +47,12 @@ def build(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
     Raises
     ------
     FeatureError
-        If a column is missing, or holds a value that is no number or no time.
+        If a column is missing, or holds a value that is not of its declared type.
     ValueError
         If ``as_of`` has no time zone.
     """
     moment = _moment(as_of)
-    _check_columns(spec, rows)
-    event_time = _microseconds(spec, rows, spec.source.event_time)
-    entities, event_time, entity_id = _entities(spec, rows, event_time, moment)
+    entities, event_time, entity_id = _entities(spec, _typed(spec, rows), moment)
     outcomes, label_time, value = _outcomes(spec, entities, event_time)
     visible = ~np.isnan(value) & (label_time <= moment)
     matured = visible & (outcomes.known_at < NEVER)
@@ -95,19 +93,34 @@ def _moment(as_of: datetime) -> int:
     return pd.Timestamp(as_of).as_unit("us").value // 1000
 
 
-def _check_columns(spec: ModelSpec, rows: pd.DataFrame) -> None:
+def _typed(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """The source columns, numbers as float64 and times as UTC: a column that is all null comes without a type."""
     missing = [name for name in spec.source_columns if name not in rows.columns]
     if missing:
         raise FeatureError(
             f"{spec.name}: {spec.source.table} has no column {', '.join(map(repr, missing))}. "
             "Add it to the table or view, or remove it from source.columns"
         )
+    kinds = {name: column.type for name, column in spec.source.columns.items()} | {spec.source.event_time: "time"}
+    converted = {}
+    for name, kind in kinds.items():
+        column = rows[name]
+        try:
+            if kind == "time" and not isinstance(column.dtype, pd.DatetimeTZDtype):
+                converted[name] = pd.to_datetime(column, utc=True)
+            elif kind == "number" and column.dtype != "float64":
+                converted[name] = pd.Series(column.to_numpy(dtype="float64", na_value=np.nan), index=column.index)
+        except (ValueError, TypeError) as error:
+            raise FeatureError(
+                f"{spec.name}: column {name!r} of {spec.source.table} holds a value that is no {kind}: {error}. "
+                "Correct it in the source, or the column's type in source.columns"
+            ) from error
+    return rows.assign(**converted) if converted else rows
 
 
-def _entities(
-    spec: ModelSpec, rows: pd.DataFrame, event_time: np.ndarray, moment: int
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def _entities(spec: ModelSpec, rows: pd.DataFrame, moment: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Source rows, event times and identifiers of the entities that exist at ``moment``, oldest first."""
+    event_time = _microseconds(rows[spec.source.event_time])
     keep = event_time <= moment
     for column, allowed in spec.source.include.items():
         keep &= np.fromiter((level in allowed for level in _levels(rows[column])), dtype=bool, count=len(rows))
@@ -129,7 +142,7 @@ def _outcomes(
     value = np.full(len(entities), np.nan)
     for expression in spec.label.expressions:
         value = np.where(np.isnan(value), expression.evaluate(entities).to_numpy(), value)
-    times = {term: _microseconds(spec, entities, term.column) for term in spec.label.times}
+    times = {term: _microseconds(entities[term.column]) for term in spec.label.times}
     known = [np.where(at < NEVER, at + term.delay // pd.Timedelta(microseconds=1), NEVER) for term, at in times.items()]
     ended = [at for term, at in times.items() if not term.delay]
     label_time = np.maximum(_label_time(known), event_time)
@@ -163,9 +176,7 @@ def _features(
     spec: ModelSpec, entities: pd.DataFrame, event_time: np.ndarray, outcomes: Outcomes
 ) -> dict[str, np.ndarray | pd.Series]:
     chosen = spec.features
-    features: dict[str, np.ndarray | pd.Series] = {
-        column: _numbers(spec, entities, column) for column in chosen.numeric
-    }
+    features: dict[str, np.ndarray | pd.Series] = {column: _finite(entities[column]) for column in chosen.numeric}
     texts = [_texts(entities[column]) for column in chosen.text]
     for column, values in zip(chosen.text, texts, strict=True):
         features[f"{column}_chars"] = np.array([len(text) for text in values], dtype="float64")
@@ -192,17 +203,8 @@ def _calendar(event_time: np.ndarray) -> dict[str, np.ndarray]:
     return {name: column.astype("float64") for name, column in columns.items()}
 
 
-def _microseconds(spec: ModelSpec, rows: pd.DataFrame, column: str) -> np.ndarray:
+def _microseconds(times: pd.Series) -> np.ndarray:
     """Times as int64 microseconds since 1970 in UTC, ``NEVER`` where missing."""
-    times = rows[column]
-    if not isinstance(times.dtype, pd.DatetimeTZDtype):
-        try:
-            times = pd.to_datetime(times, utc=True)
-        except (ValueError, TypeError) as error:
-            raise FeatureError(
-                f"{spec.name}: column {column!r} of {spec.source.table} holds a value that is no time: {error}. "
-                "Correct it in the source"
-            ) from error
     moments = times.to_numpy(dtype="datetime64[us]")
     return np.where(np.isnat(moments), NEVER, moments.view("int64"))
 
@@ -212,14 +214,8 @@ def _utc(moments: np.ndarray) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(np.where(moments < NEVER, moments.view("datetime64[us]"), missing)).tz_localize("UTC")
 
 
-def _numbers(spec: ModelSpec, rows: pd.DataFrame, column: str) -> np.ndarray:
-    try:
-        numbers = rows[column].to_numpy(dtype="float64", na_value=np.nan)
-    except (ValueError, TypeError) as error:
-        raise FeatureError(
-            f"{spec.name}: column {column!r} of {spec.source.table} holds a value that is no number: {error}. "
-            "Correct it in the source, or declare the column as category"
-        ) from error
+def _finite(column: pd.Series) -> np.ndarray:
+    numbers = column.to_numpy()
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 

@@ -1,0 +1,60 @@
+"""Specifications and source rows for the tests of the pure feature functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ml_pipeline.specs import ModelSpec, load_specs
+
+JIRA = Path(__file__).resolve().parents[2] / "../shared/data/jira"
+ABSENT = {"issue_type": None, "team": None, "reporter": None, "priority": None, "summary": "a summary"}
+UNTIMED = {"description": None, "estimated_at": None, "resolved_at": None, "story_points": None}
+
+
+@pytest.fixture(scope="session")
+def specs() -> dict[str, ModelSpec]:
+    return load_specs()
+
+
+@pytest.fixture(scope="session")
+def story_points(specs) -> ModelSpec:
+    return specs["story_points"]
+
+
+@pytest.fixture(scope="session")
+def lead_time(specs) -> ModelSpec:
+    return specs["lead_time"]
+
+
+@pytest.fixture(scope="session")
+def issues() -> Callable[..., pd.DataFrame]:
+    """Rows of source.issues: one per keyword dictionary, keyed A-1, A-2, ... unless it names its key."""
+
+    def make(*given: dict) -> pd.DataFrame:
+        rows = pd.DataFrame(
+            [{"issue_key": f"A-{number}", **ABSENT, **UNTIMED, **row} for number, row in enumerate(given, start=1)],
+            columns=["issue_key", "created_at", *ABSENT, *UNTIMED],
+        )
+        for column in ("created_at", "estimated_at", "resolved_at"):
+            rows[column] = pd.to_datetime(rows[column], utc=True).dt.as_unit("us")
+        rows["story_points"] = rows["story_points"].astype("float64")
+        return rows
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_issues() -> pd.DataFrame:
+    """A real project with all its oddities; its export names no reporter, so the issue type stands in for one."""
+    path = JIRA / "MULE.csv.gz"
+    if not path.exists():
+        pytest.skip(f"needs {path.name} of the shared data, which this machine does not have")
+    rows = pd.read_csv(path)
+    for column in ("created_at", "resolved_at"):
+        rows[column] = pd.to_datetime(rows[column], utc=True)
+    rows["estimated_at"] = pd.Series(pd.NaT, index=rows.index, dtype="datetime64[us, UTC]")
+    return rows.assign(team=None, priority=None, reporter=rows["issue_type"])
