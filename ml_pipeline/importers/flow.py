@@ -1,0 +1,214 @@
+"""The way of every import: read a chunk, type it, set bad rows aside, load the rest tenant by tenant."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from ml_pipeline.importers.checking import Problems, type_columns
+from ml_pipeline.importers.load import CopyRows, last_of_each_key, upsert
+from ml_pipeline.importers.mapping import Column
+from ml_pipeline.importers.reading import Chunk, Record, read_chunks
+from ml_pipeline.importers.summary import UNKNOWN_TENANT, ImportFailed, ImportSummary
+from ml_pipeline.resources import tables
+from ml_pipeline.resources.warehouse import Warehouse
+
+_WEEK = pd.Timedelta(weeks=1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A kind of export: its columns, the table that they fill, and how.
+
+    ``finish`` turns typed columns into the table's columns and ``tenant_id``, and reports what it finds wrong.
+    ``fallback`` is the tenant of rows that cannot be read at all. ``enrich`` is given where JSON Lines are taken too.
+    """
+
+    table: sa.Table
+    key: str
+    columns: tuple[Column, ...]
+    finish: Callable[[pd.DataFrame, Problems], pd.DataFrame]
+    fallback: str = UNKNOWN_TENANT
+    enrich: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+    @property
+    def times(self) -> list[str]:
+        return [column.name for column in self.table.columns if isinstance(column.type, sa.TIMESTAMP)]
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A chunk after checking: ``rows`` to load, ``rejected`` (tenant_id, line, reason, content, kind) to set aside."""
+
+    rows: pd.DataFrame
+    rejected: pd.DataFrame
+
+
+def import_file(
+    warehouse: Warehouse,
+    path: Path,
+    layout: Layout,
+    *,
+    timezone: str,
+    shift_to: pd.Timestamp | datetime | None,
+    progress: Callable[[int], None] | None,
+) -> ImportSummary:
+    """Imports one file; see ``import_jira`` for the arguments.
+
+    Raises
+    ------
+    ImportFailed
+        If the file cannot be read (to its end), the time zone is unknown, or no row of it is usable.
+    """
+    zone = _zone(timezone)
+    shifts = _shifts(path, layout, zone, shift_to) if shift_to is not None else {}
+    load = _Load(warehouse, path.name, layout, shifts)
+    for parsed in _parse(path, layout, zone):
+        load.chunk(parsed)
+        if progress is not None:
+            progress(load.rows_read)
+    summary = load.summary()
+    if summary.rows_loaded == 0:
+        found = "; ".join(f"{reason} ({count})" for reason, count in list(summary.reasons.items())[:3])
+        raise ImportFailed(
+            f"{path.name}: none of {summary.rows_read:,} rows is usable{f': {found}' if found else ''}. "
+            "See ml.quarantine for each row, and docs/import.md for what a file must hold"
+        )
+    return summary
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ImportFailed(f"timezone {name!r} is unknown. Write it like 'UTC' or 'Europe/Berlin'") from error
+
+
+def _parse(path: Path, layout: Layout, zone: ZoneInfo) -> Iterator[_Parsed]:
+    for chunk in read_chunks(path, layout.columns, layout.enrich):
+        yield _check(chunk, layout, zone)
+
+
+def _check(chunk: Chunk, layout: Layout, zone: ZoneInfo) -> _Parsed:
+    raw = pd.DataFrame([record.values for record in chunk.records], columns=chunk.names)
+    problems = Problems(raw.index)
+    rows = layout.finish(type_columns(raw, layout.columns, zone, problems), problems)
+    good = problems.good
+    rejected = [_rejection(record, record.problem, record.detail, layout.fallback) for record in chunk.rejected]
+    rejected += [
+        _rejection(
+            chunk.records[position], problems.kind[position], problems.value[position], rows["tenant_id"][position]
+        )
+        for position in np.flatnonzero(~good)
+    ]
+    return _Parsed(rows[good], pd.DataFrame(rejected, columns=["tenant_id", "line", "reason", "content", "kind"]))
+
+
+def _rejection(record: Record, kind: str, value: object, tenant_id: str) -> tuple[str, int, str, str, str]:
+    reason = kind if not isinstance(value, str) else f"{kind}: {value[:200]!r}"
+    return tenant_id, record.line, reason, record.content.replace("\x00", "\N{REPLACEMENT CHARACTER}"), kind
+
+
+def _shifts(path: Path, layout: Layout, zone: ZoneInfo, shift_to: pd.Timestamp | datetime) -> dict[str, pd.Timedelta]:
+    """Tenant -> whole weeks that bring its newest time into the seven days up to ``shift_to``."""
+    target = pd.Timestamp(shift_to)
+    if target.tzinfo is None:
+        raise ImportFailed(f"shift_to {target} has no time zone. Write it like 2026-01-31T00:00Z")
+    newest: dict[str, pd.Timestamp] = {}
+    with suppress(ImportFailed):  # a file that breaks off is loaded up to there, and reported then
+        for parsed in _parse(path, layout, zone):
+            times = parsed.rows[[name for name in layout.times if name in parsed.rows]].max(axis=1)
+            for tenant, time in times.groupby(parsed.rows["tenant_id"]).max().items():
+                newest[str(tenant)] = max(time, newest.get(str(tenant), time))
+    return {tenant: (target - time) // _WEEK * _WEEK for tenant, time in newest.items()}
+
+
+class _Load:
+    """Writes chunks and keeps the counts of one import."""
+
+    def __init__(self, warehouse: Warehouse, file: str, layout: Layout, shifts: dict[str, pd.Timedelta]) -> None:
+        self._warehouse = warehouse
+        self._file = file
+        self._layout = layout
+        self._shifts = shifts
+        self._seen = np.empty(0, dtype=np.uint64)  # sorted hashes: a million keys are 8 MB
+        self._cleared: set[str] = set()
+        self._tenants: dict[str, None] = {}
+        self._reasons: Counter[str] = Counter()
+        self.rows_read = 0
+
+    def chunk(self, parsed: _Parsed) -> None:
+        """Writes a chunk, each tenant's part in a transaction of its own."""
+        loaded = last_of_each_key(parsed.rows, ["tenant_id", self._layout.key]).reset_index(drop=True)
+        rows = CopyRows.of(self._layout.table, self._shifted(loaded))
+        rejected = CopyRows.of(tables.quarantine, parsed.rejected.assign(file=self._file))
+        rows_of, rejected_of = _positions(loaded["tenant_id"]), _positions(parsed.rejected["tenant_id"])
+        first = {self._layout.fallback} - self._cleared
+        for tenant in dict.fromkeys([*rows_of, *rejected_of, *first]):
+            with self._warehouse.tenant(tenant) as connection:
+                self._clear_quarantine(connection, tenant)
+                if tenant in rows_of:
+                    self._make_known(connection, tenant)
+                    upsert(connection, tenant, rows.take(rows_of[tenant]))
+                if tenant in rejected_of:
+                    upsert(connection, tenant, rejected.take(rejected_of[tenant]))
+        self._count(parsed)
+
+    def summary(self) -> ImportSummary:
+        quarantined = sum(self._reasons.values())
+        return ImportSummary(
+            file=self._file,
+            rows_read=self.rows_read,
+            rows_loaded=len(self._seen),
+            duplicates=self.rows_read - quarantined - len(self._seen),
+            quarantined=quarantined,
+            reasons=dict(self._reasons.most_common()),
+            tenants=tuple(self._tenants),
+        )
+
+    def _clear_quarantine(self, connection: sa.Connection, tenant: str) -> None:
+        if tenant in self._cleared:
+            return
+        quarantine = tables.quarantine
+        connection.execute(
+            sa.delete(quarantine).where(quarantine.c.tenant_id == tenant, quarantine.c.file == self._file)
+        )
+        self._cleared.add(tenant)
+
+    def _make_known(self, connection: sa.Connection, tenant: str) -> None:
+        if tenant not in self._tenants:
+            connection.execute(insert(tables.tenants).values(tenant_id=tenant).on_conflict_do_nothing())
+            self._tenants[tenant] = None
+
+    def _shifted(self, rows: pd.DataFrame) -> pd.DataFrame:
+        if not self._shifts:
+            return rows
+        shift = rows["tenant_id"].map(self._shifts)
+        return rows.assign(**{name: rows[name] + shift for name in self._layout.times if name in rows})
+
+    def _count(self, parsed: _Parsed) -> None:
+        self.rows_read += len(parsed.rows) + len(parsed.rejected)
+        self._reasons.update(parsed.rejected["kind"].tolist())
+        keys = np.unique(pd.util.hash_array(parsed.rows[self._layout.key].to_numpy(dtype=object), categorize=False))
+        places = np.searchsorted(self._seen, keys)
+        known = np.append(self._seen, np.uint64(0))[places] == keys
+        known &= places < len(self._seen)
+        self._seen = np.insert(self._seen, places[~known], keys[~known])
+
+
+def _positions(tenant_ids: pd.Series) -> dict[str, list[int]]:
+    positions: dict[str, list[int]] = {}
+    for position, tenant in enumerate(tenant_ids.tolist()):
+        positions.setdefault(tenant, []).append(position)
+    return positions
