@@ -1,0 +1,166 @@
+"""Specifications: what the shipped ones say, and that a wrong one is refused with file, key, value and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from ml_pipeline.specs import ModelSpec, SpecError, load_spec, load_specs
+from ml_pipeline.specs.model_spec import TENANT_HISTORY
+
+MINIMAL = {
+    "name": "points",
+    "title": "Points",
+    "task": "regression",
+    "source": {
+        "table": "source.items",
+        "entity": "key",
+        "event_time": "created_at",
+        "columns": {
+            "team": {"type": "category"},
+            "size": {"type": "number"},
+            "title": {"type": "text"},
+            "done_at": {"type": "time", "known_at": "label"},
+            "points": {"type": "number", "known_at": "label"},
+        },
+    },
+    "label": {"value": "points", "time": "done_at"},
+    "features": {"categorical": ["team"]},
+    "training": {"estimator": "xgboost", "loss": "absolute_error"},
+}
+
+
+def changed(key: str, value: object) -> dict:
+    """The minimal specification with the value at a dotted key replaced."""
+    content = yaml.safe_load(yaml.safe_dump(MINIMAL))
+    *path, last = key.split(".")
+    part = content
+    for name in path:
+        part = part.setdefault(name, {})
+    part[last] = value
+    return content
+
+
+def written(folder: Path, content: object, name: str = "model.yaml") -> Path:
+    path = folder / name
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def test_the_package_describes_three_models():
+    assert list(load_specs()) == ["lead_time", "rework_risk", "story_points"]
+
+
+@pytest.mark.parametrize("spec", load_specs().values(), ids=lambda spec: spec.name)
+def test_no_shipped_model_has_a_feature_known_at_label_time(spec):
+    label_columns = {name for name, column in spec.source.columns.items() if column.known_at == "label"}
+    assert not label_columns & set(spec.feature_columns.all)
+
+
+@pytest.mark.parametrize("spec", load_specs().values(), ids=lambda spec: spec.name)
+def test_a_specification_survives_json(spec):
+    assert ModelSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_feature_columns_follow_from_the_chosen_features():
+    chosen = {"text": ["title"], "categorical": ["team"], "numeric": ["size"], "calendar": False, "history": ["team"]}
+    columns = ModelSpec.model_validate(changed("features", chosen)).feature_columns
+    team = ("history_team_known", "history_team_mean", "history_team_open")
+    assert columns.numeric == ("size", "title_chars", "title_words", *TENANT_HISTORY, *team)
+    assert (columns.categorical, columns.text) == (("team",), ("text",))
+
+
+def test_label_times_have_a_column_and_a_delay():
+    spec = ModelSpec.model_validate(changed("label.time", ["done_at", "created_at + 14d"]))
+    assert spec.label.times == [("done_at", pd.Timedelta(0)), ("created_at", pd.Timedelta(days=14))]
+
+
+def test_source_columns_begin_with_entity_and_event_time():
+    spec = ModelSpec.model_validate(MINIMAL)
+    assert spec.source_columns == ("key", "created_at", "team", "size", "title", "done_at", "points")
+
+
+def test_the_hash_changes_with_what_the_specification_says():
+    first = ModelSpec.model_validate(MINIMAL)
+    assert first.hash == ModelSpec.model_validate(MINIMAL).hash
+    assert first.hash != ModelSpec.model_validate(changed("training.seed", 1)).hash
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "metric"), [("regression", "squared_error", "mae"), ("binary", "log_loss", "brier")]
+)
+def test_the_headline_metric_follows_from_the_task(task, loss, metric):
+    content = changed("training.loss", loss) | {"task": task}
+    assert ModelSpec.model_validate(content).headline_metric == metric
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("name", "Story Points", "name: 'Story Points': use lower-case letters"),
+        ("task", "ranking", "task: 'ranking'"),
+        ("colour", "red", r"colour: is no key of a specification \(value 'red'\). Remove it"),
+        ("source.table", "items", "source.table: 'items': write it as schema.name"),
+        ("source.table", "source.items; drop table x", "write it as schema.name"),
+        ("features.numeric", ["points"], "'points', which is known only at label time"),
+        (
+            "features.numeric",
+            ["weight"],
+            "'weight', which source.columns does not declare. Declare it there or remove it",
+        ),
+        ("features.numeric", ["team"], "'team', a column of type category; this list takes number"),
+        ("source.include", {"points": ["1"]}, "source.include filters by 'points', which is known only at label time"),
+        ("source.require", ["weight"], "source.require names 'weight', which source.columns does not declare"),
+        ("label.value", "points +", "'points .' is not an expression"),
+        ("label.value", "weight", "label.value names 'weight'"),
+        ("label.time", "done_at + 2 weeks", "neither 'column' nor 'column . 14d'"),
+        ("label.time", "team", "label.time names 'team', which is a category column, not a time"),
+        ("training.loss", "log_loss", "a regression takes absolute_error or squared_error"),
+        ("task", "binary", "a binary model takes log_loss"),
+        ("monitoring.baseline_to", 5, "needs baseline_from > baseline_to >= current"),
+        ("training.test_share", 0.9, "training.test_share: 0.9"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_file_key_and_remedy(tmp_path, key, value, message):
+    path = written(tmp_path, changed(key, value))
+    with pytest.raises(SpecError, match=message) as caught:
+        load_spec(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_missing_key_is_named(tmp_path):
+    content = {key: value for key, value in MINIMAL.items() if key != "title"}
+    with pytest.raises(SpecError, match=r"title: is missing. Add it"):
+        load_spec(written(tmp_path, content))
+
+
+def test_every_problem_of_a_file_is_listed(tmp_path):
+    with pytest.raises(SpecError, match=r"(?s)name.*task"):
+        load_spec(written(tmp_path, MINIMAL | {"name": "X", "task": "ranking"}))
+
+
+@pytest.mark.parametrize("text", ["a: [", "- one\n- two", ""])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError, match=r"broken\.yaml: "):
+        load_spec(path)
+
+
+def test_a_folder_of_further_models_is_read_beside_the_shipped_ones(tmp_path):
+    written(tmp_path, MINIMAL)
+    assert "points" in load_specs([tmp_path])
+
+
+def test_two_files_that_describe_one_model_are_refused(tmp_path):
+    written(tmp_path, MINIMAL | {"name": "story_points"})
+    with pytest.raises(SpecError, match=r"'story_points' is described by another file too\. Rename one"):
+        load_specs([tmp_path])
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(SpecError, match=r"is not a folder\. Correct ML_PIPELINE_SPECS"):
+        load_specs([tmp_path / "absent"])
