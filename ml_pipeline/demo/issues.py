@@ -59,7 +59,7 @@ def simulated_issues(organisation: Organisation, staff: Staff) -> pd.DataFrame:
     priority = choose(arrived.draws["priority"], _PRIORITY_SHARES)
     # What the words announce, and what nobody can know at creation.
     effort = items.meaning * (vocabulary.TOPIC_EFFORT[items.topic] + vocabulary.OPENING_EFFORT[opening])
-    effort += 0.35 * arrived.normal("hidden_effort")
+    effort += 0.25 * arrived.normal("hidden_effort")
     hours = _working_hours(organisation, arrived, items, kind, priority, effort)
     summary, description = texts(organisation, arrived, items, opening, usually_missing=_NO_DESCRIPTION)
     frame = pd.DataFrame(
@@ -118,8 +118,8 @@ def _working_hours(
 ) -> np.ndarray:
     """Working hours from creation to resolution: lognormal, and longer when the team has much to do."""
     created = arrived.created
-    log_factor = 0.6 * effort + _PRIORITY_DELAY[priority] + items.habits.duration + items.style.duration
-    log_factor += 0.4 * (1 - season(created)) + 0.75 * arrived.normal("duration_noise")
+    log_factor = 0.85 * effort + _PRIORITY_DELAY[priority] + items.habits.duration + items.style.duration
+    log_factor += 0.4 * (1 - season(created)) + 0.45 * arrived.normal("duration_noise")
     hours = organisation.factor("label", created) * _TYPE_HOURS[kind] * np.exp(log_factor)
     in_work = _open_items(created, add_working_hours(created, hours), items.team)
     weekly = organisation.issues_per_week / organisation.teams
@@ -140,7 +140,7 @@ def _points(
     organisation: Organisation, arrived: Arrivals, items: Items, kind: np.ndarray, effort: np.ndarray
 ) -> np.ndarray:
     """Estimates on the scale of planning poker, NaN for types that are not estimated."""
-    log_factor = 0.8 * effort + items.habits.points + items.style.points + 0.2 * arrived.normal("points_noise")
+    log_factor = 0.9 * effort + items.habits.points + items.style.points + 0.2 * arrived.normal("points_noise")
     exact = organisation.factor("label", arrived.created) * _TYPE_POINTS[kind] * np.exp(log_factor)
     return np.where(np.isnan(exact), np.nan, _SCALE[np.searchsorted(_BETWEEN_POINTS, exact)])
 

@@ -64,7 +64,7 @@ def texts(
     sentences = np.clip(np.round(length), 1, MAX_SENTENCES).astype(int)
     headline, body = np.split(arrived.words, [SUMMARY_DRAWS], axis=1)
     missing = arrived.draws["body_missing"] < organisation.missing_share(usually_missing, arrived.created)
-    return summaries(opening, items.topic, headline), omit(descriptions(sentences, items.topic, body), missing)
+    return summaries(opening, items.topic, headline), omit(descriptions(sentences, opening, items.topic, body), missing)
 
 
 def choose(uniform: np.ndarray, shares) -> np.ndarray:

@@ -22,7 +22,7 @@ _REPOSITORY_SHARES = (0.6, 0.4)
 
 _MEDIAN_LINES, _LINES_SPREAD = 60.0, 1.2
 
-_BASE_LOG_ODDS = -0.5
+_BASE_LOG_ODDS = -0.6
 _MOST_REQUESTS = 12
 _REVIEW_HOURS = 10.0  # median, working hours, of a review that asks for nothing
 _NEVER_CLOSED = 0.03
@@ -88,9 +88,9 @@ def _changes_requested(
 ) -> np.ndarray:
     """How often a review asks for changes: geometric, with the same odds of one more time after each."""
     announced = vocabulary.TOPIC_EFFORT[items.topic] + vocabulary.OPENING_EFFORT[opening]
-    log_odds = _BASE_LOG_ODDS + items.meaning * (0.9 * announced + 0.45 * np.log(lines / _MEDIAN_LINES))
+    log_odds = _BASE_LOG_ODDS + items.meaning * (1.1 * announced + 0.6 * np.log(lines / _MEDIAN_LINES))
     log_odds += np.where(kind == _HUMAN, items.habits.rework, _MACHINE_LOG_ODDS[kind]) + items.style.rework
-    log_odds += 0.5 * arrived.normal("hidden_risk") + np.log(organisation.factor("label", arrived.created))
+    log_odds += 0.4 * arrived.normal("hidden_risk") + np.log(organisation.factor("label", arrived.created))
     again = -np.log1p(np.exp(-log_odds))
     return np.minimum(np.floor(np.log1p(-arrived.draws["requests"]) / again), _MOST_REQUESTS)
 

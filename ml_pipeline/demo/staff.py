@@ -34,8 +34,8 @@ _TEAMS = (
 )
 
 _TURNOVER = 8  # people who follow each other on one seat; the last one stays
-_MEAN_TENURE = 2.5 * 365 * 86400  # seconds
-_SEAT_WEIGHT_POWER = 0.6  # how much more the busiest people create than the others
+_MEAN_TENURE = 4 * 365 * 86400  # seconds
+_SEAT_WEIGHT_POWER = 0.4  # how much more the busiest people create than the others
 
 
 @dataclass(frozen=True)
@@ -111,4 +111,4 @@ def staff_of(organisation: Organisation) -> Staff:
 def _traits(rng: np.random.Generator, shape: tuple[int, ...]) -> Traits:
     deviations = rng.standard_normal((4, *shape))
     points, duration, rework, verbosity = deviations
-    return Traits(0.2 * points, 0.25 * duration, 0.5 * rework, verbosity)
+    return Traits(0.25 * points, 0.35 * duration, 0.6 * rework, verbosity)

@@ -71,22 +71,25 @@ ACTIONS, SYMPTOMS = len(_ACTIONS), len(_SYMPTOMS)  # an opening's number: the ac
 OPENING_EFFORT = np.array([opening.effort for opening in _ACTIONS + _SYMPTOMS])
 TOPIC_EFFORT = np.array([topic.effort for topic in TOPICS])
 
+_OPENING_TONE = np.argsort(np.argsort(OPENING_EFFORT, kind="stable")) / (ACTIONS + SYMPTOMS)  # 0 light, 1 heavy
 _JOINERS = ("for", "in", "with", "after", "on")
-_SENTENCES = (
-    "The {} does not follow the {} of the {}.",
-    "We need the {} before the {} reaches the {}.",
-    "Today the {} and the {} ignore the {}.",
-    "A {} without {} should keep its {}.",
+_SENTENCES = (  # from what is said of light work to what is said of heavy work
+    "Only the {} of the {} and its {} are touched.",
+    "A quick look at the {} shows where the {} misses the {}.",
     "Please check the {} against the {} and the {}.",
-    "Several people reported that the {} hides the {} near the {}.",
-    "See the {} notes: the {} depends on the {}.",
+    "Today the {} and the {} ignore the {}.",
     "It is done when the {} shows the {} for every {}.",
+    "Several people reported that the {} hides the {} near the {}.",
+    "We need the {} before the {} reaches the {}.",
+    "Unclear how the {} and the {} depend on the {}.",
+    "This touches several modules: the {}, the {} and the {}.",
+    "The {} has to keep working while the {} and the {} move.",
 )
 
 SUMMARY_DRAWS = 4
 MAX_SENTENCES = 6
 DESCRIPTION_DRAWS = 4 * MAX_SENTENCES
-_ON_TOPIC = 0.6  # share of words that come from the item's topic
+_ON_TOPIC = 0.8  # share of words that come from the item's topic
 
 _OPENING_WORDS = np.array([opening.words for opening in _ACTIONS + _SYMPTOMS], dtype=object)
 _GENERAL = _GENERAL_WORDS.split()
@@ -104,9 +107,14 @@ def summaries(opening: np.ndarray, topic: np.ndarray, uniform: np.ndarray) -> li
     ]
 
 
-def descriptions(sentences: np.ndarray, topic: np.ndarray, uniform: np.ndarray) -> list[str]:
-    """That many sentences per item about its topic; ``uniform`` is (items, ``DESCRIPTION_DRAWS``)."""
-    frames = _pick(uniform[:, :MAX_SENTENCES], len(_SENTENCES)).tolist()
+def descriptions(sentences: np.ndarray, opening: np.ndarray, topic: np.ndarray, uniform: np.ndarray) -> list[str]:
+    """That many sentences per item about its topic, in the tone of its opening.
+
+    ``uniform`` is (items, ``DESCRIPTION_DRAWS``). Items whose openings announce the same work share a tone, that is a
+    half of the sentences to choose from.
+    """
+    tone = _OPENING_TONE[opening][:, None]
+    frames = _pick((tone + uniform[:, :MAX_SENTENCES]) / 2, len(_SENTENCES)).tolist()
     words = _words(topic, uniform[:, MAX_SENTENCES:]).reshape(len(topic), MAX_SENTENCES, 3).tolist()
     return [
         " ".join([_SENTENCES[frames[row][i]].format(*words[row][i]) for i in range(count)])

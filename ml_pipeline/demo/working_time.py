@@ -22,8 +22,8 @@ def _share_of_week() -> np.ndarray:
     day[8:18] = 1.0
     day[12] = 0.6
     day[18:22] = 0.1
-    week = np.concatenate([day] * _DAYS_A_WEEK + [np.full(48, 0.03)])
-    return np.concatenate([[0.0], np.cumsum(week) / week.sum()])
+    arrived = np.cumsum([0.0, *np.tile(day, _DAYS_A_WEEK), *np.full(48, 0.03)])
+    return arrived / arrived[-1]
 
 
 _SHARES = _share_of_week()
