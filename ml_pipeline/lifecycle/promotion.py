@@ -68,7 +68,7 @@ def _against_baseline(evidence: Evidence) -> Decision:
     needed = f"(skill {skill:.1%}, needed more than {evidence.min_skill:.1%})".replace("%", " %")
     if not skill > evidence.min_skill:
         return Decision("reject", f"baseline_not_beaten: {compared} {needed}", numbers)
-    return Decision("promote", f"first version: {compared} {needed}", numbers)
+    return Decision("promote", f"baseline_beaten: {compared} {needed}", numbers)
 
 
 def _against_champion(evidence: Evidence, baseline: Decision) -> Decision:

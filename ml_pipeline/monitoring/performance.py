@@ -1,4 +1,4 @@
-"""Performance of one day: the outcomes that became known on it against the predictions made before."""
+"""Performance of a day or a few: the outcomes that became known then against the predictions made before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ml_pipeline.specs.model_spec import ModelSpec
 
 @dataclass(frozen=True)
 class DailyMetrics:
-    """One tenant, model and day; every field can go into a database row as it is."""
+    """One tenant and model over a day or a few; every field can go into a database row as it is."""
 
     outcomes: int
     evaluated: int  # outcomes with a prediction from before their label time
@@ -30,11 +30,18 @@ class DailyMetrics:
 
 
 def daily_metrics(spec: ModelSpec, outcomes: pd.DataFrame, predictions: pd.DataFrame, day: date) -> DailyMetrics:
-    """Metrics of the outcomes whose label time falls on ``day`` (UTC, midnight to midnight).
+    """:func:`window_metrics` of one day."""
+    return window_metrics(spec, outcomes, predictions, day, day)
+
+
+def window_metrics(
+    spec: ModelSpec, outcomes: pd.DataFrame, predictions: pd.DataFrame, first: date, last: date
+) -> DailyMetrics:
+    """Metrics of the outcomes whose label time falls on ``first`` to ``last``, both included (UTC days).
 
     Of each entity the last prediction made before its label time counts, a live one before any backtested one; shadow
     predictions do not. The result does not depend on the order of the rows given, nor on rows of other days or
-    entities: computed afterwards, it equals what that day gave, bit for bit.
+    entities: computed afterwards, it equals what the last of these days gave, bit for bit.
 
     Parameters
     ----------
@@ -43,22 +50,21 @@ def daily_metrics(spec: ModelSpec, outcomes: pd.DataFrame, predictions: pd.DataF
     predictions : DataFrame
         ``entity_id``, ``predicted_at``, ``value``, ``lower``, ``upper``, ``baseline``, ``version``, ``origin``.
     """
-    of_day = _of_day(outcomes, day)
-    used, entity = _last_before_label(of_day, predictions)
-    label = of_day["label"].to_numpy(np.float64)[entity]
+    entities, label_time, label = _matured(outcomes, first, last)
+    used, entity = _last_before_label(entities, label_time, predictions)
     value, lower, upper, baseline = (
         predictions[name].to_numpy(np.float64, na_value=np.nan)[used]
         for name in ("value", "lower", "upper", "baseline")
     )
-    metrics = evaluate(spec.task, label, value, lower, upper)
-    of_baseline = evaluate(spec.task, label, baseline)
+    metrics = evaluate(spec.task, label[entity], value, lower, upper)
+    of_baseline = evaluate(spec.task, label[entity], baseline)
     origins = predictions["origin"].to_numpy(object)[used]
     versions = predictions["version"].to_numpy()[used]
     headline, reference = metrics[spec.headline_metric], of_baseline[spec.headline_metric]
     return DailyMetrics(
-        outcomes=len(of_day),
+        outcomes=len(entities),
         evaluated=len(used),
-        completeness=len(used) / len(of_day) if len(of_day) else None,
+        completeness=len(used) / len(entities) if len(entities) else None,
         metric=spec.headline_metric,
         value=headline,
         baseline_value=reference,
@@ -69,19 +75,25 @@ def daily_metrics(spec: ModelSpec, outcomes: pd.DataFrame, predictions: pd.DataF
     )
 
 
-def _of_day(outcomes: pd.DataFrame, day: date) -> pd.DataFrame:
-    """The day's outcomes in entity order, so that sums of floats do not depend on the order of the rows given."""
-    start = np.datetime64(day, "us")
+def _matured(outcomes: pd.DataFrame, first: date, last: date) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Entity, label time and label of the days' outcomes, by entity: sums of floats depend on order."""
+    start, end = np.datetime64(first, "us"), np.datetime64(last, "us") + np.timedelta64(1, "D")
     time = _times(outcomes["label_time"])
-    return outcomes[(time >= start) & (time < start + np.timedelta64(1, "D"))].sort_values("entity_id")
+    matured = np.flatnonzero((time >= start) & (time < end))
+    entities = outcomes["entity_id"].to_numpy(object)[matured]
+    order = np.argsort(entities)
+    return entities[order], time[matured][order], outcomes["label"].to_numpy(np.float64)[matured][order]
 
 
-def _last_before_label(outcomes: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the predictions that count, and of their outcomes, both in the order of the outcomes."""
-    entity = pd.Index(outcomes["entity_id"]).get_indexer(predictions["entity_id"])
+def _last_before_label(
+    entities: np.ndarray, label_time: np.ndarray, predictions: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the predictions that count, and of their entities, in the order of the entities."""
+    position = {entity: at for at, entity in enumerate(entities)}
+    entity = np.array([position.get(name, -1) for name in predictions["entity_id"].to_numpy(object)], dtype=np.intp)
     origin = predictions["origin"].to_numpy(object)
     predicted = _times(predictions["predicted_at"])
-    known = np.append(_times(outcomes["label_time"]), np.datetime64("NaT"))[entity]  # -1, no outcome: NaT, never later
+    known = np.append(label_time, np.datetime64("NaT"))[entity]  # no outcome, at -1: NaT, which nothing is before
     live = origin == "live"
     candidates = np.flatnonzero((predicted < known) & (live | (origin == "backtest")))
     version = predictions["version"].to_numpy()[candidates]
@@ -92,4 +104,4 @@ def _last_before_label(outcomes: pd.DataFrame, predictions: pd.DataFrame) -> tup
 
 
 def _times(column: pd.Series) -> np.ndarray:
-    return column.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+    return column.array.as_unit("us").asi8.view("datetime64[us]")

@@ -72,7 +72,7 @@ class Compute:
         """One ``Result`` per (key, argument). ``function`` and its argument must be picklable."""
         waiting = dict(tasks)
         pool = _pool.get(self.workers)
-        futures = {
+        futures: dict[Future, Key] = {
             pool.schedule(function, args=[argument], timeout=self.timeout): key for key, argument in waiting.items()
         }
         interrupted = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -149,26 +149,22 @@ class Registry:
         if found is not None:
             return found.experiment_id
         location = f"{_as_url(self.settings.artifacts)}/models/{tenant}/{model}"
-        return self._unless_exists(
-            lambda: self.client.create_experiment(name, artifact_location=location),
-            lambda: self.client.get_experiment_by_name(name).experiment_id,
-        )
+        self._unless_exists(lambda: self.client.create_experiment(name, artifact_location=location))
+        return self._experiment(tenant, model)
 
     def _registered_model(self, name: str, tenant: str, model: str) -> None:
-        self._unless_exists(
-            lambda: self.client.create_registered_model(name, tags={"tenant": tenant, "model": model}), lambda: None
-        )
+        tags = {"tenant": tenant, "model": model}
+        self._unless_exists(lambda: self.client.create_registered_model(name, tags=tags))
 
     @staticmethod
-    def _unless_exists(create, otherwise):
+    def _unless_exists(create: Callable[[], object]) -> None:
         from mlflow.exceptions import MlflowException
 
         try:
-            return create()
+            create()
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            return otherwise()
 
     def versions(self, tenant: str, model: str) -> list[Version]:
         """All versions, newest first."""
@@ -284,7 +280,8 @@ def _sha256(path: Path) -> str:
 
 def _version(tenant: str, model: str, item: ModelVersion) -> Version:
     tags = dict(item.tags)
-    return Version(tenant, model, int(item.version), tags["semantic_version"], item.run_id, item.source, tags)
+    semantic, run_id, source = tags["semantic_version"], item.run_id or "", item.source or ""
+    return Version(tenant, model, int(item.version), semantic, run_id, source, tags)
 
 
 def _as_url(location: str) -> str:

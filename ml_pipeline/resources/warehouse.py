@@ -106,8 +106,8 @@ class Warehouse:
             If the table, a column or the server is missing, or the statement runs into its timeout.
         """
         schema, name = spec.source.table.split(".")
-        columns = [sa.column(column) for column in spec.source_columns]
-        tenant = sa.column(spec.source.tenant)
+        columns: list[sa.ColumnClause[Any]] = [sa.column(column) for column in spec.source_columns]
+        tenant: sa.ColumnClause[str] = sa.column(spec.source.tenant)
         query = sa.select(*columns).select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
         try:
             with self._source_connection(spec, tenant_id) as connection:

@@ -170,6 +170,8 @@ class Monitoring(_Part):
         0.5, ge=0, le=1, description="Share of outcomes with a prediction, below which an alert is raised."
     )
     backtest_days: int = Field(28, ge=1, description="Spacing of the rolling origins of the baseline backtest.")
+    backtest_reach_days: int = Field(90, ge=1, description="Entities that took longer to mature are not backtested.")
+    health_days: int = Field(28, ge=1, description="Outcomes of so many days make the performance part of the health.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Monitoring:

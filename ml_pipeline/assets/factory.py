@@ -1,0 +1,112 @@
+"""The assets of one model, made from its specification."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterator
+
+import dagster as dg
+
+from ml_pipeline import partitions
+from ml_pipeline.assets.reporting import fail_if_any, materialization, progress
+from ml_pipeline.resources.dagster_resources import Installation
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.work.context import parse_as_of
+from ml_pipeline.work.monitoring import DAILY_METRICS, DRIFT_REPORT, MonitoringTask, run_monitoring
+from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS, TrainingTask, run_training
+
+DESCRIPTIONS = {
+    FEATURES: "Source rows to point-in-time features and matured labels, frozen with a hash; data quality.",
+    MODEL: "Snapshot to a registered version, and the decision whether it serves.",
+    PREDICTIONS: "Scores of the open entities by the champion, in the prediction log.",
+    DAILY_METRICS: "Outcomes that became known on the day against the predictions made before them.",
+    DRIFT_REPORT: "The last days' features against an earlier window: drift, severity, health.",
+}
+
+
+class TrainingConfig(dg.Config):
+    """Where a training run stands in time."""
+
+    as_of: str = ""  # empty: now; 'latest': each tenant's newest row; or a date or time
+
+
+def _asset_specs(model: ModelSpec, chain: tuple[str, ...], upstream: str | None = None) -> list[dg.AssetSpec]:
+    """One skippable asset per step, each depending on the one before it."""
+    before = (upstream, *chain)
+    return [
+        dg.AssetSpec(
+            dg.AssetKey([model.name, step]),
+            deps=[dg.AssetKey([model.name, previous])] if previous else [],
+            description=f"{model.title}. {DESCRIPTIONS[step]}",
+            group_name=model.name,
+            skippable=True,
+            kinds={"postgres"} if step != MODEL else {"mlflow"},
+        )
+        for previous, step in zip(before, chain, strict=False)
+    ]
+
+
+def _selected(context: dg.AssetExecutionContext) -> tuple[str, ...]:
+    return tuple(key.path[-1] for key in context.selected_asset_keys)
+
+
+def training_assets(model: ModelSpec) -> dg.AssetsDefinition:
+    """``<model>/features``, ``<model>/model`` and ``<model>/predictions``, a batch of tenants at a time.
+
+    One function makes all three, so that a tenant goes from rows to predictions in one worker without waiting for the
+    others, and one that fails at a step keeps what it did before it.
+    """
+
+    @dg.multi_asset(
+        name=f"{model.name}_training",
+        specs=_asset_specs(model, (FEATURES, MODEL, PREDICTIONS)),
+        partitions_def=partitions.tenants,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        can_subset=True,
+        pool="training",
+    )
+    def training(context: dg.AssetExecutionContext, config: TrainingConfig, installation: Installation) -> Iterator:
+        as_of = parse_as_of(config.as_of or dt.datetime.now(dt.UTC).isoformat())
+        settings, steps = installation.settings(), _selected(context)
+        tasks = [(key, TrainingTask(settings, model, key, as_of, steps)) for key in context.partition_keys]
+        failures = {}
+        for result in progress(context, installation.compute().map(run_training, tasks), len(tasks)):
+            report = result.value
+            if result.error or report.error:
+                failures[result.key] = result.error or report.error
+            for step, facts in (report.done if report else {}).items():
+                yield materialization(dg.AssetKey([model.name, step]), result.key, facts)
+        yield from fail_if_any(context, failures, len(tasks))
+
+    return training
+
+
+def monitoring_assets(model: ModelSpec) -> dg.AssetsDefinition:
+    """``<model>/daily_metrics`` and ``<model>/drift_report``, a rectangle of tenants x days at a time."""
+
+    @dg.multi_asset(
+        name=f"{model.name}_monitoring",
+        specs=_asset_specs(model, (DAILY_METRICS, DRIFT_REPORT), upstream=PREDICTIONS),
+        partitions_def=partitions.tenant_days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        can_subset=True,
+    )
+    def monitoring(context: dg.AssetExecutionContext, installation: Installation) -> Iterator:
+        settings, steps = installation.settings(), _selected(context)
+        days_of: defaultdict[str, list[dt.date]] = defaultdict(list)
+        for key in context.partition_keys:
+            dimensions = key.keys_by_dimension
+            days_of[dimensions[partitions.TENANT]].append(dt.date.fromisoformat(dimensions[partitions.DATE]))
+        tasks = [(name, MonitoringTask(settings, model, name, tuple(days), steps)) for name, days in days_of.items()]
+        failures = {}
+        for result in progress(context, installation.compute().map(run_monitoring, tasks), len(tasks)):
+            report = result.value
+            if result.error or report.error:
+                failures[result.key] = result.error or report.error
+            for (step, day), facts in (report.done if report else {}).items():
+                partition = dg.MultiPartitionKey({partitions.DATE: day.isoformat(), partitions.TENANT: result.key})
+                yield materialization(dg.AssetKey([model.name, step]), partition, facts)
+        yield from fail_if_any(context, failures, len(tasks))
+
+    return monitoring

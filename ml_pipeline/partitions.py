@@ -1,0 +1,94 @@
+"""The only partition definitions: tenants, days, and tenant x day."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+import dagster as dg
+
+START_TAG = "dagster/asset_partition_range_start"
+END_TAG = "dagster/asset_partition_range_end"
+
+DATE, TENANT = "date", "tenant"
+
+
+def window_start(today: dt.date) -> dt.date:
+    """First day of the monitoring window: the first of the month two months back.
+
+    The window rolls, so that tenants x days stays below the 100,000 partitions that Dagster's pages carry.
+
+    >>> window_start(dt.date(2026, 1, 20))
+    datetime.date(2025, 11, 1)
+    """
+    first = today.replace(day=1)
+    for _ in range(2):
+        first = (first - dt.timedelta(days=1)).replace(day=1)
+    return first
+
+
+def today() -> dt.date:
+    """The current day in UTC."""
+    return dt.datetime.now(dt.UTC).date()
+
+
+tenants = dg.DynamicPartitionsDefinition(name="tenants")
+days = dg.DailyPartitionsDefinition(start_date=window_start(today()).isoformat(), timezone="UTC")
+tenant_days = dg.MultiPartitionsDefinition({DATE: days, TENANT: tenants})
+
+
+class EmptyRange(ValueError):
+    """A range of partitions that holds none; Dagster would run it and succeed without doing anything."""
+
+
+def tenant_range(known: Sequence[str], first: str, last: str) -> dict[str, str]:
+    """Tags that ask one run for the tenants from ``first`` to ``last`` in the order in which they were added.
+
+    Raises
+    ------
+    EmptyRange
+        If a tenant is no partition, or the range is reversed.
+    """
+    for tenant in (first, last):
+        if tenant not in known:
+            raise EmptyRange(
+                f"tenant {tenant!r} is no partition. `ml-pipeline run` and the tenants sensor add those imported"
+            )
+    if known.index(first) > known.index(last):
+        raise EmptyRange(f"the range of tenants {first!r} to {last!r} is reversed: the later one was added first")
+    return {START_TAG: first, END_TAG: last}
+
+
+def tenant_day_range(known: Sequence[str], first: str, last: str, since: dt.date, until: dt.date) -> dict[str, str]:
+    """Tags that ask one run for a rectangle of tenants x days.
+
+    Raises
+    ------
+    EmptyRange
+        As ``tenant_range``, and if the days are reversed or leave the monitoring window.
+    """
+    tenants_tags = tenant_range(known, first, last)
+    start = dt.date.fromisoformat(str(days.start.date()))
+    if not start <= since <= until < today():
+        raise EmptyRange(f"the days {since} to {until} are not inside the monitoring window, {start} to yesterday")
+    keys = [
+        dg.MultiPartitionKey({DATE: day.isoformat(), TENANT: tenants_tags[tag]})
+        for day, tag in ((since, START_TAG), (until, END_TAG))
+    ]
+    return {START_TAG: keys[0], END_TAG: keys[1]}
+
+
+def contiguous(known: Sequence[str], wanted: Sequence[str]) -> list[tuple[str, str]]:
+    """The fewest ranges (first, last) of ``known`` that hold exactly the ``wanted`` tenants.
+
+    >>> contiguous(["a", "b", "c", "d"], ["d", "a", "b"])
+    [('a', 'b'), ('d', 'd')]
+    """
+    chosen = set(wanted)
+    ranges: list[tuple[str, str]] = []
+    previous_chosen = False
+    for tenant in known:
+        if tenant in chosen:
+            ranges = [*ranges[:-1], (ranges[-1][0], tenant)] if previous_chosen else [*ranges, (tenant, tenant)]
+        previous_chosen = tenant in chosen
+    return ranges

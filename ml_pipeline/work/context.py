@@ -1,0 +1,82 @@
+"""What a worker process needs for one tenant: its doors, and the moment at which it stands."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from ml_pipeline.resources.registry import Registry
+from ml_pipeline.resources.snapshots import Snapshots
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.settings import Settings
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.work.deployment import Deployer
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Doors:
+    """The doors to the outside, opened in this process when first used."""
+
+    settings: Settings
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        return Warehouse(self.settings)
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry(self.settings)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        return Snapshots(self.settings)
+
+    @cached_property
+    def deployer(self) -> Deployer:
+        return Deployer(self.warehouse, self.registry)
+
+
+class BadMoment(ValueError):
+    """An ``as_of`` that is no moment; the message names the value and what is accepted."""
+
+
+def parse_as_of(text: str) -> str:
+    """``latest`` or an ISO time in UTC, as it is passed between processes; a date means its end.
+
+    Raises
+    ------
+    BadMoment
+        If it is neither.
+
+    >>> parse_as_of("2020-06-30")
+    '2020-07-01T00:00:00+00:00'
+    """
+    if text == LATEST:
+        return text
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadMoment(
+            f"as-of is {text!r}. Write 'latest', a date (2026-01-31) or a time (2026-01-31T12:00)"
+        ) from error
+    if len(text) == len("2026-01-31"):
+        moment += dt.timedelta(days=1)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return moment.astimezone(dt.UTC).isoformat()
+
+
+def moment_of(as_of: str, spec: ModelSpec, rows: pd.DataFrame) -> dt.datetime:
+    """The moment a tenant stands at: the one named, or its newest known time plus one microsecond for ``latest``."""
+    if as_of != LATEST:
+        return dt.datetime.fromisoformat(as_of)
+    times = [spec.source.event_time, *(name for name, column in spec.source.columns.items() if column.type == "time")]
+    newest = rows[times].max().max()
+    if pd.isna(newest):
+        return dt.datetime.fromtimestamp(0, dt.UTC)
+    return (newest + pd.Timedelta(microseconds=1)).to_pydatetime()
