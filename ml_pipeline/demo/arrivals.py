@@ -11,6 +11,8 @@ import pandas as pd
 from ml_pipeline.demo.organisation import Organisation
 from ml_pipeline.demo.working_time import FIRST_MONDAY, PEAK_SEASON, WEEK, moment_in_week, season
 
+STAFF_STREAM, ISSUE_STREAM, PULL_REQUEST_STREAM = 0, 1, 2  # second part of every seed
+
 
 @dataclass(frozen=True)
 class Arrivals:

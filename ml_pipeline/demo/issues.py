@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ml_pipeline.demo import vocabulary
-from ml_pipeline.demo.arrivals import Arrivals, arrivals, as_times, known_by
+from ml_pipeline.demo.arrivals import ISSUE_STREAM, Arrivals, arrivals, as_times, known_by
 from ml_pipeline.demo.items import ITEM_DRAWS, TEXT_DRAWS, Items, choose, items_of, omit, texts
 from ml_pipeline.demo.organisation import Organisation
 from ml_pipeline.demo.staff import Staff
@@ -52,7 +52,9 @@ _DRAWS = (
 
 def simulated_issues(organisation: Organisation, staff: Staff) -> pd.DataFrame:
     """The rows of ``source.issues`` as they are known at the organisation's end."""
-    arrived = arrivals(organisation, 1, organisation.issues_per_week, _DRAWS, TEXT_DRAWS, warm_up=_QUEUE_WINDOW)
+    arrived = arrivals(
+        organisation, ISSUE_STREAM, organisation.issues_per_week, _DRAWS, TEXT_DRAWS, warm_up=_QUEUE_WINDOW
+    )
     items = items_of(organisation, staff, arrived)
     kind = choose(arrived.draws["type"], [kind.share for kind in _TYPES])
     opening = _openings(kind, arrived.draws["opening"])

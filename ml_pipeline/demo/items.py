@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,7 @@ def texts(
     return summaries(opening, items.topic, headline), omit(descriptions(sentences, opening, items.topic, body), missing)
 
 
-def choose(uniform: np.ndarray, shares) -> np.ndarray:
+def choose(uniform: np.ndarray, shares: Sequence[float]) -> np.ndarray:
     """Index of the share that each number in [0, 1) falls into; the shares add up to 1.
 
     >>> choose(np.array([0.0, 0.3, 0.99]), (0.3, 0.7)).tolist()
@@ -76,7 +77,7 @@ def choose(uniform: np.ndarray, shares) -> np.ndarray:
     return np.searchsorted(np.cumsum(shares)[:-1], uniform, side="right")
 
 
-def omit(values, missing: np.ndarray) -> np.ndarray:
+def omit(values: Sequence[str] | np.ndarray, missing: np.ndarray) -> np.ndarray:
     """The values as an object array with None where they are missing."""
     given = np.array(values, dtype=object)
     given[missing] = None

@@ -22,8 +22,8 @@ class Drift:
 
     The change comes at once, or grows linearly over ``gradual_days``. What ``size`` means:
 
-    - ``covariate`` (0..1): the share of new items that belongs to a campaign. Campaign items are about everyday topics,
-      are written at length, by a quarter of the people; pull requests grow by the factor 1 + size. What an item's words
+    - ``covariate`` (0..1): the share of new items that belongs to a campaign. Campaign items are about everyday topics
+      and written at length, by the busiest people; pull requests grow by the factor 1 + size. What an item's words
       and author mean for its outcome stays.
     - ``concept`` (0..1): how far the meaning of topics, openings and diff sizes turns around. At 0.5 they tell nothing,
       at 1 what was hard is easy. What is visible at creation stays exactly the same.
@@ -67,8 +67,8 @@ class Drift:
 class Organisation:
     """A tenant to simulate, from ``start`` to ``end`` (both included, UTC).
 
-    ``issues_per_week`` and ``pull_requests_per_week`` are averages over the year, ``people`` the number at any one
-    time: who leaves is replaced.
+    ``issues_per_week`` and ``pull_requests_per_week`` are about the averages over a year, ``people`` is the number at
+    any one time: who leaves is replaced.
 
     Raises
     ------

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ml_pipeline.demo import vocabulary
-from ml_pipeline.demo.arrivals import Arrivals, arrivals, as_times, known_by
+from ml_pipeline.demo.arrivals import PULL_REQUEST_STREAM, Arrivals, arrivals, as_times, known_by
 from ml_pipeline.demo.items import ITEM_DRAWS, TEXT_DRAWS, Items, choose, items_of, texts
 from ml_pipeline.demo.organisation import Organisation
 from ml_pipeline.demo.staff import Staff
@@ -15,14 +15,14 @@ from ml_pipeline.demo.working_time import add_working_hours
 _KINDS = np.array(["human", "agent", "bot"], dtype=object)
 _KIND_SHARES = (0.80, 0.14, 0.06)
 _HUMAN = 0
-_MACHINE_LOG_ODDS = np.array([0.0, 0.6, -1.6])  # of a request for changes, in place of a person's habit
+_MACHINE_LOG_ODDS = np.array([0.0, 0.6, -1.6])  # added in place of a person's habit
 _MACHINES = np.array([None, "coding-agent", "dependency-bot"], dtype=object)
 _REPOSITORIES = np.array(["-service", "-web"], dtype=object)
 _REPOSITORY_SHARES = (0.6, 0.4)
 
 _MEDIAN_LINES, _LINES_SPREAD = 60.0, 1.2
 
-_BASE_LOG_ODDS = -0.6
+_BASE_LOG_ODDS = -0.6  # of a request for changes
 _MOST_REQUESTS = 12
 _REVIEW_HOURS = 10.0  # median, working hours, of a review that asks for nothing
 _NEVER_CLOSED = 0.03
@@ -38,7 +38,7 @@ _DRAWS = (
 
 def simulated_pull_requests(organisation: Organisation, staff: Staff) -> pd.DataFrame:
     """The rows of ``source.pull_requests`` as they are known at the organisation's end."""
-    arrived = arrivals(organisation, 2, organisation.pull_requests_per_week, _DRAWS, TEXT_DRAWS)
+    arrived = arrivals(organisation, PULL_REQUEST_STREAM, organisation.pull_requests_per_week, _DRAWS, TEXT_DRAWS)
     items = items_of(organisation, staff, arrived)
     kind = choose(arrived.draws["kind"], _KIND_SHARES)
     opening = (arrived.draws["opening"] * vocabulary.ACTIONS).astype(int)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ml_pipeline.demo.arrivals import STAFF_STREAM
 from ml_pipeline.demo.organisation import Organisation
 from ml_pipeline.demo.vocabulary import TOPICS
 
@@ -90,7 +91,7 @@ def staff_of(organisation: Organisation) -> Staff:
 
     Tenures are exponential, so that at any time about the same share of people is new.
     """
-    rng = np.random.default_rng([organisation.seed, 0])
+    rng = np.random.default_rng([organisation.seed, STAFF_STREAM])
     seats, teams = organisation.people, organisation.teams
     tenures = rng.exponential(_MEAN_TENURE, size=(seats, _TURNOVER - 1))
     activity = np.cumsum((1.0 + np.arange(seats)) ** -_SEAT_WEIGHT_POWER)
