@@ -24,7 +24,7 @@ JIRA_TIMES = (
 
 _NO_VALUE = frozenset({"null", "none", "nan", "nat", "\\n"})
 _ISO = r"\d{4}-\d{2}-\d{2}"
-_ZONED = r":\d{2}.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"
+_ZONED = r":\d{2}.*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 
 
 class Problems:
