@@ -28,6 +28,7 @@ TAIL_MIN_EXPECTED = 10.0
 LOWER_BOUND_Z = 1.645
 LAG_WEIGHTS = (2 / 3, 1 / 3)  # Bartlett, two days
 _ELEMENTS_AT_ONCE = 2_000_000
+_DAY = 86_400_000_000  # microseconds
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,19 @@ def design_effect(score, known, pooled: Pooled) -> Floats:
 
 
 def _dispersion(day_sums: Floats, current_day: int) -> Floats:
-    """Variance of a window's sum, from its day sums (last axis: days) and the covariance of neighbouring days."""
-    total = np.square(day_sums).sum(axis=-1)
+    """Variance of the windows' sums, from day sums centred in each window (last axis: days) and their neighbours.
+
+    Centring makes neighbours look opposed; each window is scaled so that independent days have their true variance.
+    """
+    total = np.zeros(day_sums.shape[:-1])
     for window in (day_sums[..., :current_day], day_sums[..., current_day:]):
+        days = window.shape[-1]
+        variance, expected = np.square(window).sum(axis=-1), days - 1.0
         for lag, weight in enumerate(LAG_WEIGHTS, start=1):
-            total = total + 2 * weight * (window[..., lag:] * window[..., :-lag]).sum(axis=-1)
+            variance = variance + 2 * weight * (window[..., lag:] * window[..., :-lag]).sum(axis=-1)
+            expected -= 2 * weight * max(days - lag, 0) / days
+        if days > 1:
+            total = total + variance * days / expected
     return total
 
 
@@ -375,4 +384,4 @@ def _normal_p(z: Floats) -> Floats:
 
 
 def _days(times: pd.Series) -> NDArray[np.int64]:
-    return times.dt.tz_localize(None).to_numpy().astype("datetime64[D]").astype(np.int64)
+    return times.array.as_unit("us").asi8 // _DAY
