@@ -81,7 +81,7 @@ def test_values_that_go_missing_are_drift_of_their_own():
 
 
 def test_days_with_levels_of_their_own_raise_a_third_of_the_alarms_of_independent_rows_at_most():
-    """Counted as independent, such rows alarm in nine reports of ten. Seven days are few to learn their likeness from."""
+    """Counted as independent, such rows alarm in nine reports of ten; seven days are few to learn from."""
     alarms = 0
     for seed in range(60):
         baseline, current = pair(seed, 600, 200)
