@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,26 +30,22 @@ def parse_arguments(description: str, arguments: Sequence[str] | None = None) ->
     return parser.parse_args(arguments)
 
 
-def jira_tenants(data: Path, quick: bool) -> dict[str, pd.DataFrame]:
-    """The exports under ``data``/jira by tenant, with aware times; the smallest files only if ``quick``.
+def jira_tenants(data: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The exports under ``data``/jira with their tenants, smallest file first, with aware times.
 
     Raises
     ------
     SystemExit
         If there is no export.
     """
-    paths = sorted((data / "jira").glob("*.csv.gz"))
+    paths = sorted((data / "jira").glob("*.csv.gz"), key=lambda path: (path.stat().st_size, path.name))
     if not paths:
         raise SystemExit(f"{data / 'jira'} holds no *.csv.gz. Point --data at a folder laid out like the shared data")
-    if quick:
-        paths = sorted(sorted(paths, key=lambda path: path.stat().st_size)[: 2 * QUICK_TENANTS])
-    tenants = {}
     for path in paths:
         issues = pd.read_csv(path)
         for column in ("created_at", "resolved_at"):
             issues[column] = pd.to_datetime(issues[column], utc=True)
-        tenants[path.name.removesuffix(".csv.gz")] = issues
-    return tenants
+        yield path.name.removesuffix(".csv.gz"), issues
 
 
 def source_rows(spec: ModelSpec, export: pd.DataFrame) -> pd.DataFrame:

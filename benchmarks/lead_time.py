@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmarks.common import (
     AFTER_EVERYTHING,
+    QUICK_TENANTS,
     jira_tenants,
     mean_absolute_error,
     parse_arguments,
@@ -72,14 +73,16 @@ def main() -> None:
     arguments = parse_arguments(__doc__ or "")
     spec = load_specs()["lead_time"]
     tenants: dict[str, dict[str, Any]] = {}
-    for name, export in jira_tenants(arguments.data, arguments.quick).items():
+    for name, export in jira_tenants(arguments.data):
+        if arguments.quick and len(tenants) == QUICK_TENANTS:
+            break
         frame = build(spec, source_rows(spec, export), AFTER_EVERYTHING)
         matured = frame[frame["state"] == "matured"].reset_index(drop=True)
         if len(matured) >= spec.training.min_rows:
             tenants[name] = measure(spec, matured, arguments.seed)
     if not tenants:
         raise SystemExit(f"no export under {arguments.data} has {spec.training.min_rows} resolved issues")
-    print_table([{"tenant": name, **row} for name, row in tenants.items()])
+    print_table([{"tenant": name, **row} for name, row in sorted(tenants.items())])
     figures = summary(tenants, spec.training.interval)
     print_table([{key: value for key, value in figures.items() if isinstance(value, int | float)}])
     print_result(figures, arguments.seed, arguments.json)

@@ -113,7 +113,7 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
     The declared estimator wins if its loss is lower than the constant's by more than one standard error of the paired
     difference (the one-standard-error rule, Breiman et al. 1984): with a few dozen validation rows the better one is
     often only the luckier one. The median of the newest 50 labels runs beside them and cannot win: chosen on
-    validation, it made the worst tenant of ``benchmarks.lead_time`` 17 % worse than the plain median instead of 3 %. A
+    validation, it made the worst tenant of ``benchmarks.lead_time`` 17 % worse than the plain median instead of 4 %. A
     candidate that fails is recorded with its error and the race goes on.
     """
     entrants: dict[str, Predictor] = dict(_constants(spec, train_rows))
