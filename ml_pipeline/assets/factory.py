@@ -1,7 +1,5 @@
 """The assets of one model, made from its specification."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterator

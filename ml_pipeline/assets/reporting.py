@@ -1,4 +1,4 @@
-"""How a batched run tells the truth about each tenant: materialized, or failed, with what a person wants to see first."""
+"""How a batched run tells the truth about each tenant: materialized, or failed, with what a person wants to know."""
 
 from __future__ import annotations
 

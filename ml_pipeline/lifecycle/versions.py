@@ -9,7 +9,7 @@ _SEMANTIC = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 
 class Contract(NamedTuple):
-    """What decides the semantic version: hashes of the question asked, and of everything that the specification says."""
+    """What decides the semantic version: hashes of the question asked and of the whole specification."""
 
     question: str
     specification: str

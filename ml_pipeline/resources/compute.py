@@ -64,9 +64,10 @@ class Compute:
     must be idempotent.
     """
 
-    def __init__(self, workers: int, timeout: float) -> None:
+    def __init__(self, workers: int, timeout: float, announce: Callable[[str], None] = lambda _: None) -> None:
         self.workers = workers
         self.timeout = timeout
+        self.announce = announce  # called with the key of each task that has ended
 
     def map(self, function: Callable[[Any], Any], tasks: Iterable[tuple[Key, Any]]) -> Iterator[Result[Key]]:
         """One ``Result`` per (key, argument). ``function`` and its argument must be picklable."""
@@ -82,9 +83,12 @@ class Compute:
             if result is None:
                 interrupted.append(key)
             else:
+                self.announce(str(key))
                 yield result
         for key in interrupted:
-            yield self._alone(function, key, waiting[key])
+            result = self._alone(function, key, waiting[key])
+            self.announce(str(key))
+            yield result
 
     def _alone(self, function: Callable[[Any], Any], key: Key, argument: Any) -> Result[Key]:
         """A task that went down with the pool of others, again in a pool that it can not share its end with."""

@@ -6,6 +6,7 @@ materialization in a batched run.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -81,3 +82,37 @@ class EventLogStorage(_OwnSchema, PostgresEventLogStorage):
     def dispose(self) -> None:
         super().dispose()
         self._engine.dispose()
+
+
+# What the partition pages, the lineage and the list of runs are drawn from.
+KEPT_EVENTS = (
+    "ASSET_MATERIALIZATION",
+    "ASSET_OBSERVATION",
+    "ASSET_CHECK_EVALUATION",
+    "PIPELINE_START",
+    "PIPELINE_SUCCESS",
+    "PIPELINE_FAILURE",
+    "PIPELINE_CANCELED",
+)
+
+
+def prune_events(database_url: str | None, before: dt.datetime) -> int:
+    """Deletes log rows older than ``before`` of runs that have ended; returns how many.
+
+    Materializations stay, and of failed runs also the planned ones, from which a partition is known to have failed.
+    """
+    events = sa.table("event_logs", *map(sa.column, ("run_id", "timestamp", "dagster_event_type")))
+    runs = sa.table("runs", *map(sa.column, ("run_id", "status")))
+    ended = sa.select(runs.c.run_id).where(runs.c.status.in_(["SUCCESS", "FAILURE", "CANCELED"]))
+    failed = sa.select(runs.c.run_id).where(runs.c.status != "SUCCESS")
+    kind = events.c.dagster_event_type
+    planned_of_failed = (kind == "ASSET_MATERIALIZATION_PLANNED") & events.c.run_id.in_(failed)
+    statement = (
+        sa.delete(events)
+        .where(events.c.timestamp < before.astimezone(dt.UTC).replace(tzinfo=None))
+        .where(events.c.run_id.in_(ended))
+        .where(sa.or_(kind.is_(None), ~kind.in_(KEPT_EVENTS) & ~planned_of_failed))
+    )
+    url = postgres.parse_url(dagster_url(database_url))
+    with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
+        return connection.execute(statement).rowcount

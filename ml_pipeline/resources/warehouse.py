@@ -11,7 +11,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
 
 from ml_pipeline.resources import postgres, tables
 from ml_pipeline.settings import Settings, environment_value
@@ -119,6 +119,36 @@ class Warehouse:
                 "Correct source.table and source.columns in the specification, or grant SELECT on it"
             ) from error
         return _typed(spec, pd.DataFrame.from_records(rows, columns=list(spec.source_columns)))
+
+    def check_source(self, spec: ModelSpec) -> int:
+        """Whether a model's table has its columns with fitting types; returns how many columns were checked.
+
+        Raises
+        ------
+        SourceUnreadable
+            If not; the message names every column that is missing or of another type.
+        """
+        schema, name = spec.source.table.split(".")
+        try:
+            with self._source_connection(spec, "") as connection:
+                found = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns(name, schema)}
+        except NoSuchTableError as error:
+            raise SourceUnreadable(
+                f"model {spec.name}: there is no table or view {spec.source.table}. Correct source.table"
+            ) from error
+        problems = [
+            f"{column} is missing" for column in (spec.source.tenant, *spec.source_columns) if column not in found
+        ]
+        fitting = {"time": (sa.DateTime, sa.Date), "number": (sa.Numeric, sa.Integer, sa.Float)}
+        declared = {column: declared.type for column, declared in spec.source.columns.items()}
+        for column, kind in (declared | {spec.source.event_time: "time"}).items():
+            if column in found and kind in fitting and not isinstance(found[column], fitting[kind]):
+                problems.append(f"{column} is {found[column]}, not a {kind}")
+        if problems:
+            raise SourceUnreadable(
+                f"model {spec.name}: {spec.source.table}: {'; '.join(problems)}. Correct source.columns or the table"
+            )
+        return len(spec.source_columns) + 1
 
     @contextmanager
     def _source_connection(self, spec: ModelSpec, tenant_id: str) -> Iterator[sa.Connection]:

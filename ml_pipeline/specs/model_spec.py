@@ -284,12 +284,13 @@ class ModelSpec(_Part):
             for column in columns:
                 if column not in declared and column != self.source.event_time:
                     raise ValueError(f"{key} names {column!r}, which source.columns does not declare. Declare it there")
-        for column in self.source.include:
-            if declared[column].known_at == "label":
-                raise ValueError(
-                    f"source.include filters by {column!r}, which is known only at label time: open entities could not "
-                    "be told apart. Remove it, or exclude by label.above and label.at_most"
-                )
+        for key in ("include", "require"):
+            for column in getattr(self.source, key):
+                if column in declared and declared[column].known_at == "label":
+                    raise ValueError(
+                        f"source.{key} filters by {column!r}, which is known only at label time: open entities could "
+                        "not be told apart. Remove it, or exclude by label.above and label.at_most"
+                    )
         for column in used["label.time"]:
             if column in declared and declared[column].type != "time":
                 raise ValueError(f"label.time names {column!r}, which is a {declared[column].type} column, not a time")

@@ -1,0 +1,382 @@
+"""``ml-pipeline``: the command line."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ml_pipeline.settings import Settings, SettingsError, load_settings
+from ml_pipeline.specs import ModelSpec, SpecError, load_specs
+
+console = Console(stderr=True)
+output = Console()
+
+
+class Group(click.Group):
+    """Shows the errors that a user can act on as one sentence, and every other with its traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if not _is_for_the_user(error):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    from ml_pipeline.importers import ImportFailed
+    from ml_pipeline.partitions import EmptyRange
+    from ml_pipeline.resources.postgres import DatabaseUnavailable
+    from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
+    from ml_pipeline.resources.warehouse import SourceUnreadable
+    from ml_pipeline.up import PortInUse
+    from ml_pipeline.work.context import BadMoment
+    from ml_pipeline.work.deployment import NothingToRollBackTo
+
+    ours = (SettingsError, SpecError, ImportFailed, EmptyRange, DatabaseUnavailable, NoSuchVersion, TamperedArtifact)
+    return isinstance(error, (*ours, SourceUnreadable, PortInUse, BadMoment, NothingToRollBackTo))
+
+
+@click.group(cls=Group)
+@click.version_option(package_name="ml-pipeline")
+def main() -> None:
+    """A machine-learning model per tenant: trained, watched, promoted and rolled back."""
+
+
+@contextmanager
+def installation() -> Iterator[Settings]:
+    """The settings with a database behind them: the one named by DATABASE_URL, or the embedded one while this lasts."""
+    from ml_pipeline.resources.postgres import embedded_server
+
+    settings = load_settings()
+    if settings.database_url is not None:
+        yield settings
+        return
+    with embedded_server(settings.home / "postgres") as url:
+        yield settings.model_copy(update={"database_url": url})
+
+
+@contextmanager
+def prepared() -> Iterator[Settings]:
+    """``installation`` with its tables made."""
+    from ml_pipeline.launch import prepare, quiet
+
+    quiet()
+    with installation() as settings:
+        with console.status("Preparing the database"):
+            prepare(settings)
+        yield settings
+
+
+@contextmanager
+def progress_bar(title: str, total: int | None) -> Iterator[Callable[[Any], None]]:
+    """A bar that moves by one each time the function it yields is called."""
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total)
+
+        def advance(_: Any) -> None:
+            progress.advance(task)
+
+        yield advance
+
+
+def _models(specs: dict[str, ModelSpec], chosen: Sequence[str]) -> list[str]:
+    unknown = [name for name in chosen if name not in specs]
+    if unknown:
+        raise click.BadParameter(f"there is no model {unknown[0]!r}; the models are: {', '.join(specs)}")
+    return list(chosen) or list(specs)
+
+
+def _tenants(known: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        few = ", ".join(list(known)[:10]) or "none; import some first"
+        raise click.BadParameter(f"there is no tenant {unknown[0]!r}; the tenants are: {few}")
+    return list(chosen) or list(known)
+
+
+def _check_model_and_tenant(settings: Settings, tenant: str, model: str) -> None:
+    from ml_pipeline.resources.warehouse import Warehouse
+
+    _models(load_specs(settings.specs), [model])
+    _tenants(Warehouse(settings).tenants(), [tenant])
+
+
+tenant_option = click.option("--tenant", "tenants", multiple=True, help="Only this tenant; may be repeated.")
+model_option = click.option("--model", "models", multiple=True, help="Only this model; may be repeated.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+@main.group("import")
+def import_() -> None:
+    """Load an export. Bad rows are set aside in ml.quarantine and counted."""
+
+
+shift_option = click.option(
+    "--shift-to-today",
+    is_flag=True,
+    help="Move each tenant's times so that its newest is yesterday or a little before.",
+)
+timezone_option = click.option("--timezone", default="UTC", show_default=True, help="Zone of times that name none.")
+files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+
+
+@import_.command("jira")
+@files_argument
+@click.option("--tenant", help="The tenant; otherwise the name of each file.")
+@shift_option
+@timezone_option
+@json_option
+def import_jira_command(
+    files: tuple[Path, ...], tenant: str | None, shift_to_today: bool, timezone: str, as_json: bool
+):
+    """Issues from Jira CSV exports, plain or gzip."""
+    from ml_pipeline.importers import import_jira
+
+    def load(settings: Settings, file: Path):
+        from ml_pipeline.resources.warehouse import Warehouse
+
+        return import_jira(Warehouse(settings), file, tenant, timezone=timezone, shift_to=_shift(shift_to_today))
+
+    _import(files, load, as_json)
+
+
+@import_.command("github")
+@files_argument
+@click.option("--tenant", help="The tenant of all rows.")
+@click.option("--tenant-from", type=click.Choice(["owner", "repository"]), help="Take the tenant from each row.")
+@shift_option
+@timezone_option
+@json_option
+def import_github_command(
+    files: tuple[Path, ...], tenant: str | None, tenant_from: Any, shift_to_today: bool, timezone: str, as_json: bool
+):
+    """Pull requests from CSV or JSON Lines, plain or gzip."""
+    from ml_pipeline.importers import import_github
+
+    def load(settings: Settings, file: Path):
+        from ml_pipeline.resources.warehouse import Warehouse
+
+        warehouse, shift = Warehouse(settings), _shift(shift_to_today)
+        return import_github(warehouse, file, tenant=tenant, tenant_from=tenant_from, timezone=timezone, shift_to=shift)
+
+    _import(files, load, as_json)
+
+
+def _shift(wanted: bool) -> dt.datetime | None:
+    return dt.datetime.now(dt.UTC) - dt.timedelta(days=1) if wanted else None
+
+
+def _import(files: Sequence[Path], load: Callable[[Settings, Path], Any], as_json: bool) -> None:
+    from ml_pipeline.importers import ImportFailed
+
+    summaries, failures = [], []
+    with prepared() as settings, progress_bar("Importing", len(files)) as advance:
+        for file in files:
+            try:
+                summaries.append(load(settings, file))
+            except ImportFailed as error:
+                failures.append(str(error))
+            advance(file)
+    if as_json:
+        output.print_json(json.dumps([asdict(summary) for summary in summaries]))
+    else:
+        output.print(_import_table(summaries))
+    for failure in failures:
+        console.print(f"[red]Error:[/red] {failure}", highlight=False)
+    if failures:
+        sys.exit(1)
+
+
+def _import_table(summaries: Sequence[Any]) -> Table:
+    table = Table("file", "tenants", "rows", "loaded", "quarantined", "why")
+    for summary in summaries:
+        tenants = summary.tenants[0] if len(summary.tenants) == 1 else str(len(summary.tenants))
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
+        counts = (summary.rows_read, summary.rows_loaded, summary.quarantined)
+        table.add_row(str(summary.file), tenants, *(f"{count:,}" for count in counts), reasons)
+    return table
+
+
+@main.command()
+@tenant_option
+@model_option
+@click.option(
+    "--as-of", default="", help="Stand at 'latest' (each tenant's newest row), a date or a time instead of now."
+)
+@click.option(
+    "--days", default=1, show_default=True, help="Days of metrics and drift up to yesterday; none with --as-of."
+)
+@json_option
+def run(tenants: tuple[str, ...], models: tuple[str, ...], as_of: str, days: int, as_json: bool) -> None:
+    """Features, models, predictions, metrics and drift of every tenant, through Dagster."""
+    from ml_pipeline.work.context import parse_as_of
+
+    if as_of:
+        parse_as_of(as_of)
+    with prepared() as settings:
+        failures = run_pipeline(settings, tenants, models, as_of, days)
+        show_status(settings, tenants, models, as_json)
+    for failure in failures[:20]:
+        console.print(f"[red]Failed:[/red] {failure}", highlight=False)
+    if failures:
+        console.print(
+            "The others are not touched by these. Correct the cause and run again: what is done is not done twice."
+        )
+        sys.exit(1)
+
+
+def run_pipeline(
+    settings: Settings, only_tenants: Sequence[str], only_models: Sequence[str], as_of: str, days: int
+) -> list[str]:
+    """The whole main job; returns the errors of the tenants that failed."""
+    from ml_pipeline import launch, partitions
+    from ml_pipeline.resources.warehouse import Warehouse
+    from ml_pipeline.work.context import Doors
+
+    models = _models(load_specs(settings.specs), only_models)
+    Doors(settings).deployer.reconcile(older_than=dt.timedelta(minutes=5))
+    everyone = Warehouse(settings).tenants()
+    tenants = _tenants(everyone, only_tenants)
+    if not tenants:
+        raise click.ClickException(
+            "There are no tenants. Import some: ml-pipeline import jira FILE, or try `make demo`."
+        )
+    with launch.dagster_instance(settings) as instance:
+        known = launch.add_partitions(instance, everyone)
+        with progress_bar("Training and predicting", len(tenants) * len(models)) as advance:
+            launched = launch.train(instance, known, tenants, models, as_of, advance)
+        failures = launched.failures
+        yesterday = partitions.today() - dt.timedelta(days=1)
+        since = max(partitions.days.start.date(), yesterday - dt.timedelta(days=days - 1))
+        if not as_of and days > 0:
+            with progress_bar(
+                f"Metrics and drift, {(yesterday - since).days + 1} days", len(tenants) * len(models)
+            ) as advance:
+                failures += launch.monitor(instance, known, tenants, models, since, yesterday, advance).failures
+        elif as_of:
+            console.print("Metrics and drift are kept for the days up to yesterday; with --as-of they are left out.")
+    return failures
+
+
+@main.command()
+@tenant_option
+@model_option
+@json_option
+def status(tenants: tuple[str, ...], models: tuple[str, ...], as_json: bool) -> None:
+    """Every tenant x model: version, metric against the baseline, health, drift, and why."""
+    with prepared() as settings:
+        show_status(settings, tenants, models, as_json)
+
+
+def show_status(settings: Settings, only_tenants: Sequence[str], only_models: Sequence[str], as_json: bool) -> None:
+    from ml_pipeline.resources.registry import Registry
+    from ml_pipeline.resources.warehouse import Warehouse
+    from ml_pipeline.work.fleet import fleet_status
+
+    warehouse = Warehouse(settings)
+    specs = load_specs(settings.specs)
+    chosen = {name: specs[name] for name in _models(specs, only_models)}
+    rows = fleet_status(warehouse, Registry(settings), chosen, _tenants(warehouse.tenants(), only_tenants))
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    table = Table("tenant", "model", "version", "rows", "metric", "baseline", "skill", "health", "drift", "why")
+    for row in rows:
+        version = "" if row.version is None else f"{row.version} {row.alias}"
+        metric = "" if row.value is None else f"{row.metric} {row.value:.3g}"
+        baseline = "" if row.baseline_value is None else f"{row.baseline_value:.3g}"
+        skill = "" if row.skill is None else f"{row.skill:+.0%}"
+        health = "" if row.health is None else f"{row.health:.0f}"
+        cells = (row.tenant, row.model, version, str(row.rows or 0), metric, baseline, skill, health, row.drift or "")
+        table.add_row(*cells, row.reason)
+    output.print(table)
+
+
+@main.command()
+@click.option("--tenant", required=True)
+@click.option("--model", required=True)
+@click.option("--version", required=True, type=int)
+@click.option("--reason", default="promoted by hand", show_default=True)
+def promote(tenant: str, model: str, version: int, reason: str) -> None:
+    """Make a version the champion by hand."""
+    from ml_pipeline.work.context import Doors
+
+    with prepared() as settings:
+        _check_model_and_tenant(settings, tenant, model)
+        now = dt.datetime.now(dt.UTC)
+        done = Doors(settings).deployer.deploy(tenant, model, version, action="promote", reason=reason, as_of=now)
+        output.print(_moved(done))
+
+
+@main.command()
+@click.option("--tenant", required=True)
+@click.option("--model", required=True)
+@click.option("--to", type=int, help="The version to return to; otherwise the one that served before.")
+@click.option("--reason", default="rolled back by hand", show_default=True)
+def rollback(tenant: str, model: str, to: int | None, reason: str) -> None:
+    """Return to an earlier version."""
+    from ml_pipeline.work.context import Doors
+
+    with prepared() as settings:
+        _check_model_and_tenant(settings, tenant, model)
+        now = dt.datetime.now(dt.UTC)
+        done = Doors(settings).deployer.roll_back(tenant, model, to=to, reason=reason, as_of=now)
+        output.print(_moved(done))
+
+
+def _moved(deployment: Any) -> str:
+    if deployment.replaced == deployment.version:
+        return f"{deployment.tenant} {deployment.model}: version {deployment.version} serves already."
+    before = "no version" if deployment.replaced is None else f"version {deployment.replaced}"
+    return f"{deployment.tenant} {deployment.model}: version {deployment.version} serves now, before it {before}."
+
+
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check settings, database, MLflow's store and every model's specification against its table."""
+    from ml_pipeline.doctor import examine
+
+    with prepared() as settings:
+        findings = examine(settings)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            mark = "[green]ok[/green]  " if finding.ok else "[red]bad[/red] "
+            output.print(f"{mark} {finding.what}: {finding.detail}", highlight=False)
+    if not all(finding.ok for finding in findings):
+        sys.exit(1)
+
+
+@main.command()
+def demo() -> None:
+    """Three simulated tenants with a year of history: trained, scored, and 60 days of metrics and drift."""
+    from ml_pipeline.demo.tour import take_tour
+
+    take_tour()
+
+
+@main.command()
+def up() -> None:
+    """Dagster UI, daemon and MLflow UI until Ctrl-C."""
+    from ml_pipeline.up import serve
+
+    with prepared() as settings:
+        serve(settings, console)

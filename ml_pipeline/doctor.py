@@ -1,0 +1,46 @@
+"""What is wrong with this installation, before a run finds out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from ml_pipeline.resources.postgres import DatabaseUnavailable
+from ml_pipeline.resources.registry import Registry
+from ml_pipeline.resources.warehouse import SourceUnreadable, Warehouse
+from ml_pipeline.settings import Settings
+from ml_pipeline.specs import load_specs
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Checks the database, MLflow's store, and every specification against its own table."""
+    warehouse = Warehouse(settings)
+    tenants = warehouse.tenants()
+    with warehouse.operator() as connection:
+        server = connection.scalar(sa.text("SHOW server_version"))
+    findings = [
+        Finding("database", True, f"PostgreSQL {server}, {len(tenants)} tenants, row-level security on"),
+        Finding("MLflow", True, f"{len(Registry(settings).aliases())} registered models"),
+        Finding("artifacts", True, settings.artifacts),
+    ]
+    for name, spec in load_specs(settings.specs).items():
+        where = f"model {name}"
+        try:
+            columns = warehouse.check_source(spec)
+        except (SourceUnreadable, DatabaseUnavailable) as error:
+            findings.append(Finding(where, False, str(error)))
+        else:
+            findings.append(
+                Finding(where, True, f"{spec.source.table}: {columns} columns are there, with fitting types")
+            )
+    return findings

@@ -1,0 +1,158 @@
+"""Dagster runs started from the command line: on the same instance as the UI, in this process, with progress."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from ml_pipeline import partitions
+from ml_pipeline.resources.compute import Compute
+from ml_pipeline.resources.dagster_resources import Installation
+from ml_pipeline.resources.registry import Registry
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children
+from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS
+
+Progress = Callable[[str], None]
+
+
+class WatchedInstallation(Installation):
+    """The installation of a run that somebody waits for: each finished tenant is announced."""
+
+    _announce: Progress = PrivateAttr(default=lambda _: None)
+
+    def announcing(self, announce: Progress) -> WatchedInstallation:
+        self._announce = announce
+        return self
+
+    def compute(self) -> Compute:
+        settings = self.settings()
+        return Compute(settings.workers, settings.tenant_timeout, self._announce)
+
+
+@dataclass
+class Launched:
+    """What became of the runs that one command started."""
+
+    runs: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def prepare(settings: Settings) -> None:
+    """Makes everything that the pipeline keeps in the database: tables, MLflow's and Dagster's schemas."""
+    Warehouse(settings).migrate()
+    Registry(settings).prepare()
+
+
+@contextmanager
+def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The instance of ``dagster.yaml``, as the UI and the daemon use it."""
+    home = settings.home / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    export_to_children({"DATABASE_URL": settings.database_url or "", "DAGSTER_HOME": str(dagster_home())})
+    quiet()
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def dagster_home() -> Path:
+    """The folder of ``dagster.yaml``: the project's."""
+    return PROJECT_ROOT
+
+
+def quiet() -> None:
+    """Keeps the libraries' chatter off the terminal; Dagster's event log has all of it."""
+    for name in ("alembic", "mlflow", "dagster", "botocore"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def add_partitions(instance: dg.DagsterInstance, tenants: Sequence[str]) -> list[str]:
+    """Makes the tenants partitions; returns every tenant that is one, in partition order."""
+    name = str(partitions.tenants.name)
+    known = instance.get_dynamic_partitions(name)
+    new = [tenant for tenant in tenants if tenant not in set(known)]
+    if new:
+        instance.add_dynamic_partitions(name, new)
+    return list(instance.get_dynamic_partitions(name))
+
+
+def train(
+    instance: dg.DagsterInstance,
+    known: Sequence[str],
+    tenants: Sequence[str],
+    models: Sequence[str],
+    as_of: str,
+    announce: Progress,
+) -> Launched:
+    """Features, model and predictions of the tenants: one run per contiguous range of partitions."""
+    keys = [dg.AssetKey([model, step]) for model in models for step in (FEATURES, MODEL, PREDICTIONS)]
+    configuration = {"ops": {f"{model}_training": {"config": {"as_of": as_of}} for model in models}}
+    ranges = [partitions.tenant_range(known, first, last) for first, last in partitions.contiguous(known, tenants)]
+    return _launch(instance, "train", keys, ranges, configuration, announce)
+
+
+def monitor(
+    instance: dg.DagsterInstance,
+    known: Sequence[str],
+    tenants: Sequence[str],
+    models: Sequence[str],
+    since: dt.date,
+    until: dt.date,
+    announce: Progress,
+) -> Launched:
+    """Daily metrics and drift reports of the tenants for the days from ``since`` to ``until``."""
+    from ml_pipeline.work.monitoring import STEPS
+
+    keys = [dg.AssetKey([model, step]) for model in models for step in STEPS]
+    ranges = [
+        partitions.tenant_day_range(known, first, last, since, until)
+        for first, last in partitions.contiguous(known, tenants)
+    ]
+    return _launch(instance, "monitor", keys, ranges, {}, announce)
+
+
+def _launch(
+    instance: dg.DagsterInstance,
+    job_name: str,
+    keys: Sequence[dg.AssetKey],
+    ranges: Sequence[dict[str, str]],
+    configuration: dict[str, Any],
+    announce: Progress,
+) -> Launched:
+    from ml_pipeline.definitions import defs
+
+    job = defs.resolve_job_def(job_name)
+    launched = Launched()
+    loggers = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    for tags in ranges:
+        result = job.execute_in_process(
+            instance=instance,
+            run_config=configuration | loggers,
+            tags=tags,
+            asset_selection=list(keys),
+            resources={"installation": WatchedInstallation().announcing(announce)},
+            raise_on_error=False,
+        )
+        launched.runs += 1
+        if not result.success:
+            launched.failures += _errors(result)
+    return launched
+
+
+def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
+    """The tenants' errors that the failed steps of a run list, or what else ended it."""
+    errors = []
+    for event in result.get_step_failure_events():
+        data = event.step_failure_data
+        listed = data.user_failure_data.metadata.get("tenants") if data.user_failure_data else None
+        text = str(listed.value) if listed else (data.error.message if data.error else "unknown error")
+        errors += [f"{event.step_key}: {line.removeprefix('- ')}" for line in text.strip().splitlines()]
+    return errors or ["the run ended without a step that failed: see it in the Dagster UI"]

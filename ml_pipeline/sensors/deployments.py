@@ -1,0 +1,28 @@
+"""Promotions and rollbacks that were cut off are finished or undone."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import dagster as dg
+
+from ml_pipeline.settings import load_settings
+from ml_pipeline.work.context import Doors
+
+# A deployment takes well under a second; one older than this has no process any more.
+CUT_OFF_AFTER = dt.timedelta(minutes=5)
+
+
+@dg.sensor(
+    minimum_interval_seconds=300,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Settles deployments whose process died between its steps; the alias in MLflow is the truth.",
+)
+def cut_off_deployments(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    settled = Doors(load_settings()).deployer.reconcile(older_than=CUT_OFF_AFTER)
+    for deployment, outcome in settled:
+        context.log.warning(
+            f"tenant {deployment.tenant}, model {deployment.model}: the {deployment.action} of version "
+            f"{deployment.version} was cut off and is now {outcome}"
+        )
+    return dg.SkipReason(f"{len(settled)} deployments were cut off.")

@@ -1,0 +1,91 @@
+"""What happens at fixed times: the nightly wave, fresh predictions, pruning."""
+
+import datetime as dt
+from collections.abc import Iterator
+
+import dagster as dg
+
+from ml_pipeline import partitions
+from ml_pipeline.resources.dagster_storage import prune_events
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.settings import load_settings
+from ml_pipeline.work.fleet import days_to_monitor
+
+# Larger runs gain nothing, and a run that dies loses less when there are several.
+TENANTS_PER_RUN = 1000
+
+RUNNING = dg.DefaultScheduleStatus.RUNNING
+
+
+def chunks(tenants: list[str]) -> Iterator[tuple[str, str]]:
+    """First and last tenant of each run's share, in partition order."""
+    for start in range(0, len(tenants), TENANTS_PER_RUN):
+        yield tenants[start], tenants[min(start + TENANTS_PER_RUN, len(tenants)) - 1]
+
+
+def known_tenants(context: dg.ScheduleEvaluationContext) -> list[str]:
+    return list(context.instance.get_dynamic_partitions(str(partitions.tenants.name)))
+
+
+@dg.schedule(
+    job_name="monitor",
+    cron_schedule="0 2 * * *",
+    execution_timezone="UTC",
+    default_status=RUNNING,
+    description="Metrics, then drift, of every tenant for yesterday and for days that were missed.",
+)
+def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+    tenants = known_tenants(context)
+    if not tenants:
+        return dg.SkipReason("There are no tenants yet: import some.")
+    yesterday = context.scheduled_execution_time.astimezone(dt.UTC).date() - dt.timedelta(days=1)
+    window = partitions.days.start.date()
+    since = days_to_monitor(Warehouse(load_settings()), len(tenants), window, yesterday)
+    if since is None:
+        return dg.SkipReason(f"Everything up to {yesterday} is there.")
+    return [
+        dg.RunRequest(
+            run_key=f"nightly {since} {yesterday} {first}",
+            tags=partitions.tenant_day_range(tenants, first, last, since, yesterday),
+        )
+        for first, last in chunks(tenants)
+    ]
+
+
+@dg.schedule(
+    job_name="predict",
+    cron_schedule="15 * * * *",
+    execution_timezone="UTC",
+    default_status=RUNNING,
+    description="Scores what has come since the last hour.",
+)
+def fresh_predictions(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+    tenants = known_tenants(context)
+    if not tenants:
+        return dg.SkipReason("There are no tenants yet: import some.")
+    hour = context.scheduled_execution_time.isoformat()
+    return [
+        dg.RunRequest(run_key=f"predictions {hour} {first}", tags=partitions.tenant_range(tenants, first, last))
+        for first, last in chunks(tenants)
+    ]
+
+
+@dg.op(description="Deletes the log rows of old runs; materializations stay.")
+def prune_old_events(context: dg.OpExecutionContext) -> None:
+    settings = load_settings()
+    before = dt.datetime.now(dt.UTC) - dt.timedelta(days=settings.event_retention_days)
+    context.log.info(f"Deleted {prune_events(settings.database_url, before)} log rows from before {before.date()}")
+
+
+@dg.job(name="prune", description="Keeps Dagster's event log from growing without end.")
+def prune_job() -> None:
+    prune_old_events()
+
+
+prune = dg.ScheduleDefinition(
+    name="weekly_prune",
+    job=prune_job,
+    cron_schedule="30 3 * * 0",
+    execution_timezone="UTC",
+    default_status=RUNNING,
+)
