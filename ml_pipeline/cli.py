@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -20,7 +21,8 @@ from ml_pipeline.settings import Settings, SettingsError, load_settings
 from ml_pipeline.specs import ModelSpec, SpecError, load_specs
 
 console = Console(stderr=True)
-output = Console()
+# A table that is piped into a file is not folded to a terminal's width.
+output = Console(width=None if sys.stdout.isatty() else 180)
 
 
 class Group(click.Group):
@@ -204,7 +206,7 @@ def _import(files: Sequence[Path], load: Callable[[Settings, Path], Any], as_jso
 
 
 def _import_table(summaries: Sequence[Any]) -> Table:
-    table = Table("file", "tenants", "rows", "loaded", "quarantined", "why")
+    table = Table("file", "tenants", "rows", "loaded", "quarantined", "why", box=box.SIMPLE_HEAD, pad_edge=False)
     for summary in summaries:
         tenants = summary.tenants[0] if len(summary.tenants) == 1 else str(len(summary.tenants))
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
@@ -296,7 +298,12 @@ def show_status(settings: Settings, only_tenants: Sequence[str], only_models: Se
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    table = Table("tenant", "model", "version", "rows", "metric", "baseline", "skill", "health", "drift", "why")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("tenant", "model", "version", "rows", "metric", "baseline", "skill", "health", "drift"):
+        table.add_column(
+            name, no_wrap=True, justify="right" if name in ("rows", "baseline", "skill", "health") else "left"
+        )
+    table.add_column("why", no_wrap=True, overflow="ellipsis", ratio=1)
     for row in rows:
         version = "" if row.version is None else f"{row.version} {row.alias}"
         metric = "" if row.value is None else f"{row.metric} {row.value:.3g}"
@@ -304,7 +311,7 @@ def show_status(settings: Settings, only_tenants: Sequence[str], only_models: Se
         skill = "" if row.skill is None else f"{row.skill:+.0%}"
         health = "" if row.health is None else f"{row.health:.0f}"
         cells = (row.tenant, row.model, version, str(row.rows or 0), metric, baseline, skill, health, row.drift or "")
-        table.add_row(*cells, row.reason)
+        table.add_row(*cells, row.reason.partition(" (")[0])
     output.print(table)
 
 

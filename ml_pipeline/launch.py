@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -11,31 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import PrivateAttr
 
 from ml_pipeline import partitions
 from ml_pipeline.resources.compute import Compute
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children
+from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, load_settings
+from ml_pipeline.specs import load_specs
 from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS
 
 Progress = Callable[[str], None]
 
 
-class WatchedInstallation(Installation):
-    """The installation of a run that somebody waits for: each finished tenant is announced."""
+def watched_installation(announce: Progress) -> Installation:
+    """The installation of a run that somebody waits for: each tenant that has ended is announced."""
 
-    _announce: Progress = PrivateAttr(default=lambda _: None)
+    class WatchedInstallation(Installation):
+        def compute(self) -> Compute:
+            settings = self.settings()
+            return Compute(settings.workers, settings.tenant_timeout, announce)
 
-    def announcing(self, announce: Progress) -> WatchedInstallation:
-        self._announce = announce
-        return self
-
-    def compute(self) -> Compute:
-        settings = self.settings()
-        return Compute(settings.workers, settings.tenant_timeout, self._announce)
+    return WatchedInstallation()
 
 
 @dataclass
@@ -59,7 +57,8 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     home.mkdir(parents=True, exist_ok=True)
     export_to_children({"DATABASE_URL": settings.database_url or "", "DAGSTER_HOME": str(dagster_home())})
     quiet()
-    with dg.DagsterInstance.get() as instance:
+    # The relative folders of dagster.yaml are the project's, wherever the command was typed.
+    with contextlib.chdir(PROJECT_ROOT), dg.DagsterInstance.get() as instance:
         yield instance
 
 
@@ -127,9 +126,9 @@ def _launch(
     configuration: dict[str, Any],
     announce: Progress,
 ) -> Launched:
-    from ml_pipeline.definitions import defs
+    from ml_pipeline.definitions import definitions
 
-    job = defs.resolve_job_def(job_name)
+    job = definitions(load_specs(load_settings().specs), watched_installation(announce)).resolve_job_def(job_name)
     launched = Launched()
     loggers = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     for tags in ranges:
@@ -138,7 +137,6 @@ def _launch(
             run_config=configuration | loggers,
             tags=tags,
             asset_selection=list(keys),
-            resources={"installation": WatchedInstallation().announcing(announce)},
             raise_on_error=False,
         )
         launched.runs += 1
@@ -153,6 +151,9 @@ def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
     for event in result.get_step_failure_events():
         data = event.step_failure_data
         listed = data.user_failure_data.metadata.get("tenants") if data.user_failure_data else None
-        text = str(listed.value) if listed else (data.error.message if data.error else "unknown error")
+        cause = data.error
+        while cause is not None and cause.cause is not None:
+            cause = cause.cause
+        text = str(listed.value) if listed else (cause.message if cause else "unknown error")
         errors += [f"{event.step_key}: {line.removeprefix('- ')}" for line in text.strip().splitlines()]
     return errors or ["the run ended without a step that failed: see it in the Dagster UI"]
