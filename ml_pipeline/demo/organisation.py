@@ -133,9 +133,9 @@ def demo_organisations(now: pd.Timestamp, seed: int = 7) -> list[Organisation]:
     campaign = Drift("covariate", now - pd.Timedelta(days=60), size=0.5, gradual_days=14)
     upheaval = Drift("concept", now - pd.Timedelta(days=45))
     return [
-        Organisation("acme", seed, start, now, 18, 11, people=14, teams=3),
-        Organisation("globex", seed + 1, start, now, 25, 15, people=22, teams=4, drifts=(campaign,)),
-        Organisation("initech", seed + 2, start, now, 13, 8, people=9, teams=2, drifts=(upheaval,)),
+        Organisation("acme", seed, start, now, 60, 40, people=24, teams=3),
+        Organisation("globex", seed + 1, start, now, 75, 50, people=36, teams=4, drifts=(campaign,)),
+        Organisation("initech", seed + 2, start, now, 50, 36, people=18, teams=2, drifts=(upheaval,)),
     ]
 
 
