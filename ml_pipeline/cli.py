@@ -303,7 +303,7 @@ def show_status(settings: Settings, only_tenants: Sequence[str], only_models: Se
         table.add_column(
             name, no_wrap=True, justify="right" if name in ("rows", "baseline", "skill", "health") else "left"
         )
-    table.add_column("why", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("why")
     for row in rows:
         version = "" if row.version is None else f"{row.version} {row.alias}"
         metric = "" if row.value is None else f"{row.metric} {row.value:.3g}"

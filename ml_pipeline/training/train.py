@@ -99,7 +99,7 @@ def train_on_split(spec: ModelSpec, frame: pd.DataFrame, split: Split, seed: int
         baseline_metrics=baseline_metrics,
         skill=1 - metrics[spec.headline_metric] / headline if headline else None,
         candidates=race.candidates,
-        rows={"train": len(train_rows), "validation": len(validation), "test": len(test)},
+        rows={"all": len(frame), "train": len(train_rows), "validation": len(validation), "test": len(test)},
         slices=_slices(spec, test, predictions),
         test_predictions=predictions,
         seconds=time.perf_counter() - started,

@@ -218,7 +218,7 @@ class _TenantModel:
                     "spec_hash": contract.specification,
                     "question_hash": contract.question,
                     "parent_version": str(parent.number) if parent else "",
-                    "rows": str(sum(trained.rows.values())),
+                    "rows": str(trained.rows["all"]),
                 },
             )
 
@@ -243,7 +243,7 @@ class _TenantModel:
             )
         )
         self.doors.registry.tag(version, "decision", decision.reason)
-        numbers = decision.numbers | {"rows": sum(trained.rows.values()), "candidate": trained.candidate}
+        numbers = decision.numbers | {"rows": trained.rows["all"], "candidate": trained.candidate}
         decision = Decision(decision.verdict, decision.reason, numbers)
         if decision.verdict == "promote":
             self.doors.deployer.deploy(
@@ -257,7 +257,7 @@ class _TenantModel:
             "decision": decision.verdict,
             "reason": decision.reason,
             "version": f"{version.number} ({version.semantic})",
-            "rows": sum(trained.rows.values()),
+            "rows": trained.rows["all"],
             metric: trained.metrics[metric],
             f"{metric} of the constant": trained.baseline_metrics[metric],
             "skill": decision.numbers["skill"],
