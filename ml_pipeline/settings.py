@@ -36,6 +36,9 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="ML_PIPELINE_HOST. Address that the web pages listen on.")
     dagster_port: int = Field(3000, ge=1, le=65535, description="ML_PIPELINE_DAGSTER_PORT.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="ML_PIPELINE_MLFLOW_PORT.")
+    mlflow_url: str | None = Field(
+        None, description="ML_PIPELINE_MLFLOW_URL. Where people open MLflow, for links; host and port above unless set."
+    )
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
@@ -55,6 +58,11 @@ class Settings(BaseModel):
     def artifacts(self) -> str:
         return self.artifacts_url or str(self.home / "artifacts")
 
+    def version_page(self, registered_model: str, version: int) -> str:
+        """Address of a model version's page in MLflow."""
+        base = self.mlflow_url or f"http://{self.host}:{self.mlflow_port}"
+        return f"{base.rstrip('/')}/#/models/{registered_model}/versions/{version}"
+
 
 _VARIABLES = {
     "DATABASE_URL": "database_url",
@@ -64,6 +72,7 @@ _VARIABLES = {
     "ML_PIPELINE_HOST": "host",
     "ML_PIPELINE_DAGSTER_PORT": "dagster_port",
     "ML_PIPELINE_MLFLOW_PORT": "mlflow_port",
+    "ML_PIPELINE_MLFLOW_URL": "mlflow_url",
     "ML_PIPELINE_WORKERS": "workers",
     "ML_PIPELINE_TENANT_TIMEOUT": "tenant_timeout",
     "ML_PIPELINE_STATEMENT_TIMEOUT": "statement_timeout",

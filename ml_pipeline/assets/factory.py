@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ml_pipeline import partitions
-from ml_pipeline.assets.reporting import fail_if_any, materialization, progress
+from ml_pipeline.assets.reporting import each_tenant, materialization, requested
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.context import parse_as_of
@@ -67,15 +67,11 @@ def training_assets(model: ModelSpec) -> dg.AssetsDefinition:
     def training(context: dg.AssetExecutionContext, config: TrainingConfig, installation: Installation) -> Iterator:
         as_of = parse_as_of(config.as_of or dt.datetime.now(dt.UTC).isoformat())
         settings, steps = installation.settings(), _selected(context)
-        tasks = [(key, TrainingTask(settings, model, key, as_of, steps)) for key in context.partition_keys]
-        failures = {}
-        for result in progress(context, installation.compute().map(run_training, tasks), len(tasks)):
-            report = result.value
-            if result.error or report.error:
-                failures[result.key] = result.error or report.error
-            for step, facts in (report.done if report else {}).items():
-                yield materialization(dg.AssetKey([model.name, step]), result.key, facts)
-        yield from fail_if_any(context, failures, len(tasks))
+        tasks = [(key, TrainingTask(settings, model, key, as_of, steps)) for key in requested(context)]
+        results = installation.compute().map(run_training, tasks)
+        for tenant, done in each_tenant(context, results, len(tasks)):
+            for step, facts in done.items():
+                yield materialization(dg.AssetKey([model.name, step]), tenant, facts)
 
     return training
 
@@ -93,18 +89,14 @@ def monitoring_assets(model: ModelSpec) -> dg.AssetsDefinition:
     def monitoring(context: dg.AssetExecutionContext, installation: Installation) -> Iterator:
         settings, steps = installation.settings(), _selected(context)
         days_of: defaultdict[str, list[dt.date]] = defaultdict(list)
-        for key in context.partition_keys:
+        for key in requested(context):
             dimensions = key.keys_by_dimension
             days_of[dimensions[partitions.TENANT]].append(dt.date.fromisoformat(dimensions[partitions.DATE]))
         tasks = [(name, MonitoringTask(settings, model, name, tuple(days), steps)) for name, days in days_of.items()]
-        failures = {}
-        for result in progress(context, installation.compute().map(run_monitoring, tasks), len(tasks)):
-            report = result.value
-            if result.error or report.error:
-                failures[result.key] = result.error or report.error
-            for (step, day), facts in (report.done if report else {}).items():
-                partition = dg.MultiPartitionKey({partitions.DATE: day.isoformat(), partitions.TENANT: result.key})
+        results = installation.compute().map(run_monitoring, tasks)
+        for tenant, done in each_tenant(context, results, len(tasks)):
+            for (step, day), facts in done.items():
+                partition = dg.MultiPartitionKey({partitions.DATE: day.isoformat(), partitions.TENANT: tenant})
                 yield materialization(dg.AssetKey([model.name, step]), partition, facts)
-        yield from fail_if_any(context, failures, len(tasks))
 
     return monitoring

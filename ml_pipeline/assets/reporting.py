@@ -8,6 +8,8 @@ from typing import Any
 
 import dagster as dg
 
+from ml_pipeline.resources.compute import Result
+
 SHOWN_FAILURES = 20
 
 
@@ -18,11 +20,17 @@ def materialization(key: dg.AssetKey, partition: str, facts: Mapping[str, Any]) 
 
 def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts as Dagster shows them: a table as Markdown with a small chart, everything else by its type."""
-    shown = {}
+    shown: dict[str, Any] = {}
     for name, value in facts.items():
         if value is None or value == "":
             continue
-        shown[name] = dg.MetadataValue.md(comparison(value)) if isinstance(value, list) else value
+        match value:
+            case list():
+                shown[name] = dg.MetadataValue.md(comparison(value))
+            case str() if value.startswith(("http://", "https://")):
+                shown[name] = dg.MetadataValue.url(value)
+            case _:
+                shown[name] = value
     return shown
 
 
@@ -48,29 +56,57 @@ def bars(ours: float, constant: float) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def fail_if_any(context: dg.AssetExecutionContext, failures: Mapping[str, str], total: int) -> Iterator[Any]:
-    """Ends the step as failed when a tenant failed, so that exactly the partitions without an event show FAILED."""
-    if not failures:
-        return
+def requested(context: dg.AssetExecutionContext) -> list[Any]:
+    """The partitions that a run was asked for.
+
+    Raises
+    ------
+    Failure
+        If there are none: Dagster runs a reversed or unknown range, does nothing, and calls it a success.
+    """
+    keys = list(context.partition_keys)
+    if not keys:
+        raise dg.Failure(
+            "The range of this run holds no partition: it is reversed, or names a tenant or day that is none. "
+            "Tenants are ordered by when they were added",
+            allow_retries=False,
+        )
+    return keys
+
+
+def each_tenant(
+    context: dg.AssetExecutionContext, results: Iterable[Result[str]], total: int
+) -> Iterator[tuple[str, dict[Any, Mapping[str, Any]]]]:
+    """Each tenant with what its task finished, also where the task then failed.
+
+    Raises
+    ------
+    Failure
+        After the last one, if any failed: the partitions that got no event then show FAILED, and only those.
+    """
+    failures: dict[str, str] = {}
+    tenth = max(1, total // 10)
+    for count, result in enumerate(results, start=1):
+        report = result.value
+        error = result.error or report.error
+        if error:
+            failures[result.key] = error
+        if report is not None:
+            yield result.key, report.done
+        if count % tenth == 0 and count < total:  # a line a tenant would swamp the event log
+            context.log.info(f"{count} of {total} tenants")
+    if failures:
+        raise _failure(failures, total)
+
+
+def _failure(failures: Mapping[str, str], total: int) -> dg.Failure:
     shown = [f"- `{tenant}`: {error}" for tenant, error in list(failures.items())[:SHOWN_FAILURES]]
-    for line in shown:
-        context.log.error(line)
-    more = f"\n- and {len(failures) - SHOWN_FAILURES} more" if len(failures) > SHOWN_FAILURES else ""
-    raise dg.Failure(
+    more = [f"- and {len(failures) - SHOWN_FAILURES} more"] if len(failures) > SHOWN_FAILURES else []
+    return dg.Failure(
         f"{len(failures)} of {total} tenants failed; the others are materialized. First: {shown[0][2:]}",
-        metadata={"failed": len(failures), "tenants": dg.MetadataValue.md("\n".join(shown) + more)},
+        metadata={"failed": len(failures), "tenants": dg.MetadataValue.md("\n".join(shown + more))},
         allow_retries=False,
     )
-    yield  # a generator, so that the assets end with one `yield from`
-
-
-def progress(context: dg.AssetExecutionContext, results: Iterable, total: int) -> Iterator:
-    """Passes results on, with a log line at every tenth of the way: one line a tenant would swamp the event log."""
-    step = max(1, total // 10)
-    for done, result in enumerate(results, start=1):
-        yield result
-        if done % step == 0 and done < total:
-            context.log.info(f"{done} of {total} tenants")
 
 
 def _number(value: float | None) -> str:

@@ -21,7 +21,7 @@ from ml_pipeline.features.windows import training_window
 from ml_pipeline.lifecycle.promotion import Decision, Evidence, judge, losses
 from ml_pipeline.lifecycle.versions import Contract, next_semantic
 from ml_pipeline.resources import tables
-from ml_pipeline.resources.registry import CHALLENGER, TamperedArtifact, Version
+from ml_pipeline.resources.registry import CHALLENGER, TamperedArtifact, Version, registered_name
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.train import MEDIAN, PRIOR, RECENT_MEDIAN, Trained, train
@@ -164,7 +164,7 @@ class _TenantModel:
             return self._settled(existing, key, moment)
         trained = train(self.spec, rows, moment)
         version = self._register(trained, key, snapshot["snapshot_hash"], moment)
-        return self._judge(trained, version, moment) | ({"training window": note} if note else {})
+        return self._judge(trained, version, moment, note)
 
     def _refusal(self, rows: pd.DataFrame, quality: float) -> Decision | None:
         needed, minimum = self.spec.training.min_rows, self.spec.gate.min_quality
@@ -222,7 +222,7 @@ class _TenantModel:
                 },
             )
 
-    def _judge(self, trained: Trained, version: Version, moment: dt.datetime) -> dict[str, Any]:
+    def _judge(self, trained: Trained, version: Version, moment: dt.datetime, window: str | None) -> dict[str, Any]:
         metric = self.spec.headline_metric
         champion = self.doors.registry.aliased(self.tenant, self.spec.name)
         if champion is not None and champion.number == version.number:
@@ -242,9 +242,10 @@ class _TenantModel:
                 champion=champion.number if champion else None,
             )
         )
-        self.doors.registry.tag(version, "decision", decision.reason)
         numbers = decision.numbers | {"rows": trained.rows["all"], "candidate": trained.candidate}
-        decision = Decision(decision.verdict, decision.reason, numbers)
+        reason = f"{decision.reason}; {window}" if window else decision.reason
+        decision = Decision(decision.verdict, reason, numbers)
+        self.doors.registry.tag(version, "decision", decision.reason)
         if decision.verdict == "promote":
             self.doors.deployer.deploy(
                 self.tenant, self.spec.name, version.number, action="promote", reason=decision.reason, as_of=moment
@@ -265,7 +266,7 @@ class _TenantModel:
             "seconds": round(trained.seconds, 2),
             "notes": "; ".join(trained.notes),
             "test": _comparison(trained),
-            "run": version.run_id,
+            "MLflow": self.task.settings.version_page(registered_name(self.spec.name, self.tenant), version.number),
         }
 
     def _settled(self, version: Version, key: str, moment: dt.datetime) -> dict[str, Any]:
@@ -281,8 +282,8 @@ class _TenantModel:
             judged = connection.execute(query.limit(1)).first()
         if judged is None:
             frame = self.doors.snapshots.read(self._latest_snapshot()["path"])
-            rows, _ = training_window(self.spec, frame, moment)
-            return self._judge(train(self.spec, rows, moment), version, moment)
+            rows, window = training_window(self.spec, frame, moment)
+            return self._judge(train(self.spec, rows, moment), version, moment, window)
         return {
             "decision": "unchanged",
             "reason": f"unchanged: the same data and specification as version {version.number} ({judged.reason})",
