@@ -225,8 +225,8 @@ class _TenantModel:
     def _judge(self, trained: Trained, version: Version, moment: dt.datetime, window: str | None) -> dict[str, Any]:
         metric = self.spec.headline_metric
         champion = self.doors.registry.aliased(self.tenant, self.spec.name)
-        if champion is not None and champion.number == version.number:
-            champion = None  # its promotion was cut off after the alias had moved
+        if champion is not None and (champion.number == version.number or not self._answers(champion)):
+            champion = None  # the version itself, cut off after the alias had moved, or one of other features or labels
         ours, theirs = np.empty(0), np.empty(0)
         if champion is not None:
             ours, theirs = self._paired_losses(trained.test_predictions, champion)
@@ -317,7 +317,7 @@ class _TenantModel:
         """
         model, own_test = self._load(champion)
         unseen = (test["label_time"] > pd.Timestamp(champion.as_of)).to_numpy()
-        theirs = test["entity_id"].map(own_test.set_index("entity_id")["value"]).to_numpy(dtype=float)
+        theirs = test["entity_id"].map(own_test.set_index("entity_id")["value"]).to_numpy(dtype=float, copy=True)
         if unseen.any():
             _, frame, _ = self._snapshot_frame()
             entities = frame.set_index("entity_id").loc[test["entity_id"][unseen]].reset_index()
@@ -337,6 +337,12 @@ class _TenantModel:
         if champion is None:
             return {"scored": 0, "reason": "no version serves: see the decision of the model"}
         _, frame, moment = self._current()
+        if not self._answers(champion):
+            reason = f"version {champion.number} answers another question: the specification has changed since"
+            return {"scored": 0, "reason": f"{reason}. Materialize {self.spec.name}/model, and see its decision"}
+        if pd.Timestamp(champion.as_of) > moment:
+            known = f"version {champion.number} was trained on what was known at {champion.as_of}"
+            return {"scored": 0, "reason": f"{known}, after {moment.isoformat()}: it cannot predict for that time"}
         oldest = pd.Timestamp(moment) - pd.Timedelta(days=self.spec.max_open_days)
         waiting = frame[(frame["state"] == "open") & (frame["event_time"] >= oldest)]
         waiting = waiting[~waiting["entity_id"].isin(self._scored(champion))]
@@ -349,6 +355,10 @@ class _TenantModel:
             self._log_predictions(champion, waiting, values, moment, 1000 * seconds / len(waiting))
         open_entities = int((frame["state"] == "open").sum())
         return {"scored": len(waiting), "open": open_entities, "version": champion.number, "seconds": round(seconds, 4)}
+
+    def _answers(self, version: Version) -> bool:
+        """Whether the version answers the specification's question, with these features and in this unit."""
+        return version.tags["question_hash"] == _contract(self.spec).question
 
     def _scored(self, version: Version) -> list[str]:
         table = tables.predictions
