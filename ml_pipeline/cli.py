@@ -197,7 +197,7 @@ def _import(files: Sequence[Path], load: Callable[[Settings, Path], Any], as_jso
             advance(file)
     if as_json:
         output.print_json(json.dumps([asdict(summary) for summary in summaries]))
-    else:
+    elif summaries:
         output.print(_import_table(summaries))
     for failure in failures:
         console.print(f"[red]Error:[/red] {failure}", highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -53,12 +52,15 @@ def prepare(settings: Settings) -> None:
 @contextmanager
 def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The instance of ``dagster.yaml``, as the UI and the daemon use it."""
-    home = settings.home / "dagster"
-    home.mkdir(parents=True, exist_ok=True)
-    export_to_children({"DATABASE_URL": settings.database_url or "", "DAGSTER_HOME": str(dagster_home())})
+    export_to_children(
+        {
+            "DATABASE_URL": settings.database_url or "",
+            "ML_PIPELINE_HOME": str(settings.home),
+            "DAGSTER_HOME": str(dagster_home()),
+        }
+    )
     quiet()
-    # The relative folders of dagster.yaml are the project's, wherever the command was typed.
-    with contextlib.chdir(PROJECT_ROOT), dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.get() as instance:
         yield instance
 
 

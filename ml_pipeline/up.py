@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +36,16 @@ class Service:
 
     name: str
     command: list[str]
-    url: str | None = None
+    page: str | None = None
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that was started, and the file that it prints to."""
+
+    service: Service
+    process: subprocess.Popen
+    log: Path
 
 
 def services(settings: Settings) -> list[Service]:
@@ -39,26 +53,18 @@ def services(settings: Settings) -> list[Service]:
     host, workspace = settings.host, str(PROJECT_ROOT / "workspace.yaml")
     dagster, mlflow = str(settings.dagster_port), str(settings.mlflow_port)
     python = [sys.executable, "-m"]
-    store = tracking_url(settings)
-    stores = [
-        "--backend-store-uri",
-        store,
-        "--registry-store-uri",
-        store,
-        "--default-artifact-root",
-        settings.artifacts,
-    ]
     return [
         Service(
             "Dagster",
             [*python, "dagster_webserver", "-h", host, "-p", dagster, "-w", workspace],
-            f"http://{host}:{dagster}",
+            f"http://{host}:{dagster}/",
         ),
         Service("daemon", [*python, "dagster._daemon", "run", "-w", workspace]),
         Service(
             "MLflow",
-            [*python, "mlflow", "server", "--host", host, "--port", mlflow, "--workers", "1", *stores],
-            f"http://{host}:{mlflow}/#/models",
+            [*python, "mlflow", "server", "--host", host, "--port", mlflow, "--workers", "1"],
+            # Its pages open in the view for language models unless they are told.
+            f"http://{host}:{mlflow}/#/models?workflowType=machine_learning",
         ),
     ]
 
@@ -82,54 +88,114 @@ def check_port(host: str, port: int, variable: str) -> None:
 
 def serve(settings: Settings, console: Console) -> None:
     """Runs everything until Ctrl-C or a termination signal; if one process ends, all do."""
+    started = time.monotonic()
     check_port(settings.host, settings.dagster_port, "ML_PIPELINE_DAGSTER_PORT")
     check_port(settings.host, settings.mlflow_port, "ML_PIPELINE_MLFLOW_PORT")
-    logs = settings.home / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    with launch.dagster_instance(settings) as instance:
+    with _stop_signals() as stopping, launch.dagster_instance(settings) as instance:
         launch.add_partitions(instance, Warehouse(settings).tenants())
-    export_to_children({"MLFLOW_TRACKING_URI": tracking_url(settings)})
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    running: list[tuple[Service, subprocess.Popen]] = []
-    try:
-        for service in services(settings):
-            running.append((service, _start(service, logs)))
-            where = f" on {service.url}" if service.url else ""
-            console.print(f"{service.name}{where}, log in {logs / service.name.lower()}.log", highlight=False)
-        console.print("Ctrl-C stops all of them; everything is kept.")
-        _wait(running, stopping, console, logs)
-    finally:
-        _stop([process for _, process in running], console)
-
-
-def _start(service: Service, logs: Path) -> subprocess.Popen:
-    log = (logs / f"{service.name.lower()}.log").open("ab")
-    # A session of its own: Ctrl-C reaches this process alone, which then stops the others in order.
-    return subprocess.Popen(service.command, cwd=PROJECT_ROOT, stdout=log, stderr=log, start_new_session=True)
-
-
-def _wait(
-    running: list[tuple[Service, subprocess.Popen]], stopping: threading.Event, console: Console, logs: Path
-) -> None:
-    while not stopping.wait(0.5):
-        for service, process in running:
-            if process.poll() is not None:
-                console.print(
-                    f"{service.name} ended with code {process.returncode}: see {logs / service.name.lower()}.log"
-                )
-                raise SystemExit(1)
-
-
-def _stop(processes: list[subprocess.Popen], console: Console) -> None:
-    console.print("Stopping.")
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in processes:
+        _tell_mlflow(settings)
+        running: list[Running] = []
         try:
-            process.wait(max(0.1, deadline - time.monotonic()))
+            for service in services(settings):
+                running.append(_start(service, settings.home / "logs"))
+            _announce(running, stopping, console, started)
+            while not stopping.wait(0.5):
+                _check_alive(running)
+        finally:
+            console.print("Stopping.")
+            _stop(running)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and a termination signal set, in place of what they do otherwise."""
+    stopping = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell_mlflow(settings: Settings) -> None:
+    """Hands the server its stores in the environment: a command line, and a password in it, can be read by anyone."""
+    store = tracking_url(settings)
+    export_to_children(
+        {
+            "MLFLOW_TRACKING_URI": store,
+            "MLFLOW_BACKEND_STORE_URI": store,
+            "MLFLOW_REGISTRY_STORE_URI": store,
+            "MLFLOW_DEFAULT_ARTIFACT_ROOT": settings.artifacts,
+        }
+    )
+
+
+def _start(service: Service, logs: Path) -> Running:
+    logs.mkdir(parents=True, exist_ok=True)
+    path = logs / f"{service.name.lower()}.log"
+    with path.open("ab") as log:
+        # A session of its own: Ctrl-C reaches this process alone, which then stops the others with all they started.
+        process = subprocess.Popen(service.command, cwd=PROJECT_ROOT, stdout=log, stderr=log, start_new_session=True)
+    return Running(service, process, path)
+
+
+def _announce(running: list[Running], stopping: threading.Event, console: Console, started: float) -> None:
+    """Names each page as soon as it answers."""
+    waiting = {one.service.name: one.service.page for one in running if one.service.page}
+    with console.status("Starting"):
+        while waiting and not stopping.wait(0.2):
+            _check_alive(running)
+            for name, page in list(waiting.items()):
+                if _answers(page):
+                    console.print(f"{name:<8} {page}", highlight=False)
+                    del waiting[name]
+    if not stopping.is_set():
+        seconds = time.monotonic() - started
+        console.print(f"Everything runs after {seconds:.0f} s; logs are in {running[0].log.parent}.", highlight=False)
+        console.print("Ctrl-C stops all of it; everything is kept.")
+
+
+def _answers(page: str) -> bool:
+    try:
+        with urllib.request.urlopen(page, timeout=5):
+            return True
+    except (urllib.error.URLError, TimeoutError):
+        return False
+
+
+def _check_alive(running: list[Running]) -> None:
+    """Raises
+    ------
+    ServiceEnded
+        If a process has ended by itself.
+    """
+    for one in running:
+        code = one.process.poll()
+        if code is not None:
+            raise ServiceEnded(f"{one.service.name} ended with code {code}. The end of {one.log} says why")
+
+
+class ServiceEnded(Exception):
+    """A process that was to stay ended; the message names it and its log."""
+
+
+def _stop(running: list[Running]) -> None:
+    """Ends every process with all that it started, at the latest after ``STOP_SECONDS``."""
+    for one in running:
+        _signal_group(one.process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    for one in running:
+        try:
+            one.process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            pass
+        _signal_group(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        pass  # all of it has ended

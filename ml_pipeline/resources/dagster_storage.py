@@ -1,4 +1,5 @@
-"""Dagster's storage in the schema ``dagster`` of the pipeline's own database, named in ``dagster.yaml``.
+"""Dagster's storage in the schema ``dagster`` of the pipeline's own database, and its files under the installation's
+home; named in ``dagster.yaml``.
 
 The event log keeps its connections: Dagster's own storage opens one per event, which is most of the cost of a
 materialization in a batched run.
@@ -12,6 +13,8 @@ from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from dagster import Field, StringSource
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.root import LocalArtifactStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.event_log.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage.run_storage import PostgresRunStorage
@@ -82,6 +85,32 @@ class EventLogStorage(_OwnSchema, PostgresEventLogStorage):
     def dispose(self) -> None:
         super().dispose()
         self._engine.dispose()
+
+
+class _OwnFolder:
+    """A folder under the installation's home, wherever and by whomever Dagster is started."""
+
+    FOLDER: ClassVar[str]
+
+    @classmethod
+    def config_type(cls) -> dict[str, Field]:
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]):
+        return cls(base_dir=str(load_settings().home / cls.FOLDER), inst_data=inst_data)  # type: ignore[call-arg]
+
+
+class ArtifactStorage(_OwnFolder, LocalArtifactStorage):
+    """Files of Dagster's own; the pipeline keeps none there."""
+
+    FOLDER = "dagster"
+
+
+class ComputeLogs(_OwnFolder, LocalComputeLogManager):
+    """What runs print."""
+
+    FOLDER = "dagster/logs"
 
 
 # What the partition pages, the lineage and the list of runs are drawn from.

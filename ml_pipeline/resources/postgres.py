@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 DATABASE = "ml_pipeline"
 
@@ -64,6 +64,24 @@ def engine(url: URL) -> sa.Engine:
     return _engines[url]
 
 
+def connect(engine: sa.Engine) -> sa.Connection:
+    """A connection of the engine.
+
+    Raises
+    ------
+    DatabaseUnavailable
+        If the server refuses it; the message names the server and its reason.
+    """
+    try:
+        return engine.connect()
+    except OperationalError as error:
+        where = f"{engine.url.host or engine.url.query.get('host', 'localhost')}/{engine.url.database}"
+        detail = str(error.orig).strip().splitlines()[0]
+        raise DatabaseUnavailable(
+            f"PostgreSQL at {where} refuses the connection: {detail}. Check that it runs, and DATABASE_URL"
+        ) from error
+
+
 def close_engines(database: str) -> None:
     """Closes every pooled connection of this process to one database."""
     for url in [url for url in _engines if url.database == database]:
@@ -106,6 +124,6 @@ def create_database(administration: URL, name: str) -> None:
 def exclusive(url: URL, what: str) -> Iterator[sa.Connection]:
     """One process at a time does ``what`` on this database; yields a connection that commits each statement."""
     connecting = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with connecting.connect() as connection:
+    with connect(connecting) as connection:
         connection.execute(sa.text("SELECT pg_advisory_lock(hashtext(:what))"), {"what": f"ml_pipeline.{what}"})
         yield connection  # the lock goes with the connection

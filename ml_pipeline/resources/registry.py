@@ -85,11 +85,15 @@ class Registry:
         return _client(self.url)
 
     def prepare(self) -> None:
-        """Makes MLflow's schema and tables, once and by one process at a time."""
+        """Makes MLflow's schema and tables, once and by one process at a time.
+
+        Tables of an older MLflow are not touched: its own error then names ``mlflow db upgrade``.
+        """
         administration = postgres.parse_url(self.settings.database_url or "")
         with postgres.exclusive(administration, "mlflow") as connection:
             connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
-            self.client.search_experiments(max_results=1)
+            if not connection.scalar(sa.text("SELECT to_regclass('mlflow.alembic_version') IS NOT NULL")):
+                self.client.search_experiments(max_results=1)
 
     def register(
         self,

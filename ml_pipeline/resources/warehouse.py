@@ -11,7 +11,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError
 
 from ml_pipeline.resources import postgres, tables
 from ml_pipeline.settings import Settings, environment_value
@@ -61,15 +61,7 @@ class Warehouse:
 
     @contextmanager
     def _begin(self, url: URL) -> Iterator[sa.Connection]:
-        try:
-            connection = postgres.engine(url).connect()
-        except OperationalError as error:
-            where = f"{self.url.host or self.url.query.get('host', 'localhost')}/{self.url.database}"
-            detail = str(error.orig).strip().splitlines()[0]
-            raise postgres.DatabaseUnavailable(
-                f"PostgreSQL at {where} refuses the connection: {detail}. Check that it runs and that "
-                "`ml-pipeline doctor` has been run once against it"
-            ) from error
+        connection = postgres.connect(postgres.engine(url))
         with connection, connection.begin():
             yield connection
 
