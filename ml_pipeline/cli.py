@@ -45,12 +45,12 @@ def _is_for_the_user(error: Exception) -> bool:
     from ml_pipeline.resources.postgres import DatabaseUnavailable
     from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
     from ml_pipeline.resources.warehouse import SourceUnreadable
-    from ml_pipeline.up import PortInUse
+    from ml_pipeline.up import PortInUse, ServiceEnded
     from ml_pipeline.work.context import BadMoment
     from ml_pipeline.work.deployment import NothingToRollBackTo
 
     ours = (SettingsError, SpecError, ImportFailed, EmptyRange, DatabaseUnavailable, NoSuchVersion, TamperedArtifact)
-    return isinstance(error, (*ours, SourceUnreadable, PortInUse, BadMoment, NothingToRollBackTo))
+    return isinstance(error, (*ours, SourceUnreadable, PortInUse, ServiceEnded, BadMoment, NothingToRollBackTo))
 
 
 @click.group(cls=Group)

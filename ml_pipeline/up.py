@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,10 @@ STOP_SECONDS = 20.0
 
 class PortInUse(Exception):
     """A port is taken; the message names it and the variable that changes it."""
+
+
+class ServiceEnded(Exception):
+    """A process that was to stay ended; the message names it and its log."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def serve(settings: Settings, console: Console) -> None:
             _stop(running)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
     """An event that Ctrl-C and a termination signal set, in place of what they do otherwise."""
     stopping = threading.Event()
@@ -176,26 +180,18 @@ def _check_alive(running: list[Running]) -> None:
             raise ServiceEnded(f"{one.service.name} ended with code {code}. The end of {one.log} says why")
 
 
-class ServiceEnded(Exception):
-    """A process that was to stay ended; the message names it and its log."""
-
-
 def _stop(running: list[Running]) -> None:
     """Ends every process with all that it started, at the latest after ``STOP_SECONDS``."""
     for one in running:
         _signal_group(one.process.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     for one in running:
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             one.process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass
         _signal_group(one.process.pid, signal.SIGKILL)
         one.process.wait()
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # all of it has ended
         os.killpg(group, number)
-    except ProcessLookupError:
-        pass  # all of it has ended
