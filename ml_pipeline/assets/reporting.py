@@ -19,7 +19,7 @@ def materialization(key: dg.AssetKey, partition: str, facts: Mapping[str, Any]) 
 
 
 def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts as Dagster shows them: a table as Markdown with a small chart, everything else by its type."""
+    """Facts as Dagster shows them: a table as Markdown with a small chart, numbers to four digits."""
     shown: dict[str, Any] = {}
     for name, value in facts.items():
         if value is None or value == "":
@@ -29,6 +29,8 @@ def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
                 shown[name] = dg.MetadataValue.md(comparison(value))
             case str() if value.startswith(("http://", "https://")):
                 shown[name] = dg.MetadataValue.url(value)
+            case float():
+                shown[name] = float(f"{value:.4g}")
             case _:
                 shown[name] = value
     return shown

@@ -118,14 +118,18 @@ class Registry:
             return existing
         manifest_hash = write_manifest(folder)
         experiment = self._experiment(tenant, model)
-        run = self._logged_run(experiment, f"{tenant} {model} {semantic}", metrics, params, {"tenant": tenant, **tags})
+        described = {"semantic_version": semantic, "tenant": tenant, **tags, "mlflow.source.name": "ml-pipeline"}
+        run = self._logged_run(
+            experiment, f"{tenant} {model} {semantic}", metrics, {"as_of": as_of, **params}, described
+        )
         source = f"{run.info.artifact_uri}/model"
         _upload(folder, source)
         self.client.set_terminated(run.info.run_id)
+        # MLflow's pages show them in this order: what a person looks for first.
         version_tags = {
-            **tags,
             "semantic_version": semantic,
             "as_of": as_of,
+            **tags,
             "key": key,
             "manifest_sha256": manifest_hash,
         }
