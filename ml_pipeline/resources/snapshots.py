@@ -56,11 +56,13 @@ class Snapshots:
 
 
 def content_hash(frame: pd.DataFrame) -> str:
-    """SHA-256 of names, types and values; equal for equal frames in any process."""
+    """SHA-256 of names, types and values; equal for equal frames in any process, written to a file or not."""
     digest = hashlib.sha256()
     for name in frame.columns:
         column = frame[name]
-        digest.update(f"{name}\x00{column.dtype}\x00".encode())
+        # Text comes back from a file as another dtype than it was built with, and is the same text.
+        kind = column.dtype if column.dtype.kind in "fM" else "text"
+        digest.update(f"{name}\x00{kind}\x00".encode())
         if column.dtype == np.float64:
             digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
         else:
