@@ -1,0 +1,236 @@
+"""The assets in Dagster: batches of tenants over real worker processes, each tenant's partition with its own truth."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from unittest import mock
+
+import dagster as dg
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+from ml_pipeline import launch, partitions
+from ml_pipeline.assets import factory
+from ml_pipeline.definitions import definitions
+from ml_pipeline.demo.simulator import Organisation, simulate
+from ml_pipeline.importers import import_tables
+from ml_pipeline.resources import tables
+from ml_pipeline.resources.dagster_resources import Installation
+from ml_pipeline.resources.registry import Registry
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.settings import Settings
+from ml_pipeline.specs import ModelSpec, load_specs
+from ml_pipeline.work import training
+from ml_pipeline.work.training import TaskReport, TrainingTask, run_training
+
+END = pd.Timestamp(partitions.today(), tz="UTC")
+YESTERDAY = partitions.today() - dt.timedelta(days=1)
+HEALTHY = ("acme", "globex", "initech")
+STORAGES = {"run_storage": "RunStorage", "event_log_storage": "EventLogStorage", "schedule_storage": "ScheduleStorage"}
+
+
+def troubled(task: TrainingTask) -> TaskReport:
+    """``run_training`` in a world where some tenants make their worker raise, hang or die."""
+    match task.tenant:
+        case "raises":
+            raise MemoryError("no room for the rows of this tenant")
+        case "hangs":
+            time.sleep(120)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "halfway":
+            with mock.patch.object(training, "training_window", side_effect=ValueError("no window")):
+                return run_training(task)
+    return run_training(task)
+
+
+@pytest.fixture(scope="module")
+def history() -> pd.DataFrame:
+    """Some two hundred issues up to today."""
+    return simulate(Organisation("any", 7, END - pd.Timedelta(weeks=25), END, 8, 0, people=8, teams=2)).issues
+
+
+@pytest.fixture
+def spec() -> ModelSpec:
+    shipped = load_specs()["story_points"]
+    quick = {"params": {"n_estimators": 10, "max_depth": 3}, "min_rows": 60}
+    return shipped.model_copy(update={"training": shipped.training.model_copy(update=quick)})
+
+
+@pytest.fixture
+def installed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The test's installation, as Dagster finds it in the environment."""
+    environment = {
+        "DATABASE_URL": settings.database_url,
+        "ML_PIPELINE_HOME": str(settings.home),
+        "ML_PIPELINE_WORKERS": "2",
+        "ML_PIPELINE_TENANT_TIMEOUT": "20",
+        "DAGSTER_HOME": str(settings.home),
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+    return settings
+
+
+@pytest.fixture
+def instance(installed: Settings) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def postgres_instance(installed: Settings, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance with the storages of dagster.yaml."""
+    storage = {
+        key: {"module": "ml_pipeline.resources.dagster_storage", "class": name, "config": {}}
+        for key, name in STORAGES.items()
+    }
+    with dg.DagsterInstance.local_temp(str(tmp_path), overrides=storage) as made:
+        yield made
+
+
+def add(instance: dg.DagsterInstance, settings: Settings, history: pd.DataFrame, tenants: Sequence[str]) -> list[str]:
+    for tenant in tenants:
+        import_tables(Warehouse(settings), tenant, history, None)
+    return launch.add_partitions(instance, tenants)
+
+
+def run(instance: dg.DagsterInstance, spec: ModelSpec, job: str, tags: dict[str, str], **options):
+    made = definitions({spec.name: spec}, Installation()).resolve_job_def(job)
+    return made.execute_in_process(instance=instance, tags=tags, raise_on_error=False, **options)
+
+
+def partitions_by_status(instance: dg.DagsterInstance, spec: ModelSpec, step: str) -> dict[str, set[str]]:
+    key = dg.AssetKey([spec.name, step])
+    value = get_and_update_asset_status_cache_value(instance, key, partitions.tenants)
+    assert value is not None
+    with partitions_context(instance):
+        subsets = {
+            "materialized": value.deserialize_materialized_partition_subsets(partitions.tenants),
+            "failed": value.deserialize_failed_partition_subsets(partitions.tenants),
+        }
+        return {name: set(subset.get_partition_keys()) for name, subset in subsets.items()}
+
+
+def partitions_context(instance: dg.DagsterInstance):
+    from dagster._core.definitions.partitions.context import partition_loading_context
+
+    return partition_loading_context(dynamic_partitions_store=instance)
+
+
+def test_tenants_that_raise_hang_or_lose_their_worker_fail_alone(instance, installed, spec, history, monkeypatch):
+    monkeypatch.setattr(factory, "run_training", troubled)
+    monkeypatch.setenv("ML_PIPELINE_TENANT_TIMEOUT", "6")
+    tenants = ["acme", "raises", "globex", "hangs", "halfway", "killed", "initech"]
+    add(instance, installed, history, tenants)
+    result = run(instance, spec, "train", partitions.tenant_range(tenants, "acme", "initech"))
+    assert not result.success
+    lost = {"raises", "hangs", "killed"}
+    healthy = {"materialized": set(HEALTHY), "failed": lost | {"halfway"}}
+    assert partitions_by_status(instance, spec, "features") == {
+        "materialized": {*HEALTHY, "halfway"},
+        "failed": lost,
+    }
+    assert partitions_by_status(instance, spec, "model") == healthy
+    assert partitions_by_status(instance, spec, "predictions") == healthy
+    (failure,) = result.get_step_failure_events()
+    told = failure.step_failure_data.user_failure_data.metadata["tenants"].value
+    assert "`raises`: MemoryError: no room for the rows of this tenant" in told
+    assert "`hangs`: took longer than 6 s and was stopped (ML_PIPELINE_TENANT_TIMEOUT)" in told
+    assert "`killed`: its worker process died with exit code -9" in told
+    assert "`halfway`: model: ValueError: no window" in told
+    assert [len(Registry(installed).versions(name, spec.name)) for name in HEALTHY] == [1, 1, 1]
+
+
+def test_a_range_of_tenants_touches_no_other(instance, installed, spec, history):
+    tenants = ["acme", "globex", "initech"]
+    add(instance, installed, history, tenants)
+    assert run(instance, spec, "train", partitions.tenant_range(tenants, "globex", "initech")).success
+    assert partitions_by_status(instance, spec, "features")["materialized"] == {"globex", "initech"}
+    with Warehouse(installed).operator() as connection:
+        assert set(connection.scalars(sa.select(tables.feature_sets.c.tenant_id))) == {"globex", "initech"}
+
+
+def test_a_run_at_a_moment_is_told_so_by_its_configuration(instance, installed, spec, history):
+    add(instance, installed, history, ["acme"])
+    moment = (END - pd.Timedelta(days=10)).isoformat()
+    configuration = {"ops": {"story_points_training": {"config": {"as_of": moment}}}}
+    tags = partitions.tenant_range(["acme"], "acme", "acme")
+    assert run(instance, spec, "train", tags, run_config=configuration).success
+    with Warehouse(installed).operator() as connection:
+        assert connection.scalar(sa.select(tables.feature_sets.c.as_of)) == pd.Timestamp(moment)
+
+
+def test_a_single_partition_can_be_materialized_as_the_page_of_an_asset_does(instance, installed, spec, history):
+    add(instance, installed, history, ["acme", "globex"])
+    result = run(instance, spec, "train", {}, partition_key="globex")
+    assert result.success
+    assert partitions_by_status(instance, spec, "model") == {"materialized": {"globex"}, "failed": set()}
+
+
+@pytest.mark.parametrize(("first", "last"), [("globex", "acme"), ("acme", "nobody")], ids=["reversed", "unknown"])
+def test_a_range_that_holds_nothing_does_not_succeed(instance, installed, spec, history, first, last):
+    add(instance, installed, history, ["acme", "globex"])
+    tags = {partitions.START_TAG: first, partitions.END_TAG: last}
+    result = run(instance, spec, "train", tags)
+    print(result.get_step_failure_events())
+    assert not result.success
+
+
+def test_the_whole_job_on_the_storages_of_production(postgres_instance, installed, spec, history):
+    instance, tenants = postgres_instance, ["acme", "globex"]
+    add(instance, installed, history, tenants)
+    assert run(instance, spec, "train", partitions.tenant_range(tenants, "acme", "globex")).success
+    since = YESTERDAY - dt.timedelta(days=2)
+    assert run(
+        instance, spec, "monitor", partitions.tenant_day_range(tenants, "acme", "globex", since, YESTERDAY)
+    ).success
+    events = instance.fetch_materializations(dg.AssetKey([spec.name, "drift_report"]), limit=100).records
+    assert {record.partition_key for record in events} == {
+        f"{since + dt.timedelta(days=n)}|{tenant}" for n in range(3) for tenant in tenants
+    }
+    model = instance.get_latest_materialization_event(dg.AssetKey([spec.name, "model"]))
+    shown = model.asset_materialization.metadata
+    assert {"decision", "reason", "version", "rows", "mae", "mae of the constant", "test"} <= set(shown)
+
+
+def test_the_graph_of_the_shipped_models():
+    graph = definitions(load_specs(), Installation()).resolve_asset_graph()
+    shown = {
+        key.to_user_string(): (
+            graph.get(key).group_name,
+            sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
+            "tenant x day" if graph.get(key).partitions_def == partitions.tenant_days else "tenant",
+        )
+        for key in graph.get_all_asset_keys()
+    }
+    assert shown == {
+        f"{model}/{step}": (model, [f"{model}/{parent}"] if parent else [], kind)
+        for model in ("lead_time", "rework_risk", "story_points")
+        for step, parent, kind in (
+            ("features", None, "tenant"),
+            ("model", "features", "tenant"),
+            ("predictions", "model", "tenant"),
+            ("daily_metrics", "predictions", "tenant x day"),
+            ("drift_report", "daily_metrics", "tenant x day"),
+        )
+    }
+
+
+def test_the_jobs_schedules_and_sensors_that_the_page_lists():
+    loaded = definitions(load_specs(), Installation()).get_repository_def()
+    assert set(loaded.get_all_jobs() and (job.name for job in loaded.get_all_jobs())) >= {
+        "train",
+        "predict",
+        "monitor",
+        "prune",
+    }
+    assert {schedule.name for schedule in loaded.schedule_defs} >= {"nightly", "fresh_predictions", "weekly_prune"}
+    assert {sensor.name for sensor in loaded.sensor_defs} >= {"new_tenants", "cut_off_deployments"}

@@ -1,0 +1,56 @@
+"""The environment as one typed object."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from ml_pipeline.settings import PROJECT_ROOT, SettingsError, load_settings
+
+
+def test_an_empty_environment_gives_the_embedded_database_under_the_project():
+    settings = load_settings({})
+    assert settings.database_url is None
+    assert settings.home == PROJECT_ROOT / ".local"
+    assert settings.artifacts == str(PROJECT_ROOT / ".local" / "artifacts")
+
+
+def test_an_empty_variable_is_an_unset_one():
+    assert load_settings({"DATABASE_URL": "", "ML_PIPELINE_WORKERS": ""}).database_url is None
+
+
+def test_artifacts_go_where_they_are_told():
+    settings = load_settings({"ML_PIPELINE_HOME": "/srv/home", "ML_PIPELINE_ARTIFACTS": "s3://bucket/models"})
+    assert (settings.home, settings.artifacts) == (Path("/srv/home"), "s3://bucket/models")
+
+
+def test_a_home_folder_is_absolute_wherever_the_command_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_settings({"ML_PIPELINE_HOME": "here"}).home == tmp_path.resolve() / "here"
+
+
+def test_several_folders_of_specifications_are_separated_like_a_path():
+    folders = load_settings({"ML_PIPELINE_SPECS": os.pathsep.join(["/a", "/b", ""])}).specs
+    assert folders == (Path("/a"), Path("/b"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ML_PIPELINE_WORKERS", "many"),
+        ("ML_PIPELINE_WORKERS", "0"),
+        ("ML_PIPELINE_DAGSTER_PORT", "70000"),
+        ("ML_PIPELINE_TENANT_TIMEOUT", "-1"),
+    ],
+)
+def test_a_value_that_can_not_be_is_refused_by_the_name_of_its_variable(variable: str, value: str):
+    with pytest.raises(SettingsError, match=f"^{variable}='{value}': .* Correct it or unset it"):
+        load_settings({variable: value})
+
+
+def test_settings_travel_to_worker_processes():
+    settings = load_settings({"DATABASE_URL": "postgresql://db/x", "ML_PIPELINE_WORKERS": "3"})
+    assert pickle.loads(pickle.dumps(settings)) == settings

@@ -1,0 +1,177 @@
+"""Days of metrics and drift of one tenant: what is known on each, and that looking back changes nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+
+import pandas as pd
+import pytest
+
+from ml_pipeline.resources import tables
+from ml_pipeline.work.monitoring import DAILY_METRICS, DRIFT_REPORT, MonitoringTask, run_monitoring
+from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS
+
+FIRST_DAY = dt.date(2026, 1, 1)
+KEPT = (tables.daily_metrics, tables.drift_reports)
+
+
+def without_clock(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name not in ("tenant_id", "computed_at")} for row in rows]
+
+
+def live_through(tenant, frame, as_known, days, *, trained_on: int):
+    """Each night the export of the day, a version after one of them, fresh predictions, then the day's monitoring."""
+    for day in days:
+        tenant.holds(as_known(frame, day + 1))
+        if day == trained_on:
+            assert tenant.train(day + 1, (FEATURES, MODEL)).error is None
+        assert tenant.train(day + 1, (PREDICTIONS,)).error is None
+        assert tenant.monitor(day).error is None
+
+
+def test_a_day_before_the_first_deployment_is_measured_by_a_backtest(tenant, make_issues):
+    report = tenant.holds(make_issues(40)).monitor(38)
+    (row,) = tenant.rows(tables.daily_metrics)
+    assert report.error is None
+    assert (row["origin"], row["version"], row["outcomes"], row["evaluated"]) == ("backtest", None, 6, 6)
+    assert row["value"] < row["baseline_value"]
+    assert row["skill"] == pytest.approx(1 - row["value"] / row["baseline_value"])
+    assert {(made["origin"], made["version"]) for made in tenant.rows(tables.predictions)} == {("backtest", 0)}
+
+
+def test_a_day_after_the_deployment_is_measured_by_the_predictions_that_were_made(tenant, make_issues, as_known):
+    live_through(tenant, make_issues(46), as_known, range(40, 45), trained_on=40)
+    by_day = {row["day"].day: row for row in tenant.rows(tables.daily_metrics)}
+    last = by_day[14]
+    assert (last["origin"], last["version"], last["completeness"]) == ("live", 1, 1.0)
+    assert last["metric"] == "mae" and last["value"] < last["baseline_value"]
+
+
+def test_outcomes_are_kept_with_the_time_at_which_they_became_known(tenant, make_issues):
+    tenant.holds(make_issues(40)).monitor(38)
+    outcome = tenant.rows(tables.outcomes, entity_id="A-0219")[0]
+    assert outcome["label_time"] == pd.Timestamp("2026-02-08 12:00", tz="UTC")
+    assert outcome["value"] == make_issues(40).set_index("issue_key").loc["A-0219", "story_points"]
+
+
+@pytest.mark.parametrize("trained_on", [99, 32], ids=["before any deployment", "across a deployment"])
+def test_a_day_backfilled_equals_the_day_lived_to_the_last_bit(tenant, make_issues, as_known, trained_on):
+    frame = make_issues(45)
+    live_through(tenant, frame, as_known, range(29, 37), trained_on=trained_on)
+    lived = [without_clock(tenant.rows(table)) for table in KEPT]
+    tenant.holds(frame)
+    assert tenant.monitor(*range(29, 37)).error is None
+    assert [without_clock(tenant.rows(table)) for table in KEPT] == lived
+
+
+def test_a_backtest_made_afterwards_equals_the_one_made_on_the_day(tenant, make_issues, as_known):
+    frame, late = make_issues(45), tenant.named("late")
+    live_through(tenant, frame, as_known, range(29, 37), trained_on=99)
+    late.holds(frame).monitor(*range(29, 37))
+    for table in KEPT:
+        assert without_clock(late.rows(table)) == without_clock(tenant.rows(table))
+
+
+def test_days_in_one_run_equal_the_days_one_by_one(tenant, make_issues):
+    single = tenant.named("single").holds(make_issues(45))
+    for day in range(43, 33, -1):
+        assert single.monitor(day).error is None
+    report = tenant.holds(make_issues(45)).monitor(*range(34, 44))
+    assert len(report.done) == 20
+    for table in KEPT:
+        assert without_clock(tenant.rows(table)) == without_clock(single.rows(table))
+
+
+def test_monitoring_the_same_days_again_adds_no_row(tenant, make_issues):
+    tenant.holds(make_issues(45)).monitor(40, 41)
+    counts = [len(tenant.rows(table)) for table in (*KEPT, tables.predictions, tables.outcomes)]
+    tenant.monitor(40, 41)
+    assert [len(tenant.rows(table)) for table in (*KEPT, tables.predictions, tables.outcomes)] == counts
+
+
+def test_a_prediction_made_after_the_outcome_does_not_count(tenant, make_issues, as_known):
+    tenant.holds(as_known(make_issues(45), 40)).train(40)
+    late = as_known(make_issues(45), 41)
+    hurried = late["issue_key"] == "A-0235"  # open at the prediction, estimated before it as the next export says
+    late.loc[hurried, "estimated_at"] = pd.Timestamp("2026-02-09 23:00", tz="UTC")
+    late.loc[hurried, "story_points"] = 5.0
+    tenant.holds(late).monitor(39)
+    (row,) = tenant.rows(tables.daily_metrics)
+    assert tenant.rows(tables.predictions, entity_id="A-0235", origin="live")
+    assert (row["outcomes"], row["origin"]) == (7, "backtest")
+
+
+def test_outcomes_without_predictions_raise_an_alert(tenant, make_issues, caplog):
+    tenant.holds(make_issues(50)).train(40, (FEATURES, MODEL))
+    with caplog.at_level(logging.WARNING, logger="ml_pipeline.alerts"):
+        tenant.monitor(43)
+    (alert,) = tenant.rows(tables.alerts)
+    (row,) = tenant.rows(tables.daily_metrics)
+    assert (row["outcomes"], row["evaluated"], row["completeness"]) == (6, 0, 0.0)
+    assert (alert["kind"], alert["level"]) == ("outcomes_without_prediction", "MEDIUM")
+    assert alert["message"] == (
+        "On 2026-02-13, 0 of 6 outcomes had a prediction made before them (0%, needed 50%). "
+        "Check that story_points/predictions runs"
+    )
+    assert alert["message"] in caplog.text
+
+
+def test_the_same_alert_within_a_day_is_raised_once(tenant, make_issues):
+    tenant.holds(make_issues(50)).train(40, (FEATURES, MODEL))
+    for _ in range(2):
+        tenant.monitor(43)
+    assert len(tenant.rows(tables.alerts)) == 1
+
+
+def test_before_any_version_served_missing_predictions_are_no_alert(tenant, make_issues):
+    tenant.changed("training", min_rows=10_000).holds(make_issues(50)).monitor(43)
+    assert tenant.rows(tables.daily_metrics)[0]["completeness"] == 0.0
+    assert tenant.rows(tables.alerts) == []
+
+
+def test_too_few_recent_rows_are_insufficient_data_and_not_the_absence_of_drift(tenant, make_issues):
+    report = tenant.holds(make_issues(40, per_day=4)).monitor(35)
+    (row,) = tenant.rows(tables.drift_reports)
+    assert (row["status"], row["severity"], row["score"]) == ("insufficient_data", None, None)
+    assert row["reason"] == "insufficient_data: 28 of 30 rows in the last 7 days"
+    assert report.done[DRIFT_REPORT, FIRST_DAY + dt.timedelta(days=35)]["status"] == "insufficient_data"
+
+
+def test_columns_that_moved_are_named_largest_first_with_an_alert(tenant, make_issues):
+    moved = make_issues(50)
+    recent = moved["created_at"] >= pd.Timestamp("2026-02-10", tz="UTC")
+    moved.loc[recent, ["issue_type", "team"]] = ["Bug", "green"]
+    tenant.holds(moved).monitor(47)
+    (row,) = tenant.rows(tables.drift_reports)
+    assert (row["status"], row["severity"]) == ("drift", "HIGH")
+    assert row["drifted"] == ["team", "issue_type"]
+    assert "new level 'green'" in row["reason"]
+    assert [alert["level"] for alert in tenant.rows(tables.alerts, kind="drift")] == ["HIGH"]
+
+
+def test_every_report_has_a_health_from_what_is_known(tenant, make_issues, as_known):
+    live_through(tenant, make_issues(46), as_known, range(40, 44), trained_on=40)
+    reports = tenant.rows(tables.drift_reports)
+    assert all(0 <= report["health"] <= 100 for report in reports)
+    assert reports[-1]["version"] == 1
+
+
+def test_a_day_before_the_first_row_is_empty_and_no_error(tenant, make_issues):
+    tenant.holds(make_issues(40))
+    report = run_monitoring(MonitoringTask(tenant.settings, tenant.spec, "acme", (dt.date(2025, 6, 1),)))
+    (row,) = tenant.rows(tables.daily_metrics)
+    assert report.error is None
+    assert (row["outcomes"], row["completeness"], row["value"]) == (0, None, None)
+
+
+def test_a_tenant_without_rows_is_monitored_without_error(tenant):
+    assert tenant.monitor(40).error is None
+    assert tenant.rows(tables.drift_reports)[0]["status"] == "insufficient_data"
+
+
+def test_what_was_finished_before_an_error_stays_reported(tenant, make_issues, monkeypatch):
+    monkeypatch.setattr("ml_pipeline.work.monitoring.compare", lambda *_: 1 / 0)
+    report = tenant.holds(make_issues(40)).monitor(38)
+    assert report.error == "drift_report: ZeroDivisionError: division by zero"
+    assert {step for step, _ in report.done} == {DAILY_METRICS}
