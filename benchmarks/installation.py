@@ -1,0 +1,53 @@
+"""An installation of its own for benchmarks that need one: embedded PostgreSQL and all folders in a temporary place."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import dagster as dg
+
+from ml_pipeline import launch
+from ml_pipeline.resources import postgres
+from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children
+
+
+@contextmanager
+def temporary_installation(workers: int = 2) -> Iterator[Settings]:
+    """Settings of a migrated, empty installation that is gone afterwards; child processes see the same."""
+    launch.quiet()
+    with TemporaryDirectory(prefix="ml-pipeline-benchmark-") as folder:
+        home = Path(folder)
+        with postgres.embedded_server(home / "postgres") as url:
+            values = {"DATABASE_URL": url, "ML_PIPELINE_HOME": folder, "ML_PIPELINE_WORKERS": str(workers)}
+            export_to_children(values | {"DAGSTER_HOME": folder})
+            settings = Settings(database_url=url, home=home, workers=workers)
+            launch.prepare(settings)
+            yield settings
+            postgres.close_engines(postgres.DATABASE)
+
+
+@contextmanager
+def product_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The instance of the project's ``dagster.yaml``, its relative folders inside the installation."""
+    shutil.copy(PROJECT_ROOT / "dagster.yaml", settings.home)
+    with contextlib.chdir(settings.home), dg.DagsterInstance.from_config(str(settings.home)) as instance:
+        yield instance
+
+
+@contextmanager
+def default_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """An instance as Dagster's PostgreSQL package comes, in a database of its own on the same server."""
+    administration = postgres.parse_url(settings.database_url or "")
+    postgres.create_database(administration, "dagster_defaults")
+    folder = settings.home / "defaults"
+    folder.mkdir(exist_ok=True)
+    url = postgres.plain(administration.set(database="dagster_defaults"))
+    lines = ["storage:", "  postgres:", f"    postgres_url: '{url}'", "telemetry:", "  enabled: false"]
+    (folder / "dagster.yaml").write_text("\n".join(lines), encoding="utf-8")
+    with contextlib.chdir(folder), dg.DagsterInstance.from_config(str(folder)) as instance:
+        yield instance
