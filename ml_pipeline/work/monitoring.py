@@ -119,13 +119,15 @@ class _TenantDays:
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """Predictions for the outcomes: those that were made, and a backtest for what matured before any was."""
-        stored = self._stored_predictions()
-        missing = self._to_backtest(stored)
+        eligible, stored = self._backtestable(), self._stored_predictions()
+        stored = stored[(stored["origin"] != "backtest") | stored["entity_id"].isin(eligible["entity_id"])]
+        missing = eligible[~eligible["entity_id"].isin(stored.loc[stored["origin"] == "backtest", "entity_id"])]
         if missing.empty:
             return stored
         made = self._backtest(missing["event_time"])
-        made = made[made["entity_id"].isin(missing["entity_id"])]
+        # Also of entities whose outcome is still to come: otherwise each night would fit the same origin again.
         self._store_backtest(made)
+        made = made[made["entity_id"].isin(missing["entity_id"])]
         return pd.concat([stored, made[stored.columns]], ignore_index=True) if len(made) else stored
 
     def _stored_predictions(self) -> pd.DataFrame:
@@ -141,16 +143,15 @@ class _TenantDays:
             stored = pd.DataFrame(connection.execute(query).all(), columns=names)
         return _typed_predictions(stored)
 
-    def _to_backtest(self, stored: pd.DataFrame) -> pd.DataFrame:
-        """Outcomes from before the first deployment, of entities not too old, that have no backtested prediction."""
+    def _backtestable(self) -> pd.DataFrame:
+        """Outcomes from before the first deployment, of entities that did not take too long."""
         first = None if self.deployments.empty else pd.Timestamp(self.deployments["as_of"].iloc[0])
         outcomes = self.outcomes
         reach = pd.Timedelta(days=self.spec.monitoring.backtest_reach_days)
         wanted = outcomes["label_time"] - outcomes["event_time"] <= reach
         if first is not None:
             wanted &= outcomes["label_time"] < first
-        done = stored.loc[stored["origin"] == "backtest", "entity_id"]
-        return outcomes[wanted & ~outcomes["entity_id"].isin(done)]
+        return outcomes[wanted]
 
     def _backtest(self, event_times: pd.Series) -> pd.DataFrame:
         every = self.spec.monitoring.backtest_days
