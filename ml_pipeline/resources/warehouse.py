@@ -97,23 +97,27 @@ class Warehouse:
         SourceUnreadable
             If the table, a column or the server is missing, or the statement runs into its timeout.
         """
+        rows = self._source_rows(spec, tenant_id)
+        return _typed(spec, pd.DataFrame.from_records(rows, columns=list(spec.source_columns)))
+
+    def _source_rows(self, spec: ModelSpec, tenant_id: str, limit: int | None = None) -> Sequence[sa.Row[Any]]:
         schema, name = spec.source.table.split(".")
         columns: list[sa.ColumnClause[Any]] = [sa.column(column) for column in spec.source_columns]
         tenant: sa.ColumnClause[str] = sa.column(spec.source.tenant)
         query = sa.select(*columns).select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
         try:
             with self._source_connection(spec, tenant_id) as connection:
-                rows = connection.execute(query).all()
+                return connection.execute(query.limit(limit)).all()
         except DBAPIError as error:
             detail = str(error.orig).strip().splitlines()[0]
+            whose = f"model {spec.name}, tenant {tenant_id}" if tenant_id else f"model {spec.name}"
             raise SourceUnreadable(
-                f"model {spec.name}, tenant {tenant_id}: {spec.source.table} cannot be read: {detail}. "
+                f"{whose}: {spec.source.table} cannot be read: {detail}. "
                 "Correct source.table and source.columns in the specification, or grant SELECT on it"
             ) from error
-        return _typed(spec, pd.DataFrame.from_records(rows, columns=list(spec.source_columns)))
 
     def check_source(self, spec: ModelSpec) -> int:
-        """Whether a model's table has its columns with fitting types; returns how many columns were checked.
+        """Whether a model's table can be read and has its columns with fitting types; returns how many were checked.
 
         Raises
         ------
@@ -140,6 +144,7 @@ class Warehouse:
             raise SourceUnreadable(
                 f"model {spec.name}: {spec.source.table}: {'; '.join(problems)}. Correct source.columns or the table"
             )
+        self._source_rows(spec, "", limit=0)  # the catalogue shows a table's columns to those who may not read it
         return len(spec.source_columns) + 1
 
     @contextmanager
@@ -198,9 +203,7 @@ def _typed(spec: ModelSpec, frame: pd.DataFrame) -> pd.DataFrame:
             frame[name] = frame[name].astype("float64")
         else:
             values = frame[name].to_numpy(dtype=object)
-            frame[name] = pd.Series(
-                [value if value is None or isinstance(value, str) else str(value) for value in values],
-                index=frame.index,
-                dtype=object,
-            )
+            missing = pd.isna(values)  # pandas may have turned a None among texts into NaN
+            texts = [None if none else str(value) for value, none in zip(values, missing, strict=True)]
+            frame[name] = pd.Series(texts, index=frame.index, dtype=object)
     return frame
