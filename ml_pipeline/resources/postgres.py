@@ -78,7 +78,7 @@ def connect(engine: sa.Engine) -> sa.Connection:
         where = f"{engine.url.host or engine.url.query.get('host', 'localhost')}/{engine.url.database}"
         detail = str(error.orig).strip().splitlines()[0]
         raise DatabaseUnavailable(
-            f"PostgreSQL at {where} refuses the connection: {detail}. Check that it runs and that DATABASE_URL is right; "
+            f"PostgreSQL at {where} refuses the connection: {detail}. Check that it runs and DATABASE_URL; "
             "a new database is prepared by `ml-pipeline doctor`"
         ) from error
 

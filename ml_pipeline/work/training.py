@@ -28,8 +28,8 @@ from ml_pipeline.training.train import MEDIAN, PRIOR, RECENT_MEDIAN, Trained, tr
 from ml_pipeline.training.version import FittedModel
 from ml_pipeline.work.context import Doors, moment_of
 from ml_pipeline.work.records import json_safe, raise_alert, record_decision
+from ml_pipeline.work.version_files import comparison, contract_of, logged_metrics, read_files, write_files
 
-TEST_PREDICTIONS = "test_predictions.parquet"
 FEATURES, MODEL, PREDICTIONS = "features", "model", "predictions"
 STEPS = (FEATURES, MODEL, PREDICTIONS)
 
@@ -161,7 +161,7 @@ class _TenantModel:
         key = hashlib.sha256(f"{snapshot['snapshot_hash']}{self.spec.hash}".encode()).hexdigest()
         existing = self.doors.registry.find(self.tenant, self.spec.name, key)
         if existing is not None:
-            return self._settled(existing, key, moment)
+            return self._settled(existing, moment)
         trained = train(self.spec, rows, moment)
         version = self._register(trained, key, snapshot["snapshot_hash"], moment)
         return self._judge(trained, version, moment, note)
@@ -196,13 +196,11 @@ class _TenantModel:
 
     def _register(self, trained: Trained, key: str, snapshot_hash: str, moment: dt.datetime) -> Version:
         parent = next(iter(self.doors.registry.versions(self.tenant, self.spec.name)), None)
-        contract = _contract(self.spec)
+        contract = contract_of(self.spec)
         parent_contract = Contract(parent.tags["question_hash"], parent.tags["spec_hash"]) if parent else None
         with TemporaryDirectory(prefix="ml-pipeline-") as folder:
             path = Path(folder) / "model"
-            trained.model.save(path)
-            trained.test_predictions.to_parquet(path / TEST_PREDICTIONS, index=False)
-            (path / "MLmodel").write_text(_ml_model(self.spec), encoding="utf-8")
+            write_files(path, self.spec, trained)
             return self.doors.registry.register(
                 self.tenant,
                 self.spec.name,
@@ -210,7 +208,7 @@ class _TenantModel:
                 key=key,
                 semantic=next_semantic(parent.semantic if parent else None, parent_contract, contract),
                 as_of=moment.isoformat(),
-                metrics=_logged_metrics(trained),
+                metrics=logged_metrics(trained),
                 params={"candidate": trained.candidate, **self.spec.training.params, "loss": self.spec.training.loss},
                 tags={
                     "candidate": trained.candidate,
@@ -265,11 +263,11 @@ class _TenantModel:
             "candidate": trained.candidate,
             "seconds": round(trained.seconds, 2),
             "notes": "; ".join(trained.notes),
-            "test": _comparison(trained),
+            "test": comparison(trained),
             "MLflow": self.task.settings.version_page(registered_name(self.spec.name, self.tenant), version.number),
         }
 
-    def _settled(self, version: Version, key: str, moment: dt.datetime) -> dict[str, Any]:
+    def _settled(self, version: Version, moment: dt.datetime) -> dict[str, Any]:
         """The same snapshot and specification again: nothing is trained, a judgement that was cut off is made up."""
         table = tables.decisions
         query = sa.select(table.c.verdict, table.c.reason).where(
@@ -294,7 +292,7 @@ class _TenantModel:
         """The fitted model of a version, and its own out-of-sample test predictions."""
         try:
             with self.doors.registry.files(version) as folder:
-                return FittedModel.load(folder), pd.read_parquet(folder / TEST_PREDICTIONS)
+                return read_files(folder)
         except TamperedArtifact as error:
             with self.doors.warehouse.tenant(self.tenant) as connection:
                 raise_alert(
@@ -358,7 +356,7 @@ class _TenantModel:
 
     def _answers(self, version: Version) -> bool:
         """Whether the version answers the specification's question, with these features and in this unit."""
-        return version.tags["question_hash"] == _contract(self.spec).question
+        return version.tags["question_hash"] == contract_of(self.spec).question
 
     def _scored(self, version: Version) -> list[str]:
         table = tables.predictions
@@ -399,45 +397,3 @@ class _TenantModel:
         ]
         with self.doors.warehouse.tenant(self.tenant) as connection:
             self.doors.warehouse.upsert(connection, tables.predictions, rows)
-
-
-def _contract(spec: ModelSpec) -> Contract:
-    asked = "".join(part.model_dump_json() for part in (spec.source, spec.label, spec.features))
-    return Contract(hashlib.sha256(asked.encode()).hexdigest(), spec.hash)
-
-
-def _logged_metrics(trained: Trained) -> dict[str, float]:
-    metrics = {name: value for name, value in trained.metrics.items() if value is not None}
-    baseline = {f"baseline_{name}": value for name, value in trained.baseline_metrics.items() if value is not None}
-    skill = {} if trained.skill is None else {"skill": trained.skill}
-    rows = {f"rows_{name}": float(count) for name, count in trained.rows.items()}
-    return metrics | baseline | skill | rows
-
-
-def _comparison(trained: Trained) -> list[tuple[str, Any, Any]]:
-    """Rows of the table that a person sees first: metric, version, constant; and the slices."""
-    shared = [name for name in trained.metrics if name in trained.baseline_metrics and name != "count"]
-    table = [(name, trained.metrics[name], trained.baseline_metrics[name]) for name in shared]
-    return table + [
-        (f"mae of {level} ({part['count']})", part["mae"], part["baseline_mae"])
-        for level, part in trained.slices.items()
-    ]
-
-
-def _ml_model(spec: ModelSpec) -> str:
-    """MLflow's description of the files, with the signature that its pages show."""
-    import json
-
-    import mlflow
-    import yaml
-    from mlflow.types import ColSpec, DataType, Schema
-
-    columns = spec.feature_columns
-    kinds = dict.fromkeys(columns.numeric, DataType.double) | dict.fromkeys(
-        (*columns.categorical, *columns.text), DataType.string
-    )
-    inputs = Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])
-    outputs = Schema([ColSpec(DataType.double, name) for name in ("value", "lower", "upper", "baseline")])
-    signature = {"inputs": json.dumps(inputs.to_dict()), "outputs": json.dumps(outputs.to_dict()), "params": None}
-    content = {"flavors": {"ml_pipeline": {"loader": "ml_pipeline.training.version"}}, "signature": signature}
-    return yaml.safe_dump(content | {"mlflow_version": mlflow.__version__, "artifact_path": "model"})

@@ -1,0 +1,72 @@
+"""What a registered version consists of beside its fitted model: signature, test predictions, metrics, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ml_pipeline.lifecycle.versions import Contract
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.train import Trained
+from ml_pipeline.training.version import FittedModel
+
+TEST_PREDICTIONS = "test_predictions.parquet"
+DESCRIPTION = "MLmodel"
+
+
+def write_files(folder: Path, spec: ModelSpec, trained: Trained) -> None:
+    """Writes everything that is registered with a version into ``folder``, made if absent."""
+    trained.model.save(folder)
+    trained.test_predictions.to_parquet(folder / TEST_PREDICTIONS, index=False)
+    (folder / DESCRIPTION).write_text(_ml_model(spec), encoding="utf-8")
+
+
+def read_files(folder: Path) -> tuple[FittedModel, pd.DataFrame]:
+    """The fitted model, and the predictions that it made for its test part before it was refitted on it."""
+    return FittedModel.load(folder), pd.read_parquet(folder / TEST_PREDICTIONS)
+
+
+def contract_of(spec: ModelSpec) -> Contract:
+    """Hashes that decide the semantic version: of source, label and features, and of the whole specification."""
+    asked = "".join(part.model_dump_json() for part in (spec.source, spec.label, spec.features))
+    return Contract(hashlib.sha256(asked.encode()).hexdigest(), spec.hash)
+
+
+def logged_metrics(trained: Trained) -> dict[str, float]:
+    """What MLflow's pages compare: the metrics that have a value, those of the constant as ``baseline_<name>``."""
+    metrics = {name: value for name, value in trained.metrics.items() if value is not None}
+    baseline = {f"baseline_{name}": value for name, value in trained.baseline_metrics.items() if value is not None}
+    skill = {} if trained.skill is None else {"skill": trained.skill}
+    rows = {f"rows_{name}": float(count) for name, count in trained.rows.items()}
+    return metrics | baseline | skill | rows
+
+
+def comparison(trained: Trained) -> list[tuple[str, Any, Any]]:
+    """Rows of the table that a person sees first: metric, version, constant; and the slices."""
+    shared = [name for name in trained.metrics if name in trained.baseline_metrics and name != "count"]
+    table = [(name, trained.metrics[name], trained.baseline_metrics[name]) for name in shared]
+    return table + [
+        (f"mae of {level} ({part['count']})", part["mae"], part["baseline_mae"])
+        for level, part in trained.slices.items()
+    ]
+
+
+def _ml_model(spec: ModelSpec) -> str:
+    """MLflow's description of the files, with the signature that its pages show."""
+    import mlflow
+    import yaml
+    from mlflow.types import ColSpec, DataType, Schema
+
+    columns = spec.feature_columns
+    kinds = dict.fromkeys(columns.numeric, DataType.double) | dict.fromkeys(
+        (*columns.categorical, *columns.text), DataType.string
+    )
+    inputs = Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])
+    outputs = Schema([ColSpec(DataType.double, name) for name in ("value", "lower", "upper", "baseline")])
+    signature = {"inputs": json.dumps(inputs.to_dict()), "outputs": json.dumps(outputs.to_dict()), "params": None}
+    content = {"flavors": {"ml_pipeline": {"loader": "ml_pipeline.training.version"}}, "signature": signature}
+    return yaml.safe_dump(content | {"mlflow_version": mlflow.__version__, "artifact_path": "model"})
