@@ -1,0 +1,107 @@
+"""What the doctor finds before a run does."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from ml_pipeline.doctor import Finding, examine
+from ml_pipeline.resources import postgres
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.settings import Settings
+from ml_pipeline.specs import SpecError
+
+OWN = """
+name: own
+title: Something else
+task: regression
+source:
+  table: source.{table}
+  entity: issue_key
+  event_time: created_at
+  {url}
+  columns:
+    team: {{type: category}}
+    summary: {{type: {kind}}}
+    {column}: {{type: number, known_at: label}}
+label: {{value: {column}, time: created_at}}
+features: {{categorical: [team]}}
+training: {{estimator: {estimator}, loss: absolute_error}}
+"""
+GOOD = {"table": "issues", "url": "", "kind": "text", "column": "story_points", "estimator": "xgboost"}
+
+
+@pytest.fixture
+def with_spec(settings: Settings, tmp_path):
+    """Settings whose only specification of their own differs from a good one by what is given."""
+
+    def make(**changes: str) -> Settings:
+        (tmp_path / "own.yaml").write_text(OWN.format(**GOOD | changes))
+        return settings.model_copy(update={"specs": (tmp_path,)})
+
+    return make
+
+
+def own(settings: Settings) -> Finding:
+    return next(finding for finding in examine(settings) if finding.what == "model own")
+
+
+def test_a_good_installation_has_nothing_bad(settings: Settings):
+    findings = examine(settings)
+    assert [finding.what for finding in findings] == [
+        "database",
+        "MLflow",
+        "artifacts",
+        "model lead_time",
+        "model rework_risk",
+        "model story_points",
+    ]
+    assert all(finding.ok for finding in findings)
+
+
+def test_a_good_model_of_ones_own_is_found_good(with_spec):
+    assert own(with_spec()) == Finding("model own", True, "source.issues: 6 columns are there, with fitting types")
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"table": "tickets"}, "model own: there is no table or view source.tickets. Correct source.table"),
+        (
+            {"column": "points"},
+            "model own: source.issues: points is missing. Correct source.columns or the table",
+        ),
+        (
+            {"kind": "number"},
+            "model own: source.issues: summary is TEXT, not a number. Correct source.columns or the table",
+        ),
+        (
+            {"url": "url: env:NOWHERE_URL"},
+            "model own: source.url names the variable NOWHERE_URL, which is not set. Export it",
+        ),
+    ],
+    ids=["a missing table", "a missing column", "another type", "an unset variable"],
+)
+def test_the_doctor_names(with_spec, changes: dict[str, str], detail: str):
+    assert own(with_spec(**changes)) == Finding("model own", False, detail)
+
+
+def test_a_table_that_may_not_be_read_is_found_before_the_run(with_spec):
+    settings = with_spec(table="secrets")
+    with postgres.engine(Warehouse(settings).url).begin() as connection:
+        connection.execute(sa.text("CREATE TABLE source.secrets (LIKE source.issues)"))
+    finding = own(settings)
+    assert not finding.ok
+    assert "permission denied for table secrets" in finding.detail
+
+
+def test_a_database_that_does_not_answer_is_one_models_problem_and_not_the_others(with_spec):
+    findings = examine(with_spec(url="url: postgresql://ann:secret@127.0.0.1:1/shop"))
+    bad = [finding for finding in findings if not finding.ok]
+    assert [finding.what for finding in bad] == ["model own"]
+    assert "127.0.0.1" in bad[0].detail and "secret" not in bad[0].detail
+
+
+def test_a_specification_that_is_wrong_is_named_by_file_key_and_value(with_spec, tmp_path):
+    with pytest.raises(SpecError, match=rf"^{tmp_path}/own.yaml: training.estimator: 'forest': Input should be"):
+        examine(with_spec(estimator="forest"))
