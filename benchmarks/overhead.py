@@ -6,7 +6,6 @@ a hundred failing. Beside them Dagster with its defaults: a run per partition, a
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 import os
 import resource
@@ -16,25 +15,20 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import dagster as dg
-import numpy as np
-import pandas as pd
 
 from benchmarks.common import parse_arguments, print_result, print_table
 from benchmarks.installation import default_instance, product_instance, temporary_installation
+from benchmarks.nightly_wave import wave
 from ml_pipeline import launch, partitions
 from ml_pipeline.definitions import definitions
-from ml_pipeline.demo.simulator import fleet, simulate
-from ml_pipeline.features.point_in_time import build
-from ml_pipeline.importers import import_tables
 from ml_pipeline.resources.compute import Compute, Key, Result
 from ml_pipeline.resources.dagster_resources import Installation
-from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.monitoring import DRIFT_REPORT, STEPS, MonitoringTask, run_monitoring
 from ml_pipeline.work.training import FEATURES, TaskReport, TrainingTask
 
 WORKERS = 2
@@ -44,9 +38,6 @@ NATIVE_REPEATS = 3
 RUNS_OF_ONE = 3
 FAILING = "05"  # tenants whose name ends so: one in a hundred
 FLEET, QUICK_FLEET = 1000, 100
-TRAINED_SHARE = 0.05
-PROFILED_EVERY = 33  # one tenant in so many is timed part by part
-PARTS = ("read", "build", "task", "again", "drift")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 FACTS: dict[str, Any] = {
     "rows": 271,
@@ -91,26 +82,36 @@ def plain_definitions() -> dg.Definitions:
     return dg.Definitions(assets=[plain])
 
 
+class Timing(NamedTuple):
+    """Seconds on the clock, and of CPU in this process; workers and PostgreSQL not counted."""
+
+    wall: float
+    cpu: float
+
+
+def timed(work: Callable[[], Any]) -> Timing:
+    started, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Timing(time.perf_counter() - started, time.process_time() - cpu)
+
+
 def tenant_names(count: int) -> list[str]:
     return [f"tenant-{number:04d}" for number in range(1, count + 1)]
 
 
-def batched(settings: Settings, repeats: int) -> dict[int, list[float]]:
+def batched(settings: Settings, repeats: int) -> dict[int, list[Timing]]:
     """Seconds of each batched run by its number of tenants; the largest is checked partition by partition."""
     spec = load_specs()["story_points"]
     job = definitions({spec.name: spec}, IdleInstallation()).resolve_job_def("train")
     asset = dg.AssetKey([spec.name, FEATURES])
-    seconds: dict[int, list[float]] = {size: [] for size in SIZES}
+    seconds: dict[int, list[Timing]] = {size: [] for size in SIZES}
     with product_instance(settings) as instance:
         known = launch.add_partitions(instance, tenant_names(max(SIZES)))
         for _ in range(repeats):
             for size in SIZES:
                 tags = partitions.tenant_range(known, known[0], known[size - 1])
-                started = time.perf_counter()
-                job.execute_in_process(
-                    instance=instance, run_config=QUIET, tags=tags, asset_selection=[asset], raise_on_error=False
-                )
-                seconds[size].append(time.perf_counter() - started)
+                run = partial(job.execute_in_process, run_config=QUIET, tags=tags, instance=instance)
+                seconds[size].append(timed(partial(run, asset_selection=[asset], raise_on_error=False)))
         check_statuses(instance, asset, known)
     return seconds
 
@@ -134,28 +135,24 @@ def check_statuses(instance: dg.DagsterInstance, asset: dg.AssetKey, tenants: Se
 def pure_work(size: int) -> float:
     """Seconds of the work alone, without Dagster and without the fan-out."""
     tasks = [TrainingTask(load_settings(), load_specs()["story_points"], name, "", ()) for name in tenant_names(size)]
-    started = time.perf_counter()
-    for task in tasks:
-        nothing(task)
-    return time.perf_counter() - started
+    return timed(lambda: [nothing(task) for task in tasks]).wall
 
 
-def native_ranges(settings: Settings) -> dict[int, list[float]]:
+def native_ranges(settings: Settings) -> dict[int, list[Timing]]:
     """Seconds of Dagster's own range run, with its defaults and in one process, by the number of tenants."""
     job = dg.Definitions(assets=[plain], executor=dg.in_process_executor).resolve_implicit_global_asset_job_def()
-    seconds: dict[int, list[float]] = {}
+    seconds: dict[int, list[Timing]] = {}
     with default_instance(settings) as instance:
         known = launch.add_partitions(instance, tenant_names(max(SIZES)))
         for size in SIZES:
             for _ in range(1 if size == max(SIZES) else NATIVE_REPEATS):
                 tags = partitions.tenant_range(known, known[0], known[size - 1])
-                started = time.perf_counter()
-                job.execute_in_process(instance=instance, run_config=QUIET, tags=tags)
-                seconds.setdefault(size, []).append(time.perf_counter() - started)
+                run = partial(job.execute_in_process, run_config=QUIET, tags=tags, instance=instance)
+                seconds.setdefault(size, []).append(timed(run))
     return seconds
 
 
-def runs_of_one(settings: Settings) -> list[tuple[float, float]]:
+def runs_of_one(settings: Settings) -> list[Timing]:
     """Wall and CPU seconds of runs of one partition, each a process with Dagster's default executor."""
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "benchmarks.overhead"]
     command += ["-a", "plain_definitions", "--select", "plain", "--partition"]
@@ -165,10 +162,10 @@ def runs_of_one(settings: Settings) -> list[tuple[float, float]]:
         return [_run_timed([*command, tenant], environment) for tenant in tenant_names(RUNS_OF_ONE)]
 
 
-def _run_timed(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
+def _run_timed(command: Sequence[str], environment: dict[str, str]) -> Timing:
     started, before = time.perf_counter(), _children_cpu()
     subprocess.run(command, env=os.environ | environment, check=True, capture_output=True)
-    return time.perf_counter() - started, _children_cpu() - before
+    return Timing(time.perf_counter() - started, _children_cpu() - before)
 
 
 def _children_cpu() -> float:
@@ -176,113 +173,34 @@ def _children_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def load_fleet(settings: Settings, count: int, seed: int) -> list[str]:
-    """Simulates and imports a year of that many tenants; returns their names."""
-    warehouse = Warehouse(settings)
-    organisations = fleet(count, pd.Timestamp(partitions.today(), tz="UTC"), seed)
-    for organisation in organisations:
-        history = simulate(organisation)
-        import_tables(warehouse, organisation.tenant_id, history.issues, history.pull_requests)
-    return [organisation.tenant_id for organisation in organisations]
-
-
-def wave(settings: Settings, count: int, seed: int) -> dict[str, Any]:
-    """Metrics and drift of every tenant and model for yesterday, as the nightly job computes them.
-
-    A share of the tenants has been trained before. The night before yesterday's is run first, because a fleet's first
-    night alone makes the backtests of the weeks before its first deployment.
-    """
-    tenants, models = load_fleet(settings, count, seed), list(load_specs())
-    yesterday = partitions.today() - dt.timedelta(days=1)
-    before = yesterday - dt.timedelta(days=1)
-    trained = tenants[: round(TRAINED_SHARE * count)]
-    with product_instance(settings) as instance:
-        known = launch.add_partitions(instance, tenants)
-        as_of = dt.datetime.combine(before, dt.time(), dt.UTC).isoformat()
-        training = _timed(lambda: launch.train(instance, known, trained, models, as_of, _silent))
-        first = _timed(lambda: launch.monitor(instance, known, tenants, models, before, before, _silent))
-        parts = stage_milliseconds(tenants[::PROFILED_EVERY], yesterday)
-        night = _timed(lambda: launch.monitor(instance, known, tenants, models, yesterday, yesterday, _silent))
-        check_wave(instance, known, models, yesterday)
-    tasks = count * len(models)
-    work = tasks * parts["task"] / 1000 / settings.workers
-    return {
-        "wave_tenants": count,
-        "wave_trained_tenants": len(trained),
-        "wave_training_seconds": training,
-        "wave_first_night_seconds": first,
-        f"wave_seconds_{count}": night,
-        "wave_expected_work_seconds": work,
-        **{f"wave_ms_per_task_{name}": value for name, value in parts.items()},
-    }
-
-
-def _timed(launching: Callable[[], launch.Launched]) -> float:
-    started = time.perf_counter()
-    launched = launching()
-    seconds = time.perf_counter() - started
-    if launched.failures:
-        raise SystemExit(f"the wave failed for {len(launched.failures)}, first: {launched.failures[0]}")
-    return seconds
-
-
-def _silent(_: str) -> None:
-    """Nobody watches."""
-
-
-def check_wave(instance: dg.DagsterInstance, tenants: Sequence[str], models: Sequence[str], day: dt.date) -> None:
-    """Every tenant's partition of the day is materialized, for every model and both steps."""
-    for model in models:
-        for step in STEPS:
-            done = instance.get_materialized_partitions(dg.AssetKey([model, step]))
-            missing = [tenant for tenant in tenants if f"{day}|{tenant}" not in done]
-            if missing:
-                raise SystemExit(f"{model}/{step}: {len(missing)} tenants have no partition of {day}")
-
-
-def stage_milliseconds(tenants: Sequence[str], day: dt.date) -> dict[str, float]:
-    """Milliseconds per tenant and model of a night's parts, in this process, before the night itself is run.
-
-    ``task`` is the whole, first time; ``again`` the same without what a second time finds stored (the backtest).
-    """
-    settings, specs = load_settings(), load_specs()
-    warehouse, seconds = Warehouse(settings), dict.fromkeys(PARTS, 0.0)
-    end = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), dt.UTC)
-    tasks = [(tenant, spec) for tenant in tenants for spec in specs.values()]
-    run_monitoring(MonitoringTask(settings, tasks[0][1], tenants[0], (day - dt.timedelta(days=1),)))  # imports
-    for tenant, spec in tasks:
-        marks = [time.perf_counter()]
-        rows = warehouse.read_source(spec, tenant)
-        marks.append(time.perf_counter())
-        build(spec, rows, end)
-        marks.append(time.perf_counter())
-        for steps in (STEPS, STEPS, (DRIFT_REPORT,)):
-            run_monitoring(MonitoringTask(settings, spec, tenant, (day,), steps))
-            marks.append(time.perf_counter())
-        for name, part in zip(PARTS, np.diff(marks), strict=True):
-            seconds[name] += float(part)
-    return {name: 1000 * total / len(tasks) for name, total in seconds.items()}
-
-
-def exponent(seconds: dict[int, list[float]], small: int, large: int) -> float:
+def exponent(runs: dict[int, list[float]], small: int, large: int) -> float:
     """How the cost of a run grows with its tenants: 1 is in proportion."""
-    ratio = statistics.median(seconds[large]) / statistics.median(seconds[small])
+    ratio = statistics.median(runs[large]) / statistics.median(runs[small])
     return math.log(ratio) / math.log(large / small)
 
 
-def cost_table(name: str, seconds: dict[int, list[float]]) -> list[dict[str, Any]]:
-    """One row per size: median, best and worst run, and milliseconds per partition."""
+def walls(runs: dict[int, list[Timing]]) -> dict[int, list[float]]:
+    return {size: [run.wall for run in timings] for size, timings in runs.items()}
+
+
+def cpus(runs: dict[int, list[Timing]]) -> dict[int, list[float]]:
+    return {size: [run.cpu for run in timings] for size, timings in runs.items()}
+
+
+def cost_table(name: str, runs: dict[int, list[Timing]]) -> list[dict[str, Any]]:
+    """One row per size: median, best and worst run, CPU of this process, and milliseconds per partition."""
     return [
         {
             "what": name,
             "tenants": size,
-            "runs": len(runs),
-            "seconds": statistics.median(runs),
-            "least": min(runs),
-            "most": max(runs),
-            "ms_per_partition": 1000 * statistics.median(runs) / size,
+            "runs": len(seconds),
+            "seconds": statistics.median(seconds),
+            "least": min(seconds),
+            "most": max(seconds),
+            "cpu_seconds": statistics.median(cpus(runs)[size]),
+            "ms_per_partition": 1000 * statistics.median(seconds) / size,
         }
-        for size, runs in seconds.items()
+        for size, seconds in walls(runs).items()
     ]
 
 
@@ -296,13 +214,17 @@ def event_costs(settings: Settings, quick: bool) -> dict[str, Any]:
     print(f"a run per partition: {wall:.1f} s of wall time, {cpu:.1f} s of CPU each (median of {len(single)})\n")
     largest = max(SIZES)
     return {
-        "ms_per_partition_1000": 1000 * (statistics.median(ours[largest]) - pure_work(largest)) / largest,
+        "ms_per_partition_1000": 1000 * (statistics.median(walls(ours)[largest]) - pure_work(largest)) / largest,
+        "ms_per_partition_1000_best": 1000 * min(walls(ours)[largest]) / largest,
+        "cpu_ms_per_partition_1000": 1000 * statistics.median(cpus(ours)[largest]) / largest,
         "ms_per_partition_run_each": 1000 * wall,
         "cpu_ms_per_partition_run_each": 1000 * cpu,
-        "ms_per_partition_native_1000": 1000 * statistics.median(native[largest]) / largest,
-        "exponent": exponent(ours, 100, largest),
-        "native_exponent": exponent(native, 100, largest),
-        "seconds_by_tenants": {str(size): runs for size, runs in ours.items()},
+        "ms_per_partition_native_1000": 1000 * statistics.median(walls(native)[largest]) / largest,
+        "cpu_ms_per_partition_native_1000": 1000 * statistics.median(cpus(native)[largest]) / largest,
+        "exponent": exponent(walls(ours), 100, largest),
+        "exponent_cpu": exponent(cpus(ours), 100, largest),
+        "native_exponent": exponent(walls(native), 100, largest),
+        "seconds_by_tenants": {str(size): runs for size, runs in walls(ours).items()},
         "workers": settings.workers,
     }
 
