@@ -233,10 +233,10 @@ def parts_of_beyond(settings: Settings, seed: int) -> list[dict[str, Any]]:
         model = FittedModel.load(folder)
     frame = feature_frame(spec, ROWS, seed)
     snapshots = Snapshots(settings)
-    _, url = snapshots.write("warm-up", spec.name, frame)
+    digest, url = snapshots.write("warm-up", spec.name, frame)
     with tempfile.TemporaryDirectory() as folder:
         calls: dict[str, Callable[[], Any]] = {
-            "read the snapshot": lambda: snapshots.read(url),
+            "read the snapshot": lambda: snapshots.read(url, digest),
             "predict 500 rows": lambda: model.predict(frame),
             "save the files": lambda: model.save(Path(folder) / "model"),
             "look the versions up": lambda: registry.versions("warm-up", spec.name),

@@ -11,8 +11,8 @@ import pandas as pd
 from ml_pipeline.settings import Settings
 
 
-class SnapshotMissing(Exception):
-    """A snapshot named by the database is not in the artifact store."""
+class SnapshotUnusable(Exception):
+    """A snapshot named by the database is not in the artifact store, or is not the one that was stored."""
 
 
 class Snapshots:
@@ -37,22 +37,27 @@ class Snapshots:
                 file.write(buffer.getvalue())
         return digest, url
 
-    def read(self, url: str) -> pd.DataFrame:
-        """The frame behind a URL that ``write`` returned.
+    def read(self, url: str, digest: str) -> pd.DataFrame:
+        """The frame behind the hash and URL that ``write`` returned.
 
         Raises
         ------
-        SnapshotMissing
-            If the file is gone.
+        SnapshotUnusable
+            If the file is gone, or holds something else than what was written.
         """
         import fsspec
 
         filesystem, path = fsspec.url_to_fs(url)
         try:
             with filesystem.open(path, "rb") as file:
-                return pd.read_parquet(file)
+                frame = pd.read_parquet(file)
         except FileNotFoundError as error:
-            raise SnapshotMissing(f"{url} is gone. Materialize the features of its tenant again") from error
+            raise SnapshotUnusable(f"{url} is gone. Materialize the features of its tenant again") from error
+        if content_hash(frame) != digest:
+            raise SnapshotUnusable(
+                f"{url} is not what was stored under its hash. Remove it and materialize the features again"
+            )
+        return frame
 
 
 def content_hash(frame: pd.DataFrame) -> str:

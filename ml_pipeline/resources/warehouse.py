@@ -163,6 +163,11 @@ class Warehouse:
             connection.execute(sa.select(sa.func.set_config("app.tenant_id", tenant_id, True)))
             yield connection
 
+    def insert_missing(self, connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Writes the rows whose key does not exist: what was said first stays."""
+        if rows:
+            connection.execute(insert(table).on_conflict_do_nothing(), rows)
+
     def upsert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
         """Writes rows; a row that exists under the same key is replaced, its server-side defaults kept fresh."""
         if not rows:

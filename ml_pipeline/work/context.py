@@ -72,11 +72,11 @@ def parse_as_of(text: str) -> str:
 
 
 def moment_of(as_of: str, spec: ModelSpec, rows: pd.DataFrame) -> dt.datetime:
-    """The moment a tenant stands at: the one named, or its newest known time plus one microsecond for ``latest``."""
+    """The moment a tenant stands at: the one named, or for ``latest`` just after its newest time, at most now."""
     if as_of != LATEST:
         return dt.datetime.fromisoformat(as_of)
     times = [spec.source.event_time, *(name for name, column in spec.source.columns.items() if column.type == "time")]
     newest = rows[times].max().max()
     if pd.isna(newest):
         return dt.datetime.fromtimestamp(0, dt.UTC)
-    return (newest + pd.Timedelta(microseconds=1)).to_pydatetime()
+    return min((newest + pd.Timedelta(microseconds=1)).to_pydatetime(), dt.datetime.now(dt.UTC))

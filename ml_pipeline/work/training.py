@@ -151,9 +151,7 @@ class _TenantModel:
 
     def model(self) -> dict[str, Any]:
         """Newest snapshot to a registered version and a decision whether it serves."""
-        snapshot = self._latest_snapshot()
-        frame = self.doors.snapshots.read(snapshot["path"])
-        moment = snapshot["as_of"]
+        snapshot, frame, moment = self._snapshot_frame()
         rows, note = training_window(self.spec, frame, moment)
         refusal = self._refusal(rows, snapshot["quality_score"])
         if refusal is not None:
@@ -279,7 +277,7 @@ class _TenantModel:
         with self.doors.warehouse.tenant(self.tenant) as connection:
             judged = connection.execute(query.limit(1)).first()
         if judged is None:
-            frame = self.doors.snapshots.read(self._latest_snapshot()["path"])
+            _, frame, _ = self._snapshot_frame()
             rows, window = training_window(self.spec, frame, moment)
             return self._judge(train(self.spec, rows, moment), version, moment, window)
         return {
@@ -327,7 +325,7 @@ class _TenantModel:
 
     def _snapshot_frame(self) -> tuple[sa.RowMapping, pd.DataFrame, dt.datetime]:
         snapshot = self._latest_snapshot()
-        return snapshot, self.doors.snapshots.read(snapshot["path"]), snapshot["as_of"]
+        return snapshot, self.doors.snapshots.read(snapshot["path"], snapshot["snapshot_hash"]), snapshot["as_of"]
 
     def predictions(self) -> dict[str, Any]:
         """Scores the open entities that the champion has not scored yet."""
@@ -396,4 +394,4 @@ class _TenantModel:
             )
         ]
         with self.doors.warehouse.tenant(self.tenant) as connection:
-            self.doors.warehouse.upsert(connection, tables.predictions, rows)
+            self.doors.warehouse.insert_missing(connection, tables.predictions, rows)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_pipeline.resources.snapshots import SnapshotMissing, Snapshots, content_hash
+from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable, content_hash
 from ml_pipeline.settings import Settings
 
 WHEN = pd.to_datetime(["2026-01-01", None, "2026-01-02 03:04:05.000006"], utc=True, format="ISO8601").as_unit("us")
@@ -29,7 +29,7 @@ def snapshots(tmp_path: Path) -> Snapshots:
 
 def test_a_snapshot_is_read_back_with_its_values_and_its_hash(snapshots: Snapshots):
     digest, url = snapshots.write("acme", "story_points", frame())
-    again = snapshots.read(url)
+    again = snapshots.read(url, digest)
     pd.testing.assert_frame_equal(again, frame().astype({"level": "str"}))
     assert content_hash(again) == digest == content_hash(frame())
 
@@ -69,7 +69,14 @@ def test_the_hash_of_text_does_not_depend_on_how_pandas_holds_it(values: list[st
 
 
 def test_a_snapshot_that_is_gone_says_how_to_make_it_again(snapshots: Snapshots):
-    _, url = snapshots.write("acme", "story_points", frame())
+    digest, url = snapshots.write("acme", "story_points", frame())
     Path(url).unlink()
-    with pytest.raises(SnapshotMissing, match=r"is gone\. Materialize the features of its tenant again"):
-        snapshots.read(url)
+    with pytest.raises(SnapshotUnusable, match=r"is gone\. Materialize the features of its tenant again"):
+        snapshots.read(url, digest)
+
+
+def test_a_snapshot_that_was_changed_is_refused(snapshots: Snapshots):
+    digest, url = snapshots.write("acme", "story_points", frame())
+    frame(number=[1.5, np.nan, 7.0]).to_parquet(url, index=False)
+    with pytest.raises(SnapshotUnusable, match="is not what was stored under its hash"):
+        snapshots.read(url, digest)
