@@ -188,10 +188,17 @@ def _stop(running: list[Running]) -> None:
     for one in running:
         with contextlib.suppress(subprocess.TimeoutExpired):
             one.process.wait(max(0.1, deadline - time.monotonic()))
+        # What it started may need longer than itself: a run says on its page that it was interrupted.
+        while _signal_group(one.process.pid, 0) and time.monotonic() < deadline:
+            time.sleep(0.1)
         _signal_group(one.process.pid, signal.SIGKILL)
         one.process.wait()
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # all of it has ended
+def _signal_group(group: int, number: int) -> bool:
+    """Whether there was anyone to signal; 0 only asks."""
+    try:
         os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True

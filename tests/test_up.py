@@ -1,0 +1,195 @@
+"""``make up`` and plain ``dagster dev``: pages that answer, state that survives, nothing left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_pipeline import up
+from ml_pipeline.settings import PROJECT_ROOT, Settings
+
+PATIENCE = 120.0
+BINARIES = Path(sys.executable).parent
+needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked for in /proc")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answer(url: str, body: dict[str, Any] | None = None) -> Any:
+    """JSON that a server answers to a GET, or to a POST of ``body``."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+def graphql(port: int, query: str) -> Any:
+    return answer(f"http://127.0.0.1:{port}/graphql", {"query": query})["data"]
+
+
+def state_of(process: int) -> str | None:
+    """The letter that the system gives a process (Z: ended, but not yet collected), None where there is none."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def processes_of(home: Path) -> dict[int, str]:
+    """Commands, by process id, of everything on this machine that was started for an installation or serves it."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            environment = (folder / "environ").read_bytes()
+        except (FileNotFoundError, PermissionError, ProcessLookupError):
+            continue
+        if command and (f"ML_PIPELINE_HOME={home}".encode() in environment or str(home) in command):
+            found[int(folder.name)] = command
+    return found
+
+
+@contextmanager
+def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
+    """A command in the project's folder, killed with its group in the end if it still runs."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, cwd=PROJECT_ROOT, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(text: str, log: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while text not in log.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+
+
+@contextmanager
+def up_and_running(settings: Settings) -> Iterator[subprocess.Popen]:
+    """``ml-pipeline up`` with an embedded database, once everything answers."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "DAGSTER_HOME")}
+    environment |= {
+        "ML_PIPELINE_HOME": str(settings.home),
+        "ML_PIPELINE_DAGSTER_PORT": str(settings.dagster_port),
+        "ML_PIPELINE_MLFLOW_PORT": str(settings.mlflow_port),
+    }
+    log = settings.home.parent / "up.log"
+    with started([str(BINARIES / "ml-pipeline"), "up"], environment, log) as process:
+        wait_for("Everything runs", log, process)
+        yield process
+
+
+def stopped_by(number: signal.Signals, process: subprocess.Popen) -> int:
+    process.send_signal(number)
+    return process.wait(60)
+
+
+@needs_proc
+def test_everything_answers_stops_without_a_trace_and_remembers(tmp_path: Path):
+    settings = Settings(home=tmp_path / "home", dagster_port=free_port(), mlflow_port=free_port())
+    dagster, mlflow = settings.dagster_port, f"http://127.0.0.1:{settings.mlflow_port}"
+    with up_and_running(settings) as process:
+        location = '{repositoryLocationName: "ml_pipeline", repositoryName: "__repository__"}'
+        added = f'repositorySelector: {location}, partitionsDefName: "tenants", partitionKey: "acme"'
+        graphql(dagster, f"mutation {{ addDynamicPartition({added}) {{ __typename }} }}")
+        assert graphql(dagster, "{ shouldShowNux }")["shouldShowNux"] is False
+        telemetry = answer(f"{mlflow}/ajax-api/3.0/mlflow/ui-telemetry")
+        assert telemetry["disable_ui_telemetry"] is True
+        experiment = answer(f"{mlflow}/api/2.0/mlflow/experiments/create", {"name": "kept"})["experiment_id"]
+        assert any("postgres" in command for command in processes_of(settings.home).values())
+        assert stopped_by(signal.SIGINT, process) == 0
+    assert processes_of(settings.home) == {}
+
+    with up_and_running(settings) as process:
+        keys = graphql(
+            dagster,
+            '{ assetNodeOrError(assetKey: {path: ["story_points", "model"]}) { ... on AssetNode { partitionKeys } } }',
+        )
+        assert keys["assetNodeOrError"]["partitionKeys"] == ["acme"]
+        kept = answer(f"{mlflow}/api/2.0/mlflow/experiments/get?experiment_id={experiment}")
+        assert kept["experiment"]["name"] == "kept"
+        assert stopped_by(signal.SIGTERM, process) == 0
+    assert processes_of(settings.home) == {}
+
+
+def test_a_port_in_use_names_the_variable_that_changes_it():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(up.PortInUse, match=rf"Port {port} on 127\.0\.0\.1 .* ML_PIPELINE_MLFLOW_PORT={port + 1} "):
+            up.check_port("127.0.0.1", port, "ML_PIPELINE_MLFLOW_PORT")
+
+
+def test_a_service_that_ends_by_itself_is_named_with_its_log(tmp_path: Path):
+    running = up._start(up.Service("MLflow", [sys.executable, "-c", "raise SystemExit(3)"]), tmp_path)
+    running.process.wait(30)
+    with pytest.raises(up.ServiceEnded, match=re.escape(f"MLflow ended with code 3. The end of {tmp_path}/mlflow.log")):
+        up._check_alive([running])
+
+
+@needs_proc
+def test_children_that_ignore_the_signal_are_killed_with_their_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(up, "STOP_SECONDS", 1.0)
+    deaf = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(f'{os.getpid()}.', flush=True)"
+    )
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {deaf + '; time.sleep(60)'!r}]).wait()"
+    running = up._start(up.Service("parent", [sys.executable, "-c", parent]), tmp_path)
+    wait_for(".", running.log, running.process)
+    child = int(running.log.read_text().strip(" .\n"))
+    up._stop([running])
+    deadline = time.monotonic() + 10
+    while state_of(child) not in ("Z", None):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_no_password_is_on_a_command_line():
+    settings = Settings(database_url="postgresql://ann:secret@db/shop")
+    assert not any("secret" in part for service in up.services(settings) for part in service.command)
+
+
+def test_dagster_dev_without_a_database_names_make_up(tmp_path: Path):
+    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "DAGSTER_HOME")}
+    command = [str(BINARIES / "dagster"), "dev", "-p", str(free_port())]
+    ended = subprocess.run(
+        command, env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert ended.returncode != 0
+    assert "DATABASE_URL is not set. Run `make up`" in ended.stderr
+
+
+def test_dagster_dev_with_a_database_serves_the_assets(settings: Settings, tmp_path: Path):
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    environment |= {"DATABASE_URL": str(settings.database_url), "ML_PIPELINE_HOME": str(settings.home)}
+    port, log = free_port(), tmp_path / "dev.log"
+    with started([str(BINARIES / "dagster"), "dev", "-p", str(port)], environment, log) as process:
+        wait_for("Serving dagster-webserver", log, process)
+        nodes = graphql(port, "{ assetNodes { assetKey { path } } }")["assetNodes"]
+        assert ["story_points", "model"] in [node["assetKey"]["path"] for node in nodes]
+        assert stopped_by(signal.SIGINT, process) == 0
