@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,6 +87,18 @@ def wait_for(text: str, log: Path, process: subprocess.Popen) -> None:
     while text not in log.read_text():
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
+
+
+def wait_until_it_answers(url: str, process: subprocess.Popen) -> None:
+    """``dagster dev`` says that it serves just before it listens."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            answer(url)
+            return
+        except urllib.error.URLError:
+            assert process.poll() is None and time.monotonic() < deadline, f"{url} does not answer"
+            time.sleep(0.2)
 
 
 @contextmanager
@@ -190,6 +203,7 @@ def test_dagster_dev_with_a_database_serves_the_assets(settings: Settings, tmp_p
     port, log = free_port(), tmp_path / "dev.log"
     with started([str(BINARIES / "dagster"), "dev", "-p", str(port)], environment, log) as process:
         wait_for("Serving dagster-webserver", log, process)
+        wait_until_it_answers(f"http://127.0.0.1:{port}/server_info", process)
         nodes = graphql(port, "{ assetNodes { assetKey { path } } }")["assetNodes"]
         assert ["story_points", "model"] in [node["assetKey"]["path"] for node in nodes]
         assert stopped_by(signal.SIGINT, process) == 0

@@ -189,7 +189,7 @@ def test_two_versions_of_a_model_are_compared_side_by_side(page, mlflow: str, ex
     page.get_by_test_id("compareButton").click()
     expect(page.get_by_text("Comparing 2 Versions")).to_be_visible()
     for name in ("mae", "skill", "as_of"):
-        expect(page.get_by_role("rowheader", name=name, exact=True)).to_be_visible()
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
 
 
 def test_a_versions_page_shows_where_it_comes_from_and_why_it_serves(page, mlflow: str, pages: Settings, expect):
