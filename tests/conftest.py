@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import sqlalchemy as sa
@@ -26,9 +27,19 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of the session's PostgreSQL server."""
-    with postgres.embedded_server(tmp_path_factory.mktemp("postgres") / "data") as url:
+def server() -> Iterator[str]:
+    """URL of the session's PostgreSQL server.
+
+    Not in pytest's own folder: each pytest that starts closes that to everybody but its user, and PostgreSQL, when root
+    runs the tests, is another. Nothing of these databases has to outlive a power cut, so nothing is flushed to disk.
+    """
+    folder = TemporaryDirectory(prefix="ml-pipeline-tests-", ignore_cleanup_errors=True)
+    with folder as path, postgres.embedded_server(Path(path) / "data") as url:
+        connecting = sa.create_engine(postgres.parse_url(url), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with connecting.connect() as connection:
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                connection.execute(sa.text(f"ALTER SYSTEM SET {setting} = off"))
+            connection.execute(sa.text("SELECT pg_reload_conf()"))
         yield url
 
 

@@ -95,7 +95,8 @@ def _fit_text(spec: ModelSpec, frame: pd.DataFrame) -> tuple[TfidfVectorizer | N
     if components < 1:
         return None, None
     reducer = TruncatedSVD(components, n_iter=2, random_state=spec.training.seed)
-    return vectorizer, reducer.fit(terms)
+    with np.errstate(divide="ignore", invalid="ignore"):  # the share of variance, which nobody asks for, of equal texts
+        return vectorizer, reducer.fit(terms)
 
 
 def _steady(columns: FeatureColumns) -> list[str]:
