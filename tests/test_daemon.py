@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
@@ -55,6 +55,8 @@ def daemon(log: Path) -> Iterator[None]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
+        with suppress(ProcessLookupError):  # a code server that is told to end while it starts may stay
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def becomes_true(condition: Callable[[], bool], log: Path, what: str) -> None:
