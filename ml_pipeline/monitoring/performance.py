@@ -9,8 +9,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.lifecycle.promotion import losses
 from ml_pipeline.monitoring.metrics import Metrics, evaluate
 from ml_pipeline.specs.model_spec import ModelSpec
+
+ONE_SIDED_Z = 1.645  # 95 %
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class DailyMetrics:
     skill: float | None  # 1 - value / baseline_value
     version: int | None  # the newest version among the predictions used; 0 is a backtest
     origin: Literal["live", "backtest"]  # backtest when no live prediction was used but backtested ones were
-    metrics: Metrics  # all metrics of the task, those of the baseline as baseline_<name>
+    metrics: Metrics  # all metrics of the task, those of the baseline as baseline_<name>, and `standard_error` of value
 
 
 def daily_metrics(spec: ModelSpec, outcomes: pd.DataFrame, predictions: pd.DataFrame, day: date) -> DailyMetrics:
@@ -71,8 +74,27 @@ def window_metrics(
         skill=1 - headline / reference if headline is not None and reference else None,
         version=int(versions.max()) if len(used) else None,
         origin="backtest" if len(used) and not (origins == "live").any() else "live",
-        metrics=metrics | {f"baseline_{name}": number for name, number in of_baseline.items()},
+        metrics=metrics
+        | {f"baseline_{name}": number for name, number in of_baseline.items()}
+        | {"standard_error": _standard_error(losses(spec.task, label[entity], value))},
     )
+
+
+def performance_loss(recent: DailyMetrics, expected: float | None, min_rows: int) -> float | None:
+    """Relative rise of the headline metric over what was ``expected`` of the version (0.1 is 10 %).
+
+    A rise that chance could have made (one-sided 95 % bound of the mean loss) counts as none, and with fewer than
+    ``min_rows`` outcomes, or nothing to compare with, nothing can be said: None.
+    """
+    error = recent.metrics["standard_error"]
+    if recent.value is None or error is None or not expected or recent.evaluated < min_rows:
+        return None
+    rise = recent.value / expected - 1
+    return rise if recent.value - ONE_SIDED_Z * error > expected else min(rise, 0.0)
+
+
+def _standard_error(loss: np.ndarray) -> float | None:
+    return float(loss.std(ddof=1) / np.sqrt(len(loss))) if len(loss) > 1 else None
 
 
 def _matured(outcomes: pd.DataFrame, first: date, last: date) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.monitoring.drift import compare, severity, windows
 from ml_pipeline.monitoring.health import health_score
-from ml_pipeline.monitoring.performance import DailyMetrics, daily_metrics, window_metrics
+from ml_pipeline.monitoring.performance import DailyMetrics, daily_metrics, performance_loss, window_metrics
 from ml_pipeline.resources import tables
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
@@ -244,8 +244,7 @@ class _TenantDays:
         report = compare(self.spec, baseline, current)
         serving = self._serving(day)
         recent = self._recent_performance(day)
-        expected = None if serving is None or pd.isna(serving["expected"]) else float(serving["expected"])
-        loss = None if recent.value is None or not expected else recent.value / expected - 1
+        loss, measured = (None, "") if serving is None else self._performance_loss(day, serving)
         age = (
             None if serving is None else (_midnight(day + DAY) - pd.Timestamp(serving["as_of"])) / pd.Timedelta(days=1)
         )
@@ -269,13 +268,33 @@ class _TenantDays:
             "columns": json_safe(report.columns),
             "health": health.score,
             "version": None if serving is None else int(serving["version"]),
-            "reason": report.reason,
+            "reason": measured + report.reason,
         }
 
     def _recent_performance(self, day: dt.date) -> DailyMetrics:
         """Performance over the outcomes of the health window that ends with the day."""
         first = day - (self.spec.monitoring.health_days - 1) * DAY
         return window_metrics(self.spec, self.outcomes, self.predictions, first, day)
+
+    def _performance_loss(self, day: dt.date, serving: pd.Series) -> tuple[float | None, str]:
+        """Rise of the serving version's loss over that of its promotion, and the sentence that says so where it rose.
+
+        Only what this very version predicted live counts: a backtest, or another version, was not expected to be as
+        good.
+        """
+        first = day - (self.spec.monitoring.health_days - 1) * DAY
+        made = self.predictions
+        own = made[(made["origin"] == "live") & (made["version"] == serving["version"])]
+        recent = window_metrics(self.spec, self.outcomes, own, first, day)
+        expected = None if pd.isna(serving["expected"]) else float(serving["expected"])
+        loss = performance_loss(recent, expected, self.spec.monitoring.min_rows)
+        if severity(loss, None) is None:
+            return loss, ""
+        return loss, (
+            f"The {recent.metric} of version {serving['version']} is {recent.value:.3g} on the {recent.evaluated} "
+            f"outcomes of the last {self.spec.monitoring.health_days} days, {loss:.0%} above the {expected:.3g} of its "
+            "promotion. "
+        )
 
     def _alert_drift(self, connection: sa.Connection, row: dict[str, Any]) -> None:
         if row["severity"] not in ("HIGH", "CRITICAL"):
@@ -286,7 +305,7 @@ class _TenantDays:
             self.spec.name,
             kind="drift",
             level=row["severity"],
-            message=f"Drift on {row['day']}: {row['reason']}",
+            message=f"{row['day']}: {row['reason']}",
             as_of=_midnight(row["day"] + DAY).to_pydatetime(),
             detail={"day": row["day"], "score": row["score"], "drifted": row["drifted"], "health": row["health"]},
         )

@@ -175,3 +175,35 @@ def test_what_was_finished_before_an_error_stays_reported(tenant, make_issues, m
     report = tenant.holds(make_issues(40)).monitor(38)
     assert report.error == "drift_report: ZeroDivisionError: division by zero"
     assert {step for step, _ in report.done} == {DAILY_METRICS}
+
+
+def live_with_points(tenant, make_issues, as_known, points: float):
+    """A version of day 36, and what is estimated from then on off by ``points``; the report of day 47."""
+    frame = make_issues(50)
+    live_through(tenant, frame, as_known, range(34, 37), trained_on=36)
+    frame.loc[frame["created_at"] > pd.Timestamp("2026-02-05", tz="UTC"), "story_points"] += points
+    for day in range(37, 48):
+        tenant.holds(as_known(frame, day + 1)).train(day + 1, (PREDICTIONS,))
+    tenant.monitor(47)
+    return tenant.rows(tables.drift_reports)[-1]
+
+
+def test_a_version_that_got_worse_is_alerted_with_the_figures_and_no_column_moved(tenant, make_issues, as_known):
+    row = live_with_points(tenant, make_issues, as_known, points=5.0)
+    (alert,) = tenant.rows(tables.alerts)
+    assert (row["status"], row["severity"], row["drifted"]) == ("stable", "CRITICAL", [])
+    assert row["reason"].startswith("The mae of version 1 is ") and "of its promotion. None of " in row["reason"]
+    assert (alert["level"], alert["message"]) == ("CRITICAL", f"{row['day']}: {row['reason']}")
+
+
+def test_a_version_as_good_as_at_its_promotion_has_no_severity(tenant, make_issues, as_known):
+    assert live_with_points(tenant, make_issues, as_known, points=0.0)["severity"] is None
+
+
+def test_a_backtest_is_not_held_against_a_version(tenant, make_issues, as_known):
+    frame = make_issues(50)
+    tenant.holds(as_known(frame, 41)).train(41)
+    frame.loc[frame["estimated_at"] > pd.Timestamp("2026-01-20", tz="UTC"), "story_points"] += 5.0
+    tenant.holds(as_known(frame, 42)).monitor(41)
+    (row,) = tenant.rows(tables.drift_reports)
+    assert (row["version"], row["severity"]) == (1, None)
