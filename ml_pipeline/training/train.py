@@ -134,6 +134,11 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
     return Race(winner, entrants[winner], records)
 
 
+def failures(candidates: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each candidate's record that ended in an error."""
+    return [f"{record['name']} failed: {record['error']}" for record in candidates if record["error"]]
+
+
 def refit(spec: ModelSpec, race: Race, rows: pd.DataFrame, seed: int) -> FittedModel:
     """The winner fitted on ``rows``, with the weight or calibration that validation chose; no interval yet."""
     constants = _constants(spec, rows)
@@ -248,7 +253,7 @@ def _notes(race: Race, split: Split) -> list[str]:
         for part, count in split.purged.items()
         if count
     ]
-    notes += [f"{record['name']} failed: {record['error']}" for record in race.candidates if record["error"]]
+    notes += failures(race.candidates)
     if isinstance(race.predictor, Constant):
         notes.append(f"nothing beat the {race.winner} by more than one standard error on the validation part")
     return notes

@@ -72,11 +72,15 @@ def parse_as_of(text: str) -> str:
 
 
 def moment_of(as_of: str, spec: ModelSpec, rows: pd.DataFrame) -> dt.datetime:
-    """The moment a tenant stands at: the one named, or for ``latest`` just after its newest time, at most now."""
+    """The moment a tenant stands at: the one named, or for ``latest`` just after its newest time; at most now.
+
+    A version of the future could predict nothing until that time has come.
+    """
+    now = dt.datetime.now(dt.UTC)
     if as_of != LATEST:
-        return dt.datetime.fromisoformat(as_of)
+        return min(dt.datetime.fromisoformat(as_of), now)
     times = [spec.source.event_time, *(name for name, column in spec.source.columns.items() if column.type == "time")]
     newest = rows[times].max().max()
     if pd.isna(newest):
         return dt.datetime.fromtimestamp(0, dt.UTC)
-    return min((newest + pd.Timedelta(microseconds=1)).to_pydatetime(), dt.datetime.now(dt.UTC))
+    return min((newest + pd.Timedelta(microseconds=1)).to_pydatetime(), now)

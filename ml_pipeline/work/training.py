@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +25,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHALLENGER, TamperedArtifact, Version, registered_name
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.train import MEDIAN, PRIOR, RECENT_MEDIAN, Trained, train
+from ml_pipeline.training.train import MEDIAN, PRIOR, RECENT_MEDIAN, Trained, failures, train
 from ml_pipeline.training.version import FittedModel
 from ml_pipeline.work.context import Doors, moment_of
 from ml_pipeline.work.records import json_safe, raise_alert, record_decision
@@ -85,20 +86,17 @@ class _TenantModel:
         self.spec = task.spec
         self.tenant = task.tenant
         self.doors = Doors(task.settings)
-        self._frame: pd.DataFrame | None = None
-        self._rows: pd.DataFrame | None = None
-        self._moment: dt.datetime | None = None
 
+    @cached_property
     def _current(self) -> tuple[pd.DataFrame, pd.DataFrame, dt.datetime]:
-        if self._frame is None or self._rows is None or self._moment is None:
-            self._rows = self.doors.warehouse.read_source(self.spec, self.tenant)
-            self._moment = moment_of(self.task.as_of, self.spec, self._rows)
-            self._frame = build(self.spec, self._rows, self._moment)
-        return self._rows, self._frame, self._moment
+        """Source rows, feature frame and moment."""
+        rows = self.doors.warehouse.read_source(self.spec, self.tenant)
+        moment = moment_of(self.task.as_of, self.spec, rows)
+        return rows, build(self.spec, rows, moment), moment
 
     def features(self) -> dict[str, Any]:
         """Source rows to a frozen feature snapshot with a quality report."""
-        rows, frame, moment = self._current()
+        rows, frame, moment = self._current
         quality = assess(self.spec, rows, frame, moment)
         digest, url = self.doors.snapshots.write(self.tenant, self.spec.name, frame)
         matured = int((frame["state"] == "matured").sum())
@@ -151,7 +149,7 @@ class _TenantModel:
 
     def model(self) -> dict[str, Any]:
         """Newest snapshot to a registered version and a decision whether it serves."""
-        snapshot, frame, moment = self._snapshot_frame()
+        snapshot, frame, moment = self._snapshot
         rows, note = training_window(self.spec, frame, moment)
         refusal = self._refusal(rows, snapshot["quality_score"])
         if refusal is not None:
@@ -239,7 +237,7 @@ class _TenantModel:
             )
         )
         numbers = decision.numbers | {"rows": trained.rows["all"], "candidate": trained.candidate}
-        reason = f"{decision.reason}; {window}" if window else decision.reason
+        reason = "; ".join(filter(None, [decision.reason, window, *failures(trained.candidates)]))
         decision = Decision(decision.verdict, reason, numbers)
         self.doors.registry.tag(version, "decision", decision.reason)
         if decision.verdict == "promote":
@@ -277,7 +275,7 @@ class _TenantModel:
         with self.doors.warehouse.tenant(self.tenant) as connection:
             judged = connection.execute(query.limit(1)).first()
         if judged is None:
-            _, frame, _ = self._snapshot_frame()
+            _, frame, _ = self._snapshot
             rows, window = training_window(self.spec, frame, moment)
             return self._judge(train(self.spec, rows, moment), version, moment, window)
         return {
@@ -315,7 +313,7 @@ class _TenantModel:
         unseen = (test["label_time"] > pd.Timestamp(champion.as_of)).to_numpy()
         theirs = test["entity_id"].map(own_test.set_index("entity_id")["value"]).to_numpy(dtype=float, copy=True)
         if unseen.any():
-            _, frame, _ = self._snapshot_frame()
+            _, frame, _ = self._snapshot
             entities = frame.set_index("entity_id").loc[test["entity_id"][unseen]].reset_index()
             theirs[unseen] = model.predict(entities)["value"].to_numpy()
         known = np.isfinite(theirs)
@@ -323,7 +321,9 @@ class _TenantModel:
         task = self.spec.task
         return losses(task, label, test["value"].to_numpy()[known]), losses(task, label, theirs[known])
 
-    def _snapshot_frame(self) -> tuple[sa.RowMapping, pd.DataFrame, dt.datetime]:
+    @cached_property
+    def _snapshot(self) -> tuple[sa.RowMapping, pd.DataFrame, dt.datetime]:
+        """The newest snapshot, its frame and moment: the same throughout, whatever another run stores meanwhile."""
         snapshot = self._latest_snapshot()
         return snapshot, self.doors.snapshots.read(snapshot["path"], snapshot["snapshot_hash"]), snapshot["as_of"]
 
@@ -332,10 +332,10 @@ class _TenantModel:
         champion = self.doors.registry.aliased(self.tenant, self.spec.name)
         if champion is None:
             return {"scored": 0, "reason": "no version serves: see the decision of the model"}
-        _, frame, moment = self._current()
         if not self._answers(champion):
             reason = f"version {champion.number} answers another question: the specification has changed since"
             return {"scored": 0, "reason": f"{reason}. Materialize {self.spec.name}/model, and see its decision"}
+        _, frame, moment = self._current
         if pd.Timestamp(champion.as_of) > moment:
             known = f"version {champion.number} was trained on what was known at {champion.as_of}"
             return {"scored": 0, "reason": f"{known}, after {moment.isoformat()}: it cannot predict for that time"}

@@ -44,6 +44,12 @@ def test_a_named_moment_is_the_same_for_every_tenant():
     assert moment_of(moment, SPEC, rows()) == dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
 
 
+@pytest.mark.parametrize("as_of", ["latest", "2999-12-31"])
+def test_nothing_stands_in_the_future(as_of: str):
+    moment = moment_of(parse_as_of(as_of), SPEC, rows(created_at=["2999-01-01"]))
+    assert moment <= dt.datetime.now(dt.UTC)
+
+
 def test_latest_is_just_after_the_newest_time_of_any_column():
     history = rows(
         created_at=["2026-01-01", "2026-01-05"], estimated_at=["2026-01-02", None], resolved_at=["2026-01-09"] * 2

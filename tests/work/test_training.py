@@ -184,6 +184,28 @@ def test_a_version_no_better_than_the_constant_stays_challenger_with_the_reason(
     assert report.done[MODEL]["reason"].startswith("baseline_not_beaten: ")
 
 
+def test_an_estimator_that_refuses_its_parameters_is_named_in_the_decision(tenant, make_issues):
+    broken = tenant.changed("training", params={"max_depth": -5})
+    broken.holds(make_issues(40)).train(40)
+    (decision,) = tenant.rows(tables.decisions)
+    assert decision["verdict"] == "reject"
+    assert "; xgboost failed: " in decision["reason"] and "max_depth" in decision["reason"]
+
+
+def test_a_snapshot_that_another_run_stores_meanwhile_does_not_mix_with_the_one_trained_on(tenant, make_issues):
+    tenant.holds(make_issues(60)).train(40)
+
+    def while_another_run_stands_earlier(*arguments):
+        tenant.train(20, (FEATURES,))
+        return training_function(*arguments)
+
+    training_function = training.train
+    with mock.patch.object(training, "train", while_another_run_stands_earlier):
+        report = tenant.train(55)
+    assert report.error is None
+    assert report.done[MODEL]["decision"] in ("promote", "reject")
+
+
 def test_without_a_champion_predictions_say_why_there_are_none(tenant, make_issues):
     report = tenant.holds(make_issues(40, learnable=False)).train(40)
     assert report.done[PREDICTIONS] == {"scored": 0, "reason": "no version serves: see the decision of the model"}
