@@ -54,6 +54,14 @@ class Warehouse:
             yield connection
 
     @contextmanager
+    def alone(self, tenant_id: str, what: str) -> Iterator[None]:
+        """One process at a time does ``what`` for a tenant; the others wait for it."""
+        with self.tenant(tenant_id) as connection:
+            lock = sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"ml_pipeline.{what}"), sa.func.hashtext(tenant_id))
+            connection.execute(sa.select(lock))
+            yield
+
+    @contextmanager
     def operator(self) -> Iterator[sa.Connection]:
         """A read-only transaction that sees every tenant: for fleet status, never for a tenant's own work."""
         with self._begin(self._url_as(OPERATOR_ROLE, default_transaction_read_only="on")) as connection:

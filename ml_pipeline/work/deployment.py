@@ -55,12 +55,13 @@ class Deployer:
             If the version is not registered.
         """
         target = self.registry.version(tenant, model, version)
-        champion = self.registry.aliased(tenant, model)
-        replaced = champion.number if champion else None
-        deployment = Deployment(uuid.uuid4(), tenant, model, action, target.number, replaced, reason, as_of)
-        if replaced != target.number:
-            for _ in self.steps(deployment):
-                pass
+        with self.warehouse.alone(tenant, f"deploy {model}"):  # a run and a person at once would mix their steps
+            champion = self.registry.aliased(tenant, model)
+            replaced = champion.number if champion else None
+            deployment = Deployment(uuid.uuid4(), tenant, model, action, target.number, replaced, reason, as_of)
+            if replaced != target.number:
+                for _ in self.steps(deployment):
+                    pass
         return deployment
 
     def steps(self, deployment: Deployment) -> Iterator[str]:

@@ -6,7 +6,9 @@ import datetime as dt
 import multiprocessing
 import os
 import signal
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,18 @@ def killed_after(settings: Settings, deployment: Deployment, step: str) -> None:
     for reached in Deployer(Warehouse(settings), Registry(settings)).steps(deployment):
         if reached == step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_deployments_at_the_same_time_come_one_after_the_other(deployer: Deployer, settings: Settings, monkeypatch):
+    set_alias = Registry.set_alias
+    monkeypatch.setattr(Registry, "set_alias", lambda *arguments: (time.sleep(0.2), set_alias(*arguments)))
+    with ThreadPoolExecutor(2) as pool:
+        both = list(
+            pool.map(lambda version: promote(Deployer(Warehouse(settings), Registry(settings)), version), (1, 2))
+        )
+    first, second = sorted(both, key=lambda deployment: deployment.replaced or 0)
+    assert (first.replaced, second.replaced) == (None, first.version)
+    assert aliases(deployer) == {CHAMPION: second.version, PREVIOUS: first.version}
 
 
 def test_a_promotion_moves_the_alias_and_keeps_the_one_before(deployer: Deployer):
