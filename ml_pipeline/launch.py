@@ -78,8 +78,8 @@ def quiet() -> None:
 def add_partitions(instance: dg.DagsterInstance, tenants: Sequence[str]) -> list[str]:
     """Makes the tenants partitions; returns every tenant that is one, in partition order."""
     name = str(partitions.tenants.name)
-    known = instance.get_dynamic_partitions(name)
-    new = [tenant for tenant in tenants if tenant not in set(known)]
+    known = set(instance.get_dynamic_partitions(name))
+    new = [tenant for tenant in tenants if tenant not in known]
     if new:
         instance.add_dynamic_partitions(name, new)
     return list(instance.get_dynamic_partitions(name))

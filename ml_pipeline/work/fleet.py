@@ -22,21 +22,22 @@ def days_to_monitor(warehouse: Warehouse, tenants: int, window: dt.date, yesterd
 
     A day counts as done when at least half of the ``tenants`` have a report of it: one tenant that fails every night
     does not make the wave repeat itself, and one that was backfilled by hand does not hide a night that was missed.
+    The days before the first done one were never asked for.
     """
     table = tables.drift_reports
     reported = sa.func.count(sa.distinct(table.c.tenant_id))
     query = (
         sa.select(table.c.day)
-        .where(table.c.day >= window)
+        .where(table.c.day.between(window, yesterday))
         .group_by(table.c.day)
         .having(reported * 2 >= tenants)
-        .order_by(table.c.day.desc())
-        .limit(1)
     )
     with warehouse.operator() as connection:
-        last = connection.scalar(query)
-    since = yesterday if last is None else max(window, last + DAY)
-    return since if since <= yesterday else None
+        done = set(connection.scalars(query))
+    day = min(done, default=yesterday)
+    while day in done:
+        day += DAY
+    return day if day <= yesterday else None
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,12 @@ def test_nights_that_were_missed_are_made_up_from_the_day_after_the_last_one(war
     assert days_to_monitor(warehouse, 2, WINDOW, YESTERDAY) == dt.date(2026, 1, 21)
 
 
+def test_a_night_that_was_missed_is_made_up_also_when_later_ones_are_done(warehouse: Warehouse):
+    for day in (28, 29, 31):
+        reported(warehouse, "a", dt.date(2026, 1, day))
+    assert days_to_monitor(warehouse, 1, WINDOW, YESTERDAY) == dt.date(2026, 1, 30)
+
+
 def test_days_before_the_window_are_not_made_up(warehouse: Warehouse):
     reported(warehouse, "a", dt.date(2025, 11, 1))
     assert days_to_monitor(warehouse, 1, WINDOW, YESTERDAY) == YESTERDAY
