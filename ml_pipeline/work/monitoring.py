@@ -189,7 +189,8 @@ class _TenantDays:
 
     def _store_outcomes(self, connection: sa.Connection) -> None:
         columns = {"entity_id": "entity_id", "label_time": "label_time", "label": "value"}
-        records = _records(self.outcomes[list(columns)].rename(columns=columns))
+        of_days = self.outcomes["label_time"] >= _midnight(self.days[0])
+        records = _records(self.outcomes.loc[of_days, list(columns)].rename(columns=columns))
         rows = [{"tenant_id": self.tenant, "model": self.spec.name, **record} for record in records]
         self.doors.warehouse.upsert(connection, tables.outcomes, rows)
 

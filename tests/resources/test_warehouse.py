@@ -16,6 +16,7 @@ from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.resources.warehouse import APP_ROLE, SourceUnreadable, Warehouse, source_url
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.model_spec import Column
 
 CLAIMS = """
     CREATE SCHEMA shop;
@@ -158,6 +159,14 @@ def test_a_view_that_takes_too_long_is_a_source_that_can_not_be_read(settings: S
     hurried = Warehouse(settings.model_copy(update={"statement_timeout": 0.3}))
     with pytest.raises(SourceUnreadable, match=r"model claims, tenant acme: shop.slow cannot be read: .*timeout"):
         hurried.read_source(claims_spec(url=replica, table="shop.slow"), "acme")
+
+
+def test_a_value_of_another_type_is_named_with_its_column_and_tenant(claims: Warehouse):
+    mistyped = {name: Column.model_validate(said) for name, said in (COLUMNS | {"kind": {"type": "number"}}).items()}
+    spec = claims_spec()
+    spec = spec.model_copy(update={"source": spec.source.model_copy(update={"columns": mistyped})})
+    with pytest.raises(SourceUnreadable, match=r"model claims, tenant acme: column 'kind' .* no number: .*'fire'"):
+        claims.read_source(spec, "acme")
 
 
 def test_a_server_that_is_not_there_is_named_without_its_password(warehouse: Warehouse):

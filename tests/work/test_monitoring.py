@@ -207,3 +207,10 @@ def test_a_backtest_is_not_held_against_a_version(tenant, make_issues, as_known)
     tenant.holds(as_known(frame, 42)).monitor(41)
     (row,) = tenant.rows(tables.drift_reports)
     assert (row["version"], row["severity"]) == (1, None)
+
+
+def test_only_the_outcomes_of_the_days_asked_for_are_written(tenant, make_issues):
+    tenant.holds(make_issues(45)).monitor(38, 39)
+    assert {row["label_time"].date() for row in tenant.rows(tables.outcomes)} == {
+        FIRST_DAY + dt.timedelta(days=day) for day in (38, 39)
+    }
