@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.resources.registry import Registry
+from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable
 from ml_pipeline.resources.warehouse import SourceUnreadable, Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
@@ -23,15 +24,15 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Checks the database, MLflow's store, and every specification against its own table."""
+    """Checks the database, MLflow's store, the artifact store, and every specification against its own table."""
     warehouse = Warehouse(settings)
     tenants = warehouse.tenants()
     with warehouse.operator() as connection:
         server = connection.scalar(sa.text("SHOW server_version"))
     findings = [
-        Finding("database", True, f"PostgreSQL {server}, {len(tenants)} tenants, row-level security on"),
+        Finding("database", True, f"PostgreSQL {server}, {len(tenants)} tenants"),
         Finding("MLflow", True, f"{len(Registry(settings).aliases())} registered models"),
-        Finding("artifacts", True, settings.artifacts),
+        _artifacts(settings),
     ]
     for name, spec in load_specs(settings.specs).items():
         where = f"model {name}"
@@ -44,3 +45,11 @@ def examine(settings: Settings) -> list[Finding]:
                 Finding(where, True, f"{spec.source.table}: {columns} columns are there, with fitting types")
             )
     return findings
+
+
+def _artifacts(settings: Settings) -> Finding:
+    try:
+        Snapshots(settings).check()
+    except SnapshotUnusable as error:
+        return Finding("artifacts", False, str(error))
+    return Finding("artifacts", True, settings.artifacts)

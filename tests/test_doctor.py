@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 
@@ -57,6 +59,20 @@ def test_a_good_installation_has_nothing_bad(settings: Settings):
         "model story_points",
     ]
     assert all(finding.ok for finding in findings)
+
+
+@pytest.mark.parametrize("where", ["{file}/artifacts", "nowhere://artifacts"], ids=["no folder", "no such store"])
+def test_an_artifact_store_that_cannot_be_written_is_bad(settings: Settings, tmp_path, where: str):
+    (tmp_path / "file").write_text("")
+    url = where.format(file=tmp_path / "file")
+    finding = examine(settings.model_copy(update={"artifacts_url": url}))[2]
+    assert (finding.what, finding.ok) == ("artifacts", False)
+    assert finding.detail.startswith(f"{url} cannot be written: ") and "ML_PIPELINE_ARTIFACTS" in finding.detail
+
+
+def test_checking_the_artifact_store_leaves_nothing_there(settings: Settings):
+    examine(settings)
+    assert list(Path(settings.artifacts).iterdir()) == []
 
 
 def test_a_good_model_of_ones_own_is_found_good(with_spec):

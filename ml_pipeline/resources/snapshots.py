@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import uuid
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,26 @@ class Snapshots:
             with filesystem.transaction, filesystem.open(path, "wb") as file:
                 file.write(buffer.getvalue())
         return digest, url
+
+    def check(self) -> None:
+        """Writes a file into the artifact store and removes it.
+
+        Raises
+        ------
+        SnapshotUnusable
+            If that fails; the message names the store and what it said.
+        """
+        import fsspec
+
+        try:
+            filesystem, path = fsspec.url_to_fs(f"{self.root}/{uuid.uuid4()}")
+            filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            filesystem.pipe_file(path, b"")
+            filesystem.rm_file(path)
+        except (OSError, ImportError, ValueError) as error:
+            raise SnapshotUnusable(
+                f"{self.root} cannot be written: {error}. Correct ML_PIPELINE_ARTIFACTS, or the rights on it"
+            ) from error
 
     def read(self, url: str, digest: str) -> pd.DataFrame:
         """The frame behind the hash and URL that ``write`` returned.
