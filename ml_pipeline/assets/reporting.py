@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,10 +20,13 @@ def materialization(key: dg.AssetKey, partition: str, facts: Mapping[str, Any]) 
 
 
 def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts as Dagster shows them: a table as Markdown with a small chart, numbers to four digits."""
+    """Facts as Dagster shows them: a table as Markdown with a small chart, numbers to four digits.
+
+    What its pages cannot show (infinity, which is no JSON) is left out like what is not known.
+    """
     shown: dict[str, Any] = {}
     for name, value in facts.items():
-        if value is None or value == "":
+        if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
             continue
         match value:
             case list():

@@ -16,7 +16,8 @@ ROWS = [("mae", 1.23456, 2.0), ("r2", None, -0.1)]
 
 
 def test_what_is_not_known_is_left_out_and_zero_is_not():
-    assert metadata({"skill": None, "notes": "", "scored": 0, "health": 0.0}) == {"scored": 0, "health": 0.0}
+    facts = {"skill": None, "gain": float("-inf"), "notes": "", "scored": 0, "health": 0.0}
+    assert metadata(facts) == {"scored": 0, "health": 0.0}
 
 
 def test_numbers_are_shown_with_four_digits_and_counts_as_they_are():
