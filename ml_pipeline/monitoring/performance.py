@@ -93,6 +93,16 @@ def performance_loss(recent: DailyMetrics, expected: float | None, min_rows: int
     return rise if recent.value - ONE_SIDED_Z * error > expected else min(rise, 0.0)
 
 
+def lacks_predictions(report: DailyMetrics, needed: float) -> bool:
+    """Whether so few outcomes had a prediction that a completeness of ``needed`` would give as few in 5 % of cases.
+
+    One outcome without a prediction proves nothing; none of five, where half is needed, does (binomial test).
+    """
+    from scipy.special import bdtr
+
+    return report.outcomes > 0 and bool(bdtr(report.evaluated, report.outcomes, needed) <= 0.05)
+
+
 def _standard_error(loss: np.ndarray) -> float | None:
     return float(loss.std(ddof=1) / np.sqrt(len(loss))) if len(loss) > 1 else None
 

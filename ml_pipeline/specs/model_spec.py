@@ -167,7 +167,10 @@ class Monitoring(_Part):
     min_rows: int = Field(30, ge=2)
     false_discovery_rate: float = Field(0.05, gt=0, lt=1)
     min_completeness: float = Field(
-        0.5, ge=0, le=1, description="Share of outcomes with a prediction, below which an alert is raised."
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of outcomes with a prediction; an alert is raised where a day's is provably below.",
     )
     backtest_days: int = Field(28, ge=1, description="Spacing of the rolling origins of the baseline backtest.")
     backtest_reach_days: int = Field(90, ge=1, description="Entities that took longer to mature are not backtested.")

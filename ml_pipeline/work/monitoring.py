@@ -16,7 +16,13 @@ import sqlalchemy as sa
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.monitoring.drift import compare, severity, windows
 from ml_pipeline.monitoring.health import health_score
-from ml_pipeline.monitoring.performance import DailyMetrics, daily_metrics, performance_loss, window_metrics
+from ml_pipeline.monitoring.performance import (
+    DailyMetrics,
+    daily_metrics,
+    lacks_predictions,
+    performance_loss,
+    window_metrics,
+)
 from ml_pipeline.resources import tables
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
@@ -202,8 +208,7 @@ class _TenantDays:
 
     def _alert_incomplete(self, connection: sa.Connection, day: dt.date, metrics: DailyMetrics) -> None:
         needed = self.spec.monitoring.min_completeness
-        serving = self._serving(day - DAY)
-        if serving is None or metrics.completeness is None or metrics.completeness >= needed:
+        if self._serving(day - DAY) is None or not lacks_predictions(metrics, needed):
             return
         raise_alert(
             connection,

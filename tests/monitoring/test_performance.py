@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_pipeline.monitoring.performance import daily_metrics, performance_loss, window_metrics
+from ml_pipeline.monitoring.performance import daily_metrics, lacks_predictions, performance_loss, window_metrics
 from ml_pipeline.specs import load_specs
 
 SPEC = load_specs()["story_points"]
@@ -161,3 +161,21 @@ def test_of_too_few_outcomes_nothing_is_said():
 @pytest.mark.parametrize("expected", [None, 0.0])
 def test_without_an_expectation_nothing_is_said(expected):
     assert performance_loss(performance_of(*[9.0] * 40), expected, min_rows=30) is None
+
+
+@pytest.mark.parametrize(
+    ("outcome_count", "evaluated", "lacking"),
+    [(0, 0, False), (1, 0, False), (4, 0, False), (5, 0, True), (10, 5, False), (100, 41, True), (100, 45, False)],
+)
+def test_predictions_are_lacking_where_chance_would_hardly_leave_out_as_many(outcome_count, evaluated, lacking):
+    names = [f"E{number}" for number in range(outcome_count)]
+    known = outcomes(*((name, "2025-03-10", 10.0) for name in names))
+    made = predictions(*((name, "2025-03-05", 10.0, 1, "live") for name in names[:evaluated]))
+    assert lacks_predictions(daily_metrics(SPEC, known, made, DAY), needed=0.5) is lacking
+
+
+@pytest.mark.parametrize("needed", [0.0, 1.0])
+def test_the_ends_of_the_needed_share_ask_for_nothing_and_for_all(needed: float):
+    known = outcomes(("A", "2025-03-10", 3.0), ("B", "2025-03-10", 3.0))
+    report = daily_metrics(SPEC, known, predictions(("A", "2025-03-05", 3.0, 1, "live")), DAY)
+    assert lacks_predictions(report, needed) is (needed == 1.0)
