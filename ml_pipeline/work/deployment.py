@@ -173,9 +173,10 @@ class Deployer:
         if to is None:
             previous = self.registry.aliased(tenant, model, PREVIOUS)
             if previous is None:
+                known = ", ".join(str(version.number) for version in self.registry.versions(tenant, model)) or "none"
                 raise NothingToRollBackTo(
                     f"tenant {tenant}, model {model}: no earlier version has served. Name one with --to; "
-                    f"`ml-pipeline status --tenant {tenant}` lists the versions"
+                    f"the versions are: {known}"
                 )
             to = previous.number
         return self.deploy(tenant, model, to, action="rollback", reason=reason, as_of=as_of)
