@@ -135,7 +135,7 @@ def test_a_rollback_to_any_version_by_number(deployer: Deployer):
 
 def test_a_rollback_without_history_says_so(deployer: Deployer):
     promote(deployer, 1)
-    with pytest.raises(NothingToRollBackTo, match=r"tenant acme, model m: no earlier version has served.* are: 3, 2, 1"):
+    with pytest.raises(NothingToRollBackTo, match=r"acme, model m: no earlier version has served.* are: 3, 2, 1"):
         deployer.roll_back("acme", "m", reason="worse", as_of=NOW)
 
 
