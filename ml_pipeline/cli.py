@@ -357,7 +357,7 @@ def _moved(deployment: Any) -> str:
 @main.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check settings, database, MLflow's store, the artifact store and every model's specification against its table."""
+    """Check settings, database, MLflow, the artifact store, and each model against its table."""
     from ml_pipeline.doctor import examine
 
     with prepared() as settings:
