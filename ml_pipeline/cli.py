@@ -323,11 +323,12 @@ def show_status(settings: Settings, only_tenants: Sequence[str], only_models: Se
 def promote(tenant: str, model: str, version: int, reason: str) -> None:
     """Make a version the champion by hand."""
     from ml_pipeline.work.context import Doors
+    from ml_pipeline.work.deployment import PROMOTE_BY_HAND
 
     with prepared() as settings:
         _check_model_and_tenant(settings, tenant, model)
         now = dt.datetime.now(dt.UTC)
-        done = Doors(settings).deployer.deploy(tenant, model, version, action="promote", reason=reason, as_of=now)
+        done = Doors(settings).deployer.deploy(tenant, model, version, action=PROMOTE_BY_HAND, reason=reason, as_of=now)
         output.print(_moved(done))
 
 

@@ -96,7 +96,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         field: environ[variable] for variable, field in _VARIABLES.items() if environ.get(variable)
     }
     if "specs" in values:
-        values["specs"] = tuple(Path(part) for part in str(values["specs"]).split(os.pathsep) if part)
+        values["specs"] = tuple(
+            Path(part).expanduser().resolve() for part in str(values["specs"]).split(os.pathsep) if part
+        )
     if "home" in values:
         values["home"] = Path(str(values["home"])).expanduser().resolve()
     try:

@@ -288,6 +288,11 @@ def _sha256(path: Path) -> str:
 
 def _version(tenant: str, model: str, item: ModelVersion) -> Version:
     tags = dict(item.tags)
+    if "manifest_sha256" not in tags:
+        raise TamperedArtifact(
+            f"tenant {tenant}, model {model}: version {item.version} was not registered by the pipeline, so nothing "
+            "proves its files. Delete it in MLflow, and move an alias that points at it with `ml-pipeline promote`"
+        )
     semantic, run_id, source = tags["semantic_version"], item.run_id or "", item.source or ""
     return Version(tenant, model, int(item.version), semantic, run_id, source, tags)
 

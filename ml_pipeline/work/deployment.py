@@ -18,6 +18,8 @@ from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS, Regis
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.records import record_decision
 
+PROMOTE, PROMOTE_BY_HAND, ROLLBACK = "promote", "promote_by_hand", "rollback"
+
 
 class NothingToRollBackTo(Exception):
     """No earlier version has served."""
@@ -47,7 +49,7 @@ class Deployer:
     def deploy(
         self, tenant: str, model: str, version: int, *, action: str, reason: str, as_of: dt.datetime
     ) -> Deployment:
-        """Makes ``version`` the champion (``action``: promote or rollback). Nothing happens if it is.
+        """Makes ``version`` the champion (``action``: PROMOTE, PROMOTE_BY_HAND or ROLLBACK). Nothing happens if it is.
 
         Raises
         ------
@@ -74,7 +76,7 @@ class Deployer:
 
     def _after_move(self, deployment: Deployment) -> Iterator[str]:
         tenant, model = deployment.tenant, deployment.model
-        earlier = deployment.replaced if deployment.action == "promote" else self._served_before(deployment)
+        earlier = self._served_before(deployment) if deployment.action == ROLLBACK else deployment.replaced
         if earlier is not None:
             self.registry.set_alias(tenant, model, PREVIOUS, earlier)
         else:
@@ -83,7 +85,7 @@ class Deployer:
         challenger = self.registry.aliased(tenant, model, CHALLENGER)
         if challenger is not None and challenger.number == deployment.version:
             self.registry.delete_alias(tenant, model, CHALLENGER)
-        if deployment.action == "rollback" and deployment.replaced is not None:
+        if deployment.action == ROLLBACK and deployment.replaced is not None:
             worse = self.registry.version(tenant, model, deployment.replaced)
             self.registry.tag(worse, "rolled_back", deployment.reason)
         yield "marks set"
@@ -96,7 +98,7 @@ class Deployer:
         query = (
             sa.select(table.c.replaced)
             .where(table.c.tenant_id == deployment.tenant, table.c.model == deployment.model)
-            .where(table.c.version == deployment.version, table.c.action == "promote", table.c.state == "done")
+            .where(table.c.version == deployment.version, table.c.action != ROLLBACK, table.c.state == "done")
             .order_by(table.c.created_at.desc())
             .limit(1)
         )
@@ -127,13 +129,13 @@ class Deployer:
                 .where(table.c.tenant_id == deployment.tenant, table.c.deployment_id == deployment.deployment_id)
                 .values(state=state, finished_at=sa.func.now())
             )
-            if deployment.action == "rollback" and state == "done":
+            if deployment.action != PROMOTE and state == "done":  # a judged promotion has a record of its judgement
                 record_decision(
                     connection,
                     deployment.tenant,
                     deployment.model,
-                    kind="rollback",
-                    verdict="roll back",
+                    kind=deployment.action,
+                    verdict="roll back" if deployment.action == ROLLBACK else "promote",
                     reason=deployment.reason,
                     as_of=deployment.as_of,
                     numbers={"from": deployment.replaced, "to": deployment.version},
@@ -179,7 +181,7 @@ class Deployer:
                     f"the versions are: {known}"
                 )
             to = previous.number
-        return self.deploy(tenant, model, to, action="rollback", reason=reason, as_of=as_of)
+        return self.deploy(tenant, model, to, action=ROLLBACK, reason=reason, as_of=as_of)
 
 
 def _deployment(row) -> Deployment:

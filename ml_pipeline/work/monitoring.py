@@ -95,11 +95,11 @@ class _TenantDays:
 
     @cached_property
     def deployments(self) -> pd.DataFrame:
-        """Finished deployments, oldest first: version, as_of and the metric that the version was promoted with."""
+        """Finished deployments, oldest first: version, as_of and the skill that the version was promoted with."""
         table, decided = tables.deployments, tables.decisions
-        value = sa.cast(decided.c.numbers["value"].astext, sa.Double).label("expected")
+        skill = sa.cast(decided.c.numbers["skill"].astext, sa.Double).label("skill")
         query = (
-            sa.select(table.c.version, table.c.as_of, value)
+            sa.select(table.c.version, table.c.as_of, skill)
             .select_from(
                 table.outerjoin(
                     decided,
@@ -113,7 +113,7 @@ class _TenantDays:
             .order_by(table.c.as_of, table.c.created_at)
         )
         with self.doors.warehouse.tenant(self.tenant) as connection:
-            return pd.DataFrame(connection.execute(query).all(), columns=["version", "as_of", "expected"])
+            return pd.DataFrame(connection.execute(query).all(), columns=["version", "as_of", "skill"])
 
     def _serving(self, day: dt.date) -> pd.Series | None:
         """The deployment that served at the end of the day."""
@@ -283,23 +283,25 @@ class _TenantDays:
         return window_metrics(self.spec, self.outcomes, self.predictions, first, day)
 
     def _performance_loss(self, day: dt.date, serving: pd.Series) -> tuple[float | None, str]:
-        """Rise of the serving version's loss over that of its promotion, and the sentence that says so where it rose.
+        """Rise of the serving version's loss over what its promotion promised, and the sentence where it rose.
 
-        Only what this very version predicted live counts: a backtest, or another version, was not expected to be as
-        good.
+        Promised is its skill: so much of the constant's loss on these same outcomes. The loss itself would not compare,
+        for a test part holds only what matured by then, the quick half of the lead times. Only what this very version
+        predicted live counts: a backtest, or another version, was not expected to be as good.
         """
         first = day - (self.spec.monitoring.health_days - 1) * DAY
         made = self.predictions
         own = made[(made["origin"] == "live") & (made["version"] == serving["version"])]
         recent = window_metrics(self.spec, self.outcomes, own, first, day)
-        expected = None if pd.isna(serving["expected"]) else float(serving["expected"])
+        constant = recent.baseline_value
+        expected = None if constant is None or pd.isna(serving["skill"]) else constant * (1 - float(serving["skill"]))
         loss = performance_loss(recent, expected, self.spec.monitoring.min_rows)
         if severity(loss, None) is None:
             return loss, ""
         return loss, (
             f"The {recent.metric} of version {serving['version']} is {recent.value:.3g} on the {recent.evaluated} "
-            f"outcomes of the last {self.spec.monitoring.health_days} days, {loss:.0%} above the {expected:.3g} of its "
-            "promotion. "
+            f"outcomes of the last {self.spec.monitoring.health_days} days, {loss:.0%} above the {expected:.3g} that "
+            "its promotion promised. "
         )
 
     def _alert_drift(self, connection: sa.Connection, row: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.train import MEDIAN, PRIOR, RECENT_MEDIAN, Trained, failures, train
 from ml_pipeline.training.version import FittedModel
 from ml_pipeline.work.context import Doors, moment_of
+from ml_pipeline.work.deployment import PROMOTE
 from ml_pipeline.work.records import json_safe, raise_alert, record_decision
 from ml_pipeline.work.version_files import comparison, contract_of, logged_metrics, read_files, write_files
 
@@ -148,7 +149,14 @@ class _TenantModel:
         return row
 
     def model(self) -> dict[str, Any]:
-        """Newest snapshot to a registered version and a decision whether it serves."""
+        """Newest snapshot to a registered version and a decision whether it serves.
+
+        One run at a time does this for a tenant: two would register the same work twice.
+        """
+        with self.doors.warehouse.alone(self.tenant, f"train {self.spec.name}"):
+            return self._trained_and_judged()
+
+    def _trained_and_judged(self) -> dict[str, Any]:
         snapshot, frame, moment = self._snapshot
         rows, note = training_window(self.spec, frame, moment)
         refusal = self._refusal(rows, snapshot["quality_score"])
@@ -236,13 +244,16 @@ class _TenantModel:
                 champion=champion.number if champion else None,
             )
         )
+        if champion is not None and pd.Timestamp(champion.as_of) > pd.Timestamp(moment):
+            reason = f"older_than_champion: version {champion.number} was trained on what was known at {champion.as_of}"
+            decision = Decision("reject", reason, decision.numbers)
         numbers = decision.numbers | {"rows": trained.rows["all"], "candidate": trained.candidate}
         reason = "; ".join(filter(None, [decision.reason, window, *failures(trained.candidates)]))
         decision = Decision(decision.verdict, reason, numbers)
         self.doors.registry.tag(version, "decision", decision.reason)
         if decision.verdict == "promote":
             self.doors.deployer.deploy(
-                self.tenant, self.spec.name, version.number, action="promote", reason=decision.reason, as_of=moment
+                self.tenant, self.spec.name, version.number, action=PROMOTE, reason=decision.reason, as_of=moment
             )
         else:
             self.doors.registry.set_alias(self.tenant, self.spec.name, CHALLENGER, version.number)

@@ -93,3 +93,10 @@ def test_an_unknown_version_is_refused_with_those_that_exist(registry: Registry,
     register(registry, tmp_path / "files", "a")
     with pytest.raises(NoSuchVersion, match="there is no version 7; the versions are: 1"):
         registry.version("acme", "story_points", 7)
+
+
+def test_a_version_registered_by_somebody_else_is_refused_with_the_remedy(registry: Registry, tmp_path: Path):
+    register(registry, tmp_path / "files", "a")
+    registry.client.create_model_version("story_points.acme", "file:///nowhere")
+    with pytest.raises(TamperedArtifact, match=r"version 2 was not registered by the pipeline.*Delete it in MLflow"):
+        registry.versions("acme", "story_points")

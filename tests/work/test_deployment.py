@@ -19,7 +19,7 @@ from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS, NoSuchVersion, Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.deployment import Deployer, Deployment, NothingToRollBackTo
+from ml_pipeline.work.deployment import PROMOTE_BY_HAND, Deployer, Deployment, NothingToRollBackTo
 
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 STEPS = ["intent written", "champion moved", "previous kept", "marks set", "done"]
@@ -143,3 +143,15 @@ def test_a_version_that_does_not_exist_is_not_deployed(deployer: Deployer):
     with pytest.raises(NoSuchVersion, match="there is no version 9"):
         promote(deployer, 9)
     assert states(deployer) == []
+
+
+def test_a_promotion_by_hand_is_recorded_and_can_be_rolled_back(deployer: Deployer):
+    promote(deployer, 1)
+    deployer.deploy("acme", "m", 2, action=PROMOTE_BY_HAND, reason="the customer asked", as_of=NOW)
+    table = tables.decisions
+    with deployer.warehouse.operator() as connection:
+        recorded = connection.execute(sa.select(table.c.kind, table.c.verdict, table.c.version, table.c.reason)).all()
+    assert recorded == [("promote_by_hand", "promote", 2, "the customer asked")]
+    assert aliases(deployer) == {CHAMPION: 2, PREVIOUS: 1}
+    deployer.roll_back("acme", "m", reason="worse", as_of=NOW)
+    assert aliases(deployer) == {CHAMPION: 1}

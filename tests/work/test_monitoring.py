@@ -192,7 +192,8 @@ def test_a_version_that_got_worse_is_alerted_with_the_figures_and_no_column_move
     row = live_with_points(tenant, make_issues, as_known, points=5.0)
     (alert,) = tenant.rows(tables.alerts)
     assert (row["status"], row["severity"], row["drifted"]) == ("stable", "CRITICAL", [])
-    assert row["reason"].startswith("The mae of version 1 is ") and "of its promotion. None of " in row["reason"]
+    assert row["reason"].startswith("The mae of version 1 is ")
+    assert "that its promotion promised. None of " in row["reason"]
     assert (alert["level"], alert["message"]) == ("CRITICAL", f"{row['day']}: {row['reason']}")
 
 
