@@ -274,3 +274,14 @@ def test_a_champion_does_not_predict_at_a_moment_before_its_own_training(tenant,
     assert report.done[PREDICTIONS]["scored"] == 0
     assert "version 1 was trained on what was known at 2026-03-02" in report.done[PREDICTIONS]["reason"]
     assert len(tenant.rows(tables.predictions)) == before
+
+
+def test_a_version_that_stands_earlier_is_not_promoted_over_the_champion(tenant, make_issues):
+    tenant.holds(make_issues(60)).train(60)
+    report = tenant.train(40)
+    assert report.error is None
+    assert report.done[MODEL]["decision"] == "reject"
+    assert report.done[MODEL]["reason"].startswith(
+        "older_than_champion: version 1 was trained on what was known at 2026-03-02"
+    )
+    assert tenant.aliases()["champion"] == 1
