@@ -56,7 +56,7 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         {
             "DATABASE_URL": settings.database_url or "",
             "ML_PIPELINE_HOME": str(settings.home),
-            "DAGSTER_HOME": str(dagster_home()),
+            "DAGSTER_HOME": str(dagster_home(settings)),
         }
     )
     quiet()
@@ -64,9 +64,10 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def dagster_home() -> Path:
-    """The folder of ``dagster.yaml``: the project's."""
-    return PROJECT_ROOT
+def dagster_home(settings: Settings) -> Path:
+    """The folder of ``dagster.yaml``: DAGSTER_HOME where that holds one, otherwise the project's."""
+    given = settings.dagster_home
+    return given if given is not None and (given / "dagster.yaml").is_file() else PROJECT_ROOT
 
 
 def quiet() -> None:

@@ -26,6 +26,9 @@ class Settings(BaseModel):
     home: Path = Field(
         PROJECT_ROOT / ".local", description="ML_PIPELINE_HOME. Everything that is kept on this machine."
     )
+    dagster_home: Path | None = Field(
+        None, description="DAGSTER_HOME. Folder of dagster.yaml; the project's unless set."
+    )
     artifacts_url: str | None = Field(
         None,
         description="ML_PIPELINE_ARTIFACTS. fsspec URL of snapshots and model artifacts; `home`/artifacts unless set.",
@@ -67,6 +70,7 @@ class Settings(BaseModel):
 _VARIABLES = {
     "DATABASE_URL": "database_url",
     "ML_PIPELINE_HOME": "home",
+    "DAGSTER_HOME": "dagster_home",
     "ML_PIPELINE_ARTIFACTS": "artifacts_url",
     "ML_PIPELINE_SPECS": "specs",
     "ML_PIPELINE_HOST": "host",
