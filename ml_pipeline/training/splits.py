@@ -16,7 +16,7 @@ class Split:
 
     ``refit`` is what the chosen candidate is fitted on again before it meets the test part: the rows of the first two
     parts whose label was known by then. ``purged`` counts the rows left out of train, validation and refit because
-    their label was not known in time.
+    their label was not known in time; ``unpurged`` names the parts that keep such rows, being too small without them.
     """
 
     train: np.ndarray
@@ -24,6 +24,7 @@ class Split:
     test: np.ndarray
     refit: np.ndarray
     purged: dict[str, int]
+    unpurged: tuple[str, ...] = ()
 
 
 def oldest_first(frame: pd.DataFrame) -> np.ndarray:
@@ -36,8 +37,8 @@ def time_split(frame: pd.DataFrame, validation_share: float, test_share: float) 
 
     A row of train counts only if its label time is before the first event time of the validation part, a row of
     validation or refit only if it is before the first event time of the test part (purging: Lopez de Prado 2018,
-    Advances in Financial Machine Learning, chapter 7). A purge that would leave fewer than 30 rows is not made, and
-    ``purged`` then says 0: a young tenant with slow labels is judged on optimistic rows rather than not at all.
+    Advances in Financial Machine Learning, chapter 7). A purge that would leave fewer than 30 rows is not made, which
+    ``unpurged`` says: a young tenant with slow labels is judged on optimistic rows rather than not at all.
 
     Raises
     ------
@@ -61,7 +62,12 @@ def time_split(frame: pd.DataFrame, validation_share: float, test_share: float) 
     }
     known = {name: known_before(frame, positions, moment) for name, (positions, moment) in parts.items()}
     purged = {name: len(parts[name][0]) - len(positions) for name, positions in known.items()}
-    return Split(**known, test=order[first_test:], purged=purged)
+    unpurged = tuple(
+        name
+        for name, (positions, moment) in parts.items()
+        if not purged[name] and (frame["label_time"].iloc[positions] >= moment).any()
+    )
+    return Split(**known, test=order[first_test:], purged=purged, unpurged=unpurged)
 
 
 def known_before(frame: pd.DataFrame, positions: np.ndarray, moment: pd.Timestamp) -> np.ndarray:

@@ -253,6 +253,10 @@ def _notes(race: Race, split: Split) -> list[str]:
         for part, count in split.purged.items()
         if count
     ]
+    notes += [
+        f"{part} keeps rows whose label was not known when the next part began: without them it has too few"
+        for part in split.unpurged
+    ]
     notes += failures(race.candidates)
     if isinstance(race.predictor, Constant):
         notes.append(f"nothing beat the {race.winner} by more than one standard error on the validation part")

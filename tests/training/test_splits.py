@@ -51,10 +51,16 @@ def test_rows_purged_from_train_return_for_the_refit_if_known_by_then():
     assert set(range(110, 120)) <= set(split.refit)
 
 
-def test_a_purge_that_would_leave_too_few_rows_is_not_made():
+def test_a_purge_that_would_leave_too_few_rows_is_not_made_and_the_split_says_so():
     split = time_split(frame_of(60, label_days=20.5), 0.2, 0.2)
     assert len(split.train) == 36
     assert split.purged["train"] == 0
+    assert "train" in split.unpurged
+
+
+def test_a_split_without_late_labels_has_nothing_to_purge():
+    split = time_split(frame_of(200, label_days=0.0), 0.2, 0.2)
+    assert (set(split.purged.values()), split.unpurged) == ({0}, ())
 
 
 def test_too_few_rows_to_cut_are_refused_with_their_number():
