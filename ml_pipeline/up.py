@@ -66,9 +66,20 @@ def services(settings: Settings) -> list[Service]:
         Service("daemon", [*python, "dagster._daemon", "run", "-w", workspace]),
         Service(
             "MLflow",
-            [*python, "mlflow", "server", "--host", host, "--port", mlflow, "--workers", "1"],
-            # Its pages open in the view for language models unless they are told.
-            f"http://{host}:{mlflow}/#/models?workflowType=machine_learning",
+            [
+                *python,
+                "mlflow",
+                "server",
+                "--host",
+                host,
+                "--port",
+                mlflow,
+                "--workers",
+                "1",
+                "--app-name",
+                "ml-pipeline",
+            ],
+            f"http://{host}:{mlflow}/#/models",
         ),
     ]
 

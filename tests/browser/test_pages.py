@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -42,12 +41,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# What MLflow's pages remember of a visitor who has closed their introductions.
-SEEN_BEFORE = {
-    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,
-    "mlflow.assistant.panelOpen_v1": False,
-    "mlflow.workflowType_v1": "machine_learning",
-}
 PATIENCE = 120.0
 
 
@@ -129,8 +122,6 @@ def browser(chromium: str) -> Iterator:
 def page(pages: Settings, browser) -> Iterator:
     context = browser.new_context(viewport={"width": 1500, "height": 900})
     context.set_default_timeout(30_000)
-    for key, value in SEEN_BEFORE.items():
-        context.add_init_script(f"localStorage.setItem({json.dumps(key)}, {json.dumps(json.dumps(value))})")
     yield context.new_page()
     context.close()
 
@@ -208,3 +199,13 @@ def test_the_files_of_a_version_can_be_read_on_its_runs_page(page, mlflow: str, 
     page.get_by_text("model", exact=True).click()
     page.get_by_text("manifest.json", exact=True).click()
     expect(page.get_by_text("preprocess.skops").last).to_be_visible()
+
+
+def test_a_first_visitor_of_mlflow_meets_the_models_and_no_dialog(page, mlflow: str, expect):
+    page.goto(f"{mlflow}/#/models")
+    expect(page.get_by_text("story_points.acme")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_text("Try it now")).to_have_count(0)
+    page.goto(f"{mlflow}/#/")
+    expect(page.get_by_text("Recent Experiments")).to_be_visible()
+    expect(page.get_by_text("telemetry")).to_have_count(0)

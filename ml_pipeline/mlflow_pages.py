@@ -1,0 +1,41 @@
+"""MLflow's server as ``make up`` runs it: its pages greet everybody as they greet a visitor who was there before.
+
+Registered as an ``mlflow.app``. What a first visitor sees otherwise (a promotion over the registry, an assistant that
+opens by itself, a note about telemetry, which is off) is switched off in the browser's local storage alone, so the page
+itself sets it there, for keys that the visitor has not set.
+"""
+
+from __future__ import annotations
+
+import json
+
+from mlflow.server.fastapi_app import app
+from starlette.requests import Request
+from starlette.responses import Response
+
+__all__ = ["app"]
+
+SEEN_BEFORE = {
+    "_mlflow_model_registry_promo_modal_dismissed_v1": True,
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,
+    "mlflow.home.getting-started.collapsed_v1": True,
+    "mlflow.settings.telemetry.enabled_v1": False,
+    "mlflow.telemetry.info.alert.dismissed_v1": True,
+    "mlflow.workflowType_v1": "machine_learning",
+}
+SCRIPT = (
+    "<script>for (const [key, value] of Object.entries("
+    + json.dumps({key: json.dumps(value) for key, value in SEEN_BEFORE.items()})
+    + ")) if (localStorage.getItem(key) === null) localStorage.setItem(key, value)</script>"
+)
+
+
+@app.middleware("http")
+async def as_on_a_second_visit(request: Request, call_next) -> Response:
+    """Puts the script in front of everything else in the one page that MLflow's pages consist of."""
+    response = await call_next(request)
+    if request.url.path != "/" or response.status_code != 200:
+        return response
+    page = b"".join([chunk async for chunk in response.body_iterator])
+    headers = {name: value for name, value in response.headers.items() if name not in ("content-length", "etag")}
+    return Response(page.replace(b"<head>", b"<head>" + SCRIPT.encode(), 1), response.status_code, headers)
