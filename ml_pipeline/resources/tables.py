@@ -103,6 +103,13 @@ predictions = _table(
     sa.Column("latency_ms", sa.Double),
     key=("model", "entity_id", "origin", "version"),
 )
+sa.Index("predictions_by_time", predictions.c.tenant_id, predictions.c.predicted_at)
+sa.Index(
+    "predictions_with_features",
+    predictions.c.tenant_id,
+    predictions.c.predicted_at,
+    postgresql_where=predictions.c.features.is_not(None),
+)
 
 outcomes = _table(
     "ml",
@@ -195,7 +202,43 @@ alerts = _table(
     _required("detail", JSONB),
     _required("as_of", Time),
     _now("created_at"),
+    sa.Column("occurrences", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("last_seen_at", Time),
+    sa.Column("raised_at", Time),  # when it reached its level, by the clock and not as_of
+    sa.Column("escalated_at", Time),
+    sa.Column("escalated_level", sa.Text),
+    sa.Column("acknowledged_at", Time),
+    sa.Column("acknowledged_by", sa.Text),
+    sa.Column("acknowledged_note", sa.Text),
     key=("alert_id",),
+)
+sa.Index("alerts_by_kind", alerts.c.tenant_id, alerts.c.model, alerts.c.kind, alerts.c.as_of)
+
+alert_deliveries = _table(
+    "ml",
+    "alert_deliveries",
+    _required("alert_id", sa.Uuid),
+    _required("channel", sa.Text),  # webhook, smtp or log
+    _required("occasion", sa.Text),  # raised or escalated
+    _required("level", sa.Text),
+    _required("model", sa.Text),
+    _required("state", sa.Text),  # pending, sent, failed or cancelled
+    _required("due_at", Time),
+    _required("next_attempt_at", Time),
+    sa.Column("claimed_until", Time),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("last_error", sa.Text),
+    sa.Column("sent_at", Time),
+    _now("created_at"),
+    key=("alert_id", "channel", "occasion", "level"),
+)
+sa.Index(
+    "alert_deliveries_due",
+    alert_deliveries.c.next_attempt_at,
+    postgresql_where=alert_deliveries.c.state == "pending",
+)
+sa.Index(
+    "alert_deliveries_recent", alert_deliveries.c.tenant_id, alert_deliveries.c.model, alert_deliveries.c.due_at
 )
 
 quarantine = _table(
