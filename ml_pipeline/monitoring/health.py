@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
-WEIGHTS = {"skill": 30, "performance": 25, "drift": 20, "completeness": 15, "freshness": 10}
+WEIGHTS = {
+    "skill": 20,
+    "performance": 20,
+    "targets": 5,
+    "drift": 15,
+    "calibration": 10,
+    "completeness": 10,
+    "errors": 10,
+    "freshness": 5,
+    "volume": 5,
+}
 FULL_SKILL = 0.25  # skill with full marks; none are left at -0.25, half at the constant baseline's level
 NO_MARKS_LOSS = 0.20  # relative rise of the loss at which no marks are left: the CRITICAL threshold
 NO_MARKS_DRIFT = 0.50  # drift score at which no marks are left: the CRITICAL threshold
 FRESH_DAYS = 30.0
 STALE_DAYS = 180.0
+CALIBRATED_GAP = 0.05  # what chance makes of the coverage of a hundred outcomes
+NO_MARKS_GAP = 0.25
+NO_MARKS_ERRORS = 0.50
+USUAL_VOLUME = 0.05  # p-values from here on are what usual days give
+NO_MARKS_VOLUME = 0.0001
 
 
 class Health(NamedTuple):
@@ -23,37 +39,71 @@ def health_score(
     *,
     skill: float | None = None,
     performance_loss: float | None = None,
+    targets_met: float | None = None,
     drift_score: float | None = None,
+    calibration: float | None = None,
     completeness: float | None = None,
+    error_share: float | None = None,
     version_age_days: float | None = None,
+    volume: float | None = None,
 ) -> Health:
-    """Weighted mean of the parts that are known; a missing part leaves its weight out.
+    """Weighted mean of the parts that are known; a part that is None or NaN leaves its weight out.
+
+    ============  ======  ====================  ========================  ================
+    part          weight  made of               full marks                no marks
+    ============  ======  ====================  ========================  ================
+    skill         20      ``skill``             from 0.25 on (half at 0)  at -0.25
+    performance   20      ``performance_loss``  no rise                   a rise of 20 %
+    targets       5       ``targets_met``       all                       none
+    drift         15      ``drift_score``       0                         from 0.50 on
+    calibration   10      ``calibration``       gap up to 0.05            gap from 0.25 on
+    completeness  10      ``completeness``      all                       none
+    errors        10      ``error_share``       none                      from half on
+    freshness     5       ``version_age_days``  up to 30 days             from 180 days on
+    volume        5       ``volume``            p from 0.05 on            p up to 0.0001
+    ============  ======  ====================  ========================  ================
+
+    Marks fall linearly between the two, those of the volume with the logarithm of p.
 
     Parameters
     ----------
     skill : float or None
-        1 - loss / loss of the constant baseline, over recent outcomes. Weight 30: full marks from 0.25 on, half at 0,
-        none at -0.25.
+        1 - loss / loss of the constant baseline, over recent outcomes.
     performance_loss : float or None
-        Relative rise of the loss against the version's expectation. Weight 25: none left at 20 %.
+        Relative rise of the loss against the version's expectation.
+    targets_met : float or None
+        Share of the targets that recent outcomes meet.
     drift_score : float or None
-        Score of the drift report. Weight 20: none left at 0.50.
+        Score of the drift report.
+    calibration : float or None
+        Distance of the intervals' coverage from the nominal one, or the expected calibration error; the sign of a
+        coverage gap does not matter.
     completeness : float or None
-        Share of outcomes that had a prediction. Weight 15.
+        Share of outcomes that had a prediction.
+    error_share : float or None
+        Share of the window's runs that failed, or of its days without a report.
     version_age_days : float or None
-        Age of the serving version. Weight 10: full marks up to 30 days, none from 180 on.
+        Age of the serving version.
+    volume : float or None
+        P-value of the day's number of new entities among the tenant's own earlier days
+        (:func:`ml_pipeline.monitoring.anomalies.unusual_days`).
 
     >>> health_score(skill=0.25, completeness=1.0).score
     100.0
     >>> health_score(skill=0.0, drift_score=0.0).parts["skill"]
     50.0
     """
+    gap = None if calibration is None else abs(calibration)
     marks = {
         "skill": _line(skill, none_at=-FULL_SKILL, full_at=FULL_SKILL),
         "performance": _line(performance_loss, none_at=NO_MARKS_LOSS, full_at=0.0),
+        "targets": _line(targets_met, none_at=0.0, full_at=1.0),
         "drift": _line(drift_score, none_at=NO_MARKS_DRIFT, full_at=0.0),
+        "calibration": _line(gap, none_at=NO_MARKS_GAP, full_at=CALIBRATED_GAP),
         "completeness": _line(completeness, none_at=0.0, full_at=1.0),
+        "errors": _line(error_share, none_at=NO_MARKS_ERRORS, full_at=0.0),
         "freshness": _line(version_age_days, none_at=STALE_DAYS, full_at=FRESH_DAYS),
+        "volume": _line(_log(volume), none_at=math.log(NO_MARKS_VOLUME), full_at=math.log(USUAL_VOLUME)),
     }
     known = {name: mark for name, mark in marks.items() if mark is not None}
     if not known:
@@ -63,7 +113,11 @@ def health_score(
     )
 
 
+def _log(p_value: float | None) -> float | None:
+    return None if p_value is None else math.log(max(p_value, NO_MARKS_VOLUME))
+
+
 def _line(value: float | None, none_at: float, full_at: float) -> float | None:
-    if value is None:
+    if value is None or math.isnan(value):
         return None
-    return 100.0 * min(1.0, max(0.0, (value - none_at) / (full_at - none_at)))
+    return 100.0 * float(min(1.0, max(0.0, (value - none_at) / (full_at - none_at))))
