@@ -86,6 +86,20 @@ def _margin(booster: Any, matrix: np.ndarray) -> Any:
     return booster.inplace_predict(matrix, predict_type="margin")
 
 
+def total_gain(booster: Booster) -> np.ndarray:
+    """Sum over all splits on each column of the matrix of what they gained, float64, one per column."""
+    return np.asarray(_gain(booster), dtype="float64")
+
+
+def _gain(booster: Any) -> Any:
+    if _is_lightgbm(booster):
+        return booster.feature_importance("gain")
+    gain = np.zeros(booster.num_features())
+    for name, value in booster.get_score(importance_type="total_gain").items():
+        gain[int(name.removeprefix("f"))] = value
+    return gain
+
+
 def save_booster(booster: Booster, folder: Path, name: str) -> None:
     """Writes the library's own file, ``<name>.ubj`` or ``<name>.lgb.txt``."""
     booster.save_model(folder / f"{name}{_LIGHTGBM_SUFFIX if _is_lightgbm(booster) else _XGBOOST_SUFFIX}")

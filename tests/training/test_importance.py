@@ -1,0 +1,37 @@
+import json
+
+import pytest
+
+from ml_pipeline.training.importance import importance
+from ml_pipeline.training.train import train
+from ml_pipeline.training.version import FittedModel
+
+
+@pytest.mark.parametrize("name", ["story_points", "lead_time", "rework_risk"])
+def test_the_columns_that_the_label_depends_on_come_first_and_the_shares_sum_to_one(specs, make_frame, as_of, name):
+    spec = specs[name]
+    shares = importance(train(spec, make_frame(spec, 400), as_of).model)
+    assert list(shares)[:2] in (["text", spec.feature_columns.numeric[0]], [spec.feature_columns.numeric[0], "text"])
+    assert sum(shares.values()) == pytest.approx(1)
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    assert set(shares) <= set(spec.feature_columns.all)
+    json.dumps(shares, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["story_points", "rework_risk"])
+def test_a_version_read_from_its_files_has_the_same_importance(specs, make_frame, as_of, tmp_path, name):
+    model = train(specs[name], make_frame(specs[name], 300), as_of).model
+    model.save(tmp_path)
+    assert importance(FittedModel.load(tmp_path)) == pytest.approx(importance(model))
+
+
+def test_a_constant_relies_on_nothing(story_points, make_frame, as_of):
+    assert importance(train(story_points, make_frame(story_points, 200, signal=0.0), as_of).model) == {}
+
+
+def test_trees_that_never_split_rely_on_nothing(rework_risk, make_frame):
+    from ml_pipeline.training.predictors import fit_classifier
+
+    frame = make_frame(rework_risk, 30)  # too few rows for LightGBM's smallest leaves
+    fitted = fit_classifier(rework_risk, frame.iloc[:20], seed=0)
+    assert importance(FittedModel.of(rework_risk, "lightgbm", fitted, baseline=0.5)) == {}
