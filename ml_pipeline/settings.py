@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -53,6 +54,20 @@ class Settings(BaseModel):
     statement_timeout: float = Field(
         60.0, gt=0, description="ML_PIPELINE_STATEMENT_TIMEOUT. Seconds one statement may take in the database."
     )
+    auto_retrain: Literal["off", "chosen", "all"] = Field(
+        "chosen",
+        description="ML_PIPELINE_AUTO_RETRAIN. Who is retrained without being asked: nobody (off), the tenants that "
+        "`ml-pipeline set` switched on (chosen), or every tenant that it did not switch off (all).",
+    )
+    auto_retrain_models: tuple[str, ...] = Field(
+        (), description="ML_PIPELINE_AUTO_RETRAIN_MODELS. Only these models, separated by commas; all unless set."
+    )
+    auto_rollback: bool = Field(
+        True, description="ML_PIPELINE_AUTO_ROLLBACK. Roll a version back that is shown to be worse; else only alert."
+    )
+    policy: Path | None = Field(
+        None, description="ML_PIPELINE_POLICY. YAML file of the retraining policy; the product's unless set."
+    )
     event_retention_days: int = Field(
         30, ge=1, description="ML_PIPELINE_EVENT_RETENTION_DAYS. Age at which Dagster's log rows are pruned."
     )
@@ -80,6 +95,10 @@ _VARIABLES = {
     "ML_PIPELINE_WORKERS": "workers",
     "ML_PIPELINE_TENANT_TIMEOUT": "tenant_timeout",
     "ML_PIPELINE_STATEMENT_TIMEOUT": "statement_timeout",
+    "ML_PIPELINE_AUTO_RETRAIN": "auto_retrain",
+    "ML_PIPELINE_AUTO_RETRAIN_MODELS": "auto_retrain_models",
+    "ML_PIPELINE_AUTO_ROLLBACK": "auto_rollback",
+    "ML_PIPELINE_POLICY": "policy",
     "ML_PIPELINE_EVENT_RETENTION_DAYS": "event_retention_days",
 }
 
@@ -102,6 +121,10 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     if "specs" in values:
         values["specs"] = tuple(
             Path(part).expanduser().resolve() for part in str(values["specs"]).split(os.pathsep) if part
+        )
+    if "auto_retrain_models" in values:
+        values["auto_retrain_models"] = tuple(
+            name.strip() for name in str(values["auto_retrain_models"]).split(",") if name.strip()
         )
     if "home" in values:
         values["home"] = Path(str(values["home"])).expanduser().resolve()

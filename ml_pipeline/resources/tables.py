@@ -29,6 +29,10 @@ def _now(name: str) -> sa.Column:
     return sa.Column(name, Time, nullable=False, server_default=sa.func.now())
 
 
+def _flag(name: str) -> sa.Column:
+    return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
+
+
 tenants = _table("source", "tenants", sa.Column("display_name", sa.Text), _now("created_at"), key=())
 
 issues = _table(
@@ -156,8 +160,29 @@ drift_reports = _table(
     sa.Column("health", sa.Double),
     sa.Column("version", sa.Integer),
     _required("reason", sa.Text),
+    sa.Column("reference", sa.Text),  # what the last days were compared with: a version's profile, or earlier days
+    _flag("alert"),
+    sa.Column("recommendation", sa.Text),
+    sa.Column("causes", JSONB),
+    sa.Column("details", JSONB),  # drift of predictions, labels and correlations, and what the thresholds stand on
+    sa.Column("performance", JSONB),
+    sa.Column("health_parts", JSONB),
     _now("computed_at"),
     key=("model", "day"),
+)
+
+anomalies = _table(
+    "ml",
+    "anomalies",
+    _required("model", sa.Text),
+    _required("day", sa.Date),
+    _required("kind", sa.Text),
+    _required("subject", sa.Text),  # an entity, or what of the day was unusual
+    _required("score", sa.Double),  # p-value: how often as much happens when nothing is wrong
+    _required("reason", sa.Text),
+    _required("detail", JSONB),
+    _now("computed_at"),
+    key=("model", "day", "kind", "subject"),
 )
 
 decisions = _table(
@@ -165,12 +190,14 @@ decisions = _table(
     "decisions",
     _required("decision_id", sa.Uuid),
     _required("model", sa.Text),
-    _required("kind", sa.Text),  # train, promote, rollback
+    _required("kind", sa.Text),  # retrain, train, promote, promote_by_hand, watch, rollback
     _required("verdict", sa.Text),
     _required("reason", sa.Text),
     _required("numbers", JSONB),
     sa.Column("version", sa.Integer),
     _required("as_of", Time),
+    sa.Column("state", sa.Text),  # of a decision that starts a run: approved, done or failed
+    sa.Column("settled_at", Time),
     _now("created_at"),
     key=("decision_id",),
 )
@@ -180,15 +207,28 @@ deployments = _table(
     "deployments",
     _required("deployment_id", sa.Uuid),
     _required("model", sa.Text),
-    _required("action", sa.Text),  # promote or rollback
-    _required("version", sa.Integer),
+    _required("action", sa.Text),  # promote, promote_by_hand, rollback, alias_by_hand
+    _required("version", sa.Integer),  # 0 where a person took the alias away
     sa.Column("replaced", sa.Integer),
     _required("state", sa.Text),  # intent, done or undone
     _required("reason", sa.Text),
     _required("as_of", Time),
+    sa.Column("watch", sa.Text),  # open, kept, rolled_back or superseded; nothing where there is no version to compare
+    sa.Column("watched_at", Time),
     _now("created_at"),
     sa.Column("finished_at", Time),
     key=("deployment_id",),
+)
+
+settings = _table(
+    "ml",
+    "settings",
+    _required("model", sa.Text),  # empty: every model of the tenant
+    _required("name", sa.Text),
+    _required("value", JSONB),
+    _required("changed_by", sa.Text),
+    _now("changed_at"),
+    key=("model", "name"),
 )
 
 alerts = _table(
@@ -237,9 +277,7 @@ sa.Index(
     alert_deliveries.c.next_attempt_at,
     postgresql_where=alert_deliveries.c.state == "pending",
 )
-sa.Index(
-    "alert_deliveries_recent", alert_deliveries.c.tenant_id, alert_deliveries.c.model, alert_deliveries.c.due_at
-)
+sa.Index("alert_deliveries_recent", alert_deliveries.c.tenant_id, alert_deliveries.c.model, alert_deliveries.c.due_at)
 
 quarantine = _table(
     "ml",
@@ -250,4 +288,13 @@ quarantine = _table(
     _required("content", sa.Text),
     _now("imported_at"),
     key=("file", "line"),
+)
+
+# What the sensors ask for at every tick, of all tenants at once.
+sa.Index(
+    "decisions_waiting", decisions.c.tenant_id, decisions.c.model, postgresql_where=decisions.c.state == "approved"
+)
+sa.Index("decisions_newest", decisions.c.tenant_id, decisions.c.model, decisions.c.kind, decisions.c.created_at)
+sa.Index(
+    "deployments_watched", deployments.c.tenant_id, deployments.c.model, postgresql_where=deployments.c.watch == "open"
 )

@@ -18,7 +18,11 @@ from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS, Regis
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.records import record_decision
 
-PROMOTE, PROMOTE_BY_HAND, ROLLBACK = "promote", "promote_by_hand", "rollback"
+PROMOTE, PROMOTE_BY_HAND, ROLLBACK, ALIAS_BY_HAND = "promote", "promote_by_hand", "rollback", "alias_by_hand"
+VERDICTS = {ROLLBACK: "roll back", ALIAS_BY_HAND: "follow"}
+NOBODY = 0  # the version of a deployment that took the alias away
+# What became of the watch over a promoted version.
+OPEN, KEPT, ROLLED_BACK, SUPERSEDED = "open", "kept", "rolled_back", "superseded"
 
 
 class NothingToRollBackTo(Exception):
@@ -124,10 +128,13 @@ class Deployer:
     def _finish(self, deployment: Deployment, state: str) -> None:
         table = tables.deployments
         with self.warehouse.tenant(deployment.tenant) as connection:
+            if state == "done":
+                self._close_watches(connection, deployment)
+            watched = state == "done" and deployment.action != ROLLBACK and NOBODY not in _versions(deployment)
             connection.execute(
                 sa.update(table)
                 .where(table.c.tenant_id == deployment.tenant, table.c.deployment_id == deployment.deployment_id)
-                .values(state=state, finished_at=sa.func.now())
+                .values(state=state, finished_at=sa.func.now(), watch=OPEN if watched else None)
             )
             if deployment.action != PROMOTE and state == "done":  # a judged promotion has a record of its judgement
                 record_decision(
@@ -135,12 +142,59 @@ class Deployer:
                     deployment.tenant,
                     deployment.model,
                     kind=deployment.action,
-                    verdict="roll back" if deployment.action == ROLLBACK else "promote",
+                    verdict=VERDICTS.get(deployment.action, "promote"),
                     reason=deployment.reason,
                     as_of=deployment.as_of,
                     numbers={"from": deployment.replaced, "to": deployment.version},
                     version=deployment.version,
                 )
+
+    @staticmethod
+    def _close_watches(connection: sa.Connection, deployment: Deployment) -> None:
+        """A watch ends when its version serves no longer: rolled back, or superseded by another."""
+        table = tables.deployments
+        ended = sa.case((sa.literal(deployment.action == ROLLBACK), ROLLED_BACK), else_=SUPERSEDED)
+        connection.execute(
+            sa.update(table)
+            .where(table.c.tenant_id == deployment.tenant, table.c.model == deployment.model, table.c.watch == OPEN)
+            .values(watch=ended)
+        )
+
+    def follow_alias(self, tenant: str, model: str, as_of: dt.datetime) -> Deployment | None:
+        """Records that the champion alias is not where the last deployment left it: a person moved it in MLflow.
+
+        The alias is the truth, so nothing is moved back; the version is watched like a promoted one. None where alias
+        and record agree, or a deployment is under way.
+        """
+        with self.warehouse.alone(tenant, f"deploy {model}"):
+            champion = self.registry.aliased(tenant, model)
+            number = champion.number if champion else NOBODY
+            last = self.last_deployment(tenant, model)
+            if last is not None and last["state"] == "intent":
+                return None
+            recorded = last["version"] if last is not None else NOBODY
+            if number == recorded:
+                return None
+            what = f"version {number} was made" if number else "no version was left as"
+            reason = f"in MLflow, {what} the champion by hand; before it was {_named(recorded)}"
+            replaced = recorded or None
+            deployment = Deployment(uuid.uuid4(), tenant, model, ALIAS_BY_HAND, number, replaced, reason, as_of)
+            self._write_intent(deployment)
+            for _ in self._after_move(deployment):
+                pass
+            return deployment
+
+    def last_deployment(self, tenant: str, model: str) -> sa.RowMapping | None:
+        """The newest deployment that was not undone."""
+        table = tables.deployments
+        query = (
+            sa.select(table)
+            .where(table.c.tenant_id == tenant, table.c.model == model, table.c.state != "undone")
+            .order_by(table.c.created_at.desc())
+            .limit(1)
+        )
+        with self.warehouse.tenant(tenant) as connection:
+            return connection.execute(query).mappings().first()
 
     def reconcile(self, older_than: dt.timedelta = dt.timedelta(0)) -> list[tuple[Deployment, str]]:
         """Finishes or undoes every deployment that was cut off; returns each with what became of it.
@@ -155,7 +209,7 @@ class Deployer:
 
     def _settle(self, deployment: Deployment) -> str:
         champion = self.registry.aliased(deployment.tenant, deployment.model)
-        if champion is not None and champion.number == deployment.version:
+        if (champion.number if champion else NOBODY) == deployment.version:
             for _ in self._after_move(deployment):
                 pass
             return "done"
@@ -182,6 +236,15 @@ class Deployer:
                 )
             to = previous.number
         return self.deploy(tenant, model, to, action=ROLLBACK, reason=reason, as_of=as_of)
+
+
+def _versions(deployment: Deployment) -> tuple[int, int]:
+    """The version that serves and the one it replaced."""
+    return deployment.version, deployment.replaced or NOBODY
+
+
+def _named(version: int) -> str:
+    return f"version {version}" if version else "no version"
 
 
 def _deployment(row) -> Deployment:

@@ -28,7 +28,7 @@ from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.train import MEDIAN, PRIOR, RECENT_MEDIAN, Trained, failures, train
 from ml_pipeline.training.version import FittedModel
 from ml_pipeline.work.context import Doors, moment_of
-from ml_pipeline.work.deployment import PROMOTE
+from ml_pipeline.work.deployment import OPEN, PROMOTE
 from ml_pipeline.work.records import json_safe, raise_alert, record_decision
 from ml_pipeline.work.version_files import comparison, contract_of, logged_metrics, read_files, write_files
 
@@ -350,36 +350,84 @@ class _TenantModel:
         if pd.Timestamp(champion.as_of) > moment:
             known = f"version {champion.number} was trained on what was known at {champion.as_of}"
             return {"scored": 0, "reason": f"{known}, after {moment.isoformat()}: it cannot predict for that time"}
+        scored, seconds = self._score(champion, "live", moment)
+        shadow = self._watched_predecessor(champion)
+        if shadow is not None:
+            self._score(shadow, "shadow", moment)
+        return {
+            "scored": scored,
+            "open": int((frame["state"] == "open").sum()),
+            "version": champion.number,
+            "seconds": round(seconds, 4),
+            "in shadow": f"version {shadow.number}, while version {champion.number} is watched" if shadow else None,
+        }
+
+    def _score(self, version: Version, origin: str, moment: dt.datetime) -> tuple[int, float]:
+        """Logs a version's predictions of the open entities that it has not scored; how many, and in which time."""
+        _, frame, _ = self._current
         oldest = pd.Timestamp(moment) - pd.Timedelta(days=self.spec.max_open_days)
         waiting = frame[(frame["state"] == "open") & (frame["event_time"] >= oldest)]
-        waiting = waiting[~waiting["entity_id"].isin(self._scored(champion))]
-        seconds = 0.0
-        if len(waiting):
-            model, _ = self._load(champion)
-            started = time.perf_counter()
-            values = model.predict(waiting)
-            seconds = time.perf_counter() - started
-            self._log_predictions(champion, waiting, values, moment, 1000 * seconds / len(waiting))
-        open_entities = int((frame["state"] == "open").sum())
-        return {"scored": len(waiting), "open": open_entities, "version": champion.number, "seconds": round(seconds, 4)}
+        waiting = waiting[~waiting["entity_id"].isin(self._scored(version, origin))]
+        if waiting.empty:
+            return 0, 0.0
+        model, _ = self._load(version)
+        started = time.perf_counter()
+        values = model.predict(waiting)
+        seconds = time.perf_counter() - started
+        self._log_predictions(version, waiting, values, moment, 1000 * seconds / len(waiting), origin)
+        return len(waiting), seconds
+
+    def _watched_predecessor(self, champion: Version) -> Version | None:
+        """The version that the champion replaced, while it is not decided whether the champion is worse."""
+        table = tables.deployments
+        query = sa.select(table.c.replaced).where(
+            table.c.tenant_id == self.tenant,
+            table.c.model == self.spec.name,
+            table.c.version == champion.number,
+            table.c.watch == OPEN,
+        )
+        with self.doors.warehouse.tenant(self.tenant) as connection:
+            replaced = connection.scalar(query.limit(1))
+        if replaced is None:
+            return None
+        previous = self.doors.registry.version(self.tenant, self.spec.name, replaced)
+        return previous if self._answers(previous) else None
 
     def _answers(self, version: Version) -> bool:
         """Whether the version answers the specification's question, with these features and in this unit."""
         return version.tags["question_hash"] == contract_of(self.spec).question
 
-    def _scored(self, version: Version) -> list[str]:
+    def _scored(self, version: Version, origin: str) -> list[str]:
+        """Entities whose newest live prediction is the version's; for a shadow, those that it has predicted at all.
+
+        A version that serves again after a rollback predicts anew what the version between them had predicted.
+        """
         table = tables.predictions
-        query = sa.select(table.c.entity_id).where(
-            table.c.tenant_id == self.tenant,
-            table.c.model == self.spec.name,
-            table.c.origin == "live",
-            table.c.version == version.number,
-        )
+        own = (table.c.tenant_id == self.tenant, table.c.model == self.spec.name)
+        if origin == "shadow":
+            query = sa.select(table.c.entity_id).where(
+                *own, table.c.version == version.number, table.c.origin.in_(["live", "shadow"])
+            )
+        else:
+            newest = (
+                sa.select(table.c.entity_id, table.c.version)
+                .distinct(table.c.entity_id)
+                .where(*own, table.c.origin == "live")
+                .order_by(table.c.entity_id, table.c.predicted_at.desc(), table.c.version.desc())
+                .subquery()
+            )
+            query = sa.select(newest.c.entity_id).where(newest.c.version == version.number)
         with self.doors.warehouse.tenant(self.tenant) as connection:
             return list(connection.scalars(query))
 
     def _log_predictions(
-        self, version: Version, entities: pd.DataFrame, values: pd.DataFrame, moment: dt.datetime, latency_ms: float
+        self,
+        version: Version,
+        entities: pd.DataFrame,
+        values: pd.DataFrame,
+        moment: dt.datetime,
+        latency_ms: float,
+        origin: str,
     ) -> None:
         columns = self.spec.feature_columns
         used = json_safe(entities[[*columns.numeric, *columns.categorical]].to_dict("records"))
@@ -388,11 +436,11 @@ class _TenantModel:
                 "tenant_id": self.tenant,
                 "model": self.spec.name,
                 "entity_id": entity,
-                "origin": "live",
+                "origin": origin,
                 "version": version.number,
                 "event_time": event_time,
                 "predicted_at": moment,
-                "features": features,
+                "features": features if origin == "live" else None,  # a shadow's are those of the champion's row
                 "latency_ms": latency_ms,
                 **prediction,
             }
@@ -405,4 +453,4 @@ class _TenantModel:
             )
         ]
         with self.doors.warehouse.tenant(self.tenant) as connection:
-            self.doors.warehouse.insert_missing(connection, tables.predictions, rows)
+            self.doors.warehouse.upsert(connection, tables.predictions, rows)

@@ -19,7 +19,8 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 def a_row(table: sa.Table, tenant: str) -> dict:
     """Any valid row of the table."""
-    values = {sa.Text: "x", sa.Double: 1.0, sa.Integer: 1, sa.BigInteger: 1, sa.Uuid: uuid.uuid4(), sa.Date: NOW.date()}
+    values = {sa.Text: "x", sa.Double: 1.0, sa.Integer: 1, sa.BigInteger: 1, sa.Uuid: uuid.uuid4()}
+    values |= {sa.Date: NOW.date(), sa.Boolean: True}
     row = {}
     for column in table.columns:
         kind = next((value for type_, value in values.items() if type(column.type) is type_), None)

@@ -155,3 +155,58 @@ def test_a_promotion_by_hand_is_recorded_and_can_be_rolled_back(deployer: Deploy
     assert aliases(deployer) == {CHAMPION: 2, PREVIOUS: 1}
     deployer.roll_back("acme", "m", reason="worse", as_of=NOW)
     assert aliases(deployer) == {CHAMPION: 1}
+
+
+def watches(deployer: Deployer) -> list[str | None]:
+    """What became of the watch over each deployment, oldest first."""
+    table = tables.deployments
+    with deployer.warehouse.operator() as connection:
+        return list(connection.scalars(sa.select(table.c.watch).order_by(table.c.created_at)))
+
+
+def test_a_version_is_watched_where_another_served_before_it(deployer: Deployer):
+    promote(deployer, 1)
+    assert watches(deployer) == [None]
+    promote(deployer, 2)
+    assert watches(deployer) == [None, "open"]
+
+
+def test_a_promotion_supersedes_the_watch_before_it_and_a_rollback_ends_it(deployer: Deployer):
+    for version in (1, 2, 3):
+        promote(deployer, version)
+    assert watches(deployer) == [None, "superseded", "open"]
+    deployer.roll_back("acme", "m", reason="worse", as_of=NOW)
+    assert watches(deployer) == [None, "superseded", "rolled_back", None]
+
+
+def test_an_alias_moved_by_hand_is_recorded_once_and_watched(deployer: Deployer):
+    promote(deployer, 1)
+    deployer.registry.set_alias("acme", "m", CHAMPION, 2)
+    followed = deployer.follow_alias("acme", "m", NOW)
+    assert followed is not None and (followed.version, followed.replaced) == (2, 1)
+    assert deployer.follow_alias("acme", "m", NOW) is None
+    assert aliases(deployer) == {CHAMPION: 2, PREVIOUS: 1}
+    assert watches(deployer) == [None, "open"]
+    table = tables.decisions
+    with deployer.warehouse.operator() as connection:
+        recorded = connection.execute(sa.select(table.c.kind, table.c.verdict, table.c.reason)).all()
+    reason = "in MLflow, version 2 was made the champion by hand; before it was version 1"
+    assert recorded == [("alias_by_hand", "follow", reason)]
+
+
+def test_an_alias_taken_away_by_hand_leaves_nobody_serving(deployer: Deployer):
+    promote(deployer, 1)
+    deployer.registry.delete_alias("acme", "m", CHAMPION)
+    followed = deployer.follow_alias("acme", "m", NOW)
+    assert followed is not None and (followed.version, followed.replaced) == (0, 1)
+    assert aliases(deployer) == {PREVIOUS: 1}
+    assert watches(deployer) == [None, None]
+
+
+def test_an_alias_is_left_alone_while_a_deployment_is_under_way(deployer: Deployer):
+    promote(deployer, 1)
+    deployment = Deployment(uuid.uuid4(), "acme", "m", "promote", 2, 1, "better", NOW)
+    next(deployer.steps(deployment))
+    deployer.registry.set_alias("acme", "m", CHAMPION, 2)
+    assert deployer.follow_alias("acme", "m", NOW) is None
+    assert [outcome for _, outcome in deployer.reconcile()] == ["done"]
