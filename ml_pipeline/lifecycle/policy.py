@@ -1,0 +1,174 @@
+"""The parameters of retraining: the product's defaults, simple policies to compare them with, and YAML files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Cause = Literal["degradation", "drift", "schedule", "volume"]
+EVERY_CAUSE: tuple[Cause, ...] = ("degradation", "drift", "schedule", "volume")
+
+
+class PolicyError(Exception):
+    """A policy cannot be used; the message names the file, the key, the value and the remedy."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VolumeClass(_Part):
+    """How often a tenant of some volume is retrained by schedule: after ``days``, if there are ``samples`` new ones."""
+
+    weekly_items: float = Field(ge=0, description="The class of tenants with at least so many new items a week.")
+    days: float = Field(gt=0)
+    samples: int = Field(ge=0, description="New matured labels that a scheduled training waits for.")
+
+
+class Policy(_Part):
+    """When a model is retrained, and what holds a retraining. The defaults are the product's."""
+
+    name: str = "product"
+    causes: tuple[Cause, ...] = Field(EVERY_CAUSE, description="What may cause a retraining besides a person.")
+    schedule: tuple[VolumeClass, ...] = Field(
+        (
+            VolumeClass(weekly_items=50, days=7, samples=100),
+            VolumeClass(weekly_items=20, days=14, samples=50),
+            VolumeClass(weekly_items=0, days=30, samples=25),
+        ),
+        description="Classes by weekly volume, one of which begins at 0.",
+    )
+    stretch: float = Field(
+        2.0, ge=1, description="Factor on the interval while outcomes show no loss, and for each training in vain."
+    )
+    max_stretch: float = Field(4.0, ge=1, description="The interval is never stretched further than by this.")
+    shorten: float = Field(0.5, gt=0, le=1, description="Factor on the interval when quality or performance slips.")
+    quality_floor: float = Field(70.0, ge=0, le=100, description="Data quality below this is a slip.")
+    update_labels: int = Field(100, ge=1, description="New matured labels that make a warm-start update.")
+    cooldown_days: float = Field(7.0, ge=0, description="Days between two fits; CRITICAL may pass.")
+    rollback_cooldown_days: float = Field(7.0, ge=0, description="Days after a rollback; only a person may pass.")
+    retry_days: float = Field(1.0, ge=0, description="Days after a run was started, whatever became of it.")
+    min_samples: int = Field(100, ge=1, description="Matured labels that a training needs.")
+    min_new_labels: int = Field(25, ge=1, description="New labels without which drift or degradation cannot be cured.")
+    min_severity: Literal["MEDIUM", "HIGH", "CRITICAL"] = "HIGH"
+    spare_harmless_drift: bool = Field(True, description="Hold drift while enough matured outcomes show no loss.")
+    harm_outcomes: int = Field(30, ge=1, description="Matured outcomes that are enough to show that nothing is lost.")
+    report_days: float = Field(14.0, gt=0, description="Age after which a report is no cause any more.")
+    off_peak: tuple[int, ...] | None = Field(
+        None, description="Hours (UTC) in which a training may start; the tenant's own quiet hours unless set."
+    )
+    concurrent: int = Field(5, ge=1, description="Trainings that may be under way in the fleet.")
+
+    @field_validator("schedule")
+    @classmethod
+    def _classes(cls, value: tuple[VolumeClass, ...]) -> tuple[VolumeClass, ...]:
+        starts = [part.weekly_items for part in value]
+        if len(set(starts)) < len(starts) or 0 not in starts:
+            raise ValueError("needs classes of different weekly_items, one of them 0")
+        return tuple(sorted(value, key=lambda part: -part.weekly_items))
+
+    @field_validator("off_peak")
+    @classmethod
+    def _hours(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (not value or not set(value) <= set(range(24))):
+            raise ValueError("takes hours from 0 to 23, at least one")
+        return value
+
+    @model_validator(mode="after")
+    def _stretchable(self) -> Policy:
+        if self.max_stretch < self.stretch:
+            raise ValueError(f"max_stretch is {self.max_stretch:g}, less than stretch ({self.stretch:g}). Raise it")
+        return self
+
+    def volume_class(self, weekly_items: float) -> VolumeClass:
+        """The schedule of tenants with so many new items a week.
+
+        >>> Policy().volume_class(20.0).days
+        14.0
+        """
+        return next(part for part in self.schedule if weekly_items >= part.weekly_items)
+
+
+def _fixed(name: str, days: float) -> Policy:
+    """Trains every ``days`` days if one label is new, whatever happens."""
+    return Policy(
+        name=name,
+        causes=("schedule",),
+        schedule=(VolumeClass(weekly_items=0, days=days, samples=1),),
+        stretch=1,
+        max_stretch=1,
+        shorten=1,
+        cooldown_days=0,
+        retry_days=0,
+        rollback_cooldown_days=0,
+    )
+
+
+BUILT_IN: dict[str, Policy] = {
+    policy.name: policy
+    for policy in (
+        Policy(),
+        Policy(name="never", causes=()),
+        _fixed("weekly", 7),
+        _fixed("monthly", 28),
+        _fixed("every_batch", 1),
+        Policy(name="drift_only", causes=("drift",), spare_harmless_drift=False),
+    )
+}
+
+
+def load_policy(path: Path) -> Policy:
+    """The policy in a YAML file of parameters; those that it does not name keep the product's defaults.
+
+    Raises
+    ------
+    PolicyError
+        If the file cannot be read or a parameter is wrong; every problem is listed with its key and value.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PolicyError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise PolicyError(
+            f"{path}: holds {type(content).__name__}, not a mapping of parameters, such as cooldown_days: 14"
+        )
+    try:
+        return Policy.model_validate({"name": path.stem} | content)
+    except ValidationError as error:
+        raise PolicyError(f"{path}: {'; '.join(map(_problem, error.errors()))}.") from error
+
+
+def _problem(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{key}: is missing. Add it"
+    if problem["type"] == "extra_forbidden":
+        known = ", ".join(Policy.model_fields)
+        return f"{key}: is no parameter (value {problem['input']!r}). Remove it; the parameters are: {known}"
+    return f"{key}: {problem['input']!r}: {message}" if key else message
+
+
+def find_policy(name_or_file: str) -> Policy:
+    """A built-in policy by name, or the one in a file.
+
+    Raises
+    ------
+    PolicyError
+        If it is neither.
+
+    >>> find_policy("weekly").schedule[0].days
+    7.0
+    """
+    if name_or_file in BUILT_IN:
+        return BUILT_IN[name_or_file]
+    path = Path(name_or_file)
+    if not path.is_file():
+        raise PolicyError(
+            f"{name_or_file!r} is neither a policy nor a file. Name a YAML file or one of: {', '.join(BUILT_IN)}"
+        )
+    return load_policy(path)

@@ -1,0 +1,200 @@
+"""Whether to retrain a tenant's model: a pure function from what is known to a decision with all its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Literal, NamedTuple
+
+from ml_pipeline.lifecycle.policy import Policy
+from ml_pipeline.lifecycle.safeguards import AnyCause, Safeguard, check
+from ml_pipeline.lifecycle.schedule import adaptive_interval
+from ml_pipeline.lifecycle.state import (
+    Action,
+    Champion,
+    DegradationFinding,
+    DriftFinding,
+    Flags,
+    LastFit,
+    Request,
+    Severity,
+    State,
+)
+
+__all__ = [
+    "Champion",
+    "DegradationFinding",
+    "DriftFinding",
+    "Flags",
+    "LastFit",
+    "Policy",
+    "Request",
+    "RetrainingDecision",
+    "Safeguard",
+    "State",
+    "decide",
+]
+
+
+@dataclass(frozen=True)
+class RetrainingDecision:
+    """Retrain now, hold although there is a cause, or no cause; the numbers can go into JSON as they are.
+
+    ``action`` is ``train`` or, for new labels alone, ``update``: more trees on the champion, a warm start.
+    """
+
+    verdict: Literal["retrain", "hold", "none"]
+    action: Action | None
+    cause: AnyCause | None
+    severity: Severity | None
+    safeguards: tuple[Safeguard, ...]
+    reason: str
+    numbers: dict[str, Any]
+
+    @property
+    def held_by(self) -> tuple[str, ...]:
+        """Names of the safeguards that hold it."""
+        return tuple(guard.name for guard in self.safeguards if guard.holds)
+
+
+class _Occasion(NamedTuple):
+    cause: AnyCause
+    action: Action
+    severity: Severity | None
+    sentence: str
+
+
+def decide(state: State, policy: Policy) -> RetrainingDecision:
+    """What ``policy`` does in ``state``.
+
+    Causes in their order of urgency: a person's request, degradation, drift, schedule, volume. The first whose
+    safeguards all pass, or are overruled, retrains; where none does, the most urgent is held. A report that is older
+    than the newest fit is no cause: the fit was the answer to it. Nor is one of the future, when the clock went back.
+    Whoever decides for many tenants at once adds each ``retrain`` to ``fleet_trainings`` of the next.
+
+    >>> from datetime import datetime, timezone
+    >>> now = datetime(2026, 3, 1, tzinfo=timezone.utc)
+    >>> state = State("acme", "story_points", now, matured=40, new_labels=40, new_labels_since_training=40,
+    ...     weekly_items=60.0, flags=Flags(True, True, True))
+    >>> decide(state, Policy()).reason
+    'Held: schedule. There is no version yet. Held by samples: 40 of 100 matured labels.'
+    """
+    occasions = list(_occasions(state, policy))
+    decisions = [_decided(state, policy, occasion) for occasion in occasions]
+    if not decisions:
+        numbers = _numbers(state, policy, (), [])
+        return RetrainingDecision("none", None, None, None, (), _nothing(state, policy), numbers)
+    return next((decision for decision in decisions if decision.verdict == "retrain"), decisions[0])
+
+
+def _occasions(state: State, policy: Policy) -> Iterator[_Occasion]:
+    if state.request is not None:
+        why = f": {state.request.reason}" if state.request.reason else ""
+        yield _Occasion("manual", "train", None, f"Asked for by {state.request.by}{why}.")
+    if "degradation" in policy.causes:
+        yield from _degradation(state, policy)
+    if "drift" in policy.causes:
+        yield from _drift(state, policy)
+    if "schedule" in policy.causes:
+        yield from _schedule(state, policy)
+    if "volume" in policy.causes and state.champion is not None and state.new_labels >= policy.update_labels:
+        labels = f"{state.new_labels} labels are new since the last fit, an update comes at {policy.update_labels}"
+        yield _Occasion("volume", "update", None, f"{labels}.")
+
+
+def _degradation(state: State, policy: Policy) -> Iterator[_Occasion]:
+    found = state.degradation
+    if found is None or found.severity is None or not _is_news(state, policy, found.day):
+        return
+    rise = "has risen" if found.rise is None else f"has risen by {found.rise:.0%}".replace("%", " %")
+    since = f" since {found.since}" if found.since else ""
+    yield _Occasion("degradation", "train", found.severity, f"The loss {rise} on {found.outcomes} outcomes{since}.")
+
+
+def _drift(state: State, policy: Policy) -> Iterator[_Occasion]:
+    found = state.drift
+    if found is None or found.status != "drift" or not _is_news(state, policy, found.day):
+        return
+    score = "" if found.score is None else f" with a score of {found.score:.2f}"
+    sentence = f"Drift on {found.day}{score}" + (f": {found.reason}" if found.reason else "")
+    yield _Occasion("drift", "train", found.severity, sentence.rstrip(".") + ".")
+
+
+def _is_news(state: State, policy: Policy, day: date) -> bool:
+    """Whether a report is of the past, not too old, and younger than the newest fit."""
+    end = datetime.combine(day, time(), UTC) + timedelta(days=1)
+    past = datetime.combine(day, time(), UTC) <= state.now
+    young = state.now - end <= timedelta(days=policy.report_days)
+    return past and young and (state.last_fit is None or end > state.last_fit.at)
+
+
+def _schedule(state: State, policy: Policy) -> Iterator[_Occasion]:
+    if state.last_training is None:
+        if state.new_labels > 0:
+            sentence = "There is no version yet." if state.champion is None else "No training is on record."
+            yield _Occasion("schedule", "train", None, sentence)
+        return
+    interval = adaptive_interval(state, policy)
+    days = state.days_since(state.last_training.at)
+    if days >= interval.days and state.new_labels_since_training >= interval.samples:
+        new = f"{state.new_labels_since_training} new labels (waits for {interval.samples})"
+        sentence = f"{days:.1f} days since the last training, due every {interval.days:g} ({interval.why}), {new}."
+        yield _Occasion("schedule", "train", None, sentence)
+
+
+def _decided(state: State, policy: Policy, occasion: _Occasion) -> RetrainingDecision:
+    guards = check(state, policy, occasion.cause, occasion.severity)
+    holding = [guard for guard in guards if guard.holds]
+    what = f"{occasion.cause} {occasion.severity}" if occasion.severity else occasion.cause
+    numbers = _numbers(state, policy, guards, [guard.name for guard in holding])
+    if holding:
+        held = "; ".join(f"{guard.name}: {guard.sentence}" for guard in holding)
+        reason = f"Held: {what}. {occasion.sentence} Held by {held}."
+        return RetrainingDecision("hold", None, occasion.cause, occasion.severity, guards, reason, numbers)
+    started = "Retrain" if occasion.action == "train" else "Update"
+    reason = f"{started}: {what}. {occasion.sentence} {_passed(guards)}"
+    return RetrainingDecision("retrain", occasion.action, occasion.cause, occasion.severity, guards, reason, numbers)
+
+
+def _passed(guards: tuple[Safeguard, ...]) -> str:
+    overruled = [guard for guard in guards if guard.overruled]
+    if not overruled:
+        return f"All {len(guards)} safeguards passed."
+    named = "; ".join(f"{guard.name} by {guard.overruled} ({guard.sentence})" for guard in overruled)
+    return f"{len(guards) - len(overruled)} of {len(guards)} safeguards passed, overruled: {named}."
+
+
+def _nothing(state: State, policy: Policy) -> str:
+    if "schedule" not in policy.causes:
+        return "No cause."
+    if state.last_training is None:
+        return "No cause: no label is known yet."
+    interval = adaptive_interval(state, policy)
+    waited = f"{state.days_since(state.last_training.at):.1f} of {interval.days:g} days"
+    labels = f"{state.new_labels_since_training} of {interval.samples} new labels"
+    return f"No cause; the schedule waits ({interval.why}): {waited} and {labels} since the last training."
+
+
+def _numbers(state: State, policy: Policy, guards: tuple[Safeguard, ...], holding: list[str]) -> dict[str, Any]:
+    interval = adaptive_interval(state, policy)
+    drift, degradation = state.drift, state.degradation
+    return {
+        "policy": policy.name,
+        "matured": state.matured,
+        "new_labels": state.new_labels,
+        "new_labels_since_training": state.new_labels_since_training,
+        "weekly_items": state.weekly_items,
+        "interval_days": interval.days,
+        "interval_samples": interval.samples,
+        "interval_factor": interval.factor,
+        "days_since_training": state.days_since(state.last_training.at) if state.last_training else None,
+        "drift_status": drift.status if drift else None,
+        "drift_score": drift.score if drift else None,
+        "rise": degradation.rise if degradation else None,
+        "outcomes": degradation.outcomes if degradation else None,
+        "quality": state.quality,
+        "champion": state.champion.number if state.champion else None,
+        "held_by": holding,
+        "safeguards": [asdict(guard) for guard in guards],
+    }

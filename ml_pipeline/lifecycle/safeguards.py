@@ -1,0 +1,176 @@
+"""What can hold a retraining that has a cause; each safeguard is recorded with its numbers, passed or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from ml_pipeline.lifecycle.policy import Policy
+from ml_pipeline.lifecycle.schedule import shows_no_loss
+from ml_pipeline.lifecycle.state import RANK, Severity, State
+
+AnyCause = Literal["manual", "degradation", "drift", "schedule", "volume"]
+Value = float | int | str | bool | None
+
+BY_HAND = frozenset(
+    {"master_flag", "model_flag", "tenant_flag", "cool_down", "retry", "rollback_cool_down", "off_peak", "new_labels"}
+)
+BY_CRITICAL = frozenset({"cool_down", "off_peak"})
+REPORTED = ("degradation", "drift")
+
+
+@dataclass(frozen=True)
+class Safeguard:
+    """One condition: ``value`` as it is, ``needed`` as it must be, and what that means.
+
+    ``overruled`` says who lets the retraining start although the condition is not met: a person or a CRITICAL cause.
+    """
+
+    name: str
+    passed: bool
+    value: Value
+    needed: Value
+    sentence: str
+    overruled: Literal["manual", "CRITICAL"] | None = None
+
+    @property
+    def holds(self) -> bool:
+        return not self.passed and self.overruled is None
+
+
+def check(state: State, policy: Policy, cause: AnyCause, severity: Severity | None) -> tuple[Safeguard, ...]:
+    """Every safeguard that applies to the cause, with those overruled that a person or CRITICAL may overrule.
+
+    A person overrules flags, cool-downs and off-peak hours, and may train on no new labels; nobody overrules a run
+    under way, an undecided watch, too few samples and the fleet's budget. CRITICAL overrules the cool-down and off-peak
+    hours, but not the cool-down after a rollback: on the same data the same bad version would come back.
+    """
+    checks = [*_FLAGS, _cool_down, _retry, _rollback_cool_down, _samples, _active_run, _off_peak, _budget, _watch]
+    found = [judge(state, policy) for judge in checks]
+    if cause in REPORTED:
+        found += [_severity(severity, policy), _new_labels(state, policy)]
+    if cause == "drift" and policy.spare_harmless_drift:
+        found.append(_harm(state, policy))
+    return tuple(_overruled(guard, cause, severity) for guard in found)
+
+
+def _overruled(guard: Safeguard, cause: AnyCause, severity: Severity | None) -> Safeguard:
+    if guard.passed:
+        return guard
+    if cause == "manual" and guard.name in BY_HAND:
+        return replace(guard, overruled="manual")
+    if cause in REPORTED and severity == "CRITICAL" and guard.name in BY_CRITICAL:
+        return replace(guard, overruled="CRITICAL")
+    return guard
+
+
+def _flag(name: str, what: Callable[[State], str], value: Callable[[State], bool]):
+    def judge(state: State, policy: Policy) -> Safeguard:
+        on = value(state)
+        return Safeguard(name, on, on, True, f"automatic retraining is {'on' if on else 'off'}{what(state)}")
+
+    return judge
+
+
+_FLAGS = (
+    _flag("master_flag", lambda state: "", lambda state: state.flags.master),
+    _flag("model_flag", lambda state: f" for model {state.model}", lambda state: state.flags.model),
+    _flag("tenant_flag", lambda state: f" for tenant {state.tenant}", lambda state: state.flags.tenant),
+)
+
+
+def _cool_down(state: State, policy: Policy) -> Safeguard:
+    needed = policy.cooldown_days
+    if state.last_fit is None:
+        return Safeguard("cool_down", True, None, needed, "nothing was trained before")
+    days = state.days_since(state.last_fit.at)
+    sentence = f"{days:.1f} of {needed:g} days since the last {_named(state.last_fit.action)}"
+    if state.last_fit.at > state.now:
+        sentence += f", which is dated {state.last_fit.at:%Y-%m-%d %H:%M}: the clock has gone back"
+    return Safeguard("cool_down", days >= needed, days, needed, sentence)
+
+
+def _named(action: str) -> str:
+    return "training" if action == "train" else "update"
+
+
+def _retry(state: State, policy: Policy) -> Safeguard:
+    needed = policy.retry_days
+    if state.last_attempt is None:
+        return Safeguard("retry", True, None, needed, "no run was started before")
+    days = state.days_since(state.last_attempt)
+    return Safeguard("retry", days >= needed, days, needed, f"{days:.1f} of {needed:g} days since a run was started")
+
+
+def _rollback_cool_down(state: State, policy: Policy) -> Safeguard:
+    needed = policy.rollback_cooldown_days
+    if state.rolled_back_at is None:
+        return Safeguard("rollback_cool_down", True, None, needed, "nothing was rolled back")
+    days = state.days_since(state.rolled_back_at)
+    sentence = f"{days:.1f} of {needed:g} days since a rollback"
+    return Safeguard("rollback_cool_down", days >= needed, days, needed, sentence)
+
+
+def _samples(state: State, policy: Policy) -> Safeguard:
+    passed = state.matured >= policy.min_samples
+    sentence = f"{state.matured} of {policy.min_samples} matured labels"
+    return Safeguard("samples", passed, state.matured, policy.min_samples, sentence)
+
+
+def _active_run(state: State, policy: Policy) -> Safeguard:
+    runs = state.active_runs
+    sentence = f"{runs or 'no'} run{'' if runs == 1 else 's'} under way for this tenant and model"
+    return Safeguard("active_run", runs == 0, runs, 0, sentence)
+
+
+def _off_peak(state: State, policy: Policy) -> Safeguard:
+    hours = policy.off_peak if policy.off_peak is not None else state.quiet_hours
+    hour = state.now.hour
+    if hours is None:
+        return Safeguard("off_peak", True, hour, None, "no off-peak hours are set and no traffic is known")
+    passed = hour in hours
+    needed = f"{hours[0]}:00-{(hours[-1] + 1) % 24}:00" if _in_a_row(hours) else ", ".join(map(str, hours))
+    where = "in" if passed else "outside"
+    return Safeguard("off_peak", passed, hour, needed, f"{hour}:00 UTC is {where} the off-peak hours {needed}")
+
+
+def _in_a_row(hours: tuple[int, ...]) -> bool:
+    return all((first + 1) % 24 == second for first, second in pairwise(hours))
+
+
+def _budget(state: State, policy: Policy) -> Safeguard:
+    running, limit = state.fleet_trainings, policy.concurrent
+    sentence = f"{running} of {limit} trainings under way in the fleet"
+    return Safeguard("budget", running < limit, running, limit, sentence)
+
+
+def _watch(state: State, policy: Policy) -> Safeguard:
+    sentence = "the watch over the newest version is undecided" if state.watching else "no watch is undecided"
+    return Safeguard("watch", not state.watching, state.watching, False, sentence)
+
+
+def _severity(severity: Severity | None, policy: Policy) -> Safeguard:
+    passed = RANK[severity] >= RANK[policy.min_severity]
+    sentence = f"severity is {severity or 'none'}, needed {policy.min_severity} or more"
+    return Safeguard("severity", passed, severity, policy.min_severity, sentence)
+
+
+def _new_labels(state: State, policy: Policy) -> Safeguard:
+    new, needed = state.new_labels, policy.min_new_labels
+    sentence = f"{new} of {needed} labels that the last fit did not know"
+    return Safeguard("new_labels", new >= needed, new, needed, sentence)
+
+
+def _harm(state: State, policy: Policy) -> Safeguard:
+    """Drift is not harm: it retrains where outcomes are not in yet, or show a loss."""
+    found, needed = state.degradation, policy.harm_outcomes
+    outcomes = 0 if found is None else found.outcomes
+    if shows_no_loss(state, policy):
+        return Safeguard("harm", False, outcomes, needed, f"{outcomes} matured outcomes show no loss")
+    if found is not None and RANK[found.severity]:
+        return Safeguard("harm", True, outcomes, needed, f"the loss has risen on {outcomes} matured outcomes")
+    return Safeguard(
+        "harm", True, outcomes, needed, f"{outcomes} matured outcomes, too few to show that nothing is lost"
+    )

@@ -1,0 +1,139 @@
+"""What is known about one tenant and model when it is asked whether to retrain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Literal, NamedTuple
+
+Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
+Action = Literal["train", "update"]
+RANK: dict[Severity | None, int] = {None: 0, "MEDIUM": 1, "HIGH": 2, "CRITICAL": 3}
+
+
+class Flags(NamedTuple):
+    """Whether retraining without being asked is on: at all, for the model, for the tenant."""
+
+    master: bool = False
+    model: bool = False
+    tenant: bool = False
+
+
+ALL_OFF = Flags()
+
+
+@dataclass(frozen=True)
+class DriftFinding:
+    """The newest drift report. ``severity`` is that of the drift score, whatever the outcomes say."""
+
+    day: date
+    status: Literal["stable", "drift", "insufficient_data"]
+    severity: Severity | None = None
+    score: float | None = None
+    alert: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class DegradationFinding:
+    """What the matured outcomes say of the serving version: ``rise`` of its loss (0.1 is 10 %) on ``outcomes``."""
+
+    day: date
+    status: Literal["stable", "degraded", "insufficient_data"]
+    severity: Severity | None = None
+    rise: float | None = None
+    since: date | None = None
+    outcomes: int = 0
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version that serves, the moment whose knowledge it was trained on, and when it began to serve."""
+
+    number: int
+    as_of: datetime
+    deployed_at: datetime
+
+
+@dataclass(frozen=True)
+class LastFit:
+    """A finished training or update: the moment it stood at, and whether its version was promoted."""
+
+    at: datetime
+    action: Action = "train"
+    promoted: bool = True
+
+
+@dataclass(frozen=True)
+class Request:
+    """A person asks for a training."""
+
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that :func:`ml_pipeline.lifecycle.retraining.decide` looks at; times are aware.
+
+    Parameters
+    ----------
+    matured : int
+        Matured labels that a training could use.
+    new_labels : int
+        Of these, known since the newest fit of either kind, or all of them before the first.
+    new_labels_since_training : int
+        The same since the newest full training.
+    weekly_items : float
+        Mean number of new entities a week.
+    last_fit : LastFit or None
+        The newest finished training or update, promoted or not; what a person or another path started counts too.
+    last_training : LastFit or None
+        The newest finished full training.
+    in_vain : int
+        Full trainings in a row, the newest included, whose version was not promoted.
+    last_attempt : datetime or None
+        When a run was last started for the tenant and model, whatever became of it.
+    active_runs, fleet_trainings : int
+        Runs under way for this tenant and model; trainings under way or approved in the whole fleet.
+    quality : float or None
+        Data-quality score of the newest snapshot, 0 to 100.
+    watching : bool
+        Whether the watch over the newest promoted version is undecided.
+    quiet_hours : tuple of int or None
+        Hours (UTC) with the tenant's least traffic, for a policy without ``off_peak`` hours of its own.
+    """
+
+    tenant: str
+    model: str
+    now: datetime
+    matured: int
+    new_labels: int
+    new_labels_since_training: int
+    weekly_items: float
+    flags: Flags = ALL_OFF
+    drift: DriftFinding | None = None
+    degradation: DegradationFinding | None = None
+    champion: Champion | None = None
+    last_fit: LastFit | None = None
+    last_training: LastFit | None = None
+    in_vain: int = 0
+    last_attempt: datetime | None = None
+    active_runs: int = 0
+    fleet_trainings: int = 0
+    quality: float | None = None
+    watching: bool = False
+    rolled_back_at: datetime | None = None
+    quiet_hours: tuple[int, ...] | None = None
+    request: Request | None = None
+
+    def __post_init__(self) -> None:
+        if self.now.tzinfo is None:
+            raise ValueError(
+                f"tenant {self.tenant}, model {self.model}: now is {self.now.isoformat()}, a time without a zone. "
+                "Give it in UTC"
+            )
+
+    def days_since(self, moment: datetime) -> float:
+        """Days from ``moment`` to now; 0 where the clock has gone back to before it."""
+        return max(0.0, (self.now - moment).total_seconds() / 86_400)
