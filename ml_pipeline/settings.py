@@ -6,10 +6,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+AlertLevel = Literal["LOW", "MEDIUM", "HIGH", "CRITICAL"]
 
 
 class SettingsError(Exception):
@@ -19,7 +22,8 @@ class SettingsError(Exception):
 class Settings(BaseModel):
     """Everything that differs between one installation and the next; picklable, worker processes get a copy."""
 
-    model_config = ConfigDict(frozen=True)
+    # An error of pydantic would show the passwords in what it was given.
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     database_url: str | None = Field(
         None, description="DATABASE_URL. Any PostgreSQL; without it the embedded server under `home`."
@@ -71,6 +75,94 @@ class Settings(BaseModel):
     event_retention_days: int = Field(
         30, ge=1, description="ML_PIPELINE_EVENT_RETENTION_DAYS. Age at which Dagster's log rows are pruned."
     )
+    feature_retention_days: int = Field(
+        7, ge=0, description="ML_PIPELINE_FEATURE_RETENTION_DAYS. Days for which a prediction keeps its features."
+    )
+    prediction_retention_days: int = Field(
+        400, ge=1, description="ML_PIPELINE_PREDICTION_RETENTION_DAYS. Age at which predictions are deleted."
+    )
+    history_retention_days: int | None = Field(
+        None,
+        ge=1,
+        description="ML_PIPELINE_HISTORY_RETENTION_DAYS. Age at which daily metrics, drift reports and decisions are "
+        "deleted; never unless set.",
+    )
+    snapshot_retention_days: int = Field(
+        30, ge=1, description="ML_PIPELINE_SNAPSHOT_RETENTION_DAYS. Age at which snapshots without version are deleted."
+    )
+    alert_retention_days: int = Field(
+        90, ge=1, description="ML_PIPELINE_ALERT_RETENTION_DAYS. Age at which acknowledged alerts are deleted."
+    )
+    open_alert_retention_days: int = Field(
+        400, ge=1, description="ML_PIPELINE_OPEN_ALERT_RETENTION_DAYS. Age at which every alert is deleted."
+    )
+    alert_webhook: SecretStr | None = Field(
+        None, description="ML_PIPELINE_ALERT_WEBHOOK. URL of a Slack-compatible incoming webhook; it is a secret."
+    )
+    alert_webhook_level: AlertLevel = Field(
+        "MEDIUM", description="ML_PIPELINE_ALERT_WEBHOOK_LEVEL. The webhook gets alerts from this level on."
+    )
+    alert_webhook_timeout: float = Field(
+        10.0,
+        gt=0,
+        le=20,
+        description="ML_PIPELINE_ALERT_WEBHOOK_TIMEOUT. Seconds until the webhook must have answered.",
+    )
+    alert_smtp: SecretStr | None = Field(
+        None,
+        description="ML_PIPELINE_ALERT_SMTP. Mail server, smtp://user:password@host:587 (STARTTLS) or smtps://.",
+    )
+    alert_smtp_level: AlertLevel = Field(
+        "HIGH", description="ML_PIPELINE_ALERT_SMTP_LEVEL. Mail is sent from this level on."
+    )
+    alert_smtp_timeout: float = Field(
+        15.0, gt=0, le=20, description="ML_PIPELINE_ALERT_SMTP_TIMEOUT. Seconds that handing over one mail may take."
+    )
+    alert_from: str | None = Field(
+        None, description="ML_PIPELINE_ALERT_FROM. Sender of the mails; the user of the mail server unless set."
+    )
+    alert_to: tuple[str, ...] = Field((), description="ML_PIPELINE_ALERT_TO. Who gets the mails, separated by commas.")
+    alert_log_level: AlertLevel = Field(
+        "LOW", description="ML_PIPELINE_ALERT_LOG_LEVEL. The daemon's log gets alerts from this level on."
+    )
+    alert_silence_hours: float = Field(
+        24.0,
+        gt=0,
+        description="ML_PIPELINE_ALERT_SILENCE_HOURS. So long the same kind counts up instead of being a new alert.",
+    )
+    alert_cool_down_minutes: float = Field(
+        60.0,
+        ge=0,
+        description="ML_PIPELINE_ALERT_COOL_DOWN_MINUTES. For so long nothing that is not worse is sent about the same "
+        "tenant and model; it waits and comes in one message.",
+    )
+    alert_escalation_hours: float = Field(
+        4.0,
+        ge=0,
+        description="ML_PIPELINE_ALERT_ESCALATION_HOURS. An unacknowledged HIGH or CRITICAL alert is then sent again, "
+        "as CRITICAL; 0: never.",
+    )
+    alert_news_hours: float = Field(
+        48.0,
+        gt=0,
+        description="ML_PIPELINE_ALERT_NEWS_HOURS. An alert about an older moment (a backfill) is kept, but not sent.",
+    )
+    alert_attempts: int = Field(
+        30,
+        ge=1,
+        description="ML_PIPELINE_ALERT_ATTEMPTS. Attempts, in growing pauses of up to an hour, until a delivery counts "
+        "as failed; 30 take a day.",
+    )
+
+    @field_validator("alert_webhook", "alert_smtp")
+    @classmethod
+    def _is_an_address(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        schemes = ("http", "https") if info.field_name == "alert_webhook" else ("smtp", "smtps")
+        if value is not None:
+            parts = urlsplit(value.get_secret_value())
+            if parts.scheme not in schemes or not parts.hostname or parts.port == 0:
+                raise ValueError(f"expected {schemes[0]}://host or {schemes[1]}://host, with a valid port if any")
+        return value
 
     @property
     def artifacts(self) -> str:
@@ -100,7 +192,29 @@ _VARIABLES = {
     "ML_PIPELINE_AUTO_ROLLBACK": "auto_rollback",
     "ML_PIPELINE_POLICY": "policy",
     "ML_PIPELINE_EVENT_RETENTION_DAYS": "event_retention_days",
+    "ML_PIPELINE_FEATURE_RETENTION_DAYS": "feature_retention_days",
+    "ML_PIPELINE_PREDICTION_RETENTION_DAYS": "prediction_retention_days",
+    "ML_PIPELINE_HISTORY_RETENTION_DAYS": "history_retention_days",
+    "ML_PIPELINE_SNAPSHOT_RETENTION_DAYS": "snapshot_retention_days",
+    "ML_PIPELINE_ALERT_RETENTION_DAYS": "alert_retention_days",
+    "ML_PIPELINE_OPEN_ALERT_RETENTION_DAYS": "open_alert_retention_days",
+    "ML_PIPELINE_ALERT_WEBHOOK": "alert_webhook",
+    "ML_PIPELINE_ALERT_WEBHOOK_LEVEL": "alert_webhook_level",
+    "ML_PIPELINE_ALERT_WEBHOOK_TIMEOUT": "alert_webhook_timeout",
+    "ML_PIPELINE_ALERT_SMTP": "alert_smtp",
+    "ML_PIPELINE_ALERT_SMTP_LEVEL": "alert_smtp_level",
+    "ML_PIPELINE_ALERT_SMTP_TIMEOUT": "alert_smtp_timeout",
+    "ML_PIPELINE_ALERT_FROM": "alert_from",
+    "ML_PIPELINE_ALERT_TO": "alert_to",
+    "ML_PIPELINE_ALERT_LOG_LEVEL": "alert_log_level",
+    "ML_PIPELINE_ALERT_SILENCE_HOURS": "alert_silence_hours",
+    "ML_PIPELINE_ALERT_COOL_DOWN_MINUTES": "alert_cool_down_minutes",
+    "ML_PIPELINE_ALERT_ESCALATION_HOURS": "alert_escalation_hours",
+    "ML_PIPELINE_ALERT_NEWS_HOURS": "alert_news_hours",
+    "ML_PIPELINE_ALERT_ATTEMPTS": "alert_attempts",
 }
+
+_SECRETS = ("DATABASE_URL", "ML_PIPELINE_ALERT_WEBHOOK", "ML_PIPELINE_ALERT_SMTP")
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -126,6 +240,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         values["auto_retrain_models"] = tuple(
             name.strip() for name in str(values["auto_retrain_models"]).split(",") if name.strip()
         )
+    if "alert_to" in values:
+        values["alert_to"] = tuple(part.strip() for part in str(values["alert_to"]).split(",") if part.strip())
     if "home" in values:
         values["home"] = Path(str(values["home"])).expanduser().resolve()
     try:
@@ -134,8 +250,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         names = {field: variable for variable, field in _VARIABLES.items()}
         first = error.errors()[0]
         variable = names[str(first["loc"][0])]
+        given = "'***'" if variable in _SECRETS else repr(first["input"])
         raise SettingsError(
-            f"{variable}={first['input']!r}: {first['msg']}. Correct it or unset it to use the default."
+            f"{variable}={given}: {first['msg']}. Correct it or unset it to use the default."
         ) from error
 
 
