@@ -98,9 +98,8 @@ def _occasions(state: State, policy: Policy) -> Iterator[_Occasion]:
         yield from _drift(state, policy)
     if "schedule" in policy.causes:
         yield from _schedule(state, policy)
-    if "volume" in policy.causes and state.champion is not None and state.new_labels >= policy.update_labels:
-        labels = f"{state.new_labels} labels are new since the last fit, an update comes at {policy.update_labels}"
-        yield _Occasion("volume", "update", None, f"{labels}.")
+    if "volume" in policy.causes:
+        yield from _volume(state, policy)
 
 
 def _degradation(state: State, policy: Policy) -> Iterator[_Occasion]:
@@ -141,6 +140,13 @@ def _schedule(state: State, policy: Policy) -> Iterator[_Occasion]:
         new = f"{state.new_labels_since_training} new labels (waits for {interval.samples})"
         sentence = f"{days:.1f} days since the last training, due every {interval.days:g} ({interval.why}), {new}."
         yield _Occasion("schedule", "train", None, sentence)
+
+
+def _volume(state: State, policy: Policy) -> Iterator[_Occasion]:
+    if state.champion is None or state.updates_left == 0 or state.new_labels < policy.update_labels:
+        return
+    labels = f"{state.new_labels} labels are new since the last fit, an update comes at {policy.update_labels}"
+    yield _Occasion("volume", "update", None, f"{labels}.")
 
 
 def _decided(state: State, policy: Policy, occasion: _Occasion) -> RetrainingDecision:

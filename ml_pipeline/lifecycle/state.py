@@ -96,6 +96,8 @@ class State:
         When a run was last started for the tenant and model, whatever became of it.
     active_runs, fleet_trainings : int
         Runs under way for this tenant and model; trainings under way or approved in the whole fleet.
+    updates_left : int or None
+        Warm-start updates that the champion can still take before a full training; None without a limit.
     quality : float or None
         Data-quality score of the newest snapshot, 0 to 100.
     watching : bool
@@ -121,6 +123,7 @@ class State:
     last_attempt: datetime | None = None
     active_runs: int = 0
     fleet_trainings: int = 0
+    updates_left: int | None = None
     quality: float | None = None
     watching: bool = False
     rolled_back_at: datetime | None = None

@@ -198,6 +198,8 @@ def test_a_hundred_new_labels_make_an_update_between_trainings():
     assert decide(dataclasses.replace(held, new_labels=99), Policy()).verdict == "none"
     nobody = dataclasses.replace(held, champion=None)
     assert decide(nobody, Policy()).verdict == "none"
+    exhausted = dataclasses.replace(held, updates_left=0)
+    assert decide(exhausted, Policy()).verdict == "none"
 
 
 def test_an_update_does_not_put_off_the_next_training():
@@ -341,6 +343,7 @@ states = st.builds(
     last_attempt=moments,
     active_runs=st.integers(0, 1),
     fleet_trainings=st.integers(0, 6),
+    updates_left=st.none() | st.integers(0, 5),
     quality=st.none() | st.floats(0, 100),
     watching=st.booleans(),
     rolled_back_at=moments,
