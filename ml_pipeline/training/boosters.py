@@ -42,14 +42,42 @@ def fit_booster(training: Training, matrix: np.ndarray, target: np.ndarray, seed
     FitError
         If the library refuses a parameter or the data.
     """
+    return _fit(training, matrix, target, seed, start=None, rounds=declared_rounds(training))
+
+
+def continue_booster(
+    booster: Booster, training: Training, matrix: np.ndarray, target: np.ndarray, seed: int, rounds: int
+) -> Booster:
+    """``booster`` with ``rounds`` more trees, fitted on these rows where its own trees leave off; it stays as it is.
+
+    The rows need not be those that it was fitted on. Arguments and errors as in :func:`fit_booster`.
+    """
+    return _fit(training, matrix, target, seed, start=booster, rounds=rounds)
+
+
+def declared_rounds(training: Training) -> int:
+    """Trees of a full fit."""
+    return int(training.params.get("n_estimators", 100))
+
+
+def rounds_of(booster: Booster) -> int:
+    """Trees that a booster consists of."""
+    return _rounds(booster)
+
+
+def _rounds(booster: Any) -> int:
+    return int(booster.num_trees() if _is_lightgbm(booster) else booster.num_boosted_rounds())
+
+
+def _fit(training: Training, matrix: np.ndarray, target: np.ndarray, seed: int, start: Any, rounds: int) -> Booster:
     params: dict[str, Any] = dict(training.params)
-    rounds = int(params.pop("n_estimators", 100))
+    params.pop("n_estimators", None)
     fit = _fit_xgboost if training.estimator == "xgboost" else _fit_lightgbm
-    return fit(params, training.loss, rounds, matrix, target, seed)
+    return fit(params, training.loss, rounds, matrix, target, seed, start)
 
 
 def _fit_xgboost(
-    params: dict[str, Any], loss: str, rounds: int, matrix: np.ndarray, target: np.ndarray, seed: int
+    params: dict[str, Any], loss: str, rounds: int, matrix: np.ndarray, target: np.ndarray, seed: int, start: Any
 ) -> xgboost.Booster:
     import xgboost
 
@@ -57,20 +85,20 @@ def _fit_xgboost(
     bins = int(params.setdefault("max_bin", min(max(len(matrix) // ROWS_PER_BIN, MIN_BINS), MAX_BINS)))
     try:
         data = xgboost.QuantileDMatrix(matrix, target, nthread=1, max_bin=bins)
-        return xgboost.train(params, data, num_boost_round=rounds)
+        return xgboost.train(params, data, num_boost_round=rounds, xgb_model=start)
     except xgboost.core.XGBoostError as error:
         raise FitError(f"xgboost: {error}. Correct training.params of the specification") from error
 
 
 def _fit_lightgbm(
-    params: dict[str, Any], loss: str, rounds: int, matrix: np.ndarray, target: np.ndarray, seed: int
+    params: dict[str, Any], loss: str, rounds: int, matrix: np.ndarray, target: np.ndarray, seed: int, start: Any
 ) -> lightgbm.Booster:
     import lightgbm
 
     params |= {"objective": _LIGHTGBM_LOSS[loss], "num_threads": 1, "seed": seed, "verbosity": -1}
     params |= {"deterministic": True, "force_col_wise": True}
     try:
-        return lightgbm.train(params, lightgbm.Dataset(matrix, target), num_boost_round=rounds)
+        return lightgbm.train(params, lightgbm.Dataset(matrix, target), num_boost_round=rounds, init_model=start)
     except lightgbm.basic.LightGBMError as error:
         raise FitError(f"lightgbm: {error}. Correct training.params of the specification") from error
 

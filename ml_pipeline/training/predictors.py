@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.boosters import fit_booster, predict_margin
+from ml_pipeline.training.boosters import continue_booster, fit_booster, predict_margin, rounds_of
 from ml_pipeline.training.preprocessing import Preprocessor, fit_preprocessor
 
 if TYPE_CHECKING:
@@ -61,6 +61,26 @@ class AnchoredBoosters:
         anchor, departure = components
         return from_scale(anchor + weight * departure, self.scale)
 
+    @property
+    def rounds(self) -> int:
+        """Trees of each booster."""
+        return rounds_of(self.from_median)
+
+    def continued(self, spec: ModelSpec, frame: pd.DataFrame, rounds: int, seed: int) -> AnchoredBoosters:
+        """Both boosters with more trees, fitted on ``frame``, whose median becomes the anchor; the weight stays."""
+        median = float(frame["label"].median())
+        matrix = self.preprocessor.transform(frame)
+        target = to_scale(frame["label"].to_numpy(), self.scale)
+        departures = (
+            target - to_scale(np.float64(median), self.scale),
+            target - recent_anchor(frame, median, self.scale),
+        )
+        from_median, from_recent = (
+            continue_booster(booster, spec.training, matrix, departure, seed, rounds)
+            for booster, departure in zip((self.from_median, self.from_recent), departures, strict=True)
+        )
+        return replace(self, from_median=from_median, from_recent=from_recent, median=median)
+
     def with_best_weight(self, frame: pd.DataFrame) -> AnchoredBoosters:
         """The same boosters with the weight of the lowest mean absolute error on ``frame``, the smallest of equals."""
         components = self.components(frame)
@@ -83,6 +103,17 @@ class CalibratedBooster:
 
     def margin(self, frame: pd.DataFrame) -> np.ndarray:
         return predict_margin(self.booster, self.preprocessor.transform(frame))
+
+    @property
+    def rounds(self) -> int:
+        """Trees of the booster."""
+        return rounds_of(self.booster)
+
+    def continued(self, spec: ModelSpec, frame: pd.DataFrame, rounds: int, seed: int) -> CalibratedBooster:
+        """The booster with more trees, fitted on ``frame``; the calibration stays."""
+        matrix = self.preprocessor.transform(frame)
+        label = frame["label"].to_numpy()
+        return replace(self, booster=continue_booster(self.booster, spec.training, matrix, label, seed, rounds))
 
     def calibrated(self, frame: pd.DataFrame) -> CalibratedBooster:
         """The same booster with the sigmoid fitted on ``frame``, if that lowers the Brier score out of sample.

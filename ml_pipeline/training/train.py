@@ -73,7 +73,7 @@ def train(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime, seed: int | Non
         If there are fewer than ``spec.training.min_rows`` rows, a row is not matured, or its label was not known at
         ``as_of``.
     """
-    _check(spec, frame, as_of)
+    check_rows(spec, frame, as_of)
     return train_on_split(
         spec, frame, time_split(frame, spec.training.validation_share, spec.training.test_share), seed
     )
@@ -88,22 +88,39 @@ def train_on_split(spec: ModelSpec, frame: pd.DataFrame, split: Split, seed: int
     )
     race = run_race(spec, train_rows, validation, seed)
     judged = with_interval(spec, refit(spec, race, known, seed), validation, race.predictor)
-    predictions = _with_outcomes(test, judged.predict(test))
     final = with_interval(spec, refit(spec, race, frame, seed), test, judged.predictor)
+    counts = {"all": len(frame), "train": len(train_rows), "validation": len(validation), "test": len(test)}
+    return judged_version(
+        spec, final, judged, test, race.candidates, counts, time.perf_counter() - started, _notes(race, split)
+    )
+
+
+def judged_version(
+    spec: ModelSpec,
+    final: FittedModel,
+    judged: FittedModel,
+    test: pd.DataFrame,
+    candidates: list[dict[str, Any]],
+    rows: dict[str, int],
+    seconds: float,
+    notes: list[str],
+) -> Trained:
+    """``final`` with the evaluation of ``judged``, which is the same fit without the ``test`` rows."""
+    predictions = _with_outcomes(test, judged.predict(test))
     metrics, baseline_metrics = (_evaluate(spec, predictions, column) for column in ("value", "baseline"))
     headline = baseline_metrics[spec.headline_metric]
     return Trained(
         model=final,
-        candidate=race.winner,
+        candidate=final.candidate,
         metrics=metrics,
         baseline_metrics=baseline_metrics,
         skill=1 - metrics[spec.headline_metric] / headline if headline else None,
-        candidates=race.candidates,
-        rows={"all": len(frame), "train": len(train_rows), "validation": len(validation), "test": len(test)},
+        candidates=candidates,
+        rows=rows,
         slices=_slices(spec, test, predictions),
         test_predictions=predictions,
-        seconds=time.perf_counter() - started,
-        notes=_notes(race, split),
+        seconds=seconds,
+        notes=notes,
     )
 
 
@@ -116,7 +133,7 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
     validation, it made the worst tenant of ``benchmarks.lead_time`` 17 % worse than the plain median instead of 4 %. A
     candidate that fails is recorded with its error and the race goes on.
     """
-    entrants: dict[str, Predictor] = dict(_constants(spec, train_rows))
+    entrants: dict[str, Predictor] = dict(constants(spec, train_rows))
     records: list[dict[str, Any]] = []
     losses: dict[str, np.ndarray] = {}
     for name in (*entrants, spec.training.estimator):
@@ -125,7 +142,7 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
         try:
             if name not in entrants:
                 entrants[name] = _fit_declared(spec, train_rows, validation, seed)
-            losses[name] = _losses(spec, validation, entrants[name])
+            losses[name] = row_losses(spec, validation, entrants[name])
             record[spec.headline_metric] = float(losses[name].mean())
         except FitError as error:
             record["error"] = str(error)
@@ -141,7 +158,7 @@ def failures(candidates: list[dict[str, Any]]) -> list[str]:
 
 def refit(spec: ModelSpec, race: Race, rows: pd.DataFrame, seed: int) -> FittedModel:
     """The winner fitted on ``rows``, with the weight or calibration that validation chose; no interval yet."""
-    constants = _constants(spec, rows)
+    simple = constants(spec, rows)
     chosen = race.predictor
     predictor: Predictor
     match chosen:
@@ -151,8 +168,8 @@ def refit(spec: ModelSpec, race: Race, rows: pd.DataFrame, seed: int) -> FittedM
             fitted = fit_classifier(spec, rows, seed)
             predictor = replace(fitted, intercept=chosen.intercept, slope=chosen.slope)
         case Constant():
-            predictor = next(iter(constants.values()))
-    return FittedModel.of(spec, race.winner, predictor, baseline=next(iter(constants.values())).value)
+            predictor = next(iter(simple.values()))
+    return FittedModel.of(spec, race.winner, predictor, baseline=next(iter(simple.values())).value)
 
 
 def with_interval(spec: ModelSpec, model: FittedModel, held_out: pd.DataFrame, predictor: Predictor) -> FittedModel:
@@ -165,7 +182,8 @@ def with_interval(spec: ModelSpec, model: FittedModel, held_out: pd.DataFrame, p
     return replace(model, interval=interval)
 
 
-def _check(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> None:
+def check_rows(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> None:
+    """Raises :class:`TrainingError` if there are too few rows, or one whose label was not known at ``as_of``."""
     if len(frame) < spec.training.min_rows:
         raise TrainingError(
             f"{spec.name}: {len(frame)} matured rows, training.min_rows is {spec.training.min_rows}. "
@@ -185,7 +203,8 @@ def _check(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> None:
         )
 
 
-def _constants(spec: ModelSpec, rows: pd.DataFrame) -> dict[str, Constant]:
+def constants(spec: ModelSpec, rows: pd.DataFrame) -> dict[str, Constant]:
+    """The constant candidates by name; the first is the baseline."""
     if spec.task == "binary":
         return {PRIOR: Constant(float(rows["label"].mean()))}
     newest = np.lexsort((rows["entity_id"].to_numpy(dtype=str), rows["label_time"].to_numpy()))[-RECENT_ROWS:]
@@ -210,7 +229,7 @@ def _chosen_on_validation(predictor: Predictor | None) -> dict[str, float]:
     return {}
 
 
-def _losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.ndarray:
+def row_losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.ndarray:
     """Loss per row whose mean is the headline metric: absolute error, or the square of a probability's error."""
     error = predictor.predict(rows) - rows["label"].to_numpy()
     return np.abs(error) if spec.task == "regression" else error**2

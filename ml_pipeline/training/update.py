@@ -1,0 +1,158 @@
+"""Warm start: a version goes on learning from the outcomes that became known since, at a fraction of a training."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.boosters import declared_rounds
+from ml_pipeline.training.predictors import AnchoredBoosters, CalibratedBooster, Constant, Predictor
+from ml_pipeline.training.splits import known_before, oldest_first
+from ml_pipeline.training.train import (
+    Trained,
+    TrainingError,
+    check_rows,
+    constants,
+    judged_version,
+    row_losses,
+    with_interval,
+)
+from ml_pipeline.training.version import FittedModel
+
+MIN_NEW_ROWS = 60
+MIN_TEST_ROWS = 30  # as many pairs as a comparison with the champion needs
+ROUNDS_SHARE = 0.10  # trees of an update, as a share of those of a training
+MAX_GROWTH = 1.5  # trees that updates may bring a version to, as a multiple of those of a training
+OLDER_PER_NEW = 1  # rows from before, drawn for each new one, so that what has not changed is not forgotten
+
+
+class UpdateError(TrainingError):
+    """The version cannot be updated; the message names the model, the number and the remedy."""
+
+
+def rounds_per_update(spec: ModelSpec) -> int:
+    """Trees that an update adds to each booster."""
+    return max(round(declared_rounds(spec.training) * ROUNDS_SHARE), 1)
+
+
+def updates_left(spec: ModelSpec, model: FittedModel) -> int | None:
+    """Updates that the version can still take before it needs a full training; None for a constant: no limit.
+
+    A version of another specification takes none.
+    """
+    if model.spec_hash != spec.hash:
+        return 0
+    if isinstance(model.predictor, Constant):
+        return None
+    room = int(declared_rounds(spec.training) * MAX_GROWTH) - model.predictor.rounds
+    return max(room // rounds_per_update(spec), 0)
+
+
+def update(
+    spec: ModelSpec,
+    model: FittedModel,
+    frame: pd.DataFrame,
+    as_of: datetime,
+    since: datetime,
+    seed: int | None = None,
+) -> Trained:
+    """``model`` updated with the rows of ``frame`` (matured, a training window) whose label is new since ``since``.
+
+    Its boosters go on with a tenth of a training's trees, on the new rows and as many of the older ones, drawn at
+    random; the median of these rows becomes the anchor; preprocessing, weight and calibration stay. A constant is
+    fitted again on the whole frame. Metrics, interval and test predictions are those of the same update without the
+    newest quarter of the new rows (at least 30), and with the labels that were known when these began; the model
+    returned is updated with them too. ``candidates`` compares it with the version as it was, on the same rows.
+
+    Parameters
+    ----------
+    since : datetime
+        The ``as_of`` of the version: labels known later are new to it.
+
+    Raises
+    ------
+    UpdateError
+        If fewer than 60 rows are new, the version answers another specification, or its trees are half as many again
+        as those of a training.
+    TrainingError
+        If a row is not matured, or its label was not known at ``as_of``.
+    """
+    started = time.perf_counter()
+    seed = spec.training.seed if seed is None else seed
+    check_rows(spec, frame, as_of)
+    is_new = (frame["label_time"] > pd.Timestamp(since)).to_numpy()
+    _check_update(spec, model, int(is_new.sum()))
+    ordered = oldest_first(frame)
+    new, older = ordered[is_new[ordered]], ordered[~is_new[ordered]]
+    held_out = max(round(len(new) * spec.training.test_share), MIN_TEST_ROWS)
+    test, rest = frame.iloc[new[-held_out:]], new[:-held_out]
+    test_start = test["event_time"].iloc[0]
+    known = known_before(frame, rest, test_start)
+    judged, final = (_updated(spec, model, frame, older, positions, seed) for positions in (known, new))
+    judged, final = (with_interval(spec, version, test, judged.predictor) for version in (judged, final))
+    unpurged = bool((frame["label_time"].iloc[known] >= test_start).any())
+    return judged_version(
+        spec,
+        final,
+        judged,
+        test,
+        candidates=[_record(spec, "before the update", model, test), _record(spec, final.candidate, judged, test)],
+        rows={"all": len(frame), "new": len(new), "train": len(known), "validation": 0, "test": len(test)},
+        seconds=time.perf_counter() - started,
+        notes=_notes(spec, final, len(new), len(rest) - len(known), unpurged),
+    )
+
+
+def _check_update(spec: ModelSpec, model: FittedModel, new: int) -> None:
+    if model.spec_hash != spec.hash:
+        raise UpdateError(
+            f"{spec.name}: the version was trained from another specification ({model.spec_hash[:12]}, now "
+            f"{spec.hash[:12]}). Train in full"
+        )
+    if new < MIN_NEW_ROWS:
+        raise UpdateError(
+            f"{spec.name}: {new} labels are new since the version was made, an update needs {MIN_NEW_ROWS}. "
+            "Wait for more labels, or train in full"
+        )
+    if updates_left(spec, model) == 0 and not isinstance(model.predictor, Constant):
+        raise UpdateError(
+            f"{spec.name}: the version has {model.predictor.rounds} trees, updates may bring it to "
+            f"{MAX_GROWTH:g} times the {declared_rounds(spec.training)} of a training. Train in full"
+        )
+
+
+def _updated(
+    spec: ModelSpec, model: FittedModel, frame: pd.DataFrame, older: np.ndarray, new: np.ndarray, seed: int
+) -> FittedModel:
+    """The version after the rows at positions ``new``; no interval yet."""
+    simple = constants(spec, frame.iloc[np.concatenate([older, new])])
+    predictor: Predictor
+    match model.predictor:
+        case Constant():
+            predictor = simple.get(model.candidate, next(iter(simple.values())))
+        case AnchoredBoosters() | CalibratedBooster() as boosters:
+            drawn = np.random.default_rng(seed).permutation(len(older))[: len(new) * OLDER_PER_NEW]
+            rows = frame.iloc[np.concatenate([older[np.sort(drawn)], new])]
+            predictor = boosters.continued(spec, rows, rounds_per_update(spec), seed)
+    return FittedModel.of(spec, model.candidate, predictor, baseline=next(iter(simple.values())).value)
+
+
+def _record(spec: ModelSpec, name: str, model: FittedModel, test: pd.DataFrame) -> dict[str, Any]:
+    loss = float(row_losses(spec, test, model.predictor).mean())
+    return {"name": name, spec.headline_metric: loss, "error": None}
+
+
+def _notes(spec: ModelSpec, final: FittedModel, new: int, purged: int, unpurged: bool) -> list[str]:
+    notes = [f"updated with {new} new labels"]
+    if (left := updates_left(spec, final)) is not None:
+        notes.append(f"{left} more updates until a full training is needed")
+    if purged:
+        notes.append(f"{purged} new rows left out of the fit that is judged: not known when its test part began")
+    if unpurged:
+        notes.append("the fit that is judged keeps rows whose label was not known when its test part began")
+    return notes
