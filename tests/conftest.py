@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import socketserver
+import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -84,3 +93,112 @@ def warehouse(settings: Settings) -> Warehouse:
 def registry(settings: Settings) -> Registry:
     """The registry of the test's own installation."""
     return Registry(settings)
+
+
+class Receiver:
+    """A web server of this machine that takes alerts: it answers with the next of ``answers``, then with 200."""
+
+    def __init__(self) -> None:
+        receiver = self
+        self.answers: list[int | str | dict[str, str]] = []  # a status, "hang", or headers of an answer 429
+        self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self.ended = threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                receiver.requests.append((dict(self.headers), body))
+                answer = receiver.answers.pop(0) if receiver.answers else 200
+                if answer == "hang":
+                    receiver.ended.wait(60)
+                    return
+                headers = answer if isinstance(answer, dict) else {}
+                self.send_response(answer if isinstance(answer, int) else 429)
+                for name, value in ({"Content-Length": "0"} | headers).items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/services/hush"
+
+    @property
+    def texts(self) -> list[str]:
+        return [body["text"] for _, body in self.requests]
+
+
+class MailServer:
+    """A mail server of this machine, without encryption: keeps what it gets, or refuses each mail with ``refuse``."""
+
+    def __init__(self) -> None:
+        mail_server = self
+        self.mails: list[EmailMessage] = []
+        self.logins: list[str] = []
+        self.refuse: str | None = None
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                self.say("220 ready")
+                while words := self.rfile.readline().decode().split():
+                    verb = words[0].upper()
+                    if verb == "EHLO":
+                        self.say("250-here\r\n250 AUTH PLAIN")
+                    elif verb == "AUTH":
+                        mail_server.logins.append(base64.b64decode(words[2]).decode())
+                        self.say("235 welcome")
+                    elif verb == "MAIL" and mail_server.refuse:
+                        self.say(mail_server.refuse)
+                    elif verb == "DATA":
+                        self.say("354 go on")
+                        self.keep()
+                        self.say("250 taken")
+                    elif verb == "QUIT":
+                        self.say("221 bye")
+                        return
+                    else:
+                        self.say("250 fine")
+
+            def keep(self) -> None:
+                lines = []
+                while (line := self.rfile.readline()) != b".\r\n":
+                    lines.append(line.removeprefix(b".") if line.startswith(b"..") else line)
+                mail_server.mails.append(message_from_bytes(b"".join(lines), policy=policy.default))
+
+            def say(self, line: str) -> None:
+                self.wfile.write(f"{line}\r\n".encode())
+
+        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"smtp://127.0.0.1:{self.server.server_address[1]}"
+
+
+@contextmanager
+def serving(server: socketserver.TCPServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A webhook that works until it is told to do something else."""
+    receiver = Receiver()
+    receiver.server.daemon_threads = True
+    receiver.server.block_on_close = False
+    with serving(receiver.server):
+        yield receiver
+        receiver.ended.set()
+
+
+@pytest.fixture
+def mail_server() -> Iterator[MailServer]:
+    """A mail server that works until it is told to do something else."""
+    mail_server = MailServer()
+    mail_server.server.block_on_close = False
+    with serving(mail_server.server):
+        yield mail_server
