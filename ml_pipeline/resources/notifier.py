@@ -310,6 +310,10 @@ def _seconds(headers: Message) -> float:
 def _cause(error: Exception) -> str:
     """Why a connection failed, without what a library writes of addresses."""
     reason = error.reason if isinstance(error, URLError) else error
+    if isinstance(reason, smtplib.SMTPServerDisconnected):
+        if not isinstance(reason.__context__, OSError):
+            return "it closed the connection"
+        reason = reason.__context__
     if isinstance(reason, TimeoutError):
         return "no answer in time"
     if isinstance(reason, ssl.SSLCertVerificationError):
