@@ -63,9 +63,10 @@ def raise_alert(
 ) -> bool:
     """Stores an alert, and in the same transaction that it is to be delivered; returns whether it is new or got worse.
 
-    Within ``alert_silence_hours`` of ``as_of`` the same kind of the same tenant and model only counts up (once for each ``as_of``, so
-    that work done again changes nothing), or raises the level of the one that stands. What is about a moment longer
-    ago than ``alert_news_hours`` is stored and not delivered. Nothing is sent here.
+    Within ``alert_silence_hours`` of ``as_of`` the same kind of the same tenant and model only counts up (once for
+    each ``as_of``, so that work done again changes nothing), or raises the level of the one that stands. What is about
+    a moment longer ago than ``alert_news_hours`` is stored and not delivered. Nothing is sent here; it is written into
+    this process's own log.
 
     Raises
     ------
@@ -91,7 +92,7 @@ def raise_alert(
         connection.execute(sa.insert(tables.alerts).values(values))
     if alert_rules.is_news(as_of, now, dt.timedelta(hours=settings.alert_news_hours)):
         queue_deliveries(connection, tenant, model, alert_id, "raised", level, settings, now)
-    logger.info("%s: tenant %s, model %s: %s", level, tenant, model, message)
+    logger.warning("%s: tenant %s, model %s: %s", level, tenant, model, message)
     return True
 
 
