@@ -1,4 +1,4 @@
-"""Performance of a day or a few: the outcomes that became known then against the predictions made before."""
+"""Performance: the outcomes that became known against the predictions made before, of some days and over time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,20 @@ import numpy as np
 import pandas as pd
 
 from ml_pipeline.lifecycle.promotion import losses
+from ml_pipeline.monitoring.degradation import Degradation, degradation
 from ml_pipeline.monitoring.metrics import Metrics, evaluate
 from ml_pipeline.specs.model_spec import ModelSpec
+
+__all__ = [
+    "DailyMetrics",
+    "Degradation",
+    "daily_metrics",
+    "degradation",
+    "lacks_predictions",
+    "performance_loss",
+    "scored_outcomes",
+    "window_metrics",
+]
 
 ONE_SIDED_Z = 1.645  # 95 %
 
@@ -101,6 +113,41 @@ def lacks_predictions(report: DailyMetrics, needed: float) -> bool:
     from scipy.special import bdtr
 
     return report.outcomes > 0 and bool(bdtr(report.evaluated, report.outcomes, needed) <= 0.05)
+
+
+def scored_outcomes(
+    task: Literal["regression", "binary"], outcomes: pd.DataFrame, predictions: pd.DataFrame
+) -> pd.DataFrame:
+    """One row per matured outcome that has a prediction from before it: the one that counts, and its loss.
+
+    Which prediction counts is said at :func:`window_metrics`. An outcome without a label or a time is left out; of an
+    entity that is reported more than once, the outcome that was known first counts, and of those known at the same time
+    the smallest, so that a report of today says the same tomorrow. So is a prediction without a finite value.
+
+    Parameters
+    ----------
+    outcomes, predictions : DataFrame
+        As in :func:`window_metrics`; ``event_time`` of the outcomes is kept where there is one.
+
+    Returns
+    -------
+    DataFrame
+        ``entity_id``, ``label_time``, ``label``, ``predicted_at``, ``value``, ``lower``, ``upper``, ``baseline``,
+        ``version``, ``origin``, ``loss``, ``baseline_loss`` (not finite where the baseline is not) and, if given,
+        ``event_time``; by label time and entity.
+    """
+    known = outcomes[outcomes["label"].notna() & outcomes["label_time"].notna()]
+    known = known.sort_values(["label_time", "entity_id", "label"]).drop_duplicates("entity_id")
+    made = predictions[np.isfinite(predictions["value"].to_numpy(np.float64, na_value=np.nan))]
+    used, entity = _last_before_label(known["entity_id"].to_numpy(object), _times(known["label_time"]), made)
+    kept = [name for name in ("entity_id", "label_time", "label", "event_time") if name in known]
+    scored = known[kept].iloc[entity].reset_index(drop=True)
+    names = ["predicted_at", "value", "lower", "upper", "baseline", "version", "origin"]
+    scored[names] = made[names].iloc[used].reset_index(drop=True)
+    label = scored["label"].to_numpy(np.float64)
+    for name, prediction in (("loss", "value"), ("baseline_loss", "baseline")):
+        scored[name] = losses(task, label, scored[prediction].to_numpy(np.float64, na_value=np.nan))
+    return scored
 
 
 def _standard_error(loss: np.ndarray) -> float | None:
