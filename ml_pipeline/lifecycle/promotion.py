@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-MIN_PAIRS = 30
+MIN_PAIRS = 30  # from which on a gain that is not negative is enough
+PROVEN_PAIRS = 10  # from which on, of fewer or of the recent pairs alone, a gain counts where it is proven
+CONFIDENCE = 0.95  # of the two-sided interval of the gain
+RESAMPLES = 2000
+MIN_BLOCKS = 10  # days from which on they are drawn whole; from fewer, single entities
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,9 @@ class Evidence:
     """What is known of a challenger when it is judged.
 
     ``losses`` and ``champion_losses`` are per entity, for the same entities in the same order, each predicted by a fit
-    that had not seen its outcome. Both are empty where there is no champion.
+    that had not seen its outcome. Both are empty where there is no champion. ``label_times`` (datetime64, UTC) say when
+    the outcomes were known, and ``changed_at`` when the outcomes began to be others, where a degradation was found: the
+    outcomes since then are what the challenger is for, and are looked at apart.
     """
 
     metric: str
@@ -35,14 +42,18 @@ class Evidence:
     losses: np.ndarray
     champion_losses: np.ndarray
     champion: int | None = None
+    label_times: np.ndarray | None = None
+    changed_at: np.datetime64 | None = None
 
 
 def judge(evidence: Evidence) -> Decision:
     """Promote or reject a challenger.
 
     Against the baseline: skill ``1 - value / baseline_value`` on the test part must exceed ``min_skill``. Against the
-    champion: the mean of the paired loss differences must not be negative. With fewer than 30 common entities, nothing
-    can be said and the champion stays.
+    champion: the mean of the paired loss differences must not be negative. With fewer than 30 common entities it must
+    be proven to be positive: its 95 % interval, by a bootstrap of whole days, lies above 0. Where the outcomes since
+    ``changed_at`` alone prove one of the two to be better, they overrule the older ones. With fewer than 10 common
+    entities nothing can be said and the champion stays.
 
     >>> judge(Evidence("mae", 2.1, 2.0, 0.0, False, np.array([]), np.array([]))).reason
     'baseline_not_beaten: mae 2.1 against 2 of the constant (skill -5.0 %, needed more than 0.0 %)'
@@ -72,26 +83,106 @@ def _against_baseline(evidence: Evidence) -> Decision:
 
 
 def _against_champion(evidence: Evidence, baseline: Decision) -> Decision:
-    pairs = len(evidence.losses)
     who = f"champion version {evidence.champion}"
-    numbers = baseline.numbers | {"champion": evidence.champion, "pairs": pairs}
-    if pairs < MIN_PAIRS:
-        reason = f"too_few_pairs: {pairs} of {MIN_PAIRS} entities that neither it nor {who} was fitted on"
+    all_pairs = _paired(evidence, np.ones(len(evidence.losses), dtype=bool))
+    recent = _paired(evidence, _since_change(evidence))
+    numbers = baseline.numbers | {"champion": evidence.champion} | all_pairs.numbers("")
+    if evidence.changed_at is not None:
+        numbers |= recent.numbers("recent_")
+    if recent.proven:
+        reason = f"better_since_change: {recent.sentence(who)} whose outcome was known since {evidence.changed_at}"
+        return Decision("promote", reason, numbers)
+    if recent.pairs >= PROVEN_PAIRS and recent.upper < 0:
+        reason = f"worse_since_change: {recent.sentence(who)} whose outcome was known since {evidence.changed_at}"
         return Decision("reject", reason, numbers)
-    difference = evidence.champion_losses - evidence.losses
-    gain, error = float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(pairs))
-    numbers |= {
-        "mean_loss": float(evidence.losses.mean()),
-        "champion_mean_loss": float(evidence.champion_losses.mean()),
-    }
-    numbers |= {"gain": gain, "gain_standard_error": error}
-    compared = (
-        f"mean loss {numbers['mean_loss']:.4g} against {numbers['champion_mean_loss']:.4g} of {who} "
-        f"on {pairs} entities (gain {gain:.3g} +/- {error:.2g})"
-    )
-    if gain < 0:
+    if all_pairs.pairs < PROVEN_PAIRS:
+        reason = f"too_few_pairs: {all_pairs.pairs} of {MIN_PAIRS} entities that neither it nor {who} was fitted on"
+        return Decision("reject", reason, numbers)
+    compared = all_pairs.sentence(who)
+    if all_pairs.pairs < MIN_PAIRS and not all_pairs.proven:
+        return Decision("reject", f"too_few_pairs: {compared}, where {MIN_PAIRS} or a proof are needed", numbers)
+    if all_pairs.gain < 0:
         return Decision("reject", f"champion_not_beaten: {compared}", numbers)
     return Decision("promote", f"better: {compared}", numbers)
+
+
+class _Paired(NamedTuple):
+    """Mean losses on common entities, and the interval of their difference (champion less challenger)."""
+
+    pairs: int
+    mean: float
+    champion_mean: float
+    gain: float
+    lower: float
+    upper: float
+
+    @property
+    def proven(self) -> bool:
+        return self.pairs >= PROVEN_PAIRS and self.lower > 0
+
+    def numbers(self, prefix: str) -> dict[str, float | int | str | None]:
+        known: dict[str, float | int | str | None] = {f"{prefix}pairs": self.pairs}
+        if self.pairs:
+            known |= {f"{prefix}mean_loss": self.mean, f"{prefix}champion_mean_loss": self.champion_mean}
+            known |= {f"{prefix}gain": self.gain}
+            bounds = {f"{prefix}gain_lower": self.lower, f"{prefix}gain_upper": self.upper}
+            known |= {name: bound if math.isfinite(bound) else None for name, bound in bounds.items()}
+        return known
+
+    def sentence(self, who: str) -> str:
+        return (
+            f"mean loss {self.mean:.4g} against {self.champion_mean:.4g} of {who} on {self.pairs} entities "
+            f"(gain {self.gain:.3g}, {CONFIDENCE:.0%} between {self.lower:.2g} and {self.upper:.2g})"
+        ).replace("%", " %")
+
+
+def _paired(evidence: Evidence, chosen: np.ndarray) -> _Paired:
+    ours, theirs = evidence.losses[chosen], evidence.champion_losses[chosen]
+    if not len(ours):
+        return _Paired(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    difference = theirs - ours
+    days = None if evidence.label_times is None else evidence.label_times[chosen].astype("datetime64[D]")
+    lower, upper = mean_interval(difference, days)
+    return _Paired(len(ours), float(ours.mean()), float(theirs.mean()), float(difference.mean()), lower, upper)
+
+
+def _since_change(evidence: Evidence) -> np.ndarray:
+    if evidence.changed_at is None or evidence.label_times is None:
+        return np.zeros(len(evidence.losses), dtype=bool)
+    return evidence.label_times >= evidence.changed_at
+
+
+def mean_interval(
+    values: np.ndarray, blocks: np.ndarray | None = None, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Two-sided interval of the mean, by a bootstrap of whole blocks (Kunsch 1989), studentized (Hall 1988).
+
+    ``blocks`` names the block of each value, such as its day; with fewer than ten blocks, or without them, each value
+    is one. The draws are the same for the same values, whatever their order. Of one value the interval is infinite.
+
+    >>> [round(end, 2) for end in mean_interval(np.tile([1.0, 3.0], 20))]
+    [1.69, 2.31]
+    """
+    if blocks is None or len(np.unique(blocks)) < MIN_BLOCKS:
+        blocks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    order = np.lexsort((values, blocks))
+    values, (_, number) = values[order], np.unique(blocks[order], return_inverse=True)
+    count, total = np.bincount(number).astype(float), np.bincount(number, weights=values)
+    n, mean = len(count), float(values.mean())
+    if n < 2:
+        return -math.inf, math.inf
+    drawn = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, n))
+    counts, totals = count[drawn], total[drawn]
+    means = totals.sum(axis=1) / counts.sum(axis=1)
+    error = float(np.sqrt(np.square(total - mean * count).sum() * n / (n - 1)) / count.sum())
+    spread = np.square(totals - means[:, None] * counts).sum(axis=1) * n / (n - 1)
+    errors = np.sqrt(spread) / counts.sum(axis=1)
+    drawn_well = errors > 0
+    if error == 0 or not drawn_well.any():
+        return mean, mean
+    studentized = (means[drawn_well] - mean) / errors[drawn_well]
+    low, high = np.quantile(studentized, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return mean - float(high) * error, mean - float(low) * error
 
 
 def relative_gain(value: float, baseline_value: float) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from ml_pipeline.lifecycle.promotion import Evidence, judge, losses, relative_gain
+from ml_pipeline.lifecycle.promotion import Evidence, judge, losses, mean_interval, relative_gain
 
 FIRST = Evidence("mae", 1.5, 2.0, 0.0, False, np.array([]), np.array([]))
 
@@ -53,9 +54,102 @@ def test_a_challenger_worse_on_the_same_entities_is_rejected():
     assert (decision.verdict, decision.reason.split(":")[0]) == ("reject", "champion_not_beaten")
 
 
-def test_too_few_common_entities_leave_the_champion():
-    decision = judge(against(0.2, pairs=29))
-    assert decision.reason == "too_few_pairs: 29 of 30 entities that neither it nor champion version 3 was fitted on"
+def noisy(gain: float, pairs: int, seed: int = 0, *, days: int = 0) -> Evidence:
+    """Paired losses that differ by ``gain`` on average, standard deviation 1; over so many days."""
+    rng = np.random.default_rng(seed)
+    ours = 5 + rng.normal(0, 1, pairs)
+    difference = rng.normal(0, 1, pairs)
+    evidence = dataclasses.replace(
+        FIRST, losses=ours, champion_losses=ours + difference - difference.mean() + gain, champion=3
+    )
+    if not days:
+        return evidence
+    times = np.datetime64("2025-03-01T12:00", "us") + np.arange(pairs) * days // pairs * np.timedelta64(1, "D")
+    return dataclasses.replace(evidence, label_times=times)
+
+
+def test_fewer_than_ten_common_entities_leave_the_champion_whatever_they_say():
+    decision = judge(against(0.2, pairs=9))
+    assert decision.reason == "too_few_pairs: 9 of 30 entities that neither it nor champion version 3 was fitted on"
+
+
+def test_few_common_entities_need_a_proof():
+    unproven, proven = judge(noisy(0.1, 20)), judge(noisy(1.5, 20))
+    assert (unproven.verdict, unproven.reason.split(":")[0]) == ("reject", "too_few_pairs")
+    assert "where 30 or a proof are needed" in unproven.reason
+    assert (proven.verdict, proven.reason.split(":")[0]) == ("promote", "better")
+
+
+def test_enough_common_entities_need_no_proof():
+    decision = judge(noisy(0.01, 30))
+    assert decision.verdict == "promote"
+    assert decision.numbers["gain_lower"] < 0 < decision.numbers["gain"] < decision.numbers["gain_upper"]
+
+
+def changed(older_gain: float, recent_gain: float, recent: int = 15) -> Evidence:
+    older, newer = noisy(older_gain, 60, days=20), noisy(recent_gain, recent, 1, days=5)
+    times = [older.label_times, newer.label_times + np.timedelta64(30, "D")]
+    return dataclasses.replace(
+        older,
+        losses=np.concatenate([older.losses, newer.losses]),
+        champion_losses=np.concatenate([older.champion_losses, newer.champion_losses]),
+        label_times=np.concatenate(times),
+        changed_at=np.datetime64("2025-03-31"),
+    )
+
+
+def test_outcomes_since_a_change_overrule_the_older_ones_where_they_prove_a_gain():
+    decision = judge(changed(-1.0, 1.5))
+    assert decision.verdict == "promote"
+    assert decision.reason.startswith("better_since_change: mean loss ")
+    assert "on 15 entities (gain 1.5, " in decision.reason
+    assert (decision.numbers["recent_pairs"], decision.numbers["pairs"]) == (15, 75)
+    assert decision.numbers["gain"] < 0 < decision.numbers["recent_gain_lower"]
+
+
+def test_outcomes_since_a_change_overrule_the_older_ones_where_they_prove_a_loss():
+    decision = judge(changed(1.0, -1.5))
+    assert (decision.verdict, decision.reason.split(":")[0]) == ("reject", "worse_since_change")
+
+
+@pytest.mark.parametrize(("older", "recent", "pairs"), [(-1.0, 0.2, 15), (-1.0, 9.0, 9)])
+def test_outcomes_since_a_change_that_prove_nothing_leave_it_to_all(older, recent, pairs):
+    evidence = changed(older, recent, pairs)
+    decision = judge(evidence)
+    assert decision.verdict == ("reject" if decision.numbers["gain"] < 0 else "promote")
+    assert decision.reason.split(":")[0] in ("champion_not_beaten", "better")
+
+
+def test_a_change_without_label_times_leaves_it_to_all():
+    evidence = dataclasses.replace(against(0.2), changed_at=np.datetime64("2025-03-31"))
+    assert judge(evidence).numbers["recent_pairs"] == 0
+
+
+def test_every_number_of_a_decision_goes_into_json():
+    for evidence in (changed(-1.0, 1.5), changed(-1.0, 1.0, 1), against(0.2, pairs=1)):
+        json.dumps(judge(evidence).numbers, allow_nan=False)
+
+
+def test_the_interval_does_not_depend_on_the_order():
+    rng = np.random.default_rng(0)
+    values, days = rng.lognormal(0, 1, 50), rng.integers(0, 12, 50)
+    order = rng.permutation(50)
+    assert mean_interval(values[order], days[order]) == pytest.approx(mean_interval(values, days))
+    assert mean_interval(values[order]) == pytest.approx(mean_interval(values))
+
+
+def test_the_interval_covers_the_mean_also_where_days_move_together():
+    rng = np.random.default_rng(5)
+    missed = 0
+    for _ in range(200):
+        days = np.repeat(np.arange(25), 4)
+        lower, upper = mean_interval(rng.normal(0, 1, 100) + rng.normal(0, 0.7, 25)[days], days)
+        missed += not lower <= 0 <= upper
+    assert missed <= 22  # 10 expected
+
+
+def test_of_one_value_the_mean_is_anywhere():
+    assert mean_interval(np.array([1.0])) == (-np.inf, np.inf)
 
 
 def test_a_champion_does_not_excuse_a_challenger_below_the_baseline():
