@@ -1,0 +1,27 @@
+"""Alerts that are due are sent; those that nobody acknowledged in time are sent again."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import dagster as dg
+
+from ml_pipeline.resources.notifier import channels
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.settings import load_settings
+from ml_pipeline.work.alerts import deliver, escalate
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Sends alerts by webhook, mail and log, again after a failure, and escalates what nobody acknowledged.",
+)
+def alert_delivery(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    settings = load_settings()
+    warehouse = Warehouse(settings)
+    escalated = escalate(warehouse, settings, now=dt.datetime.now(dt.UTC))
+    delivered = deliver(warehouse, channels(settings))
+    for channel, error in delivered.errors.items():
+        context.log.warning(f"{channel}: {error}")
+    return dg.SkipReason(f"Deliveries: {delivered}; {escalated} alerts escalated.")

@@ -1,0 +1,67 @@
+"""A run that failed becomes an alert of each tenant that it failed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+
+import dagster as dg
+
+from ml_pipeline import partitions
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.settings import load_settings
+from ml_pipeline.work.run_failures import FailedRun, alert_failed_run
+
+PARTITION_TAG = "dagster/partition"
+
+
+@dg.run_failure_sensor(
+    name="run_failure",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Raises an alert for the tenants that a failed run lists, or for those that it was for.",
+)
+def run_failure(context: dg.RunFailureSensorContext) -> None:
+    untold = alert_failed_run(Warehouse(load_settings()), failed_run(context))
+    if untold:
+        context.log.warning(f"{len(untold)} more tenants were not told one by one: {', '.join(untold)}")
+
+
+def failed_run(context: dg.RunFailureSensorContext) -> FailedRun:
+    """What the event log and the run's tags say."""
+    run = context.dagster_run
+    record = context.instance.get_run_record_by_id(run.run_id)
+    ended = record.end_time if record is not None else None
+    return FailedRun(
+        run_id=run.run_id,
+        job=run.job_name,
+        ended_at=dt.datetime.fromtimestamp(ended, dt.UTC) if ended else dt.datetime.now(dt.UTC),
+        message=context.failure_event.message or "",
+        steps=dict(_failed_steps(context)),
+        tenants=tenants_of(run.tags, context.instance.get_dynamic_partitions(str(partitions.tenants.name))),
+    )
+
+
+def _failed_steps(context: dg.RunFailureSensorContext) -> Iterator[tuple[str, tuple[str, str | None]]]:
+    for event in context.get_step_failure_events():
+        data = event.step_failure_data
+        cause = data.error
+        while cause is not None and cause.cause is not None:
+            cause = cause.cause
+        listed = data.user_failure_data.metadata.get("tenants") if data.user_failure_data else None
+        yield str(event.step_key), (cause.message if cause else "", None if listed is None else str(listed.value))
+
+
+def tenants_of(tags: Mapping[str, str], known: Sequence[str]) -> list[str]:
+    """The tenants of a run's partition or range of partitions, in partition order.
+
+    >>> tenants_of({partitions.START_TAG: "2026-01-01|b", partitions.END_TAG: "2026-01-02|c"}, ["a", "b", "c", "d"])
+    ['b', 'c']
+    """
+    single = tags.get(PARTITION_TAG)
+    first, last = (tags.get(tag, single) for tag in (partitions.START_TAG, partitions.END_TAG))
+    if first is None or last is None:
+        return []
+    first, last = first.rpartition("|")[2], last.rpartition("|")[2]
+    if first not in known or last not in known:
+        return []
+    return list(known[known.index(first) : known.index(last) + 1])

@@ -1,0 +1,130 @@
+"""A run that really failed, and the alerts that follow from it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from ml_pipeline import partitions
+from ml_pipeline.assets.reporting import each_tenant
+from ml_pipeline.resources import tables
+from ml_pipeline.resources.compute import Result
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.sensors.run_failure import run_failure, tenants_of
+from ml_pipeline.settings import Settings
+from ml_pipeline.work.training import TaskReport
+
+NAME = str(partitions.tenants.name)
+
+
+@pytest.fixture
+def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    monkeypatch.setenv("DATABASE_URL", str(settings.database_url))
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@dg.multi_asset(
+    name="story_points_training",
+    specs=[dg.AssetSpec(["story_points", "model"], skippable=True)],
+    partitions_def=partitions.tenants,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+)
+def training(context: dg.AssetExecutionContext) -> Iterator[Any]:
+    results = [
+        Result(tenant, TaskReport(), f"model: ValueError: {tenant} has no rows" if "bad" in tenant else None)
+        for tenant in context.partition_keys
+    ]
+    if "outage" in context.run.tags:
+        raise ConnectionError("PostgreSQL at db/ml refuses the connection")
+    for _ in each_tenant(context, iter(results), len(results)):
+        yield from ()
+
+
+@dg.op
+def nightly_cleaning() -> None:
+    raise RuntimeError("the disk is full")
+
+
+@dg.job
+def cleaning() -> None:
+    nightly_cleaning()
+
+
+def failed(instance: dg.DagsterInstance, job: dg.JobDefinition | None = None, **tags: str) -> dg.RunStatusSensorContext:
+    """What the daemon hands to the sensor after the run has failed."""
+    if job is None:
+        asset_job = dg.define_asset_job("train", partitions_def=partitions.tenants)
+        job = dg.Definitions(assets=[training], jobs=[asset_job]).resolve_job_def("train")
+        known = instance.get_dynamic_partitions(NAME)
+        tags = {**partitions.tenant_range(known, known[0], known[-1]), **tags}
+    result = job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+    [event] = [event for event in result.all_events if event.event_type is dg.DagsterEventType.PIPELINE_FAILURE]
+    return dg.build_run_status_sensor_context("run_failure", event, instance, result.dagster_run).for_run_failure()
+
+
+def alerts(warehouse: Warehouse) -> list[sa.RowMapping]:
+    with warehouse.operator() as connection:
+        query = sa.select(tables.alerts).order_by(tables.alerts.c.tenant_id, tables.alerts.c.as_of)
+        return list(connection.execute(query).mappings())
+
+
+def test_the_tenants_that_failed_in_a_batch_get_an_alert_each_with_their_own_error(instance, warehouse):
+    instance.add_dynamic_partitions(NAME, ["acme", "bad-1", "globex", "bad-2"])
+    context = failed(instance)
+    run_failure(context)
+    first, second = alerts(warehouse)
+    assert (first["tenant_id"], second["tenant_id"]) == ("bad-1", "bad-2")
+    assert (first["model"], first["kind"], first["level"]) == ("story_points", "run_failed", "MEDIUM")
+    assert first["message"].startswith(
+        f"Run {context.dagster_run.run_id[:8]} of job train failed: model: ValueError: bad-1 has no rows. See it"
+    )
+    assert "bad-2" not in str(dict(first))
+    assert first["detail"]["run_id"] == context.dagster_run.run_id
+
+
+def test_the_same_failure_told_twice_changes_nothing(instance, warehouse):
+    instance.add_dynamic_partitions(NAME, ["bad-1"])
+    context = failed(instance)
+    run_failure(context)
+    before = alerts(warehouse)
+    run_failure(context)
+    assert alerts(warehouse) == before
+    run_failure(failed(instance))
+    [alert] = alerts(warehouse)
+    assert alert["occurrences"] == 2
+
+
+def test_a_run_that_failed_as_a_whole_is_told_to_twenty_tenants_and_the_log(instance, warehouse, capfd):
+    names = [f"tenant-{number:02d}" for number in range(25)]
+    instance.add_dynamic_partitions(NAME, names)
+    run_failure(failed(instance, outage="yes"))
+    found = alerts(warehouse)
+    assert [alert["tenant_id"] for alert in found] == names[:20]
+    assert {alert["level"] for alert in found} == {"HIGH"}
+    assert "PostgreSQL at db/ml refuses the connection" in found[0]["message"]
+    assert "5 more tenants were not told one by one: tenant-20, tenant-21" in capfd.readouterr().err
+
+
+def test_a_failed_run_without_tenants_is_kept_under_the_key_that_all_tenants_share(instance, warehouse):
+    run_failure(failed(instance, cleaning))
+    [alert] = alerts(warehouse)
+    assert (alert["tenant_id"], alert["model"], alert["level"]) == ("__global__", "*", "HIGH")
+    assert "job cleaning failed: RuntimeError: the disk is full" in alert["message"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({}, []),
+        ({"dagster/partition": "b"}, ["b"]),
+        ({"dagster/partition": "2026-01-31|b"}, ["b"]),
+        ({partitions.START_TAG: "a", partitions.END_TAG: "b"}, ["a", "b"]),
+        ({partitions.START_TAG: "2026-01-01|b", partitions.END_TAG: "2026-01-31|c"}, ["b", "c"]),
+        ({partitions.START_TAG: "gone", partitions.END_TAG: "c"}, []),
+    ],
+)
+def test_the_tenants_of_a_run_are_those_of_its_partitions(tags, expected):
+    assert tenants_of(tags, ["a", "b", "c"]) == expected
