@@ -1,0 +1,170 @@
+"""``ml-pipeline replay``: what a retraining policy would have done on a tenant's own past."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich import box
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ml_pipeline.lifecycle.policy import Policy
+    from ml_pipeline.replay.learner import Learner
+    from ml_pipeline.replay.result import Replay
+    from ml_pipeline.settings import Settings
+
+YEAR = 365
+SHOWN = 15
+day_type = click.DateTime(["%Y-%m-%d"])
+
+
+@click.command("replay")
+@click.option("--tenant", required=True)
+@click.option("--model", required=True)
+@click.option("--from", "first", type=day_type, help="First day (UTC); otherwise a year before the last.")
+@click.option("--to", "last", type=day_type, help="Last day; otherwise that of the tenant's newest row.")
+@click.option("--policy", default="product", show_default=True, help="A YAML file or a built-in policy.")
+@click.option("--against", help="A second policy on the same past, file or name.")
+@click.option("--change", "changes", type=day_type, multiple=True, help="A day on which something changed.")
+@click.option("--drift-every", default=7, show_default=True, type=click.IntRange(1), help="Days between drift reports.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def replay_command(
+    tenant: str,
+    model: str,
+    first: dt.datetime | None,
+    last: dt.datetime | None,
+    policy: str,
+    against: str | None,
+    changes: Sequence[dt.datetime],
+    drift_every: int,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """What a retraining policy would have done on a tenant's past, day by day.
+
+    Built-in policies: product, never, weekly, monthly, every_batch, drift_only. Ctrl-C ends a replay early and shows
+    the days that were done.
+    """
+    from ml_pipeline.cli import output, prepared
+
+    policies = [_policy(name) for name in (policy, against) if name is not None]
+    if picture is not None and not picture.parent.is_dir():
+        raise click.ClickException(f"--plot {picture}: there is no folder {picture.parent}. Make it first")
+    with prepared() as settings:
+        learner = _learner(settings, tenant, model, first, last)
+    days = [change.date() for change in changes]
+    replays = [_replayed(learner, chosen, drift_every, days) for chosen in policies]
+    if picture is not None:
+        from ml_pipeline.replay.plot import plot
+
+        plot(replays, picture)
+    if as_json:
+        print(json.dumps({"tenant": tenant, "replays": [replay.to_dict() for replay in replays]}, indent=1))
+        return
+    output.print(_summary(tenant, replays))
+    for replay in replays:
+        for line in _story(replay):
+            output.print(line, highlight=False)
+
+
+def _policy(name: str) -> Policy:
+    from ml_pipeline.lifecycle.policy import PolicyError, find_policy
+
+    try:
+        return find_policy(name)
+    except PolicyError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _learner(
+    settings: Settings, tenant: str, model: str, first: dt.datetime | None, last: dt.datetime | None
+) -> Learner:
+    """The tenant's history between the days, with its features built once."""
+    from ml_pipeline.cli import _check_model_and_tenant
+    from ml_pipeline.features.point_in_time import build
+    from ml_pipeline.replay.history import History, NoHistory
+    from ml_pipeline.replay.learner import Learner
+    from ml_pipeline.resources.warehouse import Warehouse
+    from ml_pipeline.specs import load_specs
+
+    _check_model_and_tenant(settings, tenant, model)
+    spec = load_specs(settings.specs)[model]
+    now = dt.datetime.now(dt.UTC)
+    rows = Warehouse(settings).read_source(spec, tenant)
+    end = now if last is None else min(now, last.replace(tzinfo=dt.UTC) + dt.timedelta(days=1))
+    frame = build(spec, rows, end)
+    if frame.empty:
+        raise click.ClickException(f"tenant {tenant}, model {model}: no rows up to {end.date()}. Import some first")
+    last_day = last.date() if last is not None else frame["event_time"].iloc[-1].date()
+    first_day = first.date() if first is not None else last_day - dt.timedelta(days=YEAR - 1)
+    try:
+        return Learner(History(spec, frame, first_day, last_day))
+    except NoHistory as error:
+        raise click.ClickException(f"tenant {tenant}, model {error}") from error
+
+
+def _replayed(learner: Learner, policy: Policy, drift_every: int, changes: list[dt.date]) -> Replay:
+    from ml_pipeline.cli import progress_bar
+    from ml_pipeline.replay.loop import replay
+
+    with progress_bar(f"Replaying {policy.name}", len(learner.history.days)) as advance:
+        return replay(learner, policy, drift_every=drift_every, changes=changes, progress=advance)
+
+
+def _summary(tenant: str, replays: Sequence[Replay]) -> Table:
+    first = replays[0]
+    title = f"{tenant} {first.model}, {first.first} to {first.last}"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for name in (
+        "policy",
+        "trainings",
+        "updates",
+        "promoted",
+        "alerts",
+        "outcomes",
+        "mean loss",
+        "constant",
+        "rolling",
+    ):
+        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
+    for replay in replays:
+        counts = (replay.trainings, replay.updates, replay.promotions, len(replay.alerts), replay.outcomes)
+        means = (replay.mean_loss(), replay.mean_loss("constant"), replay.mean_loss("rolling"))
+        cells = [str(count) for count in counts] + ["" if mean is None else f"{mean:.4g}" for mean in means]
+        table.add_row(replay.policy, *cells)
+    return table
+
+
+def _story(replay: Replay) -> list[str]:
+    """What happened, oldest first: fits, alerts, what was held, and how long changes went unnoticed."""
+    events: list[tuple[dt.date, str]] = []
+    for fit in replay.fits:
+        events.append((fit.day, f"{fit.action}, {fit.cause}: {fit.verdict}. {fit.judgement}"))
+    for alert in replay.alerts:
+        since = f", since {alert.since}" if alert.since else ""
+        events.append((alert.day, f"alert, {alert.kind} {alert.severity}{since}. {alert.reason}".rstrip()))
+    for hold in replay.holds:
+        events.append((hold.first, f"held for {hold.days} days. {hold.reason}"))
+    events.sort(key=lambda event: event[0])
+    lines = [f"[bold]{replay.policy}[/bold]" + (" (interrupted)" if replay.interrupted else "")]
+    lines += [f"  {day}  {_escaped(what)}" for day, what in events[:SHOWN]]
+    if len(events) > SHOWN:
+        lines.append(f"  and {len(events) - SHOWN} more: --json lists them all")
+    lines += [f"  {_noticed(delay)}" for delay in replay.delays]
+    return lines
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _noticed(delay: dict[str, Any]) -> str:
+    if delay["days"] is None:
+        return f"The change of {delay['change']} raised no alert."
+    return f"The change of {delay['change']} raised an alert ({delay['kind']}) after {delay['days']} days."

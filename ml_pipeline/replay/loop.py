@@ -1,0 +1,255 @@
+"""Day by day through a tenant's past: entities are scored, outcomes mature, monitors look, the policy decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+
+import numpy as np
+
+from ml_pipeline.lifecycle.policy import Policy
+from ml_pipeline.lifecycle.promotion import losses
+from ml_pipeline.lifecycle.retraining import RetrainingDecision, decide
+from ml_pipeline.lifecycle.state import Champion, DegradationFinding, DriftFinding, Flags, LastFit, State
+from ml_pipeline.replay.history import History
+from ml_pipeline.replay.learner import Fitted, Learner
+from ml_pipeline.replay.monitors import Monitors
+from ml_pipeline.replay.result import AlertRaised, DayLoss, Fit, Hold, Replay
+from ml_pipeline.training.train import TrainingError
+
+ON = Flags(True, True, True)
+BLOCK_DAYS = 28  # entities that are scored at once; those after the next deployment are scored again
+ALERTING = ("HIGH", "CRITICAL")
+
+
+def replay(
+    learner: Learner,
+    policy: Policy,
+    *,
+    drift_every: int = 7,
+    changes: Sequence[date] = (),
+    progress: Callable[[date], None] = lambda day: None,
+) -> Replay:
+    """What ``policy`` would have done on the learner's history.
+
+    The first version is trained when there are enough labels, whatever the policy; from then on the policy decides at
+    the end of each day, with every flag on and at any hour. An entity is scored at its event time by the version that
+    serves since the midnight before; the monitors compare with what was known.
+
+    Parameters
+    ----------
+    drift_every : int
+        Days between two drift reports; degradation is looked for every day.
+    changes : sequence of date
+        Days on which something is known to have changed: the result tells how long it took to be noticed.
+    progress : callable
+        Called after each day with it. A ``KeyboardInterrupt`` ends the replay with the days up to then.
+    """
+    run = _Run(learner, policy.model_copy(update={"off_peak": None}), drift_every)
+    history = learner.history
+    result = Replay(learner.spec.name, policy.name, history.first, history.last, changes=tuple(sorted(changes)))
+    run.result = result
+    try:
+        for day in history.days:
+            run.live(day)
+            progress(day)
+    except KeyboardInterrupt:
+        result.interrupted = True
+        result.last = result.days[-1].day if result.days else history.first
+    return result
+
+
+@dataclass
+class _Serving:
+    """The version that answers: a champion, or the constant of the newest fit while none was promoted."""
+
+    fitted: Fitted
+    number: int  # 0: no version, only its constant
+    since: datetime
+
+
+@dataclass
+class _Run:
+    """The state of one replay between two days."""
+
+    learner: Learner
+    policy: Policy
+    drift_every: int
+    result: Replay = field(init=False)
+    serving: _Serving | None = None
+    last_fit: LastFit | None = None
+    last_training: LastFit | None = None
+    last_attempt: datetime | None = None
+    in_vain: int = 0
+    versions: int = 0
+    drift: DriftFinding | None = None
+    degradation: DegradationFinding | None = None
+    constant: float = np.nan
+
+    def __post_init__(self) -> None:
+        self.history: History = self.learner.history
+        self.monitors = Monitors(self.history)
+        rows = len(self.history.frame)
+        self.scored = {name: np.full(rows, np.nan) for name in ("value", "lower", "upper", "baseline")}
+        self.version = np.full(rows, -1)
+        self.scored_to = 0  # rows before this one have the answer of the version that serves, or came before it
+        self.alerting: set[str] = set()
+
+    def live(self, day: date) -> None:
+        """From one midnight to the next."""
+        self._score(day)
+        self._look(day)
+        now = _midnight(day + timedelta(days=1))
+        if self.last_fit is None:
+            self._begin(day, now)
+        else:
+            self._decide(day, now)
+        self.result.days.append(self._losses(day))
+
+    def _score(self, day: date) -> None:
+        """Answers for the entities of the day, by the version that serves since its midnight or before."""
+        if self.serving is None:
+            return
+        stop = self.history.arrived_before(day + timedelta(days=1))
+        start = max(self.scored_to, self.history.arrived_before(day))
+        if stop <= start:
+            return
+        last = self.history.arrived_before(min(day + timedelta(days=BLOCK_DAYS), self.history.last + timedelta(days=1)))
+        rows = slice(start, last)
+        for name, values in self._answers(rows).items():
+            self.scored[name][rows] = values
+        self.version[rows] = self.serving.number
+        self.scored_to = last
+
+    def _answers(self, rows: slice) -> dict[str, np.ndarray | float]:
+        serving = self.serving
+        if serving is None:
+            raise ValueError("nothing serves")
+        if serving.number == 0:
+            constant = serving.fitted.baseline
+            return {"value": constant, "lower": np.nan, "upper": np.nan, "baseline": constant}
+        values = self.learner.predict(serving.fitted, rows)
+        return {name: values[name].to_numpy() for name in self.scored}
+
+    def _deploy(self, fitted: Fitted, number: int, now: datetime) -> None:
+        self.serving = _Serving(fitted, number, now)
+        self.scored_to = self.history.arrived_before(now.date())
+
+    def _look(self, day: date) -> None:
+        """Monitors: performance every day, drift on its days."""
+        if self.serving is None or self.serving.number == 0:
+            return
+        degradation = self.monitors.degradation(day, self.scored, self.version, self.serving.since)
+        self.degradation = degradation
+        self._raise("degradation", degradation.severity in ALERTING, day, degradation.severity, degradation.since, "")
+        if (day - self.history.first).days % self.drift_every == 0:
+            self.drift = self.monitors.drift(day, self.learner.reference(self.serving.fitted))
+            self._raise("drift", self.drift.alert, day, self.drift.severity, None, self.drift.reason)
+
+    def _raise(
+        self, kind: str, alerting: bool, day: date, severity: str | None, since: date | None, reason: str
+    ) -> None:
+        if alerting and kind not in self.alerting:
+            self.result.alerts.append(AlertRaised(day, kind, severity, since, reason))
+        (self.alerting.add if alerting else self.alerting.discard)(kind)
+
+    def _begin(self, day: date, now: datetime) -> None:
+        """The first version, as soon as there are enough labels."""
+        if self.history.new_labels(None, now) < self.learner.spec.training.min_rows:
+            return
+        self._fit(day, now, "train", "first", None, "There are enough labels for a first version.")
+        if self.serving is not None:
+            self.constant = self.serving.fitted.baseline
+
+    def _decide(self, day: date, now: datetime) -> None:
+        decision = decide(self._state(day, now), self.policy)
+        if decision.verdict == "hold":
+            self._hold(day, decision)
+        elif decision.action is not None:
+            self._fit(day, now, decision.action, str(decision.cause), decision.severity, decision.reason)
+
+    def _state(self, day: date, now: datetime) -> State:
+        fit, training, serving = self.last_fit, self.last_training, self.serving
+        champion = None
+        if serving is not None and serving.number:
+            champion = Champion(serving.number, serving.fitted.as_of, serving.since)
+        return State(
+            tenant="",
+            model=self.learner.spec.name,
+            now=now,
+            matured=self.history.new_labels(None, now),
+            new_labels=self.history.new_labels(fit.at if fit else None, now),
+            new_labels_since_training=self.history.new_labels(training.at if training else None, now),
+            weekly_items=self.history.weekly_items(day),
+            flags=ON,
+            drift=self.drift,
+            degradation=self.degradation,
+            champion=champion,
+            last_fit=fit,
+            last_training=training,
+            in_vain=self.in_vain,
+            last_attempt=self.last_attempt,
+            updates_left=self.learner.updates_left(serving.fitted) if champion and serving else None,
+        )
+
+    def _hold(self, day: date, decision: RetrainingDecision) -> None:
+        holds = self.result.holds
+        if holds:
+            newest = holds[-1]
+            same = (newest.cause, newest.held_by) == (decision.cause, decision.held_by)
+            if same and newest.last == day - timedelta(days=1):
+                newest.last, newest.days = day, newest.days + 1
+                return
+        holds.append(Hold(day, day, 1, str(decision.cause), decision.held_by, decision.reason))
+
+    def _fit(self, day: date, now: datetime, action: str, cause: str, severity: str | None, reason: str) -> None:
+        """Trains or updates, judges, deploys what is promoted, and records each of these."""
+        self.last_attempt = now
+        serving = self.serving
+        champion = serving.fitted if serving is not None and serving.number else None
+        number = serving.number if serving is not None and serving.number else None
+        try:
+            update = action == "update" and champion is not None
+            fitted = self.learner.update(champion, now) if update and champion else self.learner.train(now)
+        except TrainingError as error:
+            self.result.fits.append(Fit(day, action, cause, severity, reason, "failed", str(error), None, 0.0))
+            return
+        judged = self.learner.judge(fitted, champion, number)
+        promoted = judged.verdict == "promote"
+        if promoted:
+            self.versions += 1
+            self._deploy(fitted, self.versions, now)
+        elif champion is None:
+            self._deploy(fitted, 0, now)
+        self._remember(LastFit(now, "update" if update else "train", promoted))
+        version = self.versions if promoted else None
+        seconds = fitted.trained.seconds
+        fit = Fit(day, action, cause, severity, reason, judged.verdict, judged.reason, version, seconds)
+        self.result.fits.append(fit)
+
+    def _remember(self, fit: LastFit) -> None:
+        self.last_fit = fit
+        if fit.action == "train":
+            self.last_training = fit
+            self.in_vain = 0 if fit.promoted else self.in_vain + 1
+
+    def _losses(self, day: date) -> DayLoss:
+        history = self.history
+        stop = history.matured_before(day + timedelta(days=1))
+        rows = history.by_label_time[history.matured_before(day) : stop]
+        rows = rows[self.version[rows] >= 0]
+        label = history.label[rows]
+        rolling = history.rolling_constant[rows]
+        answers = {
+            "loss": self.scored["value"][rows],
+            "constant": np.full(len(rows), self.constant),
+            "rolling": np.where(np.isnan(rolling), self.constant, rolling),
+        }
+        sums = {name: float(losses(history.spec.task, label, answer).sum()) for name, answer in answers.items()}
+        serving = self.serving.number or None if self.serving is not None else None
+        return DayLoss(day, len(rows), version=serving, **sums)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)

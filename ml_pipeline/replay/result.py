@@ -1,0 +1,158 @@
+"""What a policy did over a tenant's past; every part can go into JSON as it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A training or update that the policy (or the beginning of the replay) started at the end of ``day``."""
+
+    day: date
+    action: str
+    cause: str
+    severity: str | None
+    reason: str
+    verdict: str  # promote, reject or failed
+    judgement: str
+    version: int | None  # its number, where it was promoted
+    seconds: float
+
+
+@dataclass
+class Hold:
+    """A cause that safeguards held, from ``first`` to ``last`` for the same reason."""
+
+    first: date
+    last: date
+    days: int
+    cause: str
+    held_by: tuple[str, ...]
+    reason: str  # that of the first day
+
+
+@dataclass(frozen=True)
+class AlertRaised:
+    """The first day on which a monitor reported HIGH or CRITICAL after a day on which it did not."""
+
+    day: date
+    kind: str  # drift or degradation
+    severity: str | None
+    since: date | None  # when the change began, as the monitor estimates it
+    reason: str
+
+
+@dataclass(frozen=True)
+class DayLoss:
+    """Outcomes that became known on a day, and the sums of their losses under three answers."""
+
+    day: date
+    outcomes: int
+    loss: float
+    constant: float
+    rolling: float
+    version: int | None  # that serves at the end of the day
+
+
+@dataclass
+class Replay:
+    """One policy over one tenant's past.
+
+    Losses are over the outcomes of entities that came after the first training and became known by ``last``: of the
+    version that served when the entity came (its constant, where none was promoted), of the constant of the first
+    training, and of the median (binary: mean) of the last 50 labels known then.
+    """
+
+    model: str
+    policy: str
+    first: date
+    last: date
+    days: list[DayLoss] = field(default_factory=list)
+    fits: list[Fit] = field(default_factory=list)
+    holds: list[Hold] = field(default_factory=list)
+    alerts: list[AlertRaised] = field(default_factory=list)
+    changes: tuple[date, ...] = ()
+    interrupted: bool = False
+
+    @property
+    def trainings(self) -> int:
+        """Full trainings that the policy started; the one that every replay begins with is not its doing."""
+        return sum(fit.action == "train" and fit.cause != "first" for fit in self.fits)
+
+    @property
+    def updates(self) -> int:
+        return sum(fit.action == "update" for fit in self.fits)
+
+    @property
+    def promotions(self) -> int:
+        return sum(fit.verdict == "promote" and fit.cause != "first" for fit in self.fits)
+
+    @property
+    def outcomes(self) -> int:
+        return sum(day.outcomes for day in self.days)
+
+    def mean_loss(self, of: str = "loss") -> float | None:
+        """Mean of ``loss``, ``constant`` or ``rolling`` over all outcomes."""
+        return sum(getattr(day, of) for day in self.days) / self.outcomes if self.outcomes else None
+
+    @property
+    def delays(self) -> list[dict[str, Any]]:
+        """Days from each known change to the first alert on or after it and before the next; None where none came."""
+        found = []
+        for change, end in zip(self.changes, [*self.changes[1:], date.max], strict=False):
+            alert = next((alert for alert in self.alerts if change <= alert.day < end), None)
+            delay = None if alert is None else (alert.day - change).days
+            found.append({"change": change.isoformat(), "days": delay, "kind": alert.kind if alert else None})
+        return found
+
+    @property
+    def estimated_delays(self) -> list[int]:
+        """Days from when each degradation began, as its alert estimates it, to the alert."""
+        return [(alert.day - alert.since).days for alert in self.alerts if alert.since is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, with dates as text, and the running mean of each loss beside each day."""
+        summary = {
+            "model": self.model,
+            "policy": self.policy,
+            "first": self.first,
+            "last": self.last,
+            "interrupted": self.interrupted,
+            "outcomes": self.outcomes,
+            "mean_loss": self.mean_loss(),
+            "constant_loss": self.mean_loss("constant"),
+            "rolling_loss": self.mean_loss("rolling"),
+            "trainings": self.trainings,
+            "updates": self.updates,
+            "promotions": self.promotions,
+            "delays": self.delays,
+            "estimated_delays": self.estimated_delays,
+            "alerts": [asdict(alert) for alert in self.alerts],
+            "fits": [asdict(fit) for fit in self.fits],
+            "holds": [asdict(hold) for hold in self.holds],
+            "days": self._days(),
+        }
+        return _plain(summary)
+
+    def _days(self) -> list[dict[str, Any]]:
+        known, sums, rows = 0, {"loss": 0.0, "constant": 0.0, "rolling": 0.0}, []
+        for day in self.days:
+            known += day.outcomes
+            row: dict[str, Any] = {"day": day.day, "outcomes": day.outcomes, "version": day.version}
+            for name in sums:
+                sums[name] += getattr(day, name)
+                row[name] = getattr(day, name) / day.outcomes if day.outcomes else None
+                row[f"mean_{name}"] = sums[name] / known if known else None
+            rows.append(row)
+        return rows
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value.isoformat() if isinstance(value, date) else value
