@@ -1,49 +1,70 @@
-"""Feature drift of one tenant and model: the last days against an earlier window, as one calibrated report.
+"""Drift of one tenant and model: the last days against a profile of earlier ones, as one calibrated report.
 
-Every column has a test of its values and one of its missingness. The report rejects under false-discovery control,
-and a rejected test counts only where the lower bound of its effect exceeds ``TOLERANCE``: a large sample finds
-differences that matter to nobody.
+Every column has a test of its values and one of its missingness; predictions, labels and the correlations of the
+columns have theirs. The report rejects under false-discovery control over all of them, and a rejected test counts only
+where the lower bound of its effect exceeds ``TOLERANCE``: a large sample finds differences that matter to nobody.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.monitoring import two_sample
+from ml_pipeline.monitoring import drift_words, two_sample
+from ml_pipeline.monitoring.calibration_blocks import MIN_BLOCKS, Days
+from ml_pipeline.monitoring.drift_columns import categorical_columns, numeric_columns, read_numeric
+from ml_pipeline.monitoring.drift_joint import joint, joint_test
+from ml_pipeline.monitoring.profiles import (
+    LABEL,
+    PREDICTION,
+    STATE_PREFIX,
+    TIME_DRIVEN,
+    NumericColumn,
+    Profile,
+    is_judged,
+    numeric_names,
+    profile,
+    single_values,
+)
 from ml_pipeline.specs.model_spec import ModelSpec, Monitoring
 
-Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
+__all__ = ["STATE_PREFIX", "TIME_DRIVEN", "DriftReport", "Severity", "compare", "severity", "windows"]
 
-# Their windows differ without anything having changed: a count of everything so far, and the season. Left out.
-TIME_DRIVEN = frozenset({"history_known", "calendar_day", "calendar_month"})
-# The tenant's state on its way through time: a window sees one short piece of one path, however many rows it has, so
-# two windows nearly always differ (on real tenants in 29 of 31 weekly reports). Reported, never judged.
-STATE_PREFIX = "history_"
+Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
+Column = dict[str, Any]
+
 TOLERANCE = 0.05  # standard deviations; a shift of 0.02 sigma stays silent in any number of rows
 FULL_EFFECT = 0.5  # standard deviations, a population stability index of about 0.25: the column counts in full
 LOSS_THRESHOLDS: dict[Severity, float] = {"CRITICAL": 0.20, "HIGH": 0.10, "MEDIUM": 0.05}
 SCORE_THRESHOLDS: dict[Severity, float] = {"CRITICAL": 0.50, "HIGH": 0.25, "MEDIUM": 0.10}
-NAMED_COLUMNS = 3
-NAMED_LEVELS = 5
+# Half of the budget is left for what limit distributions and learnt design effects get wrong.
+BUDGET_USED = 0.5
+HISTORY_BLOCKS = 20.0  # fewer blocks of history say nothing about what one report in a hundred looks like
 
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What moved between two windows; every field can go into JSON as it is."""
+    """What moved between the rows of a profile and current ones; every field can go into JSON as it is."""
 
     status: Literal["stable", "drift", "insufficient_data"]
     score: float | None  # 0-1: mean over judged columns of effect / FULL_EFFECT, at most 1 each, 0 where not drifted
     severity: Severity | None
     drifted: list[str]  # columns, largest effect first
     reason: str
-    columns: dict[str, dict[str, Any]]
+    columns: dict[str, Column]
     baseline_rows: int
     current_rows: int
+    alert: bool = False  # whether a person is told: the stricter level, which keeps to the alarm budget
+    prediction: Column | None = None
+    label: Column | None = None
+    joint: dict[str, Any] | None = None
+    causes: list[dict[str, Any]] = field(default_factory=list)
+    recommendation: str = ""
+    calibration: dict[str, Any] = field(default_factory=dict)
 
 
 def windows(frame: pd.DataFrame, day: date, monitoring: Monitoring) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -69,42 +90,59 @@ def windows(frame: pd.DataFrame, day: date, monitoring: Monitoring) -> tuple[pd.
     return frame.iloc[first:last], frame.iloc[recent:stop]
 
 
-def compare(spec: ModelSpec, baseline: pd.DataFrame, current: pd.DataFrame) -> DriftReport:
-    """The drift report of two windows of a feature frame.
+def compare(
+    spec: ModelSpec,
+    reference: Profile | pd.DataFrame,
+    current: pd.DataFrame,
+    *,
+    predictions: pd.DataFrame | None = None,
+    outcomes: pd.DataFrame | None = None,
+    importance: dict[str, float] | None = None,
+) -> DriftReport:
+    """The drift report of current rows against a profile.
 
-    Numeric columns: Kolmogorov-Smirnov, location, scale and tails as one p-value; categorical: chi-square and the
-    level that moved most; missingness: Fisher's exact test or its normal limit; all corrected for the likeness of
-    rows of one day (:mod:`ml_pipeline.monitoring.two_sample`). The population stability index is reported with the
-    value it exceeds in 5 % of comparisons when nothing changed. Benjamini-Hochberg holds the false-discovery rate of
-    the report at ``spec.monitoring.false_discovery_rate``. A column with fewer than ``spec.monitoring.min_rows``
-    values on a side has only its missingness tested. The text and the columns of ``TIME_DRIVEN`` are left out; history
-    features are reported but not judged, see ``STATE_PREFIX``.
+    Numeric columns: location, scale, both tails and the distribution function at nine deciles as one p-value;
+    categorical: chi-square and the level that moved most as one p-value; missingness: Fisher's exact test or its normal
+    limit (:mod:`ml_pipeline.monitoring.two_sample`). Kolmogorov-Smirnov, chi-square and the population stability index
+    with their own p-values stand beside them; the one p-value is the consensus, calibrated as one rule.
+    Benjamini-Hochberg over all tests holds the false-discovery rate at ``spec.monitoring.false_discovery_rate``, and
+    again, for ``alert``, at a rate that keeps to ``spec.monitoring.alerts_per_1000_days``. A column with fewer than
+    ``spec.monitoring.min_rows`` values on a side has only its missingness tested. The text and the columns of
+    ``TIME_DRIVEN`` are left out; history features are reported but not judged, see ``STATE_PREFIX``.
 
     Parameters
     ----------
-    baseline, current : DataFrame
-        Rows of a feature frame, each sorted by ``event_time``.
+    reference : Profile
+        Of the training snapshot or of a baseline window. Rows are made a profile first.
+    current : DataFrame
+        Rows of a feature frame, sorted by ``event_time``.
+    predictions : DataFrame, optional
+        With ``predicted_at`` and ``value``: those made in the current window.
+    outcomes : DataFrame, optional
+        With ``label_time`` and ``label``: those that became known in the current window.
+    importance : dict, optional
+        The champion's feature importance, any unit.
     """
-    lacking = _lacking_rows(spec.monitoring, len(baseline), len(current))
+    kept = profile(spec, reference) if isinstance(reference, pd.DataFrame) else reference
+    lacking = _lacking_rows(spec.monitoring, kept.rows, len(current))
     if lacking:
-        return DriftReport("insufficient_data", None, None, [], lacking, {}, len(baseline), len(current))
-    pooled = two_sample.Pooled.of(baseline["event_time"], current["event_time"])
-    columns = _numeric_columns(spec, baseline, current, pooled) | _categorical_columns(spec, baseline, current, pooled)
+        wait = "Wait for more rows, or lengthen the window: nothing can be said about drift yet."
+        return DriftReport(
+            "insufficient_data", None, None, [], lacking, {}, kept.rows, len(current), recommendation=wait
+        )
+    days = Days.of(current["event_time"])
+    columns, unknown = _columns(spec, kept, current, days)
+    singles = {
+        PREDICTION: _single(PREDICTION, kept.prediction, predictions, ("predicted_at", "value"), spec.monitoring),
+        LABEL: _single(LABEL, kept.label, outcomes, ("label_time", "label"), spec.monitoring),
+    }
+    together = _joint(spec, kept, current, days)
     judged = {name: column for name, column in columns.items() if column["judged"]}
-    _decide(judged, spec.monitoring.false_discovery_rate)
-    effects = {name: _moved_by(column) for name, column in judged.items()}
-    drifted = sorted((name for name in judged if effects[name] > 0), key=lambda name: (-effects[name], name))
-    score = sum(min(1.0, effect / FULL_EFFECT) for effect in effects.values()) / max(1, len(judged))
-    return DriftReport(
-        status="drift" if drifted else "stable",
-        score=score,
-        severity=severity(None, score),
-        drifted=drifted,
-        reason=_reason(judged, drifted, len(baseline), len(current)),
-        columns=columns,
-        baseline_rows=len(baseline),
-        current_rows=len(current),
-    )
+    compared = judged | {name: column for name, column in singles.items() if column is not None}
+    _decide(compared, together, spec.monitoring.false_discovery_rate, "drifted")
+    calibration = _calibration(spec.monitoring, kept, columns)
+    _decide(compared, together, calibration["alert_rate"], "alert", calibration["history_largest"])
+    return _report(spec, kept, current, columns, singles, together, calibration, unknown, importance)
 
 
 def severity(performance_loss: float | None, drift_score: float | None) -> Severity | None:
@@ -133,118 +171,135 @@ def _lacking_rows(monitoring: Monitoring, baseline_rows: int, current_rows: int)
     return f"insufficient_data: {rows} of {monitoring.min_rows} rows {where}"
 
 
-def _numeric_columns(spec: ModelSpec, baseline, current, pooled: two_sample.Pooled) -> dict[str, dict[str, Any]]:
-    names = [name for name in spec.feature_columns.numeric if name not in TIME_DRIVEN]
-    values = np.vstack([baseline[names].to_numpy(np.float64), current[names].to_numpy(np.float64)]).T
-    columns = _missingness(names, "numeric", np.isnan(values), pooled)
-    counts = [(~np.isnan(part)).sum(axis=1) for part in (values[:, : pooled.baseline], values[:, pooled.baseline :])]
-    enough = np.flatnonzero(np.minimum(*counts) >= spec.monitoring.min_rows)
-    if len(enough):
-        tests = two_sample.numeric_tests(values[enough], pooled)
-        fields = {"p": tests.p, "effect": tests.effect, "lower": tests.lower, **tests.statistics}
-        table = np.array(list(fields.values())).T.tolist()
-        for position, row in zip(enough, table, strict=True):
-            columns[names[position]]["value"] = dict(zip(fields, row, strict=True))
-    return columns
-
-
-def _categorical_columns(spec: ModelSpec, baseline, current, pooled: two_sample.Pooled) -> dict[str, dict[str, Any]]:
-    names = list(spec.feature_columns.categorical)
-    if not names:
-        return {}
-    coded = {name: _codes(baseline[name], current[name]) for name in names}
-    missing = np.array([codes < 0 for codes, _ in coded.values()])
-    columns = _missingness(names, "categorical", missing, pooled)
-    for name, (codes, levels) in coded.items():
-        parts = [codes[: pooled.baseline], codes[pooled.baseline :]]
-        counts = [np.bincount(part[part >= 0], minlength=len(levels)) for part in parts]
-        if min(count.sum() for count in counts) < spec.monitoring.min_rows:
+def _columns(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) -> tuple[dict[str, Column], list[str]]:
+    """The report of every column, and what could not be known."""
+    numeric, categorical = numeric_names(spec), list(spec.feature_columns.categorical)
+    columns: dict[str, Column] = {}
+    unknown = []
+    for name in [*numeric, *categorical]:
+        known_before = name in kept.numeric if name in numeric else name in kept.categorical
+        if name in current and known_before:
             continue
-        test, top = two_sample.category_test(codes, len(levels), pooled)
-        columns[name]["value"] = test
-        columns[name]["new_levels"] = _new_levels(levels, *counts)
-        if top >= 0:
-            shares = [float(count[top] / count.sum()) for count in counts]
-            columns[name]["most_moved"] = {"level": str(levels[top]), "baseline": shares[0], "current": shares[1]}
-    return columns
+        if name not in current and known_before:
+            columns[name] = _gone(name, "numeric" if name in numeric else "categorical")
+            unknown.append(f"{name} (the recent rows do not have it)")
+        elif name in current:
+            unknown.append(f"{name} (new: the profile does not have it)")
+    values, unreadable = read_numeric(current, [name for name in numeric if name in current and name in kept.numeric])
+    columns |= numeric_columns(kept.numeric, values, days, spec.monitoring.min_rows)
+    present = [name for name in categorical if name in current and name in kept.categorical]
+    columns |= categorical_columns(kept.categorical, current, present, days, spec.monitoring.min_rows)
+    for name, count in unreadable.items():
+        columns[name]["note"] = f"{count} values are no numbers and count as missing"
+        unknown.append(f"{name} ({columns[name]['note']})")
+    unknown += [
+        f"{name} ({column['unknown']})" for name, column in columns.items() if column["unknown"] and column["judged"]
+    ]
+    return {name: columns[name] for name in [*numeric, *categorical] if name in columns}, unknown
 
 
-def _codes(baseline: pd.Series, current: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    return pd.factorize(np.concatenate([baseline.to_numpy(object), current.to_numpy(object)]))
-
-
-def _new_levels(levels, baseline_counts, current_counts) -> list[str]:
-    new = np.flatnonzero((baseline_counts == 0) & (current_counts > 0))
-    return [str(levels[code]) for code in new[np.argsort(-current_counts[new], kind="stable")][:NAMED_LEVELS]]
-
-
-def _missingness(
-    names: list[str], kind: str, missing: np.ndarray, pooled: two_sample.Pooled
-) -> dict[str, dict[str, Any]]:
-    n, m = pooled.baseline, pooled.rows - pooled.baseline
-    hits = [part.sum(axis=1) for part in (missing[:, :n], missing[:, n:])]
-    columns: dict[str, dict[str, Any]] = {
-        name: {
-            "type": kind,
-            "judged": not name.startswith(STATE_PREFIX),
-            "drifted": False,
-            "value": None,
-            "missing": {"baseline": float(before / n), "current": float(after / m), "p": None},
-        }
-        for name, before, after in zip(names, *hits, strict=True)
+def _gone(name: str, kind: str) -> Column:
+    missing = {"baseline": 0.0, "current": 1.0, "p": 0.0, "effect": 1.0, "lower": 1.0}
+    return {
+        "type": kind,
+        "judged": is_judged(name),
+        "drifted": False,
+        "value": None,
+        "missing": missing,
+        "unknown": None,
+        "gone": True,
     }
-    some = np.flatnonzero(hits[0] + hits[1])
-    if len(some):
-        chosen = missing[some].astype(np.float64)
-        deff = two_sample.design_effect(chosen, np.ones_like(chosen, dtype=bool), pooled)
-        p, z = two_sample.proportion_tests(hits[0][some], n, hits[1][some], m, deff)
-        root = np.sqrt(n * m / (n + m))
-        lower = (np.abs(z) - two_sample.LOWER_BOUND_Z * np.sqrt(deff)) / root
-        for position, *row in zip(some, p.tolist(), (np.abs(z) / root).tolist(), lower.tolist(), strict=True):
-            columns[names[position]]["missing"] |= dict(zip(("p", "effect", "lower"), row, strict=True))
-    return columns
 
 
-def _decide(columns: dict[str, dict[str, Any]], rate: float) -> None:
-    """Marks tests and columns as drifted: rejected under false-discovery control, and beyond the tolerance."""
+def _single(
+    name: str, kept: NumericColumn | None, rows: pd.DataFrame | None, names: tuple[str, str], monitoring: Monitoring
+) -> Column | None:
+    """The report of predictions or labels; None where no current ones were given or the profile has none."""
+    if kept is None or rows is None or rows.empty:
+        return None
+    values, days = single_values(rows, *names)
+    if not len(values):
+        return None
+    return numeric_columns({name: kept}, {name: values}, days, monitoring.min_rows)[name]
+
+
+def _joint(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) -> dict[str, Any] | None:
+    names = [name for name in kept.joint.columns if name in current]
+    if len(names) < 2:
+        return None
+    found = joint_test(kept.joint, joint(read_numeric(current, names)[0], days))
+    return None if found is None else found | {"drifted": False, "alert": False}
+
+
+def _decide(
+    columns: dict[str, Column], together: dict[str, Any] | None, rate: float, mark: str, beyond: float | None = None
+) -> None:
+    """Marks tests and columns: rejected under false-discovery control at ``rate``, and beyond the tolerance.
+
+    ``beyond``, where given, is what the largest deviation of a column's values must exceed too.
+    """
     tests = [
         test
         for column in columns.values()
         for test in (column["value"], column["missing"])
         if test is not None and test["p"] is not None
     ]
+    tests += [together] if together is not None else []
     rejected = two_sample.benjamini_hochberg(np.array([test["p"] for test in tests]), rate)
     for test, reject in zip(tests, rejected.tolist(), strict=True):
-        test["drifted"] = reject and test["lower"] > TOLERANCE
+        unusual = beyond is None or "largest" not in test or test["largest"] > beyond
+        test[mark] = reject and test["lower"] > TOLERANCE and unusual
     for column in columns.values():
-        column["drifted"] = _moved_by(column) > 0
+        column[mark] = any(test.get(mark, False) for test in (column["value"], column["missing"]) if test is not None)
 
 
-def _moved_by(column: dict[str, Any]) -> float:
-    """The largest effect among the drifted tests of a column; 0 when none is."""
-    tests = [test for test in (column["value"], column["missing"]) if test is not None and test.get("drifted")]
-    return max((test["effect"] for test in tests), default=0.0)
+def _calibration(monitoring: Monitoring, kept: Profile, columns: dict[str, Column]) -> dict[str, Any]:
+    """What the thresholds stand on."""
+    rate = monitoring.alerts_per_1000_days / 1000
+    effects = [column["value"]["design_effect"] for column in columns.values() if column["value"] is not None]
+    blocks = kept.blocks
+    beyond = float(np.quantile(kept.history, 1 - rate, method="higher")) if blocks >= HISTORY_BLOCKS else None
+    if blocks >= MIN_BLOCKS:
+        stands_on = f"{blocks:.0f} blocks of {kept.block_days} days of the tenant's own history, each against the rest"
+    else:
+        stands_on = f"{kept.days} earlier and the recent days as clusters of rows"
+    return {
+        "false_discovery_rate": monitoring.false_discovery_rate,
+        "alert_rate": rate * BUDGET_USED,
+        "alerts_per_1000_days": monitoring.alerts_per_1000_days,
+        "design_effect": float(np.median(effects)) if effects else 1.0,
+        "blocks": float(blocks),
+        "days": kept.days,
+        "history_largest": beyond,
+        "stands_on": stands_on,
+    }
 
 
-def _reason(columns: dict[str, dict[str, Any]], drifted: list[str], baseline_rows: int, current_rows: int) -> str:
-    rows = f"{current_rows} recent against {baseline_rows} earlier rows"
-    if not drifted:
-        return f"None of {len(columns)} columns moved ({rows})."
-    named = ", ".join(f"{name} ({_how(columns[name])})" for name in drifted[:NAMED_COLUMNS])
-    rest = f" and {len(drifted) - NAMED_COLUMNS} more" if len(drifted) > NAMED_COLUMNS else ""
-    return f"{len(drifted)} of {len(columns)} columns moved: {named}{rest} ({rows})."
-
-
-def _how(column: dict[str, Any]) -> str:
-    parts = []
-    value, missing = column["value"], column["missing"]
-    if value is not None and value["drifted"]:
-        parts.append(f"PSI {value['psi']:.2f}" if column["type"] == "categorical" else f"KS {value['ks']:.2f}")
-        top = column.get("most_moved")
-        if top and top["level"] in column["new_levels"]:
-            parts.append(f"new level {top['level']!r}")
-        elif top:
-            parts.append(f"{top['level']!r} {top['baseline']:.0%} -> {top['current']:.0%}")
-    if missing.get("drifted"):
-        parts.append(f"missing {missing['baseline']:.0%} -> {missing['current']:.0%}")
-    return ", ".join(parts)
+def _report(spec, kept, current, columns, singles, together, calibration, unknown, importance) -> DriftReport:
+    judged = {name: column for name, column in columns.items() if column["judged"]}
+    effects = {name: drift_words.moved_by(column) for name, column in judged.items()}
+    drifted = sorted((name for name in judged if effects[name] > 0), key=lambda name: (-effects[name], name))
+    score = sum(min(1.0, effect / FULL_EFFECT) for effect in effects.values()) / max(1, len(judged))
+    moved_singles = {name: column for name, column in singles.items() if column is not None and column["drifted"]}
+    together_moved = together is not None and together["drifted"]
+    found = drift_words.causes({name: judged[name] for name in drifted} | moved_singles, together, importance)
+    marked = [*judged.values(), *(column for column in singles.values() if column is not None)]
+    alert = any(column["alert"] for column in marked) or (together is not None and together["alert"])
+    sentences = drift_words.other_moves(moved_singles, together if together_moved else None)
+    return DriftReport(
+        status="drift" if drifted or moved_singles or together_moved else "stable",
+        score=score,
+        severity=severity(None, score),
+        drifted=drifted,
+        reason=drift_words.reason(judged, drifted, sentences, (kept.rows, len(current)), unknown),
+        columns=columns,
+        baseline_rows=kept.rows,
+        current_rows=len(current),
+        alert=alert,
+        prediction=singles[PREDICTION],
+        label=singles[LABEL],
+        joint=together,
+        causes=found,
+        recommendation=drift_words.recommendation(judged, found, singles[LABEL], singles[PREDICTION], alert),
+        calibration=calibration,
+    )

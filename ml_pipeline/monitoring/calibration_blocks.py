@@ -1,0 +1,124 @@
+"""How much more the mean of a window varies than with independent rows: by its days, and by blocks of the history.
+
+Rows of one day resemble each other (a sprint planning, a release, one busy reporter), and neighbouring days do too. A
+test that takes every row for an independent one then finds drift where there is only a busy week. Each statistic is
+therefore divided by its design effect. It is learnt from day sums, with the covariance of neighbouring days (Kish
+1965; Rao and Scott 1984 for chi-square; Driscoll and Kraay 1998 for the day sums), and, where the history is long
+enough, from blocks as long as the current window, each against all the rest: that sees every kind of likeness.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+ONE_SIDED_Z = 1.645
+LAG_WEIGHTS = (2 / 3, 1 / 3)  # Bartlett, two days
+MIN_BLOCKS = 8.0
+INDEPENDENT = 1e9  # degrees of freedom where nothing had to be learnt
+_DAY = 86_400_000_000  # microseconds
+
+
+class Days(NamedTuple):
+    """The days of rows in time order: day numbers since 1970 (UTC), and where each begins; ``starts`` ends with n."""
+
+    numbers: NDArray[np.int64]
+    starts: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, times: pd.Series) -> Days:
+        """Days of a sorted series of aware times."""
+        numbers = times.array.as_unit("us").asi8 // _DAY
+        starts = np.flatnonzero(np.diff(numbers, prepend=np.int64(-(2**62)))) if len(numbers) else np.zeros(0, np.intp)
+        return cls(numbers[starts], np.append(starts, len(numbers)).astype(np.intp))
+
+
+class Dispersion(NamedTuple):
+    """Variance of a window's sums and what independent rows would have; sums of both windows may be added."""
+
+    variance: Floats
+    independent: Floats
+    days: float
+
+    def __add__(self, other: object) -> Dispersion:
+        if not isinstance(other, Dispersion):
+            return NotImplemented
+        return Dispersion(self.variance + other.variance, self.independent + other.independent, self.days + other.days)
+
+    def design_effect(self) -> Floats:
+        """How many times more the mean varies than with independent rows; 1 where that is within noise."""
+        known = self.independent > 1e-9
+        ratio = np.divide(self.variance, self.independent, out=np.ones_like(self.independent), where=known)
+        noise = np.sqrt((2 + 4 * sum(weight**2 for weight in LAG_WEIGHTS)) / max(self.days, 1.0))
+        return np.where(ratio > 1 + ONE_SIDED_Z * noise, ratio, 1.0)
+
+
+def dispersion(day_sums: Floats, independent: Floats) -> Dispersion:
+    """Dispersion of one window.
+
+    Centring makes neighbouring days look opposed; the result is scaled so that independent days have their true
+    variance. A window of one day says nothing.
+
+    Parameters
+    ----------
+    day_sums : array of shape (..., days)
+        Sums of a score of the rows of each day, the score centred in the window.
+    independent : array of shape (...)
+        Rows times the variance of the score.
+    """
+    days = day_sums.shape[-1]
+    if days < 2:
+        return Dispersion(np.zeros_like(independent), np.zeros_like(independent), 0.0)
+    variance, expected = np.square(day_sums).sum(axis=-1), days - 1.0
+    for lag, weight in enumerate(LAG_WEIGHTS, start=1):
+        variance = variance + 2 * weight * (day_sums[..., lag:] * day_sums[..., :-lag]).sum(axis=-1)
+        expected -= 2 * weight * max(days - lag, 0) / days
+    return Dispersion(np.maximum(variance, 0.0) * days / expected, independent, float(days))
+
+
+def blocks(numbers: NDArray[np.int64], length: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """First and one-past-last position of the blocks of ``length`` calendar days, one beginning on every day.
+
+    >>> [part.tolist() for part in blocks(np.array([0, 1, 3, 4]), 2)]
+    [[0, 1, 2], [2, 2, 4]]
+    """
+    first = np.flatnonzero(numbers + length - 1 <= numbers[-1]) if len(numbers) else np.zeros(0, np.intp)
+    return first, np.searchsorted(numbers, numbers[first] + length)
+
+
+def block_z(day_sums: Floats, day_rows: Floats, first: NDArray[np.intp], last: NDArray[np.intp]) -> Floats:
+    """Each block's mean against the mean of all other days, standardised as if rows were independent.
+
+    Parameters
+    ----------
+    day_sums : array of shape (..., days)
+        Of a score with mean 0 and variance 1 over all days.
+    day_rows : array of shape (days,)
+
+    Returns
+    -------
+    array of shape (..., blocks)
+        0 for a block without rows, or with all of them.
+    """
+    total = float(day_rows.sum())
+    rows = np.append(0.0, np.cumsum(day_rows))
+    sums = np.concatenate([np.zeros((*day_sums.shape[:-1], 1)), np.cumsum(day_sums, axis=-1)], axis=-1)
+    inside = rows[last] - rows[first]
+    usable = (inside > 0) & (inside < total)
+    scale = np.sqrt(np.divide(total, inside * (total - inside), out=np.zeros_like(inside), where=usable))
+    return (sums[..., last] - sums[..., first]) * scale
+
+
+def student_to_normal(z: Floats, freedom: Floats | float) -> Floats:
+    """The normal deviate as likely as a value of Student's t with ``freedom`` degrees (Wallace 1959).
+
+    >>> [round(float(student_to_normal(np.array(z), freedom)), 2) for z, freedom in ((12.706, 1.0), (2.0, 1e9))]
+    [1.91, 2.0]
+    """
+    size = np.sqrt(freedom * np.log1p(np.square(z) / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
+    return np.copysign(size, z)

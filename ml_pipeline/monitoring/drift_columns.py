@@ -1,0 +1,238 @@
+"""The tests of single columns: current rows against what a profile keeps of earlier ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml_pipeline.monitoring import two_sample
+from ml_pipeline.monitoring.calibration_blocks import (
+    INDEPENDENT,
+    LAG_WEIGHTS,
+    MIN_BLOCKS,
+    ONE_SIDED_Z,
+    Days,
+    Dispersion,
+    dispersion,
+)
+from ml_pipeline.monitoring.profile_columns import (
+    CategoricalColumn,
+    Counts,
+    Likeness,
+    NumericColumn,
+    codes,
+    counts_by_day,
+    levels_by_day,
+    numbers,
+)
+from ml_pipeline.monitoring.profiles import is_judged
+
+Floats = NDArray[np.float64]
+Column = dict[str, Any]
+
+NAMED_LEVELS = 5
+_COLUMNS_AT_ONCE = 16
+
+
+def numeric_columns(reference: dict[str, NumericColumn], values: dict[str, Floats], days: Days, min_rows: int):
+    """The report of numeric columns that both sides have.
+
+    Parameters
+    ----------
+    values : dict of arrays of shape (rows,)
+        NaN where missing.
+
+    Returns
+    -------
+    dict of str to dict
+        ``value`` is the test of the values, None where too few are known; ``missing`` that of missingness.
+    """
+    columns: dict[str, Column] = {}
+    names = list(values)
+    for at in range(0, len(names), _COLUMNS_AT_ONCE):
+        block = names[at : at + _COLUMNS_AT_ONCE]
+        by_day = {name: counts_by_day(values[name], days, reference[name].edges) for name in block}
+        for name in block:
+            nulls = by_day[name][1]
+            columns[name] = _column(name, "numeric", reference[name], nulls, days, min_rows)
+        tested = [name for name in block if columns[name]["unknown"] is None]
+        if tested:
+            tests = _numeric_tests([reference[name] for name in tested], [by_day[name][0] for name in tested])
+            fields = {"p": tests.p, "effect": tests.effect, "lower": tests.lower, "largest": tests.largest}
+            fields |= tests.statistics
+            table = np.array(list(fields.values())).T.tolist()
+            for name, row in zip(tested, table, strict=True):
+                columns[name]["value"] = dict(zip(fields, row, strict=True))
+                columns[name] |= _middle(reference[name], values[name])
+    return columns
+
+
+def _numeric_tests(reference: list[NumericColumn], by_day: list[Counts]) -> two_sample.ColumnTests:
+    cells = max(len(column.counts) for column in reference)
+    before = np.array([np.pad(column.expected(), (0, cells - len(column.counts))) for column in reference])
+    counted = np.array([np.pad(column.counts, (0, cells - len(column.counts))) for column in reference]).astype(float)
+    after = np.array([np.pad(part, ((0, 0), (0, cells - part.shape[1]))) for part in by_day]).astype(float)
+    current = after.sum(axis=1)
+    scores = two_sample.rank_scores(before, current)
+    deff, freedom = design_effects([column.likeness for column in reference], _dispersion(before, after, scores))
+    return two_sample.numeric_tests(before, current, scores, deff, freedom, counted)
+
+
+def _dispersion(before: Floats, after: Floats, scores: Floats) -> Dispersion:
+    """Of the current days, each score in units of its standard deviation among all rows."""
+    current = after.sum(axis=1)
+    pooled = before + current
+    share = (pooled / pooled.sum(axis=1, keepdims=True))[:, None, :]
+    centre = np.matmul(share, scores)
+    spread = np.sqrt(np.maximum(np.matmul(share, np.square(scores - centre)), 0.0))
+    own = np.matmul((current / current.sum(axis=1, keepdims=True))[:, None, :], scores)
+    scaled = np.divide(scores - own, spread, out=np.zeros_like(scores), where=spread > 1e-9)
+    sums = np.matmul(after, scaled).transpose(0, 2, 1)
+    return dispersion(sums, np.matmul(current[:, None, :], np.square(scaled))[:, 0, :])
+
+
+def design_effects(reference: list[Likeness], current: Dispersion) -> tuple[Floats, Floats]:
+    """Design effects and their degrees of freedom (columns x scores).
+
+    From the blocks of the history where at least ``MIN_BLOCKS`` fit into it; otherwise from the days of both windows.
+    """
+    kept = Dispersion(
+        np.array([part.days.variance for part in reference]),
+        np.array([part.days.independent for part in reference]),
+        float(np.mean([part.days.days for part in reference])),
+    )
+    both = kept + current
+    deff = both.design_effect()
+    freedom = np.where(deff > 1, max(both.days, 2.0) / (1 + 2 * sum(weight**2 for weight in LAG_WEIGHTS)), INDEPENDENT)
+    blocks = np.array([part.blocks for part in reference])[:, None]
+    variance = np.array([part.block_variance for part in reference])
+    enough = blocks >= MIN_BLOCKS
+    varied = enough & (variance > 1 + ONE_SIDED_Z * np.sqrt(2 / np.maximum(blocks, 1)))
+    deff = np.where(enough, np.where(varied, variance, 1.0), deff)
+    freedom = np.where(enough, np.where(varied, np.maximum(blocks - 1, 1), INDEPENDENT), freedom)
+    return deff, freedom
+
+
+def _middle(reference: NumericColumn, values: Floats) -> Column:
+    """Medians, and the single value of the current rows where there is but one."""
+    known = values[~np.isnan(values)]
+    low, high = known.min(), known.max()
+    stuck = float(low) if low == high and np.isfinite(low) and (reference.counts > 0).sum() > 1 else None
+    medians = {"baseline": reference.value_at(0.5), "current": float(np.median(known))}
+    finite = all(np.isfinite(value) for value in medians.values())
+    return {"median": medians if finite else None, "stuck_at": stuck}
+
+
+def categorical_columns(
+    reference: dict[str, CategoricalColumn], frame: pd.DataFrame, names: list[str], days: Days, min_rows: int
+) -> dict[str, Column]:
+    """The report of categorical columns that both sides have, as of :func:`numeric_columns`."""
+    columns: dict[str, Column] = {}
+    for name in names:
+        positions, levels = codes(frame[name])
+        by_day, nulls = levels_by_day(positions, len(levels), days)
+        columns[name] = _column(name, "categorical", reference[name], nulls, days, min_rows)
+        columns[name]["new_levels"] = []
+        if columns[name]["unknown"] is None:
+            columns[name] |= _category(reference[name], by_day, levels)
+    return columns
+
+
+def _category(reference: CategoricalColumn, by_day: Counts, levels: list[str]) -> Column:
+    cells, names, new = _shared_cells(reference, by_day, levels)
+    current = cells.sum(axis=0)
+    before = np.append(reference.counts, reference.pooled_rows).astype(float)
+    before = np.pad(before, (0, len(current) - len(before)))
+    rare = np.zeros(len(current), dtype=bool)
+    rare[len(reference.levels)] = True
+    rows = cells.sum(axis=1, keepdims=True)
+    share = current / current.sum()
+    of_levels = dispersion((cells - rows * share).T, current * (1 - share))
+    of_all = Dispersion(of_levels.variance.sum()[None, None], of_levels.independent.sum()[None, None], of_levels.days)
+    deff, _ = design_effects([reference.likeness], of_all)
+    used = (before + current) > 0
+    test, top = two_sample.category_test(before[used], current[used], float(deff[0, 0]), rare[used])
+    found: Column = {"value": test | {"largest": _deviate(test["p"])}, "new_levels": new[:NAMED_LEVELS]}
+    if top >= 0:
+        level = np.flatnonzero(used)[top]
+        shares = float(before[level] / before.sum()), float(share[level])
+        found["most_moved"] = {"level": names[level], "baseline": shares[0], "current": shares[1]}
+    if new and reference.pooled_levels:
+        found["note"] = (
+            f"levels beyond the {len(reference.levels)} most frequent are one cell: a new one may be a rare one"
+        )
+    return found
+
+
+def _shared_cells(reference: CategoricalColumn, by_day: Counts, levels: list[str]):
+    """Current rows by day over the levels of the profile, its pooled cell, and new levels; their names; the new ones.
+
+    Where the profile pooled some levels, an unlisted one may be among them, and counts there.
+    """
+    listed = {level: position for position, level in enumerate(reference.levels)}
+    pooled = len(listed)
+    totals = by_day.sum(axis=0)
+    order = np.argsort(-totals, kind="stable")
+    new = [levels[code] for code in order if levels[code] not in listed and totals[code] > 0]
+    own = {} if reference.pooled_levels else {level: pooled + 1 + position for position, level in enumerate(new)}
+    target = np.array([listed.get(level, own.get(level, pooled)) for level in levels], dtype=np.intp)
+    cells = np.zeros((pooled + 1 + len(own), len(by_day)))
+    np.add.at(cells, target, by_day.T)
+    return cells.T, [*reference.levels, "(other levels)", *own], new
+
+
+def _deviate(p: float) -> float:
+    from scipy.special import ndtri
+
+    return float(-ndtri(max(p, 1e-300) / 2))
+
+
+def _column(name: str, kind: str, reference, nulls: Counts, days: Days, min_rows: int) -> Column:
+    """What every column has: missingness, and why its values could not be tested where they could not."""
+    rows = int(days.starts[-1])
+    known = rows - int(nulls.sum())
+    return {
+        "type": kind,
+        "judged": is_judged(name),
+        "drifted": False,
+        "value": None,
+        "missing": _missing(reference, nulls, days),
+        "unknown": _too_few(reference.rows, known, min_rows),
+    }
+
+
+def _too_few(before: int, after: int, min_rows: int) -> str | None:
+    if before == 0 and after == 0:
+        return "no value on either side"
+    sides = [
+        f"{count} of {min_rows} {side}" for count, side in ((before, "earlier"), (after, "recent")) if count < min_rows
+    ]
+    return f"too few values: {' and '.join(sides)}" if sides else None
+
+
+def _missing(reference, nulls: Counts, days: Days) -> Column:
+    n, m = reference.rows + reference.nulls, int(days.starts[-1])
+    before, after = reference.nulls, int(nulls.sum())
+    found: Column = {"baseline": before / n, "current": after / m, "p": None}
+    if before + after == 0 or before + after == n + m:
+        return found
+    share = (before + after) / (n + m)
+    own = after / m
+    scale = share * (1 - share)
+    current = dispersion(
+        ((nulls - np.diff(days.starts) * own) / np.sqrt(scale))[None, None], np.array([[m * own * (1 - own) / scale]])
+    )
+    deff = float(design_effects([reference.null_likeness], current)[0][0, 0])
+    p, z = two_sample.proportion_tests(np.array([before]), n, np.array([after]), m, deff)
+    root = np.sqrt(n * m / (n + m))
+    lower = (abs(float(z[0])) - ONE_SIDED_Z * np.sqrt(deff)) / root
+    return found | {"p": float(p[0]), "effect": abs(float(z[0])) / root, "lower": float(lower)}
+
+
+def read_numeric(frame: pd.DataFrame, names: list[str]) -> tuple[dict[str, Floats], dict[str, int]]:
+    """Values of numeric columns, and how many of each were there but are no numbers (counted as missing)."""
+    read = {name: numbers(frame[name]) for name in names}
+    return {name: values for name, (values, _) in read.items()}, {name: bad for name, (_, bad) in read.items() if bad}

@@ -1,0 +1,171 @@
+"""What a drift report says in words: how each thing moved, what may have caused it, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NAMED = 3
+UNIT_FACTORS = (10, 12, 24, 60, 100, 1000, 1024, 3600, 86400, 1_000_000)
+Column = dict[str, Any]
+
+
+def moved_by(column: Column) -> float:
+    """The largest effect among the drifted tests of a column; 0 when none is."""
+    tests = [test for test in (column["value"], column["missing"]) if test is not None and test.get("drifted")]
+    return max((test["effect"] for test in tests), default=0.0)
+
+
+def how(column: Column) -> str:
+    """How a column moved, in a few words.
+
+    >>> value = {"drifted": False}
+    >>> how({"type": "numeric", "value": value, "missing": {"drifted": True, "baseline": 0.0, "current": 0.1}})
+    'missing 0% -> 10%'
+    """
+    parts = []
+    value, missing = column["value"], column["missing"]
+    if column.get("gone"):
+        return "gone"
+    if value is not None and value["drifted"]:
+        parts.append(f"PSI {value['psi']:.2f}" if column["type"] == "categorical" else f"KS {value['ks']:.2f}")
+        top = column.get("most_moved")
+        factor = _unit_factor(column)
+        if top and top["level"] in column["new_levels"]:
+            parts.append(f"new level {top['level']!r}")
+        elif top:
+            parts.append(f"{top['level']!r} {top['baseline']:.0%} -> {top['current']:.0%}")
+        elif column.get("stuck_at") is not None:
+            parts.append(f"stuck at {column['stuck_at']:g}")
+        elif factor:
+            parts.append(f"about {factor}")
+    if missing.get("drifted"):
+        parts.append(f"missing {missing['baseline']:.0%} -> {missing['current']:.0%}")
+    return ", ".join(parts)
+
+
+def _unit_factor(column: Column) -> str:
+    """'60 times larger' where the medians differ by a factor between units, within 3 %, and hardly overlap."""
+    medians = column.get("median")
+    if not medians or column["value"].get("ks", 0.0) < 0.8 or medians["baseline"] * medians["current"] <= 0:
+        return ""
+    ratio = medians["current"] / medians["baseline"]
+    larger = max(ratio, 1 / ratio)
+    factor = next((factor for factor in UNIT_FACTORS if abs(larger / factor - 1) < 0.03), None)
+    return "" if factor is None else f"{factor} times {'larger' if ratio > 1 else 'smaller'}"
+
+
+def causes(moved: dict[str, Column], joint: dict[str, Any] | None, importance: dict[str, float] | None):
+    """What moved, most likely cause of a changed prediction first.
+
+    The weight is the effect (capped at 1) times the feature's share of the champion's importance, where it is known;
+    a feature that the champion hardly uses hardly matters, however far it moved.
+
+    Parameters
+    ----------
+    moved : dict of str to dict
+        Drifted columns, and ``prediction`` or ``label`` where they drifted.
+    """
+    total = sum(importance.values()) if importance else 0.0
+    found = []
+    for name, column in moved.items():
+        share = importance.get(name, 0.0) / total if importance and total > 0 else None
+        found.append(_cause(name, how(column), moved_by(column), share))
+    if joint is not None and joint["drifted"]:
+        one, other = joint["pair"]
+        words = f"correlation {joint['baseline']:.2f} -> {joint['current']:.2f}"
+        shares = [importance.get(name, 0.0) / total for name in (one, other)] if importance and total > 0 else None
+        found.append(_cause(f"{one} with {other}", words, joint["effect"], max(shares) if shares else None))
+    return sorted(found, key=lambda cause: (-cause["weight"], -cause["effect"], cause["name"]))
+
+
+def _cause(name: str, words: str, effect: float, share: float | None) -> dict[str, Any]:
+    weight = min(1.0, effect) * (1.0 if share is None else share)
+    return {"name": name, "how": words, "effect": float(effect), "importance": share, "weight": float(weight)}
+
+
+def reason(
+    columns: dict[str, Column], drifted: list[str], others: list[str], rows: tuple[int, int], unknown: list[str]
+) -> str:
+    """One sentence on what moved, and one on what could not be known."""
+    compared = f"{rows[1]} recent against {rows[0]} earlier rows"
+    if drifted:
+        named = ", ".join(f"{name} ({how(columns[name])})" for name in drifted[:NAMED])
+        rest = f" and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
+        first = f"{len(drifted)} of {len(columns)} columns moved: {named}{rest} ({compared})."
+    else:
+        first = f"None of {len(columns)} columns moved ({compared})."
+    return " ".join([first, *others, *([_unknown(unknown)] if unknown else [])])
+
+
+def _unknown(unknown: list[str]) -> str:
+    rest = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+    return f"Not known: {'; '.join(unknown[:NAMED])}{rest}."
+
+
+def recommendation(
+    columns: dict[str, Column],
+    found: list[dict[str, Any]],
+    label: Column | None,
+    prediction: Column | None,
+    alert: bool,
+) -> str:
+    """What to do, as a person would say it."""
+    if not found:
+        return "Nothing to do."
+    top = next((cause["name"] for cause in found if cause["name"] in columns), None)
+    broken = _looks_broken(top, columns[top]) if top is not None else ""
+    if broken:
+        return broken
+    if label is not None and label["drifted"]:
+        return (
+            "The outcomes themselves have moved: compare the loss of the last days with what was promised, "
+            "and retrain once enough outcomes of the new kind are known."
+        )
+    urgency = "Look at it today" if alert else "Nothing urgent"
+    first = found[0]
+    used = first["importance"]
+    if used is not None and used < 0.02 and not (prediction is not None and prediction["drifted"]):
+        return (
+            f"Hold: {first['name']} moved, but the champion hardly uses it ({used:.0%} of its importance) "
+            "and its predictions did not move."
+        )
+    follow = "and the predictions moved with it" if prediction is not None and prediction["drifted"] else "first"
+    return (
+        f"{urgency}: ask what changed in {first['name']} ({first['how']}), {follow}; "
+        "retrain when the loss on new outcomes rises, not for the drift alone."
+    )
+
+
+def _looks_broken(name: str, column: Column) -> str:
+    """The sentence for a move that a fault at the source explains better than a changed world; empty if none."""
+    missing, value = column["missing"], column["value"]
+    if column.get("gone"):
+        return f"Restore {name}: the version was trained on it and the rows no longer have it. Do not retrain before."
+    if missing.get("drifted") and missing["current"] > missing["baseline"]:
+        return (
+            f"Check where {name} comes from: {missing['current']:.0%} of it is missing, {missing['baseline']:.0%} was "
+            "before. Retraining on the gap would teach the gap."
+        )
+    if value is None or not value["drifted"]:
+        return ""
+    if column.get("stuck_at") is not None:
+        return f"Check where {name} comes from: every recent value is {column['stuck_at']:g}."
+    factor = _unit_factor(column)
+    if factor:
+        return (
+            f"Check the unit of {name}: its median is {factor} than before. Convert it at the source; do not retrain."
+        )
+    return ""
+
+
+def other_moves(singles: dict[str, Column], together: dict[str, Any] | None) -> list[str]:
+    """Sentences on the predictions, the labels and the correlation that moved."""
+    subjects = {"prediction": "The predictions", "label": "The outcomes"}
+    found = [f"{subjects[name]} moved ({how(column)})." for name, column in singles.items()]
+    if together is not None:
+        one, other = together["pair"]
+        found.append(
+            f"{one} and {other} no longer go together as before (rank correlation {together['baseline']:.2f} -> "
+            f"{together['current']:.2f})."
+        )
+    return found
