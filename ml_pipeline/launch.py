@@ -19,6 +19,7 @@ from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, load_settings
 from ml_pipeline.specs import load_specs
+from ml_pipeline.work.retraining import Approved
 from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS
 
 Progress = Callable[[str], None]
@@ -95,10 +96,50 @@ def train(
     announce: Progress,
 ) -> Launched:
     """Features, model and predictions of the tenants: one run per contiguous range of partitions."""
-    keys = [dg.AssetKey([model, step]) for model in models for step in (FEATURES, MODEL, PREDICTIONS)]
     configuration = {"ops": {f"{model}_training": {"config": {"as_of": as_of}} for model in models}}
     ranges = [partitions.tenant_range(known, first, last) for first, last in partitions.contiguous(known, tenants)]
-    return _launch(instance, "train", keys, ranges, configuration, announce)
+    return _launch(instance, "train", _training_keys(models), ranges, configuration, announce)
+
+
+def retraining_request(approved: Approved) -> dg.RunRequest:
+    """The run of an approved retraining: one tenant and model, with the cause and the scores behind it as tags.
+
+    Its key is the decision: asked for twice, it runs once.
+    """
+    return dg.RunRequest(
+        run_key=str(approved.decision_id),
+        partition_key=approved.tenant,
+        asset_selection=_training_keys([approved.model]),
+        run_config=_retraining_config(approved),
+        tags=approved.tags,
+    )
+
+
+def retrain(
+    instance: dg.DagsterInstance,
+    known: Sequence[str],
+    approved: Sequence[Approved],
+    announce: Progress,
+    as_of: str = "",
+) -> Launched:
+    """Runs approved retrainings in this process, one after the other, as the sensor would have asked for them."""
+    launched = Launched()
+    for item in approved:
+        tags = partitions.tenant_range(known, item.tenant, item.tenant) | item.tags
+        configuration = _retraining_config(item, as_of)
+        done = _launch(instance, "train", _training_keys([item.model]), [tags], configuration, announce)
+        launched.runs += done.runs
+        launched.failures += done.failures
+    return launched
+
+
+def _retraining_config(approved: Approved, as_of: str = "") -> dict[str, Any]:
+    config = {"decision": str(approved.decision_id), "action": approved.action, "as_of": as_of}
+    return {"ops": {f"{approved.model}_training": {"config": config}}}
+
+
+def _training_keys(models: Sequence[str]) -> list[dg.AssetKey]:
+    return [dg.AssetKey([model, step]) for model in models for step in (FEATURES, MODEL, PREDICTIONS)]
 
 
 def monitor(

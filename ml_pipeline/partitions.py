@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
 START_TAG = "dagster/asset_partition_range_start"
 END_TAG = "dagster/asset_partition_range_end"
+PARTITION_TAG = "dagster/partition"
 
 DATE, TENANT = "date", "tenant"
 
@@ -76,6 +77,22 @@ def tenant_day_range(known: Sequence[str], first: str, last: str, since: dt.date
         for day, tag in ((since, START_TAG), (until, END_TAG))
     ]
     return {START_TAG: keys[0], END_TAG: keys[1]}
+
+
+def tenants_of(tags: Mapping[str, str], known: Sequence[str]) -> list[str]:
+    """The tenants that a run over tenants was asked for, by its tags.
+
+    >>> tenants_of({"dagster/partition": "b"}, ["a", "b", "c"])
+    ['b']
+    >>> tenants_of({START_TAG: "b", END_TAG: "c"}, ["a", "b", "c"])
+    ['b', 'c']
+    """
+    if PARTITION_TAG in tags:
+        return [tags[PARTITION_TAG]]
+    first, last = tags.get(START_TAG), tags.get(END_TAG)
+    if first not in known or last not in known:
+        return []
+    return list(known[known.index(first) : known.index(last) + 1])
 
 
 def contiguous(known: Sequence[str], wanted: Sequence[str]) -> list[tuple[str, str]]:

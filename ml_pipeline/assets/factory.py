@@ -12,7 +12,7 @@ from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.context import parse_as_of
 from ml_pipeline.work.monitoring import DAILY_METRICS, DRIFT_REPORT, MonitoringTask, run_monitoring
-from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS, TrainingTask, run_training
+from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS, TRAIN, TrainingTask, run_training
 
 DESCRIPTIONS = {
     FEATURES: "Source rows to point-in-time features and matured labels, frozen with a hash; data quality.",
@@ -24,9 +24,11 @@ DESCRIPTIONS = {
 
 
 class TrainingConfig(dg.Config):
-    """Where a training run stands in time."""
+    """Where a training run stands in time, and what asked for it."""
 
     as_of: str = ""  # empty: now; 'latest': each tenant's newest row; or a date or time
+    decision: str = ""  # identifier in ml.decisions of the retraining that was approved
+    action: str = TRAIN  # or 'update': the champion goes on learning, where it can
 
 
 def _asset_specs(model: ModelSpec, chain: tuple[str, ...], upstream: str | None = None) -> list[dg.AssetSpec]:
@@ -67,7 +69,10 @@ def training_assets(model: ModelSpec) -> dg.AssetsDefinition:
     def training(context: dg.AssetExecutionContext, config: TrainingConfig, installation: Installation) -> Iterator:
         as_of = parse_as_of(config.as_of or dt.datetime.now(dt.UTC).isoformat())
         settings, steps = installation.settings(), _selected(context)
-        tasks = [(key, TrainingTask(settings, model, key, as_of, steps)) for key in requested(context)]
+        tasks = [
+            (key, TrainingTask(settings, model, key, as_of, steps, config.decision, config.action))
+            for key in requested(context)
+        ]
         results = installation.compute().map(run_training, tasks)
         for tenant, done in each_tenant(context, results, len(tasks)):
             for step, facts in done.items():

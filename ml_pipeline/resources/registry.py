@@ -193,12 +193,17 @@ class Registry:
         NoSuchVersion
             If there is none.
         """
-        versions = self.versions(tenant, model)
-        for version in versions:
-            if version.number == number:
-                return version
-        known = ", ".join(str(version.number) for version in versions) or "none"
-        raise NoSuchVersion(f"tenant {tenant}, model {model}: there is no version {number}; the versions are: {known}")
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(tenant, model, self.client.get_model_version(registered_name(model, tenant), str(number)))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            known = ", ".join(str(version.number) for version in self.versions(tenant, model)) or "none"
+            raise NoSuchVersion(
+                f"tenant {tenant}, model {model}: there is no version {number}; the versions are: {known}"
+            ) from error
 
     def aliased(self, tenant: str, model: str, alias: str = CHAMPION) -> Version | None:
         """The version that an alias points at, or None."""
@@ -236,6 +241,33 @@ class Registry:
             if not token:
                 return result
 
+    def file(self, version: Version, name: str) -> bytes | None:
+        """One of the version's files, checked against the manifest; None where the version was registered without it.
+
+        Raises
+        ------
+        TamperedArtifact
+            If the manifest or the file is not the one that was registered.
+        """
+        import fsspec
+
+        filesystem, path = fsspec.url_to_fs(version.source)
+
+        def read(stored: str) -> bytes:
+            try:
+                return filesystem.cat_file(f"{path}/{stored}")
+            except FileNotFoundError as error:
+                raise TamperedArtifact(f"{_what(version)}: {stored} is missing. {_remedy(version)}") from error
+
+        manifest = read(MANIFEST)
+        _check_hash(version, MANIFEST, manifest, version.tags["manifest_sha256"])
+        expected = json.loads(manifest).get(name)
+        if expected is None:
+            return None
+        content = read(name)
+        _check_hash(version, name, content, expected)
+        return content
+
     @contextmanager
     def files(self, version: Version) -> Iterator[Path]:
         """A local folder with the version's files, each checked against the manifest.
@@ -262,23 +294,34 @@ def write_manifest(folder: Path) -> str:
 
 def check_manifest(folder: Path, version: Version) -> None:
     """Compares every file with the manifest, and the manifest with the hash kept in the registry."""
-    what = f"tenant {version.tenant}, model {version.model}, version {version.number}"
-    remedy = f"It was not loaded. Restore it under {version.source}, or roll back with `ml-pipeline rollback`"
+    what, remedy = _what(version), _remedy(version)
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise TamperedArtifact(f"{what}: {MANIFEST} is missing. {remedy}")
-    if _sha256(manifest) != version.tags["manifest_sha256"]:
-        raise TamperedArtifact(f"{what}: {MANIFEST} is not the one that was registered. {remedy}")
+    _check_hash(version, MANIFEST, manifest.read_bytes(), version.tags["manifest_sha256"])
     expected = json.loads(manifest.read_text(encoding="utf-8"))
     found = {path.name for path in folder.iterdir()} - {MANIFEST}
     for name in sorted(found ^ set(expected)):
         raise TamperedArtifact(f"{what}: {name} {'is missing' if name in expected else 'was added'}. {remedy}")
     for name, digest in expected.items():
-        actual = _sha256(folder / name)
-        if actual != digest:
-            raise TamperedArtifact(
-                f"{what}: {name} has SHA-256 {actual[:12]}..., registered {digest[:12]}.... {remedy}"
-            )
+        _check_hash(version, name, (folder / name).read_bytes(), digest)
+
+
+def _check_hash(version: Version, name: str, content: bytes, registered: str) -> None:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != registered:
+        raise TamperedArtifact(
+            f"{_what(version)}: {name} has SHA-256 {actual[:12]}..., registered {registered[:12]}.... "
+            f"{_remedy(version)}"
+        )
+
+
+def _what(version: Version) -> str:
+    return f"tenant {version.tenant}, model {version.model}, version {version.number}"
+
+
+def _remedy(version: Version) -> str:
+    return f"It was not loaded. Restore it under {version.source}, or roll back with `ml-pipeline rollback`"
 
 
 def _sha256(path: Path) -> str:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.work.records import record_decision
+from ml_pipeline.work.decisions import record_decision
 
 PROMOTE, PROMOTE_BY_HAND, ROLLBACK, ALIAS_BY_HAND = "promote", "promote_by_hand", "rollback", "alias_by_hand"
 VERDICTS = {ROLLBACK: "roll back", ALIAS_BY_HAND: "follow"}

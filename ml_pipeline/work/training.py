@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,18 +22,22 @@ from ml_pipeline.features.windows import training_window
 from ml_pipeline.lifecycle.promotion import Decision, Evidence, judge, losses
 from ml_pipeline.lifecycle.versions import Contract, next_semantic
 from ml_pipeline.resources import tables
-from ml_pipeline.resources.registry import CHALLENGER, TamperedArtifact, Version, registered_name
+from ml_pipeline.resources.registry import CHALLENGER, Version, registered_name
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.train import MEDIAN, PRIOR, RECENT_MEDIAN, Trained, failures, train
-from ml_pipeline.training.version import FittedModel
+from ml_pipeline.training.update import update, updates_left
 from ml_pipeline.work.context import Doors, moment_of
-from ml_pipeline.work.deployment import OPEN, PROMOTE
-from ml_pipeline.work.records import json_safe, raise_alert, record_decision
-from ml_pipeline.work.version_files import comparison, contract_of, logged_metrics, read_files, write_files
+from ml_pipeline.work.decisions import record_decision
+from ml_pipeline.work.deployment import PROMOTE
+from ml_pipeline.work.records import json_safe
+from ml_pipeline.work.retraining import DONE, FAILED, settle
+from ml_pipeline.work.scoring import answers, load_version, score_open_entities
+from ml_pipeline.work.version_files import comparison, contract_of, logged_metrics, write_files
 
 FEATURES, MODEL, PREDICTIONS = "features", "model", "predictions"
 STEPS = (FEATURES, MODEL, PREDICTIONS)
+TRAIN, UPDATE = "train", "update"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class TrainingTask:
     tenant: str
     as_of: str
     steps: tuple[str, ...] = STEPS
+    decision: str = ""  # identifier of the decision that asked for it, if one did
+    action: str = TRAIN
 
 
 @dataclass
@@ -76,6 +82,8 @@ def run_training(task: TrainingTask) -> TaskReport:
         except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
             report.error = f"{step}: {type(error).__name__}: {error}"
             break
+    if task.decision:
+        settle(tenant.doors.warehouse, task.tenant, uuid.UUID(task.decision), FAILED if report.error else DONE)
     return report
 
 
@@ -162,13 +170,31 @@ class _TenantModel:
         refusal = self._refusal(rows, snapshot["quality_score"])
         if refusal is not None:
             return self._held(refusal, moment)
-        key = hashlib.sha256(f"{snapshot['snapshot_hash']}{self.spec.hash}".encode()).hexdigest()
+        base = self._to_update()
+        work = f"{snapshot['snapshot_hash']}{self.spec.hash}" + (f"update of {base.number}" if base else "")
+        key = hashlib.sha256(work.encode()).hexdigest()
         existing = self.doors.registry.find(self.tenant, self.spec.name, key)
         if existing is not None:
-            return self._settled(existing, moment)
-        trained = train(self.spec, rows, moment)
-        version = self._register(trained, key, snapshot["snapshot_hash"], moment)
+            return self._settled(existing, moment, base)
+        trained = self._fitted(rows, moment, base)
+        version = self._register(trained, key, snapshot["snapshot_hash"], moment, rows, base)
         return self._judge(trained, version, moment, note)
+
+    def _to_update(self) -> Version | None:
+        """The champion, where the decision was to update it and it can go on learning; else a training is made."""
+        if self.task.action != UPDATE:
+            return None
+        champion = self.doors.registry.aliased(self.tenant, self.spec.name)
+        if champion is None or not answers(self.spec, champion):
+            return None
+        model, _ = load_version(self.doors, self.spec, champion)
+        return None if updates_left(self.spec, model) == 0 else champion
+
+    def _fitted(self, rows: pd.DataFrame, moment: dt.datetime, base: Version | None) -> Trained:
+        if base is None:
+            return train(self.spec, rows, moment)
+        model, _ = load_version(self.doors, self.spec, base)
+        return update(self.spec, model, rows, moment, dt.datetime.fromisoformat(base.as_of))
 
     def _refusal(self, rows: pd.DataFrame, quality: float) -> Decision | None:
         needed, minimum = self.spec.training.min_rows, self.spec.gate.min_quality
@@ -198,13 +224,21 @@ class _TenantModel:
                 version=version,
             )
 
-    def _register(self, trained: Trained, key: str, snapshot_hash: str, moment: dt.datetime) -> Version:
-        parent = next(iter(self.doors.registry.versions(self.tenant, self.spec.name)), None)
+    def _register(
+        self,
+        trained: Trained,
+        key: str,
+        snapshot_hash: str,
+        moment: dt.datetime,
+        rows: pd.DataFrame,
+        base: Version | None,
+    ) -> Version:
+        parent = base or next(iter(self.doors.registry.versions(self.tenant, self.spec.name)), None)
         contract = contract_of(self.spec)
         parent_contract = Contract(parent.tags["question_hash"], parent.tags["spec_hash"]) if parent else None
         with TemporaryDirectory(prefix="ml-pipeline-") as folder:
             path = Path(folder) / "model"
-            write_files(path, self.spec, trained)
+            write_files(path, self.spec, trained, rows)
             return self.doors.registry.register(
                 self.tenant,
                 self.spec.name,
@@ -221,13 +255,35 @@ class _TenantModel:
                     "question_hash": contract.question,
                     "parent_version": str(parent.number) if parent else "",
                     "rows": str(trained.rows["all"]),
+                    "action": UPDATE if base else TRAIN,
+                    **self._cause(),
                 },
             )
+
+    def _cause(self) -> dict[str, str]:
+        """Why it was trained, for MLflow's pages, where a decision asked for it."""
+        if not self.task.decision:
+            return {}
+        table = tables.decisions
+        query = sa.select(table.c.reason, table.c.numbers).where(
+            table.c.tenant_id == self.tenant, table.c.decision_id == uuid.UUID(self.task.decision)
+        )
+        with self.doors.warehouse.tenant(self.tenant) as connection:
+            found = connection.execute(query).first()
+        if found is None:
+            return {}
+        severity = found.numbers["severity"] or "none"
+        return {
+            "cause": found.numbers["cause"],
+            "severity": severity,
+            "why": found.reason,
+            "asked_by": self.task.decision,
+        }
 
     def _judge(self, trained: Trained, version: Version, moment: dt.datetime, window: str | None) -> dict[str, Any]:
         metric = self.spec.headline_metric
         champion = self.doors.registry.aliased(self.tenant, self.spec.name)
-        if champion is not None and (champion.number == version.number or not self._answers(champion)):
+        if champion is not None and (champion.number == version.number or not answers(self.spec, champion)):
             champion = None  # the version itself, cut off after the alias had moved, or one of other features or labels
         ours, theirs = np.empty(0), np.empty(0)
         if champion is not None:
@@ -248,6 +304,7 @@ class _TenantModel:
             reason = f"older_than_champion: version {champion.number} was trained on what was known at {champion.as_of}"
             decision = Decision("reject", reason, decision.numbers)
         numbers = decision.numbers | {"rows": trained.rows["all"], "candidate": trained.candidate}
+        numbers |= {"action": version.tags.get("action", TRAIN)}
         reason = "; ".join(filter(None, [decision.reason, window, *failures(trained.candidates)]))
         decision = Decision(decision.verdict, reason, numbers)
         self.doors.registry.tag(version, "decision", decision.reason)
@@ -274,7 +331,7 @@ class _TenantModel:
             "MLflow": self.task.settings.version_page(registered_name(self.spec.name, self.tenant), version.number),
         }
 
-    def _settled(self, version: Version, moment: dt.datetime) -> dict[str, Any]:
+    def _settled(self, version: Version, moment: dt.datetime, base: Version | None) -> dict[str, Any]:
         """The same snapshot and specification again: nothing is trained, a judgement that was cut off is made up."""
         table = tables.decisions
         query = sa.select(table.c.verdict, table.c.reason).where(
@@ -288,31 +345,12 @@ class _TenantModel:
         if judged is None:
             _, frame, _ = self._snapshot
             rows, window = training_window(self.spec, frame, moment)
-            return self._judge(train(self.spec, rows, moment), version, moment, window)
+            return self._judge(self._fitted(rows, moment, base), version, moment, window)
         return {
             "decision": "unchanged",
             "reason": f"unchanged: the same data and specification as version {version.number} ({judged.reason})",
             "version": f"{version.number} ({version.semantic})",
         }
-
-    def _load(self, version: Version) -> tuple[FittedModel, pd.DataFrame]:
-        """The fitted model of a version, and its own out-of-sample test predictions."""
-        try:
-            with self.doors.registry.files(version) as folder:
-                return read_files(folder)
-        except TamperedArtifact as error:
-            with self.doors.warehouse.tenant(self.tenant) as connection:
-                raise_alert(
-                    connection,
-                    self.tenant,
-                    self.spec.name,
-                    kind="tampered_artifact",
-                    level="CRITICAL",
-                    message=str(error),
-                    as_of=dt.datetime.now(dt.UTC),
-                    detail={"version": version.number, "source": version.source},
-                )
-            raise
 
     def _paired_losses(self, test: pd.DataFrame, champion: Version) -> tuple[np.ndarray, np.ndarray]:
         """Losses of challenger and champion on the test entities for which neither had seen the outcome.
@@ -320,7 +358,7 @@ class _TenantModel:
         What matured after the champion was trained is scored by it; of the rest, the entities of its own test part
         count with the prediction it made before it was refitted on them.
         """
-        model, own_test = self._load(champion)
+        model, own_test = load_version(self.doors, self.spec, champion)
         unseen = (test["label_time"] > pd.Timestamp(champion.as_of)).to_numpy()
         theirs = test["entity_id"].map(own_test.set_index("entity_id")["value"]).to_numpy(dtype=float, copy=True)
         if unseen.any():
@@ -340,117 +378,5 @@ class _TenantModel:
 
     def predictions(self) -> dict[str, Any]:
         """Scores the open entities that the champion has not scored yet."""
-        champion = self.doors.registry.aliased(self.tenant, self.spec.name)
-        if champion is None:
-            return {"scored": 0, "reason": "no version serves: see the decision of the model"}
-        if not self._answers(champion):
-            reason = f"version {champion.number} answers another question: the specification has changed since"
-            return {"scored": 0, "reason": f"{reason}. Materialize {self.spec.name}/model, and see its decision"}
         _, frame, moment = self._current
-        if pd.Timestamp(champion.as_of) > moment:
-            known = f"version {champion.number} was trained on what was known at {champion.as_of}"
-            return {"scored": 0, "reason": f"{known}, after {moment.isoformat()}: it cannot predict for that time"}
-        scored, seconds = self._score(champion, "live", moment)
-        shadow = self._watched_predecessor(champion)
-        if shadow is not None:
-            self._score(shadow, "shadow", moment)
-        return {
-            "scored": scored,
-            "open": int((frame["state"] == "open").sum()),
-            "version": champion.number,
-            "seconds": round(seconds, 4),
-            "in shadow": f"version {shadow.number}, while version {champion.number} is watched" if shadow else None,
-        }
-
-    def _score(self, version: Version, origin: str, moment: dt.datetime) -> tuple[int, float]:
-        """Logs a version's predictions of the open entities that it has not scored; how many, and in which time."""
-        _, frame, _ = self._current
-        oldest = pd.Timestamp(moment) - pd.Timedelta(days=self.spec.max_open_days)
-        waiting = frame[(frame["state"] == "open") & (frame["event_time"] >= oldest)]
-        waiting = waiting[~waiting["entity_id"].isin(self._scored(version, origin))]
-        if waiting.empty:
-            return 0, 0.0
-        model, _ = self._load(version)
-        started = time.perf_counter()
-        values = model.predict(waiting)
-        seconds = time.perf_counter() - started
-        self._log_predictions(version, waiting, values, moment, 1000 * seconds / len(waiting), origin)
-        return len(waiting), seconds
-
-    def _watched_predecessor(self, champion: Version) -> Version | None:
-        """The version that the champion replaced, while it is not decided whether the champion is worse."""
-        table = tables.deployments
-        query = sa.select(table.c.replaced).where(
-            table.c.tenant_id == self.tenant,
-            table.c.model == self.spec.name,
-            table.c.version == champion.number,
-            table.c.watch == OPEN,
-        )
-        with self.doors.warehouse.tenant(self.tenant) as connection:
-            replaced = connection.scalar(query.limit(1))
-        if replaced is None:
-            return None
-        previous = self.doors.registry.version(self.tenant, self.spec.name, replaced)
-        return previous if self._answers(previous) else None
-
-    def _answers(self, version: Version) -> bool:
-        """Whether the version answers the specification's question, with these features and in this unit."""
-        return version.tags["question_hash"] == contract_of(self.spec).question
-
-    def _scored(self, version: Version, origin: str) -> list[str]:
-        """Entities whose newest live prediction is the version's; for a shadow, those that it has predicted at all.
-
-        A version that serves again after a rollback predicts anew what the version between them had predicted.
-        """
-        table = tables.predictions
-        own = (table.c.tenant_id == self.tenant, table.c.model == self.spec.name)
-        if origin == "shadow":
-            query = sa.select(table.c.entity_id).where(
-                *own, table.c.version == version.number, table.c.origin.in_(["live", "shadow"])
-            )
-        else:
-            newest = (
-                sa.select(table.c.entity_id, table.c.version)
-                .distinct(table.c.entity_id)
-                .where(*own, table.c.origin == "live")
-                .order_by(table.c.entity_id, table.c.predicted_at.desc(), table.c.version.desc())
-                .subquery()
-            )
-            query = sa.select(newest.c.entity_id).where(newest.c.version == version.number)
-        with self.doors.warehouse.tenant(self.tenant) as connection:
-            return list(connection.scalars(query))
-
-    def _log_predictions(
-        self,
-        version: Version,
-        entities: pd.DataFrame,
-        values: pd.DataFrame,
-        moment: dt.datetime,
-        latency_ms: float,
-        origin: str,
-    ) -> None:
-        columns = self.spec.feature_columns
-        used = json_safe(entities[[*columns.numeric, *columns.categorical]].to_dict("records"))
-        rows = [
-            {
-                "tenant_id": self.tenant,
-                "model": self.spec.name,
-                "entity_id": entity,
-                "origin": origin,
-                "version": version.number,
-                "event_time": event_time,
-                "predicted_at": moment,
-                "features": features if origin == "live" else None,  # a shadow's are those of the champion's row
-                "latency_ms": latency_ms,
-                **prediction,
-            }
-            for entity, event_time, features, prediction in zip(
-                entities["entity_id"],
-                entities["event_time"].dt.to_pydatetime(),
-                used,
-                json_safe(values.to_dict("records")),
-                strict=True,
-            )
-        ]
-        with self.doors.warehouse.tenant(self.tenant) as connection:
-            self.doors.warehouse.upsert(connection, tables.predictions, rows)
+        return score_open_entities(self.doors, self.spec, self.tenant, frame, moment)

@@ -68,7 +68,7 @@ def add(version: Version) -> str:
 def alter_with_manifest(version: Version) -> str:
     stored(version, "model.ubj").write_bytes(b"malice")
     write_manifest(stored(version, "model.ubj").parent)
-    return "manifest.json is not the one that was registered"
+    return "manifest.json has SHA-256"
 
 
 @pytest.mark.parametrize("tamper", [alter, remove, add, alter_with_manifest])
@@ -100,3 +100,19 @@ def test_a_version_registered_by_somebody_else_is_refused_with_the_remedy(regist
     registry.client.create_model_version("story_points.acme", "file:///nowhere")
     with pytest.raises(TamperedArtifact, match=r"version 2 was not registered by the pipeline.*Delete it in MLflow"):
         registry.versions("acme", "story_points")
+
+
+def test_one_file_of_a_version_is_read_alone_and_checked(registry: Registry, tmp_path: Path):
+    version = register(registry, tmp_path / "files", "a")
+    content = registry.file(version, "model.ubj")
+    with registry.files(version) as folder:
+        assert content == (folder / "model.ubj").read_bytes()
+    assert registry.file(version, "another.txt") is None
+
+
+@pytest.mark.parametrize("tamper", [alter, remove, alter_with_manifest])
+def test_one_file_that_was_tampered_with_is_refused(registry: Registry, tmp_path: Path, tamper):
+    version = register(registry, tmp_path / "files", "a")
+    message = tamper(version)
+    with pytest.raises(TamperedArtifact, match=message):
+        registry.file(version, "model.ubj")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,6 +15,10 @@ from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS
 
 FIRST_DAY = dt.date(2026, 1, 1)
 KEPT = (tables.daily_metrics, tables.drift_reports)
+
+
+def date_of(day: int) -> dt.date:
+    return FIRST_DAY + dt.timedelta(days=day)
 
 
 def without_clock(rows: list[dict]) -> list[dict]:
@@ -146,6 +151,7 @@ def test_columns_that_moved_are_named_largest_first_with_an_alert(tenant, make_i
     (row,) = tenant.rows(tables.drift_reports)
     assert (row["status"], row["severity"]) == ("drift", "HIGH")
     assert row["drifted"] == ["team", "issue_type"]
+    assert [cause["name"] for cause in row["causes"]][:2] == ["team", "issue_type"]
     assert "new level 'green'" in row["reason"]
     assert [alert["level"] for alert in tenant.rows(tables.alerts, kind="drift")] == ["HIGH"]
 
@@ -171,34 +177,73 @@ def test_a_tenant_without_rows_is_monitored_without_error(tenant):
 
 
 def test_what_was_finished_before_an_error_stays_reported(tenant, make_issues, monkeypatch):
-    monkeypatch.setattr("ml_pipeline.work.monitoring.compare", lambda *_: 1 / 0)
+    monkeypatch.setattr("ml_pipeline.work.reports.compare", lambda *_, **__: 1 / 0)
     report = tenant.holds(make_issues(40)).monitor(38)
     assert report.error == "drift_report: ZeroDivisionError: division by zero"
     assert {step for step, _ in report.done} == {DAILY_METRICS}
 
 
-def live_with_points(tenant, make_issues, as_known, points: float):
-    """A version of day 36, and what is estimated from then on off by ``points``; the report of day 47."""
+def live_with_types_turned(tenant, make_issues, as_known, by: float):
+    """A version of day 36, and from then on stories are estimated lower and bugs higher; the report of day 47."""
     frame = make_issues(50)
     live_through(tenant, frame, as_known, range(34, 37), trained_on=36)
-    frame.loc[frame["created_at"] > pd.Timestamp("2026-02-05", tz="UTC"), "story_points"] += points
+    later = frame["created_at"] > pd.Timestamp("2026-02-05", tz="UTC")
+    frame.loc[later, "story_points"] += by * frame["issue_type"].map({"Story": -1.0, "Bug": 1.0}).fillna(0.0)[later]
     for day in range(37, 48):
         tenant.holds(as_known(frame, day + 1)).train(day + 1, (PREDICTIONS,))
     tenant.monitor(47)
     return tenant.rows(tables.drift_reports)[-1]
 
 
-def test_a_version_that_got_worse_is_alerted_with_the_figures_and_no_column_moved(tenant, make_issues, as_known):
-    row = live_with_points(tenant, make_issues, as_known, points=5.0)
-    (alert,) = tenant.rows(tables.alerts)
-    assert (row["status"], row["severity"], row["drifted"]) == ("stable", "CRITICAL", [])
-    assert row["reason"].startswith("The mae of version 1 is ")
-    assert "that its promotion promised. None of " in row["reason"]
-    assert (alert["level"], alert["message"]) == ("CRITICAL", f"{row['day']}: {row['reason']}")
+def test_a_version_that_got_worse_is_alerted_as_concept_drift_with_the_figures(tenant, make_issues, as_known):
+    row = live_with_types_turned(tenant, make_issues, as_known, by=7.0)
+    (alert,) = tenant.rows(tables.alerts, kind="degradation")
+    assert (row["severity"], row["drifted"], row["performance"]["status"]) == ("CRITICAL", [], "degraded")
+    assert row["performance"]["since"] == "2026-02-07"
+    assert "concept drift: the same inputs have other outcomes than before" in row["reason"]
+    assert (alert["level"], alert["detail"]["version"]) == ("CRITICAL", 1)
+    assert row["health_parts"]["performance"] == 0.0
 
 
-def test_a_version_as_good_as_at_its_promotion_has_no_severity(tenant, make_issues, as_known):
-    assert live_with_points(tenant, make_issues, as_known, points=0.0)["severity"] is None
+def test_a_version_as_good_as_before_has_no_severity(tenant, make_issues, as_known):
+    row = live_with_types_turned(tenant, make_issues, as_known, by=0.0)
+    assert (row["severity"], row["performance"]["status"], row["performance"]["severity"]) == (None, "stable", None)
+    assert tenant.rows(tables.alerts) == []
+
+
+def test_reports_compare_with_what_the_serving_version_was_trained_on(tenant, make_issues, as_known):
+    live_through(tenant, make_issues(46), as_known, range(40, 43), trained_on=41)
+    before, *_, after = [row["reference"] for row in tenant.rows(tables.drift_reports)]
+    assert before == "the days from 2026-01-20 to 2026-02-02"
+    assert after == "what version 1 was trained on"
+
+
+def test_a_version_whose_profile_was_altered_is_alerted_and_earlier_days_stand_in(tenant, make_issues, as_known):
+    tenant.holds(as_known(make_issues(46), 42)).train(41)
+    (version,) = tenant.versions()
+    Path(version.source.removeprefix("file://"), "profile.bin").write_bytes(b"another")
+    assert tenant.monitor(41).error is None
+    assert tenant.rows(tables.drift_reports)[-1]["reference"].startswith("the days from ")
+    assert [alert["kind"] for alert in tenant.rows(tables.alerts)] == ["tampered_artifact"]
+
+
+def test_drift_that_was_told_of_is_no_news_on_the_days_after(tenant, make_issues):
+    moved = make_issues(50)
+    recent = moved["created_at"] >= pd.Timestamp("2026-02-10", tz="UTC")
+    moved.loc[recent, "team"] = "green"
+    tenant.holds(moved).monitor(45, 46, 47, 48)
+    reports = tenant.rows(tables.drift_reports)
+    assert [row["alert"] for row in reports] == [True] * 4
+    assert len(tenant.rows(tables.alerts, kind="drift")) == 1
+
+
+def test_a_day_without_any_entity_is_an_anomaly_of_its_volume(tenant, make_issues):
+    frame = make_issues(60, per_day=12)
+    silent = frame["created_at"].dt.date == date_of(50)
+    tenant.holds(frame[~silent]).monitor(50)
+    (anomaly,) = tenant.rows(tables.anomalies)
+    assert (anomaly["kind"], anomaly["subject"]) == ("volume", str(date_of(50)))
+    assert anomaly["score"] <= 0.001
 
 
 def test_a_backtest_is_not_held_against_a_version(tenant, make_issues, as_known):

@@ -1,0 +1,103 @@
+"""Who is retrained: each tick looks at the fleet, records decisions, and asks for a run per approved retraining."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import dagster as dg
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+
+from ml_pipeline import partitions
+from ml_pipeline.launch import retraining_request
+from ml_pipeline.settings import load_settings
+from ml_pipeline.specs import load_specs
+from ml_pipeline.work.context import Doors
+from ml_pipeline.work.loop_state import Key
+from ml_pipeline.work.retraining import DECISION_TAG, FAILED, Approved, Tick, decide_for, settle, waiting
+
+TENANTS_AT_ONCE = 250
+SECONDS_PER_TICK = 35.0  # Dagster ends a tick after 60
+LOGGED = 20
+
+
+@dg.sensor(
+    job_name="train",
+    minimum_interval_seconds=120,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Retrains when it pays: drift, degradation, schedule and new labels against every safeguard. A tick "
+    "that finds no time for every tenant goes on at the next; a run that was decided and never asked for is asked for.",
+)
+def retraining(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    doors, now = Doors(load_settings()), dt.datetime.now(dt.UTC)
+    known = list(context.instance.get_dynamic_partitions(str(partitions.tenants.name)))
+    to_ask = unasked(context.instance, doors)
+    tick, cursor = look_around(context, doors, known, now)
+    for state, decision in tick.held[:LOGGED]:
+        context.log.info(f"{state.tenant} {state.model}: {decision.reason}")
+    for approved in tick.approved:
+        context.log.info(f"{approved.tenant} {approved.model}: {approved.reason}")
+    to_ask += [approved for approved in tick.approved if approved.tenant in known]
+    if to_ask:
+        return dg.SensorResult(run_requests=[retraining_request(approved) for approved in to_ask], cursor=cursor)
+    context.update_cursor(cursor)
+    return dg.SkipReason(summary(tick))
+
+
+def summary(tick: Tick) -> str:
+    """What a tick that asks for no run says on Dagster's page."""
+    if not tick.held:
+        return f"{tick.looked_at} models of tenants looked at: none has a cause."
+    holding = Counter(name for _, decision in tick.held for name in decision.held_by)
+    named = ", ".join(f"{name} {count}" for name, count in holding.most_common())
+    state, decision = tick.held[0]
+    first = f"{state.tenant} {state.model}: {decision.reason}"
+    return f"{tick.looked_at} models of tenants looked at, {len(tick.held)} held ({named}). First: {first}"
+
+
+def look_around(
+    context: dg.SensorEvaluationContext, doors: Doors, known: Sequence[str], now: dt.datetime
+) -> tuple[Tick, str]:
+    """Decides for the tenants after the cursor, while there is time; the cursor names the last one that was reached."""
+    specs = load_specs(doors.settings.specs)
+    active = under_way(context.instance, known, specs)
+    deadline = time.monotonic() + SECONDS_PER_TICK
+    start = known.index(context.cursor) + 1 if context.cursor in known[:-1] else 0
+    tick = Tick()
+    for at in range(start, len(known), TENANTS_AT_ONCE):
+        chosen = known[at : at + TENANTS_AT_ONCE]
+        running = len(waiting(doors.warehouse))
+        tick.merge(decide_for(doors.warehouse, doors.settings, specs, chosen, now, active=active, under_way=running))
+        if time.monotonic() > deadline:
+            return tick, chosen[-1]
+    return tick, ""
+
+
+def under_way(instance: dg.DagsterInstance, known: Sequence[str], models: Iterable[str]) -> dict[Key, int]:
+    """Training runs that have not ended, by tenant and model."""
+    counts: Counter[Key] = Counter()
+    for run in instance.get_runs(dg.RunsFilter(job_name="train", statuses=IN_PROGRESS_RUN_STATUSES)):
+        selected = {key.path[0] for key in run.asset_selection} if run.asset_selection else set(models)
+        counts.update((tenant, model) for tenant in partitions.tenants_of(run.tags, known) for model in selected)
+    return dict(counts)
+
+
+def unasked(instance: dg.DagsterInstance, doors: Doors) -> list[Approved]:
+    """Approved retrainings without a run: the sensor died between deciding and asking.
+
+    One whose run has ended without a word of what became of it (killed, out of memory) is settled as failed.
+    """
+    approved = waiting(doors.warehouse)
+    if not approved:
+        return []
+    runs = instance.get_runs(dg.RunsFilter(tags={DECISION_TAG: [str(item.decision_id) for item in approved]}))
+    ended: dict[str, bool] = {}
+    for run in runs:
+        decision = run.tags[DECISION_TAG]
+        ended[decision] = ended.get(decision, True) and run.is_finished
+    for item in approved:
+        if ended.get(str(item.decision_id), False):
+            settle(doors.warehouse, item.tenant, item.decision_id, FAILED)
+    return [item for item in approved if str(item.decision_id) not in ended]

@@ -1,0 +1,200 @@
+"""From the states of many tenants to recorded decisions, and to the runs that they ask for."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import sqlalchemy as sa
+
+from ml_pipeline.lifecycle.policy import Policy, load_policy
+from ml_pipeline.lifecycle.retraining import Request, RetrainingDecision, State, decide
+from ml_pipeline.resources import tables
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.settings import Settings
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.work.decisions import RETRAIN, decision_row
+from ml_pipeline.work.loop_state import Key, fleet_states, with_quiet_hours
+
+APPROVED, DONE, FAILED = "approved", "done", "failed"
+SCORES = ("drift_score", "rise", "outcomes", "new_labels", "quality")
+_NAMESPACE = uuid.UUID("5d0f6f6e-6b3c-4a5e-9a0e-2f3a8f1f7f10")
+
+# The tags by which a run is found again, and that a person sees on its page.
+DECISION_TAG, TENANT_TAG, MODEL_TAG = "ml_pipeline/decision", "ml_pipeline/tenant", "ml_pipeline/model"
+UNIQUE_TAG = "ml_pipeline/tenant_model"
+
+
+@dataclass(frozen=True)
+class Approved:
+    """A retraining that was decided, recorded, and waits for its run."""
+
+    decision_id: uuid.UUID
+    tenant: str
+    model: str
+    action: str
+    cause: str
+    severity: str | None
+    reason: str
+    scores: Mapping[str, float | int | None]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the run carries: whose it is, why it runs, and the scores behind that."""
+        return {
+            DECISION_TAG: str(self.decision_id),
+            TENANT_TAG: self.tenant,
+            MODEL_TAG: self.model,
+            UNIQUE_TAG: f"{self.tenant}/{self.model}",
+            "ml_pipeline/action": self.action,
+            "ml_pipeline/cause": self.cause,
+            "ml_pipeline/severity": self.severity or "none",
+            "ml_pipeline/scores": json.dumps(self.scores),
+        }
+
+
+@dataclass
+class Tick:
+    """What one look at some tenants came to."""
+
+    looked_at: int = 0
+    approved: list[Approved] = field(default_factory=list)
+    held: list[tuple[State, RetrainingDecision]] = field(default_factory=list)
+
+    def merge(self, other: Tick) -> None:
+        self.looked_at += other.looked_at
+        self.approved += other.approved
+        self.held += other.held
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The installation's policy: the file that the settings name, or the product's own."""
+    return load_policy(settings.policy) if settings.policy is not None else Policy()
+
+
+def decide_for(
+    warehouse: Warehouse,
+    settings: Settings,
+    specs: Mapping[str, ModelSpec],
+    tenants: Collection[str],
+    now: dt.datetime,
+    *,
+    active: Mapping[Key, int] | None = None,
+    under_way: int = 0,
+    request: Request | None = None,
+) -> Tick:
+    """Decides for every tenant and model given, most severe first, and records what has a cause.
+
+    The same look again records nothing twice: a decision's identity follows from what was decided about whom on which
+    day. ``under_way`` trainings of the fleet count against the policy's budget, and each approval does for the next.
+    """
+    policy = policy_of(settings)
+    states = fleet_states(warehouse, settings, specs, tenants, now, active or {}, under_way)
+    states = [replace(state, request=request) for state in states]
+    with_cause = [state for state in states if decide(state, policy).verdict != "none"]
+    tick, decided = Tick(len(states)), []
+    for state in sorted(with_quiet_hours(warehouse, with_cause), key=lambda state: _urgency(state, policy)):
+        decision = decide(replace(state, fleet_trainings=under_way + len(tick.approved)), policy)
+        decided.append((state, decision))
+        if decision.verdict == "retrain":
+            tick.approved.append(_approved(identity(state, decision), state, decision))
+        else:
+            tick.held.append((state, decision))
+    _record(warehouse, decided)
+    return tick
+
+
+def _urgency(state: State, policy: Policy) -> tuple[int, str, str]:
+    ranks = ("CRITICAL", "HIGH", "MEDIUM", None)
+    return ranks.index(decide(state, policy).severity), state.tenant, state.model
+
+
+def identity(state: State, decision: RetrainingDecision) -> uuid.UUID:
+    """Of a decision: the same for the same verdict on the same day, so that a tick that is played again adds nothing.
+
+    A further approval on one day is one after a further attempt.
+    """
+    attempt = state.last_attempt if decision.verdict == "retrain" else None
+    what = (decision.verdict, decision.cause, decision.severity, *decision.held_by, attempt)
+    parts = [state.tenant, state.model, RETRAIN, state.now.date(), *what]
+    return uuid.uuid5(_NAMESPACE, "/".join(map(str, parts)))
+
+
+def _approved(decision_id: uuid.UUID, state: State, decision: RetrainingDecision) -> Approved:
+    numbers = decision.numbers
+    scores = {name: numbers[name] for name in SCORES}
+    return Approved(
+        decision_id,
+        state.tenant,
+        state.model,
+        str(decision.action),
+        str(decision.cause),
+        decision.severity,
+        decision.reason,
+        scores,
+    )
+
+
+def _record(warehouse: Warehouse, decided: Sequence[tuple[State, RetrainingDecision]]) -> None:
+    """Writes the decisions that are not there, a transaction a tenant."""
+    rows: dict[str, list[dict]] = {}
+    ids = {identity(state, decision) for state, decision in decided}
+    table = tables.decisions
+    with warehouse.operator() as connection:
+        there = set(connection.scalars(sa.select(table.c.decision_id).where(table.c.decision_id.in_(ids))))
+    for state, decision in decided:
+        decision_id = identity(state, decision)
+        if decision_id not in there:
+            row = decision_row(
+                state.tenant,
+                state.model,
+                kind=RETRAIN,
+                verdict=decision.verdict,
+                reason=decision.reason,
+                as_of=state.now,
+                numbers=decision.numbers
+                | {"cause": decision.cause, "severity": decision.severity}
+                | {"action": decision.action},
+                version=state.champion.number if state.champion else None,
+                decision_id=decision_id,
+                state=APPROVED if decision.verdict == "retrain" else None,
+            )
+            rows.setdefault(state.tenant, []).append(row)
+    for tenant, of_tenant in rows.items():
+        with warehouse.tenant(tenant) as connection:
+            warehouse.insert_missing(connection, tables.decisions, of_tenant)
+
+
+def waiting(warehouse: Warehouse) -> list[Approved]:
+    """Every approved retraining whose run has not ended, oldest first: also those whose sensor died before asking."""
+    table = tables.decisions
+    query = sa.select(table).where(table.c.state == APPROVED).order_by(table.c.created_at)
+    with warehouse.operator() as connection:
+        rows = connection.execute(query).mappings().all()
+    return [
+        Approved(
+            row["decision_id"],
+            row["tenant_id"],
+            row["model"],
+            row["numbers"]["action"],
+            row["numbers"]["cause"],
+            row["numbers"]["severity"],
+            row["reason"],
+            {name: row["numbers"][name] for name in SCORES},
+        )
+        for row in rows
+    ]
+
+
+def settle(warehouse: Warehouse, tenant: str, decision_id: uuid.UUID, outcome: str) -> None:
+    """What became of an approved retraining: DONE or FAILED; the first word counts."""
+    table = tables.decisions
+    with warehouse.tenant(tenant) as connection:
+        connection.execute(
+            sa.update(table)
+            .where(table.c.tenant_id == tenant, table.c.decision_id == decision_id, table.c.state == APPROVED)
+            .values(state=outcome, settled_at=sa.func.now())
+        )

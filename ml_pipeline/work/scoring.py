@@ -1,0 +1,184 @@
+"""Predictions of one tenant: by the version that serves, and in shadow by the one that it replaced."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from ml_pipeline.resources import tables
+from ml_pipeline.resources.registry import TamperedArtifact, Version
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.version import FittedModel
+from ml_pipeline.work.context import Doors
+from ml_pipeline.work.deployment import OPEN
+from ml_pipeline.work.records import json_safe, raise_alert
+from ml_pipeline.work.version_files import contract_of, read_files
+
+LIVE, SHADOW = "live", "shadow"
+
+
+def answers(spec: ModelSpec, version: Version) -> bool:
+    """Whether the version answers the specification's question, with these features and in this unit."""
+    return version.tags["question_hash"] == contract_of(spec).question
+
+
+def load_version(doors: Doors, spec: ModelSpec, version: Version) -> tuple[FittedModel, pd.DataFrame]:
+    """The fitted model of a version, and its own out-of-sample test predictions.
+
+    Raises
+    ------
+    TamperedArtifact
+        If a file is not the one that was registered; an alert says so too.
+    """
+    try:
+        with doors.registry.files(version) as folder:
+            return read_files(folder)
+    except TamperedArtifact as error:
+        alert_tampered(doors, version.tenant, spec.name, version.number, error)
+        raise
+
+
+def alert_tampered(doors: Doors, tenant: str, model: str, number: int, error: TamperedArtifact) -> None:
+    """Says that a version's stored files are not those that were registered."""
+    with doors.warehouse.tenant(tenant) as connection:
+        raise_alert(
+            connection,
+            tenant,
+            model,
+            kind="tampered_artifact",
+            level="CRITICAL",
+            message=str(error),
+            as_of=dt.datetime.now(dt.UTC),
+            detail={"version": number},
+        )
+
+
+def score_open_entities(
+    doors: Doors, spec: ModelSpec, tenant: str, frame: pd.DataFrame, moment: dt.datetime
+) -> dict[str, Any]:
+    """Logs what the champion predicts for the open entities of a feature frame; what a person wants to know of it.
+
+    While it is not decided whether the champion is worse than the version before it, that one predicts too.
+    """
+    champion = doors.registry.aliased(tenant, spec.name)
+    if champion is None:
+        return {"scored": 0, "reason": "no version serves: see the decision of the model"}
+    if not answers(spec, champion):
+        reason = f"version {champion.number} answers another question: the specification has changed since"
+        return {"scored": 0, "reason": f"{reason}. Materialize {spec.name}/model, and see its decision"}
+    if pd.Timestamp(champion.as_of) > moment:
+        known = f"version {champion.number} was trained on what was known at {champion.as_of}"
+        return {"scored": 0, "reason": f"{known}, after {moment.isoformat()}: it cannot predict for that time"}
+    scored, seconds = _score(doors, spec, champion, LIVE, frame, moment)
+    shadow = _watched_predecessor(doors, spec, champion)
+    if shadow is not None:
+        _score(doors, spec, shadow, SHADOW, frame, moment)
+    return {
+        "scored": scored,
+        "open": int((frame["state"] == "open").sum()),
+        "version": champion.number,
+        "seconds": round(seconds, 4),
+        "in shadow": f"version {shadow.number}, while version {champion.number} is watched" if shadow else None,
+    }
+
+
+def _score(
+    doors: Doors, spec: ModelSpec, version: Version, origin: str, frame: pd.DataFrame, moment: dt.datetime
+) -> tuple[int, float]:
+    """Logs a version's predictions of the open entities that it has not scored; how many, and in which time."""
+    oldest = pd.Timestamp(moment) - pd.Timedelta(days=spec.max_open_days)
+    waiting = frame[(frame["state"] == "open") & (frame["event_time"] >= oldest)]
+    waiting = waiting[~waiting["entity_id"].isin(_scored(doors, spec, version, origin))]
+    if waiting.empty:
+        return 0, 0.0
+    model, _ = load_version(doors, spec, version)
+    started = time.perf_counter()
+    values = model.predict(waiting)
+    seconds = time.perf_counter() - started
+    rows = prediction_rows(spec, version, waiting, values, moment, origin, 1000 * seconds / len(waiting))
+    with doors.warehouse.tenant(version.tenant) as connection:
+        doors.warehouse.upsert(connection, tables.predictions, rows)
+    return len(waiting), seconds
+
+
+def _watched_predecessor(doors: Doors, spec: ModelSpec, champion: Version) -> Version | None:
+    """The version that the champion replaced, while it is not decided whether the champion is worse."""
+    table = tables.deployments
+    query = sa.select(table.c.replaced).where(
+        table.c.tenant_id == champion.tenant,
+        table.c.model == spec.name,
+        table.c.version == champion.number,
+        table.c.watch == OPEN,
+    )
+    with doors.warehouse.tenant(champion.tenant) as connection:
+        replaced = connection.scalar(query.limit(1))
+    if replaced is None:
+        return None
+    previous = doors.registry.version(champion.tenant, spec.name, replaced)
+    return previous if answers(spec, previous) else None
+
+
+def _scored(doors: Doors, spec: ModelSpec, version: Version, origin: str) -> list[str]:
+    """Entities whose newest live prediction is the version's; for a shadow, those that it has predicted at all.
+
+    A version that serves again after a rollback predicts anew what the version between them had predicted.
+    """
+    table = tables.predictions
+    own = (table.c.tenant_id == version.tenant, table.c.model == spec.name)
+    if origin == SHADOW:
+        query = sa.select(table.c.entity_id).where(
+            *own, table.c.version == version.number, table.c.origin.in_([LIVE, SHADOW])
+        )
+    else:
+        newest = (
+            sa.select(table.c.entity_id, table.c.version)
+            .distinct(table.c.entity_id)
+            .where(*own, table.c.origin == LIVE)
+            .order_by(table.c.entity_id, table.c.predicted_at.desc(), table.c.version.desc())
+            .subquery()
+        )
+        query = sa.select(newest.c.entity_id).where(newest.c.version == version.number)
+    with doors.warehouse.tenant(version.tenant) as connection:
+        return list(connection.scalars(query))
+
+
+def prediction_rows(
+    spec: ModelSpec,
+    version: Version,
+    entities: pd.DataFrame,
+    values: pd.DataFrame,
+    moment: dt.datetime,
+    origin: str,
+    latency_ms: float | None,
+) -> list[dict[str, Any]]:
+    """Rows of the prediction log; a shadow's features are those of the champion's row, and not kept twice."""
+    columns = spec.feature_columns
+    used = json_safe(entities[[*columns.numeric, *columns.categorical]].to_dict("records"))
+    shared = {
+        "tenant_id": version.tenant,
+        "model": spec.name,
+        "origin": origin,
+        "version": version.number,
+        "predicted_at": moment,
+        "latency_ms": latency_ms,
+    }
+    return [
+        {
+            **shared,
+            "entity_id": entity,
+            "event_time": event_time,
+            "features": features if origin == LIVE else None,
+            **prediction,
+        }
+        for entity, event_time, features, prediction in zip(
+            entities["entity_id"],
+            entities["event_time"].dt.to_pydatetime(),
+            used,
+            json_safe(values.to_dict("records")),
+            strict=True,
+        )
+    ]
