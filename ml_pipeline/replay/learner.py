@@ -38,6 +38,7 @@ class Learner:
         self.history = history
         self.spec: ModelSpec = history.spec
         self._kept: dict[datetime, Fitted] = {}
+        self._profiled: tuple[Fitted, Profile] | None = None
 
     def train(self, now: datetime) -> Fitted:
         """A full training on what was known.
@@ -79,7 +80,9 @@ class Learner:
 
         Without predictions: those that are out of sample are of an earlier fit, which answers in another way.
         """
-        return profile(self.spec, self._rows(fitted.as_of))
+        if self._profiled is None or self._profiled[0] is not fitted:
+            self._profiled = fitted, profile(self.spec, self._rows(fitted.as_of))
+        return self._profiled[1]
 
     def judge(self, challenger: Fitted, champion: Fitted | None, number: int | None) -> Decision:
         """Whether ``challenger`` may serve: against the constant, and against the champion on the same entities."""

@@ -28,6 +28,7 @@ def replay(
     policy: Policy,
     *,
     drift_every: int = 7,
+    watched: bool = True,
     changes: Sequence[date] = (),
     progress: Callable[[date], None] = lambda day: None,
 ) -> Replay:
@@ -40,13 +41,15 @@ def replay(
     Parameters
     ----------
     drift_every : int
-        Days between two drift reports; degradation is looked for every day.
+        Days between two drift reports; degradation is looked for on every day with new outcomes.
+    watched : bool
+        Whether the monitors look at all: a policy that asks only the calendar is replayed faster without.
     changes : sequence of date
         Days on which something is known to have changed: the result tells how long it took to be noticed.
     progress : callable
         Called after each day with it. A ``KeyboardInterrupt`` ends the replay with the days up to then.
     """
-    run = _Run(learner, policy.model_copy(update={"off_peak": None}), drift_every)
+    run = _Run(learner, policy.model_copy(update={"off_peak": None}), drift_every, watched)
     history = learner.history
     result = Replay(learner.spec.name, policy.name, history.first, history.last, changes=tuple(sorted(changes)))
     run.result = result
@@ -76,6 +79,7 @@ class _Run:
     learner: Learner
     policy: Policy
     drift_every: int
+    watched: bool
     result: Replay = field(init=False)
     serving: _Serving | None = None
     last_fit: LastFit | None = None
@@ -137,15 +141,18 @@ class _Run:
         self.scored_to = self.history.arrived_before(now.date())
 
     def _look(self, day: date) -> None:
-        """Monitors: performance every day, drift on its days."""
-        if self.serving is None or self.serving.number == 0:
+        """Monitors: performance where outcomes have come in, drift on its days."""
+        serving, history = self.serving, self.history
+        if serving is None or serving.number == 0 or not self.watched:
             return
-        degradation = self.monitors.degradation(day, self.scored, self.version, self.serving.since)
-        self.degradation = degradation
-        self._raise("degradation", degradation.severity in ALERTING, day, degradation.severity, degradation.since, "")
-        if (day - self.history.first).days % self.drift_every == 0:
-            self.drift = self.monitors.drift(day, self.learner.reference(self.serving.fitted))
-            self._raise("drift", self.drift.alert, day, self.drift.severity, None, self.drift.reason)
+        if history.matured_before(day + timedelta(days=1)) > history.matured_before(day):
+            found = self.monitors.degradation(day, self.scored, self.version, serving.since)
+            self.degradation = found
+            self._raise("degradation", found.severity in ALERTING, day, found.severity, found.since, _risen(found))
+        if (day - history.first).days % self.drift_every == 0:
+            report = self.monitors.drift(day, lambda: self.learner.reference(serving.fitted))
+            self.drift = report
+            self._raise("drift", report.alert, day, report.severity, None, report.reason)
 
     def _raise(
         self, kind: str, alerting: bool, day: date, severity: str | None, since: date | None, reason: str
@@ -249,6 +256,10 @@ class _Run:
         sums = {name: float(losses(history.spec.task, label, answer).sum()) for name, answer in answers.items()}
         serving = self.serving.number or None if self.serving is not None else None
         return DayLoss(day, len(rows), version=serving, **sums)
+
+
+def _risen(found: DegradationFinding) -> str:
+    return "" if found.rise is None else f"The loss has risen by {found.rise:.0%} on {found.outcomes} outcomes."
 
 
 def _midnight(day: date) -> datetime:

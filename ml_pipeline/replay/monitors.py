@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -56,13 +56,18 @@ class Monitors:
         start, stop = self.history.matured_before(first), self.history.matured_before(last + timedelta(days=1))
         return self.history.by_label_time[start:stop]
 
-    def drift(self, day: date, reference: Profile) -> DriftFinding:
-        """The drift report of ``day``: the last days against what the serving version was trained on."""
+    def drift(self, day: date, reference: Callable[[], Profile]) -> DriftFinding:
+        """The drift report of ``day``: the last days against what the serving version was trained on.
+
+        ``reference`` is called only where there are enough recent rows for a report.
+        """
         history, days = self.history, self.history.spec.monitoring.current
         _, current = windows(history.frame, day, history.spec.monitoring)
+        if len(current) < history.spec.monitoring.min_rows:
+            return DriftFinding(day, "insufficient_data")
         rows = self._matured(day - timedelta(days=days - 1), day)
         outcomes = pd.DataFrame({"label_time": _utc(history.label_time[rows]), "label": history.label[rows]})
-        report = compare(history.spec, reference, current, outcomes=outcomes)
+        report = compare(history.spec, reference(), current, outcomes=outcomes)
         return DriftFinding(day, report.status, report.severity, report.score, report.alert, report.reason)
 
 
