@@ -156,8 +156,8 @@ def _record(warehouse: Warehouse, decided: Sequence[tuple[State, RetrainingDecis
                 reason=decision.reason,
                 as_of=state.now,
                 numbers=decision.numbers
-                | {"cause": decision.cause, "severity": decision.severity}
-                | {"action": decision.action},
+                | {"cause": decision.cause, "severity": decision.severity, "action": decision.action}
+                | {"since": _since(state, decision)},
                 version=state.champion.number if state.champion else None,
                 decision_id=decision_id,
                 state=APPROVED if decision.verdict == "retrain" else None,
@@ -166,6 +166,12 @@ def _record(warehouse: Warehouse, decided: Sequence[tuple[State, RetrainingDecis
     for tenant, of_tenant in rows.items():
         with warehouse.tenant(tenant) as connection:
             warehouse.insert_missing(connection, tables.decisions, of_tenant)
+
+
+def _since(state: State, decision: RetrainingDecision) -> dt.date | None:
+    """Since when outcomes are others, where a degradation is the cause: the training then begins there."""
+    found = state.degradation
+    return found.since if decision.cause == "degradation" and found is not None else None
 
 
 def waiting(warehouse: Warehouse) -> list[Approved]:

@@ -166,12 +166,14 @@ class _TenantModel:
 
     def _trained_and_judged(self) -> dict[str, Any]:
         snapshot, frame, moment = self._snapshot
-        rows, note = training_window(self.spec, frame, moment)
+        rows, note = training_window(self.spec, frame, moment, self._changed_at)
         refusal = self._refusal(rows, snapshot["quality_score"])
         if refusal is not None:
             return self._held(refusal, moment)
         base = self._to_update()
         work = f"{snapshot['snapshot_hash']}{self.spec.hash}" + (f"update of {base.number}" if base else "")
+        if self._changed_at is not None:
+            work += f"since {self._changed_at}"
         key = hashlib.sha256(work.encode()).hexdigest()
         existing = self.doors.registry.find(self.tenant, self.spec.name, key)
         if existing is not None:
@@ -260,34 +262,40 @@ class _TenantModel:
                 },
             )
 
-    def _cause(self) -> dict[str, str]:
-        """Why it was trained, for MLflow's pages, where a decision asked for it."""
+    @cached_property
+    def _asked(self) -> sa.RowMapping | None:
+        """The decision that asked for this training; None where a person or a schedule of their own did."""
         if not self.task.decision:
-            return {}
+            return None
         table = tables.decisions
         query = sa.select(table.c.reason, table.c.numbers).where(
             table.c.tenant_id == self.tenant, table.c.decision_id == uuid.UUID(self.task.decision)
         )
         with self.doors.warehouse.tenant(self.tenant) as connection:
-            found = connection.execute(query).first()
-        if found is None:
+            return connection.execute(query).mappings().first()
+
+    @cached_property
+    def _changed_at(self) -> dt.datetime | None:
+        """Since when outcomes are others, where that is what the training is for."""
+        since = self._asked["numbers"].get("since") if self._asked is not None else None
+        return dt.datetime.fromisoformat(since).replace(tzinfo=dt.UTC) if since else None
+
+    def _cause(self) -> dict[str, str]:
+        """Why it was trained, for MLflow's pages."""
+        if self._asked is None:
             return {}
-        severity = found.numbers["severity"] or "none"
-        return {
-            "cause": found.numbers["cause"],
-            "severity": severity,
-            "why": found.reason,
-            "asked_by": self.task.decision,
-        }
+        numbers = self._asked["numbers"]
+        cause = {"cause": numbers["cause"], "severity": numbers["severity"] or "none", "why": self._asked["reason"]}
+        return cause | {"asked_by": self.task.decision}
 
     def _judge(self, trained: Trained, version: Version, moment: dt.datetime, window: str | None) -> dict[str, Any]:
         metric = self.spec.headline_metric
         champion = self.doors.registry.aliased(self.tenant, self.spec.name)
         if champion is not None and (champion.number == version.number or not answers(self.spec, champion)):
             champion = None  # the version itself, cut off after the alias had moved, or one of other features or labels
-        ours, theirs = np.empty(0), np.empty(0)
+        ours, theirs, times = np.empty(0), np.empty(0), np.empty(0, dtype="datetime64[us]")
         if champion is not None:
-            ours, theirs = self._paired_losses(trained.test_predictions, champion)
+            ours, theirs, times = self._paired_losses(trained.test_predictions, champion)
         decision = judge(
             Evidence(
                 metric=metric,
@@ -298,6 +306,8 @@ class _TenantModel:
                 losses=ours,
                 champion_losses=theirs,
                 champion=champion.number if champion else None,
+                label_times=times,
+                changed_at=np.datetime64(self._changed_at.date()) if self._changed_at else None,
             )
         )
         if champion is not None and pd.Timestamp(champion.as_of) > pd.Timestamp(moment):
@@ -344,7 +354,7 @@ class _TenantModel:
             judged = connection.execute(query.limit(1)).first()
         if judged is None:
             _, frame, _ = self._snapshot
-            rows, window = training_window(self.spec, frame, moment)
+            rows, window = training_window(self.spec, frame, moment, self._changed_at)
             return self._judge(self._fitted(rows, moment, base), version, moment, window)
         return {
             "decision": "unchanged",
@@ -352,8 +362,8 @@ class _TenantModel:
             "version": f"{version.number} ({version.semantic})",
         }
 
-    def _paired_losses(self, test: pd.DataFrame, champion: Version) -> tuple[np.ndarray, np.ndarray]:
-        """Losses of challenger and champion on the test entities for which neither had seen the outcome.
+    def _paired_losses(self, test: pd.DataFrame, champion: Version) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Losses of challenger and champion on the test entities whose outcome neither had seen, and its label times.
 
         What matured after the champion was trained is scored by it; of the rest, the entities of its own test part
         count with the prediction it made before it was refitted on them.
@@ -368,7 +378,8 @@ class _TenantModel:
         known = np.isfinite(theirs)
         label = test["label"].to_numpy()[known]
         task = self.spec.task
-        return losses(task, label, test["value"].to_numpy()[known]), losses(task, label, theirs[known])
+        times = test["label_time"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]")[known]
+        return losses(task, label, test["value"].to_numpy()[known]), losses(task, label, theirs[known]), times
 
     @cached_property
     def _snapshot(self) -> tuple[sa.RowMapping, pd.DataFrame, dt.datetime]:

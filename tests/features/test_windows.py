@@ -53,3 +53,16 @@ def test_the_window_is_the_newest_part_of_the_matured_rows_in_their_order(story_
     window, _ = training_window(story_points, frame, AS_OF)
     pd.testing.assert_frame_equal(window, frame.tail(len(window)).reset_index(drop=True))
     assert len(window) >= min(story_points.training.min_rows, len(frame))
+
+
+def test_rows_since_a_change_are_the_window_once_they_are_enough(story_points):
+    changed_at = AS_OF - pd.Timedelta(days=10)
+    window, note = training_window(story_points, matured([200] * 50 + [10] * 50 + [3] * 50), AS_OF, changed_at)
+    assert window["label"].tolist() == list(range(50, 150))
+    assert note == "trained on the 100 rows since 2023-12-22, when the outcomes began to be others"
+
+
+def test_too_few_rows_since_a_change_leave_the_window_as_it_is(story_points):
+    changed_at = AS_OF - pd.Timedelta(days=10)
+    frame = matured([200] * 50 + [3] * 99)
+    assert len(training_window(story_points, frame, AS_OF, changed_at)[0]) == 149

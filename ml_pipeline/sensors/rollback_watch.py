@@ -1,0 +1,36 @@
+"""Promoted versions are compared with those that they replaced, from a day after their activation on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections import Counter
+
+import dagster as dg
+
+from ml_pipeline.settings import load_settings
+from ml_pipeline.specs import load_specs
+from ml_pipeline.work.context import Doors
+from ml_pipeline.work.watch import due_watches, look_at
+
+SECONDS_PER_TICK = 40.0  # Dagster ends a tick after 60; what is left is the oldest at the next
+
+
+@dg.sensor(
+    minimum_interval_seconds=300,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Compares each promoted version with the one before it, daily until decided, and rolls back the worse.",
+)
+def rollback_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    settings, now = load_settings(), dt.datetime.now(dt.UTC)
+    doors, specs, deadline = Doors(settings), load_specs(settings.specs), time.monotonic() + SECONDS_PER_TICK
+    verdicts: Counter[str] = Counter()
+    due = [watched for watched in due_watches(doors, now) if watched.model in specs]
+    for watched in due:
+        if time.monotonic() > deadline:
+            break
+        decision = look_at(doors, specs[watched.model], watched, now)
+        verdicts[decision.verdict] += 1
+        context.log.info(f"{watched.tenant} {watched.model}: {decision.verdict}. {decision.reason}")
+    found = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()) or "none was due"
+    return dg.SkipReason(f"{verdicts.total()} of {len(due)} watches looked at: {found}.")
