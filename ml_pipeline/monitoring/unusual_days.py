@@ -78,9 +78,15 @@ def unusual_days(summary: pd.DataFrame, days: Sequence[date] | None = None, *, r
 
     Days that are themselves far off are no example of usual ones. The estimates' own uncertainty is part of each
     p-value, by Student's t. Simulated quiet days of 0.5 to 400 rows gave 0 to 1.8 (volume), 0 to 1.3 (missing) and 0 to
-    1.2 (mean) false alarms per 1,000 days at the default rate of 1: fewest where counts are small, most where a day's
-    expected volume varies by 40 % from day to day, or by 25 % with an autocorrelation of 0.5. ``tested`` counts measures times days; a measure with too little history gives none, which
-    the note says.
+    1.2 (mean) false alarms per 1,000 days at the default rate of 1: fewest where counts are small, most where the
+    expected volume varies by 40 % from day to day, or by 25 % with an autocorrelation of 0.5.
+
+    ``tested`` counts measures times days; a measure with too little history gives none, which the note says.
+
+    Raises
+    ------
+    ValueError
+        If the summary has no row of a day.
     """
     history = _Days.of(summary)
     chosen = pd.DatetimeIndex(summary.index[-1:] if days is None else list(days))

@@ -57,7 +57,7 @@ def since(frame: pd.DataFrame, rows: int) -> pd.Timestamp:
     return frame["label_time"].iloc[-rows]
 
 
-@pytest.mark.parametrize("rows", [250, 1000])
+@pytest.mark.parametrize("rows", [400, 1000])
 @pytest.mark.parametrize("rate", [0.005, 0.05])
 def test_of_inputs_like_the_reference_no_more_than_the_stated_share_is_named(rows, rate):
     shares = []
@@ -125,6 +125,15 @@ def test_never_seen_levels_are_no_surprise_where_most_levels_are_seen_once():
     assert unusual_inputs(SPEC, reference, rows).count <= 5
 
 
+def test_newcomers_are_no_surprise_where_people_come_and_go_all_the_time():
+    rng = np.random.default_rng(0)
+    frame = inputs(rng, 2000)
+    frame["author"] = [f"person-{number // 100 + rng.integers(8)}" for number in range(2000)]
+    split = frame.iloc[:1500], frame.iloc[1500:]
+    assert len(set(split[1]["author"]) - set(split[0]["author"])) >= 4
+    assert unusual_inputs(SPEC, *split).count <= 8
+
+
 def test_history_and_calendar_move_with_time_and_are_not_judged():
     judged = judged_columns(SPEC.feature_columns)
     assert "additions" in judged.numeric
@@ -135,12 +144,12 @@ def test_too_small_a_reference_gives_nothing_and_says_so():
     rng = np.random.default_rng(0)
     result = unusual_inputs(SPEC, inputs(rng, 30), inputs(rng, 10))
     assert (result.found, result.tested) == ([], 0)
-    assert "too little history: 30 reference rows, at a rate of 0.005 199 are needed" in result.note
+    assert "too little history: 30 reference rows, at a rate of 0.005 332 are needed" in result.note
 
 
 def test_columns_that_vanished_or_are_new_are_named_and_the_others_compared():
     rng = np.random.default_rng(0)
-    result = unusual_inputs(SPEC, inputs(rng, 300).drop(columns="team"), inputs(rng, 50).drop(columns="additions"))
+    result = unusual_inputs(SPEC, inputs(rng, 400).drop(columns="team"), inputs(rng, 50).drop(columns="additions"))
     assert result.tested == 50
     assert "not compared, being absent from one side: additions, team" in result.note
 
@@ -164,9 +173,19 @@ def test_a_column_of_missing_values_that_gets_one_says_so():
     assert any("additions is 8, where 500 of 500 reference rows have no value" in anomaly.reason for anomaly in found)
 
 
+def test_levels_of_mixed_types_are_compared_as_they_are():
+    rng = np.random.default_rng(0)
+    reference, rows = (
+        inputs(rng, size).assign(team=lambda frame: [k % 2 or "b" for k in range(len(frame))]) for size in (800, 20)
+    )
+    rows.loc[5, ["team", "author_kind"]] = [3.5, "robot"]
+    found = unusual_inputs(SPEC, reference, rows, rate=0.02).found
+    assert "team is 3.5, as in 0 of 800" in next(anomaly.reason for anomaly in found if anomaly.entity_id == "PR-5")
+
+
 def test_no_rows_and_all_null_rows_are_no_error():
     rng = np.random.default_rng(0)
-    reference = inputs(rng, 300)
+    reference = inputs(rng, 400)
     assert unusual_inputs(SPEC, reference, reference.iloc[:0]).found == []
     empty = inputs(rng, 5)
     empty[[*SPEC.feature_columns.numeric, *SPEC.feature_columns.categorical]] = None
