@@ -5,123 +5,38 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ml_pipeline.settings import Settings, SettingsError, load_settings
-from ml_pipeline.specs import ModelSpec, SpecError, load_specs
-
-console = Console(stderr=True)
-# A table that is piped into a file is not folded to a terminal's width.
-output = Console(width=None if sys.stdout.isatty() else 180)
-
-
-class Group(click.Group):
-    """Shows the errors that a user can act on as one sentence, and every other with its traceback."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except Exception as error:
-            if not _is_for_the_user(error):
-                raise
-            raise click.ClickException(str(error)) from error
-
-
-def _is_for_the_user(error: Exception) -> bool:
-    from ml_pipeline.importers import ImportFailed
-    from ml_pipeline.partitions import EmptyRange
-    from ml_pipeline.resources.postgres import DatabaseUnavailable
-    from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
-    from ml_pipeline.resources.warehouse import SourceUnreadable
-    from ml_pipeline.up import PortInUse, ServiceEnded
-    from ml_pipeline.work.context import BadMoment
-    from ml_pipeline.work.deployment import NothingToRollBackTo
-
-    ours = (SettingsError, SpecError, ImportFailed, EmptyRange, DatabaseUnavailable, NoSuchVersion, TamperedArtifact)
-    return isinstance(error, (*ours, SourceUnreadable, PortInUse, ServiceEnded, BadMoment, NothingToRollBackTo))
+from ml_pipeline.cli_common import (
+    Group,
+    check_model_and_tenant,
+    chosen_models,
+    chosen_tenants,
+    console,
+    json_option,
+    model_option,
+    output,
+    prepared,
+    progress_bar,
+    tenant_option,
+)
+from ml_pipeline.cli_loop import explain_command, retrain_command, set_command
+from ml_pipeline.cli_replay import replay_command
+from ml_pipeline.settings import Settings
+from ml_pipeline.specs import load_specs
 
 
 @click.group(cls=Group)
 @click.version_option(package_name="ml-pipeline")
 def main() -> None:
     """A machine-learning model per tenant: trained, watched, promoted and rolled back."""
-
-
-@contextmanager
-def installation() -> Iterator[Settings]:
-    """The settings with a database behind them: the one named by DATABASE_URL, or the embedded one while this lasts."""
-    from ml_pipeline.resources.postgres import embedded_server
-
-    settings = load_settings()
-    if settings.database_url is not None:
-        yield settings
-        return
-    with embedded_server(settings.home / "postgres") as url:
-        yield settings.model_copy(update={"database_url": url})
-
-
-@contextmanager
-def prepared() -> Iterator[Settings]:
-    """``installation`` with its tables made."""
-    from ml_pipeline.launch import prepare, quiet
-
-    quiet()
-    with installation() as settings:
-        with console.status("Preparing the database"):
-            prepare(settings)
-        yield settings
-
-
-@contextmanager
-def progress_bar(title: str, total: int | None) -> Iterator[Callable[[Any], None]]:
-    """A bar that moves by one each time the function it yields is called."""
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(title, total=total)
-
-        def advance(_: Any) -> None:
-            progress.advance(task)
-
-        yield advance
-
-
-def _models(specs: dict[str, ModelSpec], chosen: Sequence[str]) -> list[str]:
-    unknown = [name for name in chosen if name not in specs]
-    if unknown:
-        raise click.BadParameter(f"there is no model {unknown[0]!r}; the models are: {', '.join(specs)}")
-    return list(chosen) or list(specs)
-
-
-def _tenants(known: Sequence[str], chosen: Sequence[str]) -> list[str]:
-    unknown = [name for name in chosen if name not in known]
-    if unknown:
-        few = ", ".join(list(known)[:10]) or "none; import some first"
-        raise click.BadParameter(f"there is no tenant {unknown[0]!r}; the tenants are: {few}")
-    return list(chosen) or list(known)
-
-
-def _check_model_and_tenant(settings: Settings, tenant: str, model: str) -> None:
-    from ml_pipeline.resources.warehouse import Warehouse
-
-    _models(load_specs(settings.specs), [model])
-    _tenants(Warehouse(settings).tenants(), [tenant])
-
-
-tenant_option = click.option("--tenant", "tenants", multiple=True, help="Only this tenant; may be repeated.")
-model_option = click.option("--model", "models", multiple=True, help="Only this model; may be repeated.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
 @main.group("import")
@@ -251,10 +166,10 @@ def run_pipeline(
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.context import Doors
 
-    models = _models(load_specs(settings.specs), only_models)
+    models = chosen_models(load_specs(settings.specs), only_models)
     Doors(settings).deployer.reconcile(older_than=dt.timedelta(minutes=5))
     everyone = Warehouse(settings).tenants()
-    tenants = _tenants(everyone, only_tenants)
+    tenants = chosen_tenants(everyone, only_tenants)
     if not tenants:
         raise click.ClickException(
             "There are no tenants. Import some: ml-pipeline import jira FILE, or try `make demo`."
@@ -293,8 +208,8 @@ def show_status(settings: Settings, only_tenants: Sequence[str], only_models: Se
 
     warehouse = Warehouse(settings)
     specs = load_specs(settings.specs)
-    chosen = {name: specs[name] for name in _models(specs, only_models)}
-    rows = fleet_status(warehouse, Registry(settings), chosen, _tenants(warehouse.tenants(), only_tenants))
+    chosen = {name: specs[name] for name in chosen_models(specs, only_models)}
+    rows = fleet_status(warehouse, Registry(settings), chosen, chosen_tenants(warehouse.tenants(), only_tenants))
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return
@@ -326,7 +241,7 @@ def promote(tenant: str, model: str, version: int, reason: str) -> None:
     from ml_pipeline.work.deployment import PROMOTE_BY_HAND
 
     with prepared() as settings:
-        _check_model_and_tenant(settings, tenant, model)
+        check_model_and_tenant(settings, tenant, model)
         now = dt.datetime.now(dt.UTC)
         done = Doors(settings).deployer.deploy(tenant, model, version, action=PROMOTE_BY_HAND, reason=reason, as_of=now)
         output.print(_moved(done))
@@ -342,7 +257,7 @@ def rollback(tenant: str, model: str, to: int | None, reason: str) -> None:
     from ml_pipeline.work.context import Doors
 
     with prepared() as settings:
-        _check_model_and_tenant(settings, tenant, model)
+        check_model_and_tenant(settings, tenant, model)
         now = dt.datetime.now(dt.UTC)
         done = Doors(settings).deployer.roll_back(tenant, model, to=to, reason=reason, as_of=now)
         output.print(_moved(done))
@@ -388,3 +303,7 @@ def up() -> None:
 
     with prepared() as settings:
         serve(settings, console)
+
+
+for command in (set_command, explain_command, retrain_command, replay_command):
+    main.add_command(command)

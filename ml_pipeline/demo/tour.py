@@ -6,7 +6,8 @@ import time
 
 import pandas as pd
 
-from ml_pipeline.cli import console, prepared, progress_bar, run_pipeline, show_status
+from ml_pipeline.cli import run_pipeline, show_status
+from ml_pipeline.cli_common import console, prepared, progress_bar
 from ml_pipeline.demo.simulator import demo_organisations, simulate
 from ml_pipeline.importers import import_tables
 from ml_pipeline.resources.warehouse import Warehouse

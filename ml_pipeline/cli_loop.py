@@ -1,0 +1,141 @@
+"""``ml-pipeline set``, ``explain`` and ``retrain``: switching the loop on, asking it why, and starting it by hand."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from rich import box
+from rich.table import Table
+
+from ml_pipeline.cli_common import check_model_and_tenant, json_option, output, prepared, progress_bar
+from ml_pipeline.settings import Settings
+from ml_pipeline.specs import load_specs
+
+tenant_option = click.option("--tenant", required=True)
+
+
+@click.command("set")
+@click.argument("name")
+@click.argument("value")
+@tenant_option
+@click.option("--model", help="Only this model of the tenant.")
+@click.option("--by", default="command line", show_default=True, help="Who changes it, for the record.")
+def set_command(name: str, value: str, tenant: str, model: str | None, by: str) -> None:
+    """Switch something for one tenant.
+
+    NAME and VALUE: auto_retrain on or off, auto_rollback on or off, off_peak with hours in UTC (22-5). A value of -
+    takes it back: what the installation says holds again.
+    """
+    from ml_pipeline.resources.warehouse import Warehouse
+    from ml_pipeline.work.tenant_settings import EVERY_MODEL, parse_setting, write_setting
+
+    parsed = None if value == "-" else parse_setting(name, value)
+    with prepared() as settings:
+        check_model_and_tenant(settings, tenant, model)
+        write_setting(Warehouse(settings), tenant, model or EVERY_MODEL, name, parsed, by)
+    whose = f"{tenant} {model}" if model else f"every model of {tenant}"
+    output.print(f"{name} is {'as the installation says' if parsed is None else value} for {whose}.", highlight=False)
+
+
+@click.command("explain")
+@tenant_option
+@click.option("--model", required=True)
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="As it was decided by the end of this day (UTC).")
+@json_option
+def explain_command(tenant: str, model: str, day: dt.datetime | None, as_json: bool) -> None:
+    """The last decisions about a tenant's model: each safeguard with its numbers, in plain words."""
+    from ml_pipeline.work.context import Doors
+    from ml_pipeline.work.explain import explain
+
+    with prepared() as settings:
+        check_model_and_tenant(settings, tenant, model)
+        spec = load_specs(settings.specs)[model]
+        found = explain(Doors(settings), spec, tenant, dt.datetime.now(dt.UTC), day.date() if day else None)
+    if as_json:
+        now = None if found.now is None else {"verdict": found.now.verdict, "reason": found.now.reason}
+        print(json.dumps({"decisions": found.decisions, "now": now}, default=str, indent=1))
+        return
+    output.print(f"[bold]{tenant} {model}[/bold]", highlight=False)
+    if not found.decisions:
+        output.print("Nothing was decided yet.")
+    for question, decision in found.decisions.items():
+        _print_decision(question, decision)
+    if found.now is not None:
+        output.print(f"\n[bold]now[/bold]: {found.now.reason}", highlight=False)
+
+
+def _print_decision(question: str, decision: Mapping[str, Any]) -> None:
+    version = f", version {decision['version']}" if decision["version"] else ""
+    when = f"{decision['as_of']:%Y-%m-%d %H:%M} UTC{version}"
+    output.print(f"\n[bold]{question}[/bold], {when}: {decision['verdict']}", highlight=False)
+    output.print(f"  {decision['reason']}", highlight=False)
+    safeguards = decision["numbers"].get("safeguards")
+    if safeguards:
+        output.print(_safeguard_table(safeguards))
+
+
+def _safeguard_table(safeguards: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("safeguard", "", "what it says", box=box.SIMPLE_HEAD, pad_edge=False)
+    for guard in safeguards:
+        mark = "[green]passed[/green]" if guard["passed"] else "[red]holds[/red]"
+        if guard["overruled"]:
+            mark = f"[yellow]overruled by {guard['overruled']}[/yellow]"
+        table.add_row(guard["name"], mark, guard["sentence"])
+    return table
+
+
+@click.command("retrain")
+@tenant_option
+@click.option("--model", required=True)
+@click.option("--reason", default="", help="Why, for the record.")
+@click.option("--by", default="command line", show_default=True, help="Who asks for it.")
+def retrain_command(tenant: str, model: str, reason: str, by: str) -> None:
+    """Retrain a tenant's model now.
+
+    Flags, cool-downs and off-peak hours are overruled; the other safeguards are not.
+    """
+    from ml_pipeline.lifecycle.retraining import Request
+    from ml_pipeline.resources.warehouse import Warehouse
+    from ml_pipeline.work.retraining import decide_for, waiting
+
+    with prepared() as settings:
+        check_model_and_tenant(settings, tenant, model)
+        warehouse = Warehouse(settings)
+        specs = {model: load_specs(settings.specs)[model]}
+        tick = decide_for(
+            warehouse,
+            settings,
+            specs,
+            [tenant],
+            dt.datetime.now(dt.UTC),
+            under_way=len(waiting(warehouse)),
+            request=Request(by, reason),
+        )
+        for _, decision in tick.held:
+            raise click.ClickException(decision.reason)
+        failures = _run(settings, tick.approved)
+    if failures:
+        raise click.ClickException("; ".join(failures))
+
+
+def _run(settings: Settings, approved: Sequence[Any]) -> list[str]:
+    from ml_pipeline import launch
+    from ml_pipeline.resources.warehouse import Warehouse
+    from ml_pipeline.work.context import Doors
+    from ml_pipeline.work.explain import explain
+
+    with launch.dagster_instance(settings) as instance:
+        known = launch.add_partitions(instance, Warehouse(settings).tenants())
+        with progress_bar("Retraining", len(approved)) as advance:
+            launched = launch.retrain(instance, known, approved, advance)
+    for item in approved:
+        spec = load_specs(settings.specs)[item.model]
+        found = explain(Doors(settings), spec, item.tenant, dt.datetime.now(dt.UTC))
+        judged = found.decisions.get("training")
+        if judged is not None:
+            output.print(f"{item.tenant} {item.model}: {judged['verdict']}. {judged['reason']}", highlight=False)
+    return launched.failures

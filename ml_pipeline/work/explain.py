@@ -1,0 +1,62 @@
+"""Why a tenant's model is as it is: the last decisions with their numbers, and what would be decided now."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from ml_pipeline.lifecycle.retraining import RetrainingDecision, decide
+from ml_pipeline.resources import tables
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.work.context import Doors
+from ml_pipeline.work.decisions import RETRAIN, TRAIN, WATCH
+from ml_pipeline.work.deployment import ALIAS_BY_HAND, PROMOTE, PROMOTE_BY_HAND, ROLLBACK
+from ml_pipeline.work.loop_state import fleet_states, with_quiet_hours
+from ml_pipeline.work.retraining import policy_of
+
+# What a person asks, and the kinds of decision that answer it; the newest of each is shown.
+QUESTIONS = {
+    "retraining": (RETRAIN,),
+    "training": (TRAIN, PROMOTE),
+    "serving": (PROMOTE_BY_HAND, ROLLBACK, ALIAS_BY_HAND),
+    "watch": (WATCH,),
+}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The newest decision on each question, and the decision that the policy would take now (None for a past day)."""
+
+    tenant: str
+    model: str
+    decisions: dict[str, dict[str, Any]]
+    now: RetrainingDecision | None
+
+
+def explain(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime, day: dt.date | None = None) -> Explanation:
+    """What was decided for a tenant's model by the end of ``day``, or by ``now``."""
+    end = now if day is None else dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), dt.UTC)
+    table = tables.decisions
+    with doors.warehouse.tenant(tenant) as connection:
+        found = {}
+        for question, kinds in QUESTIONS.items():
+            query = (
+                sa.select(table)
+                .where(table.c.tenant_id == tenant, table.c.model == spec.name, table.c.kind.in_(kinds))
+                .where(table.c.as_of < end)
+                .order_by(table.c.as_of.desc(), table.c.created_at.desc())
+                .limit(1)
+            )
+            row = connection.execute(query).mappings().first()
+            if row is not None:
+                found[question] = dict(row)
+    return Explanation(tenant, spec.name, found, None if day else _now(doors, spec, tenant, now))
+
+
+def _now(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime) -> RetrainingDecision:
+    states = fleet_states(doors.warehouse, doors.settings, {spec.name: spec}, [tenant], now, {}, 0)
+    (state,) = with_quiet_hours(doors.warehouse, states)
+    return decide(state, policy_of(doors.settings))
