@@ -12,7 +12,7 @@ import pandas as pd
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.boosters import declared_rounds
 from ml_pipeline.training.predictors import AnchoredBoosters, CalibratedBooster, Constant, Predictor
-from ml_pipeline.training.splits import known_before, oldest_first
+from ml_pipeline.training.splits import known_before
 from ml_pipeline.training.train import (
     Trained,
     TrainingError,
@@ -65,9 +65,13 @@ def update(
 
     Its boosters go on with a tenth of a training's trees, on the new rows and as many of the older ones, drawn at
     random; the median of these rows becomes the anchor; preprocessing, weight and calibration stay. A constant is
-    fitted again on the whole frame. Metrics, interval and test predictions are those of the same update without the
-    newest quarter of the new rows (at least 30), and with the labels that were known when these began; the model
-    returned is updated with them too. ``candidates`` compares it with the version as it was, on the same rows.
+    fitted again on the whole frame.
+
+    Metrics, interval and test predictions are those of the same update without the newest quarter of the new labels
+    (the specification's test share, at least 30): with what was known when the first of them became known, as the
+    open entities would have been scored then. The model returned is updated with them too. Held out by event time
+    instead, the test part of slow labels would hold the quick ones alone. ``candidates`` compares the judged update
+    with the version as it was, on the same rows.
 
     Parameters
     ----------
@@ -87,11 +91,11 @@ def update(
     check_rows(spec, frame, as_of)
     is_new = (frame["label_time"] > pd.Timestamp(since)).to_numpy()
     _check_update(spec, model, int(is_new.sum()))
-    ordered = oldest_first(frame)
+    ordered = _by_label_time(frame)
     new, older = ordered[is_new[ordered]], ordered[~is_new[ordered]]
     held_out = max(round(len(new) * spec.training.test_share), MIN_TEST_ROWS)
     test, rest = frame.iloc[new[-held_out:]], new[:-held_out]
-    test_start = test["event_time"].iloc[0]
+    test_start = test["label_time"].iloc[0]
     known = known_before(frame, rest, test_start)
     judged, final = (_updated(spec, model, frame, older, positions, seed) for positions in (known, new))
     judged, final = (with_interval(spec, version, test, judged.predictor) for version in (judged, final))
@@ -106,6 +110,10 @@ def update(
         seconds=time.perf_counter() - started,
         notes=_notes(spec, final, len(new), len(rest) - len(known), unpurged),
     )
+
+
+def _by_label_time(frame: pd.DataFrame) -> np.ndarray:
+    return np.lexsort((frame["entity_id"].to_numpy(dtype=str), frame["label_time"].to_numpy()))
 
 
 def _check_update(spec: ModelSpec, model: FittedModel, new: int) -> None:
@@ -152,7 +160,7 @@ def _notes(spec: ModelSpec, final: FittedModel, new: int, purged: int, unpurged:
     if (left := updates_left(spec, final)) is not None:
         notes.append(f"{left} more updates until a full training is needed")
     if purged:
-        notes.append(f"{purged} new rows left out of the fit that is judged: not known when its test part began")
+        notes.append(f"{purged} new rows left out of the fit that is judged: known no earlier than its test part")
     if unpurged:
-        notes.append("the fit that is judged keeps rows whose label was not known when its test part began")
+        notes.append("the fit that is judged keeps rows whose label was known no earlier than its test part")
     return notes

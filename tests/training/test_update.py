@@ -87,15 +87,23 @@ def test_labels_of_the_test_part_do_not_reach_the_predictions_it_is_judged_by(ca
     pd.testing.assert_series_equal(*values, check_exact=True)
 
 
-def test_a_label_that_came_after_the_test_part_began_does_not_reach_the_judged_fit(case, as_of):
+def test_what_became_known_last_is_held_out_however_old_the_entity(case, as_of):
     spec, frame, since, model = case
-    late = frame.copy()
-    late.loc[OLD : OLD + 9, "label_time"] = as_of
-    spoiled = late.copy()
-    spoiled.loc[OLD : OLD + 9, "label"] = 1.0
-    first, second = (update(spec, model, rows, as_of, since) for rows in (late, spoiled))
+    frame.loc[OLD - 5 : OLD + 4, "label_time"] = as_of
+    updated = update(spec, model, frame, as_of, since)
+    assert updated.rows["new"] == NEW + 5
+    assert set(frame.loc[OLD - 5 : OLD + 4, "entity_id"]) <= set(updated.test_predictions["entity_id"])
+
+
+def test_labels_known_no_earlier_than_those_of_the_test_part_do_not_reach_the_judged_fit(case, as_of):
+    spec, frame, since, model = case
+    frame.loc[frame.index[-50:], "label_time"] = as_of
+    spoiled = frame.copy()
+    spoiled.loc[spoiled.index[-50:], "label"] = 1.0
+    first, second = (update(spec, model, rows, as_of, since) for rows in (frame, spoiled))
     pd.testing.assert_series_equal(first.test_predictions["value"], second.test_predictions["value"], check_exact=True)
-    assert any("10 new rows left out" in note for note in first.notes)
+    assert first.rows["train"] == NEW - 50
+    assert any("new rows left out of the fit that is judged" in note for note in first.notes)
 
 
 def test_the_report_is_that_of_a_training_and_compares_with_the_version_as_it_was(case, as_of):
