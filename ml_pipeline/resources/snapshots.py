@@ -58,6 +58,30 @@ class Snapshots:
                 f"{self.root} cannot be written: {error}. Correct ML_PIPELINE_ARTIFACTS, or the rights on it"
             ) from error
 
+    def owns(self, tenant: str, url: str) -> bool:
+        """Whether the URL is one of the tenant's snapshots in this artifact store."""
+        return url.startswith(f"{self.root}/snapshots/{tenant}/") and "/../" not in url
+
+    def remove(self, tenant: str, url: str) -> None:
+        """Deletes a snapshot of the tenant; nothing happens if it is gone.
+
+        Raises
+        ------
+        SnapshotUnusable
+            If the URL is none of the tenant's snapshots, or the store does not let it be deleted.
+        """
+        import fsspec
+
+        if not self.owns(tenant, url):
+            raise SnapshotUnusable(f"{url} is no snapshot of tenant {tenant} under {self.root}, and was not deleted")
+        filesystem, path = fsspec.url_to_fs(url)
+        try:
+            filesystem.rm_file(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise SnapshotUnusable(f"{url} cannot be deleted: {error}. Correct the rights on it") from error
+
     def read(self, url: str, digest: str) -> pd.DataFrame:
         """The frame behind the hash and URL that ``write`` returned.
 

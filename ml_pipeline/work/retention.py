@@ -1,0 +1,184 @@
+"""What is kept for how long. Old rows go in batches, tenant by tenant, each batch a transaction of its own.
+
+An interrupted pruning has deleted a part of what it would have, and the next one deletes the rest.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from ml_pipeline.resources import tables
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.settings import Settings
+from ml_pipeline.work.context import Doors
+from ml_pipeline.work.run_failures import NO_TENANT
+
+BATCH = 5000
+
+# What a serving version is shown and judged with is kept as long as its deployments are.
+KEPT_DECISIONS = ("promote", "promote_by_hand", "rollback")
+
+Condition = sa.ColumnElement[bool]
+
+
+@dataclass
+class Pruned:
+    """How much was deleted (or, in a dry run, would be), and the tenants where it failed, each with its error."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Rows of a table that are too old, and what becomes of them: gone, or without some of their values."""
+
+    name: str
+    table: sa.Table
+    too_old: Condition
+    emptied: tuple[str, ...] = ()
+
+
+def rules(settings: Settings, now: dt.datetime) -> list[Rule]:
+    """What is too old at ``now``, for every table but the feature snapshots."""
+
+    def days_ago(days: int) -> dt.datetime:
+        return now - dt.timedelta(days=days)
+
+    predictions, alerts, deliveries = tables.predictions, tables.alerts, tables.alert_deliveries
+    full, scored = days_ago(settings.feature_retention_days), days_ago(settings.prediction_retention_days)
+    between = (predictions.c.predicted_at >= scored) & (predictions.c.predicted_at < full)
+    orphans = deliveries.c.alert_id.not_in(
+        sa.select(alerts.c.alert_id).where(alerts.c.tenant_id == deliveries.c.tenant_id)
+    )
+    found = [
+        Rule("predictions", predictions, predictions.c.predicted_at < scored),
+        Rule("features of predictions", predictions, predictions.c.features.is_not(None) & between, ("features",)),
+        Rule("anomalies", tables.anomalies, tables.anomalies.c.day < scored.date()),
+        Rule("alerts", alerts, _old_alerts(settings, days_ago)),
+        Rule("alert deliveries", deliveries, orphans),
+    ]
+    if settings.history_retention_days is None:
+        return found
+    end = days_ago(settings.history_retention_days)
+    decisions = tables.decisions
+    settled = decisions.c.state.is_distinct_from("approved") & decisions.c.kind.not_in(KEPT_DECISIONS)
+    return [
+        *found,
+        Rule("daily metrics", tables.daily_metrics, tables.daily_metrics.c.day < end.date()),
+        Rule("drift reports", tables.drift_reports, tables.drift_reports.c.day < end.date()),
+        Rule("decisions", decisions, settled & (decisions.c.as_of < end) & (decisions.c.created_at < end)),
+    ]
+
+
+def _old_alerts(settings: Settings, days_ago: Callable[[int], dt.datetime]) -> Condition:
+    """Acknowledged and last seen before a while; or never acknowledged, and last seen before a long while.
+
+    An alert that a backfill stored is as old as its row.
+    """
+    table = tables.alerts
+    seen = sa.func.greatest(sa.func.coalesce(table.c.last_seen_at, table.c.as_of), table.c.created_at)
+    acknowledged = table.c.acknowledged_at.is_not(None) & (seen < days_ago(settings.alert_retention_days))
+    return acknowledged | (seen < days_ago(settings.open_alert_retention_days))
+
+
+def prune(
+    settings: Settings,
+    *,
+    now: dt.datetime,
+    tenants: Sequence[str] | None = None,
+    dry_run: bool = False,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Pruned:
+    """Deletes what is too old, of every tenant or of those named; ``announce`` is called when one is done.
+
+    A tenant that fails does not keep the others from being pruned.
+    """
+    doors = Doors(settings)
+    pruned = Pruned()
+    for tenant in everyone(doors.warehouse) if tenants is None else tenants:
+        try:
+            for name, count in _prune_tenant(doors, tenant, now, dry_run):
+                pruned.counts[name] += count
+        except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
+            pruned.failures[tenant] = f"{type(error).__name__}: {error}"
+        announce(tenant)
+    return pruned
+
+
+def everyone(warehouse: Warehouse) -> list[str]:
+    """Every tenant, and the key under which alerts of no tenant are kept."""
+    return [*warehouse.tenants(), NO_TENANT]
+
+
+def _prune_tenant(doors: Doors, tenant: str, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str, int]]:
+    for rule in rules(doors.settings, now):
+        if dry_run:
+            yield rule.name, _count(doors.warehouse, tenant, rule)
+        else:
+            for count in _apply(doors.warehouse, tenant, rule):
+                yield rule.name, count
+    for row in _old_snapshots(doors, tenant, now):
+        if not dry_run:
+            _remove_snapshot(doors, tenant, row)
+        yield "feature snapshots", 1
+
+
+def _count(warehouse: Warehouse, tenant: str, rule: Rule) -> int:
+    query = sa.select(sa.func.count()).select_from(rule.table).where(rule.table.c.tenant_id == tenant, rule.too_old)
+    with warehouse.tenant(tenant) as connection:
+        return connection.scalar(query) or 0
+
+
+def _apply(warehouse: Warehouse, tenant: str, rule: Rule) -> Iterator[int]:
+    """The sizes of the batches; the last one is not full."""
+    place: sa.ColumnClause[Any] = sa.literal_column("ctid")
+    batch = sa.select(place).select_from(rule.table).where(rule.table.c.tenant_id == tenant, rule.too_old).limit(BATCH)
+    chosen = place == sa.func.any(sa.func.array(batch.scalar_subquery()))
+    emptied = dict.fromkeys(rule.emptied, sa.null())  # None would be the JSON value null
+    statement = sa.update(rule.table).where(chosen).values(emptied) if emptied else sa.delete(rule.table).where(chosen)
+    size = BATCH
+    while size == BATCH:
+        with warehouse.tenant(tenant) as connection:
+            size = connection.execute(statement).rowcount
+        yield size
+
+
+def _old_snapshots(doors: Doors, tenant: str, now: dt.datetime) -> list[sa.RowMapping]:
+    """Snapshots past their days that no registered version was trained on, and that are not the newest of their model.
+
+    What lies in another artifact store than the present one is left.
+    """
+    table = tables.feature_sets
+    newest = sa.select(table.c.model, sa.func.max(table.c.created_at).label("at")).group_by(table.c.model)
+    latest = newest.where(table.c.tenant_id == tenant).subquery()
+    query = (
+        sa.select(table.c.model, table.c.snapshot_hash, table.c.path)
+        .join(latest, (latest.c.model == table.c.model) & (table.c.created_at < latest.c.at))
+        .where(table.c.tenant_id == tenant)
+        .where(table.c.created_at < now - dt.timedelta(days=doors.settings.snapshot_retention_days))
+    )
+    with doors.warehouse.tenant(tenant) as connection:
+        rows = connection.execute(query).mappings().all()
+    used = {model: _hashes_of_versions(doors, tenant, model) for model in {row["model"] for row in rows}}
+    unused = [row for row in rows if row["snapshot_hash"] not in used[row["model"]]]
+    return [row for row in unused if doors.snapshots.owns(tenant, row["path"])]
+
+
+def _hashes_of_versions(doors: Doors, tenant: str, model: str) -> set[str | None]:
+    return {version.tags.get("snapshot_hash") for version in doors.registry.versions(tenant, model)}
+
+
+def _remove_snapshot(doors: Doors, tenant: str, row: sa.RowMapping) -> None:
+    """The file first: where this is cut off, the row still says what is to be deleted."""
+    table = tables.feature_sets
+    doors.snapshots.remove(tenant, row["path"])
+    this = (table.c.model == row["model"]) & (table.c.snapshot_hash == row["snapshot_hash"])
+    with doors.warehouse.tenant(tenant) as connection:
+        connection.execute(sa.delete(table).where(table.c.tenant_id == tenant, this))
