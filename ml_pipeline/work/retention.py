@@ -34,6 +34,9 @@ class Pruned:
     counts: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count) or "nothing"
+
 
 @dataclass(frozen=True)
 class Rule:
