@@ -42,14 +42,20 @@ class Policy(_Part):
         description="Classes by weekly volume, one of which begins at 0.",
     )
     stretch: float = Field(
-        2.0, ge=1, description="Factor on the interval while outcomes show no loss, and for each training in vain."
+        1.5, ge=1, description="Factor on the interval while outcomes show no loss, and for each training in vain."
     )
-    max_stretch: float = Field(4.0, ge=1, description="The interval is never stretched further than by this.")
+    max_stretch: float = Field(2.0, ge=1, description="The interval is never stretched further than by this.")
     shorten: float = Field(0.5, gt=0, le=1, description="Factor on the interval when quality or performance slips.")
     quality_floor: float = Field(70.0, ge=0, le=100, description="Data quality below this is a slip.")
     update_labels: int = Field(100, ge=1, description="New matured labels that make a warm-start update.")
     cooldown_days: float = Field(7.0, ge=0, description="Days between two fits; CRITICAL may pass.")
     rollback_cooldown_days: float = Field(7.0, ge=0, description="Days after a rollback; only a person may pass.")
+    watch_days: float | None = Field(
+        3.0,
+        ge=0,
+        description="Days after a promotion for which its undecided watch holds CRITICAL too: what is bad is to be "
+        "rolled back first. Null: no watch holds anything.",
+    )
     retry_days: float = Field(1.0, ge=0, description="Days after a run was started, whatever became of it.")
     min_samples: int = Field(100, ge=1, description="Matured labels that a training needs.")
     min_new_labels: int = Field(25, ge=1, description="New labels without which drift or degradation cannot be cured.")
@@ -104,6 +110,7 @@ def _fixed(name: str, days: float) -> Policy:
         cooldown_days=0,
         retry_days=0,
         rollback_cooldown_days=0,
+        watch_days=None,
     )
 
 

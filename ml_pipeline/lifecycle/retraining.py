@@ -143,10 +143,15 @@ def _schedule(state: State, policy: Policy) -> Iterator[_Occasion]:
 
 
 def _volume(state: State, policy: Policy) -> Iterator[_Occasion]:
-    if state.champion is None or state.updates_left == 0 or state.new_labels < policy.update_labels:
+    """An update goes on with a model that still fits: not with one that degrades, nor after an update in vain."""
+    found, fit = state.degradation, state.last_fit
+    degrading = found is not None and found.severity is not None
+    in_vain = fit is not None and fit.action == "update" and not fit.promoted
+    if state.champion is None or state.updates_left == 0 or degrading or in_vain:
         return
-    labels = f"{state.new_labels} labels are new since the last fit, an update comes at {policy.update_labels}"
-    yield _Occasion("volume", "update", None, f"{labels}.")
+    if state.new_labels >= policy.update_labels:
+        labels = f"{state.new_labels} labels are new since the last fit, an update comes at {policy.update_labels}"
+        yield _Occasion("volume", "update", None, f"{labels}.")
 
 
 def _decided(state: State, policy: Policy, occasion: _Occasion) -> RetrainingDecision:

@@ -45,23 +45,27 @@ def check(state: State, policy: Policy, cause: AnyCause, severity: Severity | No
 
     A person overrules flags, cool-downs and off-peak hours, and may train on no new labels; nobody overrules a run
     under way, an undecided watch, too few samples and the fleet's budget. CRITICAL overrules the cool-down and off-peak
-    hours, but not the cool-down after a rollback: on the same data the same bad version would come back.
+    hours, and the watch once it has had ``policy.watch_days`` to roll back; but not the cool-down after a rollback: on
+    the same data the same bad version would come back.
     """
-    checks = [*_FLAGS, _cool_down, _retry, _rollback_cool_down, _samples, _active_run, _off_peak, _budget, _watch]
+    checks = [*_FLAGS, _cool_down, _retry, _rollback_cool_down, _samples, _active_run, _off_peak, _budget]
     found = [judge(state, policy) for judge in checks]
+    if policy.watch_days is not None:
+        found.append(_watch(state, policy.watch_days))
     if cause in REPORTED:
         found += [_severity(severity, policy), _new_labels(state, policy)]
     if cause == "drift" and policy.spare_harmless_drift:
         found.append(_harm(state, policy))
-    return tuple(_overruled(guard, cause, severity) for guard in found)
+    critical = BY_CRITICAL | {"watch"} if _watched_long_enough(state, policy) else BY_CRITICAL
+    return tuple(_overruled(guard, cause, severity, critical) for guard in found)
 
 
-def _overruled(guard: Safeguard, cause: AnyCause, severity: Severity | None) -> Safeguard:
+def _overruled(guard: Safeguard, cause: AnyCause, severity: Severity | None, critical: frozenset[str]) -> Safeguard:
     if guard.passed:
         return guard
     if cause == "manual" and guard.name in BY_HAND:
         return replace(guard, overruled="manual")
-    if cause in REPORTED and severity == "CRITICAL" and guard.name in BY_CRITICAL:
+    if cause in REPORTED and severity == "CRITICAL" and guard.name in critical:
         return replace(guard, overruled="CRITICAL")
     return guard
 
@@ -146,9 +150,17 @@ def _budget(state: State, policy: Policy) -> Safeguard:
     return Safeguard("budget", running < limit, running, limit, sentence)
 
 
-def _watch(state: State, policy: Policy) -> Safeguard:
-    sentence = "the watch over the newest version is undecided" if state.watching else "no watch is undecided"
+def _watch(state: State, first_days: float) -> Safeguard:
+    sentence = "no watch is undecided"
+    if state.watching:
+        sentence = f"the watch over the newest version is undecided (after {first_days:g} days, CRITICAL passes)"
     return Safeguard("watch", not state.watching, state.watching, False, sentence)
+
+
+def _watched_long_enough(state: State, policy: Policy) -> bool:
+    if state.champion is None or policy.watch_days is None:
+        return False
+    return state.days_since(state.champion.deployed_at) >= policy.watch_days
 
 
 def _severity(severity: Severity | None, policy: Policy) -> Safeguard:

@@ -25,6 +25,7 @@ class Fitted:
 
     trained: Trained
     as_of: datetime
+    changed_at: datetime | None = None  # the rows since then are what it was trained on, where they were enough
 
     @property
     def baseline(self) -> float:
@@ -37,20 +38,20 @@ class Learner:
     def __init__(self, history: History) -> None:
         self.history = history
         self.spec: ModelSpec = history.spec
-        self._kept: dict[datetime, Fitted] = {}
+        self._kept: dict[tuple[datetime, datetime | None], Fitted] = {}
         self._profiled: tuple[Fitted, Profile] | None = None
 
-    def train(self, now: datetime) -> Fitted:
-        """A full training on what was known.
+    def train(self, now: datetime, changed_at: datetime | None = None) -> Fitted:
+        """A full training on what was known, since ``changed_at`` where outcomes began to be others then.
 
         Raises
         ------
         TrainingError
             If there are too few rows.
         """
-        if now not in self._kept:
-            self._kept[now] = Fitted(train(self.spec, self._rows(now), now), now)
-        return self._kept[now]
+        if (now, changed_at) not in self._kept:
+            self._kept[now, changed_at] = Fitted(train(self.spec, self._rows(now, changed_at), now), now, changed_at)
+        return self._kept[now, changed_at]
 
     def update(self, parent: Fitted, now: datetime) -> Fitted:
         """``parent`` with more trees on the labels that are new.
@@ -63,7 +64,7 @@ class Learner:
         trained = update(self.spec, parent.trained.model, self._rows(now), now, parent.as_of)
         return Fitted(trained, now)
 
-    def predict(self, fitted: Fitted, rows: slice) -> pd.DataFrame:
+    def predict(self, fitted: Fitted, rows: slice | np.ndarray) -> pd.DataFrame:
         """Value, lower, upper and baseline for rows of the history's frame."""
         return fitted.trained.model.predict(self.history.frame.iloc[rows])
 
@@ -71,8 +72,8 @@ class Learner:
         """Updates until ``parent`` needs a full training; None without a limit."""
         return updates_left(self.spec, parent.trained.model)
 
-    def _rows(self, now: datetime) -> pd.DataFrame:
-        rows, _ = training_window(self.spec, self.history.matured_at(now), now)
+    def _rows(self, now: datetime, changed_at: datetime | None = None) -> pd.DataFrame:
+        rows, _ = training_window(self.spec, self.history.matured_at(now), now, changed_at)
         return rows
 
     def reference(self, fitted: Fitted) -> Profile:
@@ -81,13 +82,16 @@ class Learner:
         Without predictions: those that are out of sample are of an earlier fit, which answers in another way.
         """
         if self._profiled is None or self._profiled[0] is not fitted:
-            self._profiled = fitted, profile(self.spec, self._rows(fitted.as_of))
+            self._profiled = fitted, profile(self.spec, self._rows(fitted.as_of, fitted.changed_at))
         return self._profiled[1]
 
     def judge(self, challenger: Fitted, champion: Fitted | None, number: int | None) -> Decision:
         """Whether ``challenger`` may serve: against the constant, and against the champion on the same entities."""
         trained, metric = challenger.trained, self.spec.headline_metric
-        ours, theirs = (np.empty(0), np.empty(0)) if champion is None else self._paired_losses(trained, champion)
+        ours, theirs, times = np.empty(0), np.empty(0), np.empty(0, dtype="datetime64[us]")
+        if champion is not None:
+            ours, theirs, times = self._paired_losses(trained, champion)
+        changed = challenger.changed_at
         return judge(
             Evidence(
                 metric=metric,
@@ -98,11 +102,13 @@ class Learner:
                 losses=ours,
                 champion_losses=theirs,
                 champion=number,
+                label_times=times,
+                changed_at=np.datetime64(changed.date()) if changed is not None else None,
             )
         )
 
-    def _paired_losses(self, trained: Trained, champion: Fitted) -> tuple[np.ndarray, np.ndarray]:
-        """Losses of both on the challenger's test entities, each by a fit that had not seen the outcome.
+    def _paired_losses(self, trained: Trained, champion: Fitted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Losses of both on the challenger's test entities, by fits that had not seen the outcome, and label times.
 
         What matured after the champion was trained is scored by it; of the rest, the entities of its own test part
         count with the prediction it made before it was refitted on them.
@@ -115,7 +121,8 @@ class Learner:
             theirs[unseen] = champion.trained.model.predict(entities)["value"].to_numpy()
         known = np.isfinite(theirs)
         label, value = test["label"].to_numpy()[known], test["value"].to_numpy()[known]
-        return losses(self.spec.task, label, value), losses(self.spec.task, label, theirs[known])
+        times = test["label_time"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]")[known]
+        return losses(self.spec.task, label, value), losses(self.spec.task, label, theirs[known]), times
 
     def _entities(self, names: pd.Series) -> pd.DataFrame:
         return self.history.frame.iloc[self._index.get_indexer(pd.Index(names))]

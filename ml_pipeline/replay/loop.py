@@ -15,7 +15,8 @@ from ml_pipeline.lifecycle.state import Champion, DegradationFinding, DriftFindi
 from ml_pipeline.replay.history import History
 from ml_pipeline.replay.learner import Fitted, Learner
 from ml_pipeline.replay.monitors import Monitors
-from ml_pipeline.replay.result import AlertRaised, DayLoss, Fit, Hold, Replay
+from ml_pipeline.replay.result import AlertRaised, DayLoss, Fit, Hold, Replay, Rollback
+from ml_pipeline.replay.shadow import Shadow
 from ml_pipeline.training.train import TrainingError
 
 ON = Flags(True, True, True)
@@ -43,7 +44,8 @@ def replay(
     drift_every : int
         Days between two drift reports; degradation is looked for on every day with new outcomes.
     watched : bool
-        Whether the monitors look at all: a policy that asks only the calendar is replayed faster without.
+        Whether monitors and the watch over promoted versions look at all: a policy that asks only the calendar is
+        replayed faster without.
     changes : sequence of date
         Days on which something is known to have changed: the result tells how long it took to be noticed.
     progress : callable
@@ -85,6 +87,8 @@ class _Run:
     last_fit: LastFit | None = None
     last_training: LastFit | None = None
     last_attempt: datetime | None = None
+    shadow: Shadow | None = None  # while the watch over the newest promoted version is undecided
+    rolled_back_at: datetime | None = None
     in_vain: int = 0
     versions: int = 0
     drift: DriftFinding | None = None
@@ -105,6 +109,7 @@ class _Run:
         self._score(day)
         self._look(day)
         now = _midnight(day + timedelta(days=1))
+        self._watch(day, now)
         if self.last_fit is None:
             self._begin(day, now)
         else:
@@ -154,6 +159,21 @@ class _Run:
             self.drift = report
             self._raise("drift", report.alert, day, report.severity, None, report.reason)
 
+    def _watch(self, day: date, now: datetime) -> None:
+        """Returns to the version before, where the newest is shown to be worse."""
+        shadow = self.shadow
+        if shadow is None:
+            return
+        verdict = shadow.verdict(now)
+        if verdict.verdict == "watching":
+            return
+        self.shadow = None
+        if verdict.verdict == "roll back":
+            self._deploy(shadow.previous, shadow.previous_number, now)
+            self.rolled_back_at = now
+            rollback = Rollback(day, shadow.version, shadow.previous_number, verdict.reason)
+            self.result.rollbacks.append(rollback)
+
     def _raise(
         self, kind: str, alerting: bool, day: date, severity: str | None, since: date | None, reason: str
     ) -> None:
@@ -174,7 +194,8 @@ class _Run:
         if decision.verdict == "hold":
             self._hold(day, decision)
         elif decision.action is not None:
-            self._fit(day, now, decision.action, str(decision.cause), decision.severity, decision.reason)
+            since = self.degradation.since if self.degradation and decision.cause == "degradation" else None
+            self._fit(day, now, decision.action, str(decision.cause), decision.severity, decision.reason, since)
 
     def _state(self, day: date, now: datetime) -> State:
         fit, training, serving = self.last_fit, self.last_training, self.serving
@@ -196,6 +217,8 @@ class _Run:
             last_fit=fit,
             last_training=training,
             in_vain=self.in_vain,
+            watching=self.shadow is not None,
+            rolled_back_at=self.rolled_back_at,
             last_attempt=self.last_attempt,
             updates_left=self.learner.updates_left(serving.fitted) if champion and serving else None,
         )
@@ -210,7 +233,16 @@ class _Run:
                 return
         holds.append(Hold(day, day, 1, str(decision.cause), decision.held_by, decision.reason))
 
-    def _fit(self, day: date, now: datetime, action: str, cause: str, severity: str | None, reason: str) -> None:
+    def _fit(
+        self,
+        day: date,
+        now: datetime,
+        action: str,
+        cause: str,
+        severity: str | None,
+        reason: str,
+        since: date | None = None,
+    ) -> None:
         """Trains or updates, judges, deploys what is promoted, and records each of these."""
         self.last_attempt = now
         serving = self.serving
@@ -218,7 +250,8 @@ class _Run:
         number = serving.number if serving is not None and serving.number else None
         try:
             update = action == "update" and champion is not None
-            fitted = self.learner.update(champion, now) if update and champion else self.learner.train(now)
+            changed_at = _midnight(since) if since is not None else None
+            fitted = self.learner.update(champion, now) if update and champion else self.learner.train(now, changed_at)
         except TrainingError as error:
             self.result.fits.append(Fit(day, action, cause, severity, reason, "failed", str(error), None, 0.0))
             return
@@ -226,6 +259,9 @@ class _Run:
         promoted = judged.verdict == "promote"
         if promoted:
             self.versions += 1
+            self.shadow = None
+            if champion is not None and number is not None and self.watched:
+                self.shadow = Shadow.of(self.learner, fitted, self.versions, champion, number, now)
             self._deploy(fitted, self.versions, now)
         elif champion is None:
             self._deploy(fitted, 0, now)

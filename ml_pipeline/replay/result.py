@@ -22,6 +22,16 @@ class Fit:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Rollback:
+    """The watch over a promoted version found it worse than the one before it, which serves again."""
+
+    day: date
+    version: int
+    to: int
+    reason: str
+
+
 @dataclass
 class Hold:
     """A cause that safeguards held, from ``first`` to ``last`` for the same reason."""
@@ -73,6 +83,7 @@ class Replay:
     days: list[DayLoss] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
+    rollbacks: list[Rollback] = field(default_factory=list)
     alerts: list[AlertRaised] = field(default_factory=list)
     changes: tuple[date, ...] = ()
     interrupted: bool = False
@@ -133,6 +144,7 @@ class Replay:
             "alerts": [asdict(alert) for alert in self.alerts],
             "fits": [asdict(fit) for fit in self.fits],
             "holds": [asdict(hold) for hold in self.holds],
+            "rollbacks": [asdict(rollback) for rollback in self.rollbacks],
             "days": self._days(),
         }
         return _plain(summary)

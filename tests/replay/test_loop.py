@@ -58,8 +58,8 @@ def test_the_weekly_policy_trains_every_seventh_day_and_the_monthly_every_28th(q
         assert len(days) == (len(quiet.history.days) - 1) // step
 
 
-def test_one_version_of_a_quiet_tenant_raises_no_alert(quiet: Learner):
-    assert replay(quiet, BUILT_IN["never"]).alerts == []
+def test_one_version_of_a_quiet_tenant_keeps_to_the_alarm_budget(quiet: Learner):
+    assert len(replay(quiet, BUILT_IN["never"]).alerts) <= 1  # 11 per 1,000 days, in 110 days
 
 
 def test_a_quiet_tenant_is_trained_at_most_half_as_often_as_weekly(quiet: Learner):

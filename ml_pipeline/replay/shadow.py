@@ -1,0 +1,57 @@
+"""The watch of a replay: the version before the newest one keeps predicting, and both are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from ml_pipeline.lifecycle.promotion import Decision, losses
+from ml_pipeline.lifecycle.rollback import Pairs, watch
+from ml_pipeline.replay.learner import Fitted, Learner
+
+WATCH_DAYS = 28
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """Losses of a version and of the one that it replaced, on all entities that come to count in its watch."""
+
+    pairs: Pairs
+    task: str
+    version: int
+    previous: Fitted
+    previous_number: int
+    activated_at: datetime
+
+    @classmethod
+    def of(
+        cls, learner: Learner, fitted: Fitted, version: int, previous: Fitted, previous_number: int, now: datetime
+    ) -> Shadow:
+        """From the activation on: the entities that wait for their outcome then, and those of the days of the watch."""
+        history = learner.history
+        stop = history.arrived_before((now + timedelta(days=WATCH_DAYS)).date())
+        activated = np.datetime64(now.replace(tzinfo=None), "us")
+        rows = np.flatnonzero(history.label_time[:stop] > activated)
+        if not len(rows):
+            nothing = Pairs(np.empty(0), np.empty(0), np.empty(0, dtype="datetime64[us]"))
+            return cls(nothing, learner.spec.task, version, previous, previous_number, now)
+        label, task = history.label[rows], learner.spec.task
+        ours, theirs = (
+            losses(task, label, learner.predict(model, rows)["value"].to_numpy()) for model in (fitted, previous)
+        )
+        pairs = Pairs(ours, theirs, history.label_time[rows])
+        return cls(pairs, task, version, previous, previous_number, now)
+
+    def verdict(self, now: datetime) -> Decision:
+        """What the watch has come to by ``now``."""
+        return watch(
+            self.pairs,
+            task="binary" if self.task == "binary" else "regression",
+            version=self.version,
+            previous=self.previous_number,
+            activated_at=self.activated_at,
+            now=now,
+            max_days=WATCH_DAYS,
+        )
