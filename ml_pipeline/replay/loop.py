@@ -62,6 +62,7 @@ def replay(
     except KeyboardInterrupt:
         result.interrupted = True
         result.last = result.days[-1].day if result.days else history.first
+    result.values = run.scored["value"]
     return result
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -87,6 +89,7 @@ class Replay:
     alerts: list[AlertRaised] = field(default_factory=list)
     changes: tuple[date, ...] = ()
     interrupted: bool = False
+    values: np.ndarray | None = field(default=None, repr=False, compare=False)  # answer per row of the frame, else NaN
 
     @property
     def trainings(self) -> int:
