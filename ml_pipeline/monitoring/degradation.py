@@ -53,7 +53,8 @@ def degradation(spec: ModelSpec, scored: pd.DataFrame, day: date, *, serving_sin
     Parameters
     ----------
     scored : DataFrame
-        What :func:`ml_pipeline.monitoring.performance.scored_outcomes` returns; rows known later are left out here.
+        What :func:`ml_pipeline.monitoring.performance.scored_outcomes` returns, in its order; rows known later than the
+        day are left out here.
     serving_since : date or None
         First day of the serving version. A change is looked for from then on; what was before is what its outcomes are
         held against, until it has a health window of at least 100 outcomes of its own. From then on it is held to these
@@ -67,6 +68,7 @@ def degradation(spec: ModelSpec, scored: pd.DataFrame, day: date, *, serving_sin
     found = rise(
         loss,
         days,
+        history["value"].to_numpy(np.float64),
         false_alarms=monitoring.degradation_false_alarms,
         min_outcomes=monitoring.degradation_min_outcomes,
         first=first,
@@ -100,9 +102,9 @@ def degradation(spec: ModelSpec, scored: pd.DataFrame, day: date, *, serving_sin
 
 
 def _between(scored: pd.DataFrame, first: date, last: date) -> pd.DataFrame:
-    time = scored["label_time"].array.as_unit("us").asi8.view("datetime64[us]")
-    inside = (time >= np.datetime64(first, "us")) & (time < np.datetime64(last, "us") + np.timedelta64(1, "D"))
-    return scored[inside]
+    days = _days(scored)
+    start, end = np.searchsorted(days, [np.datetime64(first, "D"), np.datetime64(last, "D") + 1])
+    return scored.iloc[start:end]
 
 
 def _days(scored: pd.DataFrame) -> np.ndarray:
@@ -189,12 +191,13 @@ def _lacking(known: pd.DataFrame, recent: pd.DataFrame, found: Rise, day: date, 
 
 def _evidence(found: Rise, monitoring: Monitoring) -> Numbers:
     return {
-        "p_value": found.p_value,
+        "rate": found.rate,
         "false_alarms": monitoring.degradation_false_alarms,
         "alarm": found.alarm,
         "z": found.z,
         "before": found.before,
         "after": found.after,
+        "given_prediction": found.given_prediction,
         "overdispersion": found.overdispersion,
     }
 
@@ -243,7 +246,7 @@ def _sentence(spec: ModelSpec, status: str, found: Rise, compared: _Compared) ->
     name = spec.headline_metric
     if compared.expected is None or compared.loss is None:
         return f"no rise of the {name}: all {compared.after} outcomes lie in the current window"
-    chance = f"quiet days show as much in {found.p_value:.2g} of cases"
+    chance = f"quiet days show as much at a rate of {found.rate:.2g} a day"
     against = f"{compared.expected:.3g} on {compared.before} before"
     change = _percent(compared.rise)
     if status == "stable":

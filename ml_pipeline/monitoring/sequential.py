@@ -4,16 +4,25 @@ Losses are replaced by exponential (Savage) scores of their ranks, so that neith
 the scores are those of the locally most powerful rank test for a change of scale (Savage 1956), and of a 0/1 error
 stream they leave the comparison of two shares. Every day of the history is tried as the first day of the change;
 the outcomes since then are compared with those before under the permutation distribution of the score sum, whose tail
-is taken from its first three moments (Pearson type III). The largest of these statistics is judged by the tail of
-the maximum of a scanned, standardised random walk (James, James and Siegmund 1987, Biometrika 74, 71-83), which gives
-the chance that a day on which nothing has changed shows as much. A day's chance held below ``a`` means at most
-``a`` reported quiet days per stream-day, however often one looks, and no state from one day to the next.
+is taken from its first three moments (Pearson type III).
+
+Two detectors share the rate of false alarms. One adds up, over all first days, the likelihood ratio of a rise of
+unknown size against none: a Shiryaev-Roberts e-detector with a mixture over sizes (Pollak 1987; Shin, Ramdas and
+Rinaldo 2022), which grows by 1 a quiet day on average, so that alarms at a value of ``A`` are at least ``A`` quiet days
+apart. The other looks at the last two days alone, so that a sudden harm need not outdo all the days on which a slow one
+could have begun; it takes the chance that a scanned, standardised random walk shows as much (James, James and Siegmund
+1987). Both are functions of the history up to the day: no state is kept from one day to the next.
+
+Where predictions are given, half of each detector's rate is for ranks among outcomes with a similar prediction (van
+Elteren 1960): large predictions have large errors, and with that spread gone, other outcomes of the same inputs are
+seen much sooner. The ranks among all see what changes the predictions themselves.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,39 +30,48 @@ from numpy.typing import NDArray
 from ml_pipeline.monitoring.metrics import Floats
 
 MIN_OUTCOMES = 20
+RECENT_DAYS = 2
 MAX_LAG = 6  # days over which neighbouring days' means may move together
+MOST_AFTER = 2.0  # outcomes after a change, as a multiple of those before it
+STRATUM_ROWS, MAX_STRATA = 100, 8
+RECENT_SHARE = 0.5  # of the rate of false alarms, for changes in the last two days
+TYPICAL_RISE = 0.25  # scale of the sizes that are mixed over (half-normal), in standard deviations of one outcome
 ALMOST_SYMMETRIC = 1e-3  # skewness below which the normal distribution's tail is taken
 _OVERSHOOT = 0.583  # of a discrete random walk over a boundary, in steps (Siegmund 1985, 4.40)
 
 
 @dataclass(frozen=True)
 class Rise:
-    """The most likely rise of the mean loss, and how often chance alone would show as much; all JSON-safe."""
+    """The most likely rise of the mean loss, and how often quiet streams would show as much."""
 
     alarm: bool
-    p_value: float  # chance that a day on which nothing changed shows at least this evidence
+    rate: float  # false alarms a quiet day, at most, of a threshold that this evidence just reaches
     since: date | None  # first day of the most likely change; None where nothing can be compared
     z: float  # its statistic, in standard deviations of the permutation distribution
     before: int  # outcomes before it
     after: int  # outcomes from it on
+    given_prediction: bool  # whether it shows best among outcomes with a similar prediction
     overdispersion: float  # variance of a day's mean over what independent outcomes would give, at least 1
 
 
-NOTHING_TO_COMPARE = Rise(False, 1.0, None, 0.0, 0, 0, 1.0)
+NOTHING_TO_COMPARE = Rise(False, 1.0, None, 0.0, 0, 0, False, 1.0)
 
 
 def rise(
     losses: Floats,
     days: NDArray[np.datetime64],
+    predictions: Floats | None = None,
     *,
     false_alarms: float = 0.001,
+    recent_share: float = RECENT_SHARE,
     min_outcomes: int = MIN_OUTCOMES,
     first: date | None = None,
 ) -> Rise:
     """Whether the losses have risen since some day, as it can be said at the end of the last one.
 
     Days on which outcomes come in worse together (a day effect, or neighbouring days alike) widen the permutation
-    distribution: by the variance of the day means before the change, with Bartlett weights up to a week's distance.
+    distribution: by the variance of the day means on either side of the change, with Bartlett weights up to a distance
+    of a week, of a day where only the last two days are looked at.
 
     Parameters
     ----------
@@ -61,10 +79,14 @@ def rise(
         Non-negative, finite, in the order of ``days``.
     days : array of datetime64[D]
         Day of each loss, not falling.
+    predictions : array of float, optional
+        What was predicted, finite.
     false_alarms : float
-        Share of quiet days on which an alarm may be given: 0.001 is one per 1,000 stream-days.
+        Rate of false alarms: 0.001 is one per 1,000 quiet stream-days.
+    recent_share : float
+        Part of it for changes in the last two days, 0 to less than 1.
     min_outcomes : int
-        Least outcomes on either side of a change.
+        Least outcomes on either side of a change; those after it are at most twice those before.
     first : date or None
         Earliest day that may be the first of the change.
 
@@ -75,38 +97,130 @@ def rise(
     >>> rise(np.where(np.arange(500) < 450, quiet, 2 * quiet), days).since
     datetime.date(2025, 2, 15)
     """
-    if len(losses) < 2 * min_outcomes or losses.min() == losses.max():
+    n = len(losses)
+    if n < 2 * min_outcomes or losses.min() == losses.max():
         return NOTHING_TO_COMPARE
-    scores = savage_scores(losses)
     start = days[0].astype("datetime64[D]")
     day = (days.astype("datetime64[D]") - start).astype(np.intp)
-    count, total, squares = (
-        np.bincount(day, weights).astype(float) for weights in (np.ones(len(day)), scores, scores**2)
-    )
-    n, n_before = len(losses), np.cumsum(count)[:-1]
-    n_after = n - n_before
-    allowed = (n_before >= min_outcomes) & (n_after >= min_outcomes) & (count[1:] > 0)
+    count = np.bincount(day).astype(float)
+    before = np.cumsum(count)[:-1]
+    allowed = (before >= min_outcomes) & (n - before >= min_outcomes) & (count[1:] > 0)
+    allowed &= n - before <= MOST_AFTER * before
     if first is not None:
         allowed &= np.arange(1, len(count)) >= (np.datetime64(first, "D") - start).astype(int)
-    if not allowed.any():
+    candidates = np.flatnonzero(allowed)
+    if not len(candidates):
         return NOTHING_TO_COMPARE
-    at = np.flatnonzero(allowed)
-    inflation, freedom = (values[at] for values in _overdispersion(count, total, squares))
-    variance = n_before[at] * n_after[at] / (n * (n - 1)) * squares.sum()
-    third = n_before[at] * n_after[at] * (n_before - n_after)[at] / (n * (n - 1.0) * (n - 2)) * (scores**3).sum()
-    z = -np.cumsum(total)[at] / np.sqrt(variance * inflation)
-    tails = _pearson_tail(_normal_for_t(z, freedom), third / variance**1.5)
-    best = int(np.argmin(tails))
-    p_value = _scanned(float(tails[best]), n_before[at] / n)
+    recent = candidates[candidates >= len(count) - 1 - RECENT_DAYS]
+    part_of_rate = {True: recent_share if len(recent) else 0.0}
+    part_of_rate[False] = 1 - part_of_rate[True]
+    strata = [np.zeros(n, dtype=np.intp)] if predictions is None else _strata(predictions)
+    found = []
+    for groups in strata:
+        scores = _Scores(losses, day, groups)
+        if part_of_rate[True]:
+            found.append((part_of_rate[True], _recent_rise(scores, recent, before / n)))
+        found.append((part_of_rate[False], _any_rise(scores, candidates, before)))
+    part, clearest = min(found, key=lambda item: item[1].rate / item[0])
+    rate = min(1.0, len(strata) * clearest.rate / part)
     return Rise(
-        alarm=p_value <= false_alarms,
-        p_value=p_value,
-        since=(start + at[best] + 1).astype(object),
-        z=float(z[best]),
-        before=int(n_before[at[best]]),
-        after=int(n_after[at[best]]),
-        overdispersion=float(inflation[best]),
+        alarm=rate <= false_alarms,
+        rate=rate,
+        since=(start + clearest.at + 1).astype(object),
+        z=clearest.z,
+        before=int(before[clearest.at]),
+        after=n - int(before[clearest.at]),
+        given_prediction=clearest.given_prediction,
+        overdispersion=clearest.overdispersion,
     )
+
+
+def _strata(predictions: Floats) -> list[NDArray[np.intp]]:
+    """All outcomes as one stratum, and, where there are enough, groups of similar predictions of about equal size."""
+    n = len(predictions)
+    together = np.zeros(n, dtype=np.intp)
+    groups = min(n // STRATUM_ROWS, MAX_STRATA)
+    if groups < 2:
+        return [together]
+    edges = np.unique(np.quantile(predictions, np.arange(1, groups) / groups))
+    return [together, np.searchsorted(edges, predictions).astype(np.intp)]
+
+
+class _Scores:
+    """Scores within the strata, their sums by day, and the moments of the sum over the days since each candidate."""
+
+    def __init__(self, losses: Floats, day: NDArray[np.intp], strata: NDArray[np.intp]) -> None:
+        groups = np.unique(strata)
+        self.losses, self.given_prediction = losses, len(groups) > 1
+        scores = np.empty(len(losses))
+        days = int(day[-1]) + 1
+        self.variance, self.third = np.zeros(days - 1), np.zeros(days - 1)
+        for group in groups:
+            members = np.flatnonzero(strata == group)
+            scores[members] = savage_scores(losses[members])
+            self._add_moments(scores[members], np.bincount(day[members], minlength=days))
+        self.count, self.total, self.squares = (
+            np.bincount(day, weights, days).astype(float) for weights in (np.ones(len(day)), scores, scores**2)
+        )
+
+    def _add_moments(self, scores: Floats, count: NDArray[np.intp]) -> None:
+        n = float(len(scores))
+        if n < 3:
+            return
+        before = np.cumsum(count)[:-1]
+        pairs = before * (n - before) / (n * (n - 1))
+        self.variance += pairs * (scores**2).sum()
+        self.third += pairs * (2 * before - n) / (n - 2) * (scores**3).sum()
+
+
+class _Clearest(NamedTuple):
+    """The clearest of some candidates (by its last day before the change), and the detector's rate of false alarms."""
+
+    at: int
+    rate: float
+    z: float
+    given_prediction: bool
+    overdispersion: float
+
+
+def _recent_rise(scores: _Scores, candidates: NDArray[np.intp], shares: Floats) -> _Clearest:
+    z, tails, inflation = _standardised(scores, candidates, RECENT_DAYS - 1)
+    best = int(np.argmin(tails))
+    rate = _scanned(float(tails[best]), shares[candidates])
+    return _Clearest(int(candidates[best]), rate, float(z[best]), scores.given_prediction, float(inflation[best]))
+
+
+def _any_rise(scores: _Scores, candidates: NDArray[np.intp], before: Floats) -> _Clearest:
+    """The Shiryaev-Roberts sum of the candidates' likelihood ratios; its reciprocal is the rate."""
+    from scipy.special import log_ndtr, ndtri
+
+    z, tails, inflation = _standardised(scores, candidates, MAX_LAG)
+    normal = -ndtri(np.clip(tails, 1e-300, 1 - 1e-15))
+    n = float(len(scores.losses))
+    size = before[candidates] * (n - before[candidates]) / n / inflation
+    # The likelihood ratio exp(d z sqrt(size) - d^2 size / 2), its d mixed over a half-normal distribution.
+    spread = 1 / (size + TYPICAL_RISE**-2)
+    mean = normal * np.sqrt(size) * spread
+    logs = np.log(2 * np.sqrt(spread) / TYPICAL_RISE) + mean**2 / spread / 2 + log_ndtr(mean / np.sqrt(spread))
+    best = int(np.argmax(logs))
+    total = float(logs[best] + np.log(np.exp(logs - logs[best]).sum()))
+    return _Clearest(
+        int(candidates[best]),
+        float(min(1.0, np.exp(-total))),
+        float(z[best]),
+        scores.given_prediction,
+        float(inflation[best]),
+    )
+
+
+def _standardised(scores: _Scores, candidates: NDArray[np.intp], lags: int) -> tuple[Floats, Floats, Floats]:
+    """Each candidate's score sum in standard deviations, its tail, and its overdispersion."""
+    inflation, freedom = (
+        values[candidates] for values in _overdispersion(scores.count, scores.total, scores.squares, lags)
+    )
+    variance = np.maximum(scores.variance[candidates], 1e-300)
+    z = -np.cumsum(scores.total)[candidates] / np.sqrt(variance * inflation)
+    return z, _pearson_tail(_normal_for_t(z, freedom), scores.third[candidates] / variance**1.5), inflation
 
 
 def savage_scores(values: Floats) -> Floats:
@@ -126,7 +240,7 @@ def savage_scores(values: Floats) -> Floats:
     return scores
 
 
-def _overdispersion(count: Floats, total: Floats, squares: Floats) -> tuple[Floats, Floats]:
+def _overdispersion(count: Floats, total: Floats, squares: Floats, lags: int) -> tuple[Floats, Floats]:
     """For a change before each day but the first: the long-run variance of the day sums over that of independent
     outcomes (at least 1), and the degrees of freedom with which it is known (infinite at 1).
 
@@ -134,8 +248,8 @@ def _overdispersion(count: Floats, total: Floats, squares: Floats) -> tuple[Floa
     """
     before, after = _Side(count, total, squares), _Side(count[::-1], total[::-1], squares[::-1])
     spread, bandwidth = np.zeros(len(count) - 1), 0.0
-    for lag in range(min(MAX_LAG, len(count) - 1) + 1):
-        weight = 1 - lag / (MAX_LAG + 1)
+    for lag in range(min(lags, len(count) - 1) + 1):
+        weight = 1 - lag / (lags + 1)
         bandwidth += weight**2 * (1 if lag == 0 else 2)
         spread += (1 if lag == 0 else 2) * weight * (before.products(lag) + after.products(lag)[::-1])
     within = before.within + after.within[::-1]

@@ -53,7 +53,7 @@ def test_the_unit_does_not_matter(seed, scale):
 def test_the_order_within_a_day_matters_to_rounding_only(seed):
     losses, days = doubled_from(stream(seed, 30, 10), 25, 10), days_of(30, 10)
     order = np.lexsort((np.random.default_rng(seed).random(300), days))
-    assert rise(losses[order], days).p_value == pytest.approx(rise(losses, days).p_value, rel=1e-6)
+    assert rise(losses[order], days).rate == pytest.approx(rise(losses, days).rate, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_order_within_a_day_matters_to_rounding_only(seed):
 )
 def test_where_nothing_can_be_compared_there_is_no_alarm_and_no_day(losses, days):
     found = rise(losses, days)
-    assert (found.alarm, found.since, found.p_value) == (False, None, 1.0)
+    assert (found.alarm, found.since, found.rate) == (False, None, 1.0)
 
 
 def test_no_change_is_found_before_the_first_day_allowed():
@@ -101,19 +101,53 @@ def day_effects(rng: np.random.Generator, days: int, a_day: int) -> np.ndarray:
     return rng.exponential(size=days * a_day) * np.repeat(rng.lognormal(0, 0.1, days), a_day)
 
 
-@pytest.mark.parametrize("make", [exponential, errors, heavy])
-@pytest.mark.parametrize(("days", "a_day"), [(40, 30), (150, 4)])
-def test_the_chance_of_a_quiet_day_is_what_it_says(make, days, a_day):
+def alarmed(make, days: int, a_day: int, rate: float, streams: int) -> float:
+    """Share of quiet streams with an alarm, looked at daily over their second half."""
     rng = np.random.default_rng(11)
-    shares = np.array([rise(make(rng, days, a_day), days_of(days, a_day)).p_value for _ in range(600)])
-    assert (shares <= 0.05).mean() <= 0.07
-    assert (shares <= 0.01).mean() <= 0.02
+    alarms = 0
+    for _ in range(streams):
+        losses = make(rng, days, a_day)
+        looks = range(days // 2 * a_day, days * a_day, a_day)
+        alarms += any(rise(losses[:n], days_of(days, a_day)[:n], false_alarms=rate).alarm for n in looks)
+    return alarms / streams
+
+
+@pytest.mark.parametrize("make", [exponential, errors, heavy])
+@pytest.mark.parametrize(("days", "a_day"), [(60, 30), (120, 4)])
+def test_quiet_streams_looked_at_daily_keep_to_the_rate_of_false_alarms(make, days, a_day):
+    rate, streams = 0.01, 60
+    expected = days / 2 * rate
+    assert alarmed(make, days, a_day, rate, streams) <= expected + 2 * np.sqrt(expected / streams)
 
 
 def test_mild_day_effects_do_not_multiply_the_alarms():
+    assert alarmed(day_effects, 120, 30, 0.002, 40) <= 0.3  # 0.12 expected where days have no effect
+
+
+@pytest.mark.parametrize("make", [exponential, errors, heavy])
+def test_the_chance_given_to_the_last_two_days_is_what_it_says(make):
     rng = np.random.default_rng(12)
-    shares = np.array([rise(day_effects(rng, 150, 30), days_of(150, 30)).p_value for _ in range(400)])
-    assert (shares <= 0.01).mean() <= 0.035
+    days = days_of(40, 30)
+    rates = np.array([rise(make(rng, 40, 30), days, recent_share=1 - 1e-9).rate for _ in range(600)])
+    assert (rates <= 0.05).mean() <= 0.07
+    assert (rates <= 0.01).mean() <= 0.02
+
+
+def test_the_same_inputs_with_other_outcomes_show_best_at_equal_predictions():
+    rng = np.random.default_rng(13)
+    days, predictions = days_of(60, 30), rng.lognormal(0, 2, 1800)
+    losses = doubled_from(predictions * rng.lognormal(0, 0.5, 1800), 58)
+    found = rise(losses, days, predictions)
+    assert (found.alarm, found.given_prediction) == (True, True)
+    assert found.rate < rise(losses, days).rate / 10
+
+
+def test_predictions_that_break_show_among_all():
+    rng = np.random.default_rng(14)
+    predictions = doubled_from(doubled_from(rng.lognormal(0, 1, 1800), 58), 58)
+    losses = predictions * rng.lognormal(0, 0.5, 1800)
+    found = rise(losses, days_of(60, 30), predictions)
+    assert (found.alarm, found.given_prediction) == (True, False)
 
 
 def test_three_thousand_outcomes_take_milliseconds():
