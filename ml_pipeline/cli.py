@@ -14,6 +14,7 @@ import click
 from rich import box
 from rich.table import Table
 
+from ml_pipeline.cli_alerts import acknowledge_command, alerts_command, prune_command
 from ml_pipeline.cli_common import (
     Group,
     check_model_and_tenant,
@@ -305,5 +306,13 @@ def up() -> None:
         serve(settings, console)
 
 
-for command in (set_command, explain_command, retrain_command, replay_command):
+for command in (
+    set_command,
+    explain_command,
+    retrain_command,
+    replay_command,
+    alerts_command,
+    acknowledge_command,
+    prune_command,
+):
     main.add_command(command)

@@ -80,16 +80,18 @@ def tenant_day_range(known: Sequence[str], first: str, last: str, since: dt.date
 
 
 def tenants_of(tags: Mapping[str, str], known: Sequence[str]) -> list[str]:
-    """The tenants that a run over tenants was asked for, by its tags.
+    """The tenants of a run's partition or range of partitions, in partition order.
 
     >>> tenants_of({"dagster/partition": "b"}, ["a", "b", "c"])
     ['b']
-    >>> tenants_of({START_TAG: "b", END_TAG: "c"}, ["a", "b", "c"])
+    >>> tenants_of({START_TAG: "2026-01-01|b", END_TAG: "2026-01-02|c"}, ["a", "b", "c", "d"])
     ['b', 'c']
     """
-    if PARTITION_TAG in tags:
-        return [tags[PARTITION_TAG]]
-    first, last = tags.get(START_TAG), tags.get(END_TAG)
+    single = tags.get(PARTITION_TAG)
+    first, last = (tags.get(tag, single) for tag in (START_TAG, END_TAG))
+    if first is None or last is None:
+        return []
+    first, last = first.rpartition("|")[2], last.rpartition("|")[2]
     if first not in known or last not in known:
         return []
     return list(known[known.index(first) : known.index(last) + 1])

@@ -124,18 +124,19 @@ class Organisation:
 
 
 def demo_organisations(now: pd.Timestamp, seed: int = 7) -> list[Organisation]:
-    """Three tenants with a year of history up to ``now``.
+    """Four tenants with a year of history up to ``now``.
 
-    acme goes on as ever, globex starts a campaign that changes its items but not what they mean, and initech's items
-    turn out differently from 45 days before ``now``.
+    acme goes on as ever, and so does umbrella; globex starts a campaign that changes its items but not what they mean,
+    and initech's items turn out differently from 60 days before ``now``.
     """
     start = now - pd.Timedelta(days=365)
     campaign = Drift("covariate", now - pd.Timedelta(days=60), size=0.5, gradual_days=14)
-    upheaval = Drift("concept", now - pd.Timedelta(days=45))
+    upheaval = Drift("concept", now - pd.Timedelta(days=60))
     return [
         Organisation("acme", seed, start, now, 60, 40, people=24, teams=3),
         Organisation("globex", seed + 1, start, now, 75, 50, people=36, teams=4, drifts=(campaign,)),
-        Organisation("initech", seed + 2, start, now, 50, 36, people=18, teams=2, drifts=(upheaval,)),
+        Organisation("initech", seed + 2, start, now, 60, 36, people=18, teams=2, drifts=(upheaval,)),
+        Organisation("umbrella", seed + 3, start, now, 70, 40, people=28, teams=3),
     ]
 
 

@@ -1,55 +1,181 @@
-"""``make demo``: the whole main job on three simulated tenants."""
+"""``make demo``: the main job on four simulated tenants, and the story of the loop on one of their models."""
 
 from __future__ import annotations
 
+import datetime as dt
 import time
+from collections.abc import Iterable, Sequence
 
+import dagster as dg
 import pandas as pd
 
-from ml_pipeline.cli import run_pipeline, show_status
+from ml_pipeline import launch, partitions
+from ml_pipeline.cli import show_status
 from ml_pipeline.cli_common import console, prepared, progress_bar
-from ml_pipeline.demo.simulator import demo_organisations, simulate
+from ml_pipeline.demo.lifetime import DAY, Life, Lived, live
+from ml_pipeline.demo.simulator import History, Organisation, demo_organisations, simulate
+from ml_pipeline.demo.story import lived_until, tell
 from ml_pipeline.importers import import_tables
+from ml_pipeline.lifecycle.retraining import Request
+from ml_pipeline.resources.compute import Compute
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from ml_pipeline.specs import load_specs
+from ml_pipeline.work.retraining import Approved, decide_for
+from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, OFF_PEAK, write_setting
 
+MODEL = "story_points"  # whose loop is shown; the others are trained as of now
 DAYS = 60
+LIVED_DAYS = 84
+BROKEN_DAYS_AGO = 28
+MISLED, BROKEN_FACTOR = "umbrella", 3.0
+ANCHOR = pd.Timestamp("2026-06-01", tz="UTC")  # a Monday
+
+
+class Tour:
+    """The steps of the demo; each takes up what an earlier or interrupted demo has left."""
+
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
+        self.settings = settings
+        self.instance = instance
+        self.warehouse = Warehouse(settings)
+        self.spec = load_specs(settings.specs)[MODEL]
+        self.yesterday = partitions.today() - DAY
+        self.histories: dict[str, History] = {}
+        self.failures: list[str] = []
+        self.known: list[str] = []
+
+    def simulate(self) -> None:
+        """A year of each tenant. The weeks are the same whenever it is run, only moved to end now."""
+        now = pd.Timestamp.now("UTC").floor("h")
+        monday = now.normalize() - pd.Timedelta(days=now.weekday())
+        organisations = demo_organisations(ANCHOR + (now - monday))
+        there = set(self.warehouse.tenants())
+        with progress_bar("Simulating a year", len(organisations)) as advance:
+            for organisation in organisations:
+                history = _moved(organisation, monday - ANCHOR)
+                self.histories[organisation.tenant_id] = history
+                import_tables(self.warehouse, organisation.tenant_id, history.issues, history.pull_requests)
+                if organisation.tenant_id not in there:
+                    self._switch_on(organisation.tenant_id)
+                advance(organisation)
+        self.known = launch.add_partitions(self.instance, self.warehouse.tenants())
+
+    def _switch_on(self, tenant: str) -> None:
+        write_setting(self.warehouse, tenant, MODEL, AUTO_RETRAIN, True, "demo")
+        write_setting(self.warehouse, tenant, MODEL, OFF_PEAK, "0-0", "demo")
+
+    @property
+    def tenants(self) -> list[str]:
+        return list(self.histories)
+
+    def train(self) -> None:
+        """The other models as of now; the one whose loop is shown as of twelve weeks ago, where it has not begun."""
+        others = [name for name in load_specs(self.settings.specs) if name != MODEL]
+        fresh = [tenant for tenant in self.tenants if lived_until(self.warehouse, tenant, MODEL) is None]
+        began = self.yesterday - LIVED_DAYS * DAY
+        with progress_bar("Training and predicting", len(self.tenants) * len(others) + len(fresh)) as advance:
+            self._launched(launch.train(self.instance, self.known, self.tenants, others, "", advance))
+            if fresh:
+                as_of = f"{began}T00:00:00+00:00"
+                self._launched(launch.train(self.instance, self.known, fresh, [MODEL], as_of, advance))
+
+    def live(self) -> None:
+        """Every day until yesterday; a retraining that is approved on the way is a run of Dagster."""
+        broken_on = self.yesterday - BROKEN_DAYS_AGO * DAY
+        with progress_bar(f"Living through {LIVED_DAYS} days", None) as advance:
+            self._live_until(broken_on, self.tenants, advance)
+            last = lived_until(self.warehouse, MISLED, MODEL)
+            if last == broken_on:
+                self._mislead(broken_on)
+            self._live_until(self.yesterday, self.tenants, advance)
+
+    def _live_until(self, until: dt.date, tenants: Sequence[str], advance) -> None:
+        waiting = list(tenants)
+        while waiting:
+            lives = [(tenant, life) for tenant in waiting if (life := self._life(tenant, until)) is not None]
+            compute = Compute(self.settings.workers, self.settings.tenant_timeout, advance)
+            waiting = []
+            for lived in self._lived(compute, lives):
+                if lived.approved is not None:
+                    self._run([lived.approved], lived.last)
+                    waiting.append(lived.approved.tenant)
+
+    def _life(self, tenant: str, until: dt.date) -> Life | None:
+        last = lived_until(self.warehouse, tenant, MODEL)
+        since = self.yesterday - (LIVED_DAYS - 1) * DAY if last is None else last + DAY
+        return Life(self.settings, self.spec, tenant, since, until, decides=True) if since <= until else None
+
+    def _lived(self, compute: Compute, lives: Sequence[tuple[str, Life]]) -> Iterable[Lived]:
+        for result in list(compute.map(live, lives)):
+            if result.error is not None:
+                self.failures.append(f"{result.key}: {result.error}")
+            else:
+                yield result.value
+
+    def _run(self, approved: Sequence[Approved], day: dt.date) -> None:
+        as_of = f"{day + DAY}T03:00:00+00:00"
+        self._launched(launch.retrain(self.instance, self.known, approved, lambda _: None, as_of))
+
+    def _mislead(self, day: dt.date) -> None:
+        """A person retrains on an export that is broken; the next export is right again."""
+        right = self.histories[MISLED].issues
+        broken = right.assign(story_points=right["story_points"] * BROKEN_FACTOR)
+        import_tables(self.warehouse, MISLED, broken, None)
+        now = dt.datetime.combine(day + DAY, dt.time(3), dt.UTC)
+        request = Request("demo", "a new export came in, whose story points are hours")
+        tick = decide_for(self.warehouse, self.settings, {MODEL: self.spec}, [MISLED], now, request=request)
+        self._run(tick.approved, day)
+        import_tables(self.warehouse, MISLED, right, None)
+
+    def monitor(self) -> None:
+        """The same days once more as partitions of Dagster, for every model: looking back changes nothing."""
+        since = max(partitions.days.start.date(), self.yesterday - (DAYS - 1) * DAY)
+        models = list(load_specs(self.settings.specs))
+        with progress_bar(f"Metrics and reports, {DAYS} days", len(self.tenants) * len(models)) as advance:
+            self._launched(
+                launch.monitor(self.instance, self.known, self.tenants, models, since, self.yesterday, advance)
+            )
+
+    def _launched(self, launched: launch.Launched) -> None:
+        self.failures += launched.failures
 
 
 def take_tour() -> None:
-    """Simulates what is missing, runs everything, and says how to go on."""
+    """Simulates, trains, lives through twelve weeks, tells what happened, and says how to go on."""
     started = time.monotonic()
     with prepared() as settings:
-        tenants = _organisations(settings)
-        failures = run_pipeline(settings, tenants, (), "", DAYS)
-        show_status(settings, tenants, (), as_json=False)
-    for failure in failures:
+        with launch.dagster_instance(settings) as instance:
+            tour = Tour(settings, instance)
+            tour.simulate()
+            tour.train()
+            tour.live()
+            tour.monitor()
+        show_status(settings, tour.tenants, (), as_json=False)
+        tell(tour.warehouse, tour.tenants, MODEL)
+    for failure in tour.failures:
         console.print(f"[red]Failed:[/red] {failure}", highlight=False)
     console.print(
         f"Done in {time.monotonic() - started:.0f} s. Everything is kept under {settings.home}.\n"
         "\n"
-        "  make up                                     Dagster and MLflow in the browser\n"
-        "  .venv/bin/ml-pipeline status --tenant acme  this table again\n"
-        "  .venv/bin/ml-pipeline import jira FILE      your own issues (docs/import.md)\n"
-        "  .venv/bin/ml-pipeline run                   models for them\n",
+        "  make up                                                            Dagster and MLflow in the browser\n"
+        f"  .venv/bin/ml-pipeline explain --tenant initech --model {MODEL}   the last decisions, with their numbers\n"
+        f"  .venv/bin/ml-pipeline replay --tenant initech --model {MODEL} --against weekly\n"
+        "                                                                     what another policy would have done\n"
+        "  .venv/bin/ml-pipeline import jira FILE                             your own issues (docs/import.md)\n"
+        "  .venv/bin/ml-pipeline run                                          models for them\n",
         highlight=False,
     )
-    if failures:
+    if tour.failures:
         raise SystemExit(1)
 
 
-def _organisations(settings: Settings) -> list[str]:
-    warehouse = Warehouse(settings)
-    there = set(warehouse.tenants())
-    organisations = demo_organisations(pd.Timestamp.now("UTC").floor("h"))
-    missing = [organisation for organisation in organisations if organisation.tenant_id not in there]
-    for organisation in organisations:
-        if organisation not in missing:
-            console.print(f"{organisation.tenant_id} is there from an earlier demo: continuing with it.")
-    if missing:
-        with progress_bar("Simulating a year", len(missing)) as advance:
-            for organisation in missing:
-                history = simulate(organisation)
-                import_tables(warehouse, organisation.tenant_id, history.issues, history.pull_requests)
-                advance(organisation)
-    return [organisation.tenant_id for organisation in organisations]
+def _moved(organisation: Organisation, by: pd.Timedelta) -> History:
+    """What the simulator makes of an organisation, its times moved by whole weeks."""
+    history = simulate(organisation)
+    return History(*(_later(frame, by) for frame in (history.issues, history.pull_requests)))
+
+
+def _later(frame: pd.DataFrame, by: pd.Timedelta) -> pd.DataFrame:
+    times = frame.select_dtypes("datetimetz").columns
+    return frame.assign(**{name: frame[name] + by for name in times})

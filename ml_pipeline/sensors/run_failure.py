@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import dagster as dg
 
@@ -11,8 +11,6 @@ from ml_pipeline import partitions
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import load_settings
 from ml_pipeline.work.run_failures import FailedRun, alert_failed_run
-
-PARTITION_TAG = "dagster/partition"
 
 
 @dg.run_failure_sensor(
@@ -37,7 +35,7 @@ def failed_run(context: dg.RunFailureSensorContext) -> FailedRun:
         ended_at=dt.datetime.fromtimestamp(ended, dt.UTC) if ended else dt.datetime.now(dt.UTC),
         message=context.failure_event.message or "",
         steps=dict(_failed_steps(context)),
-        tenants=tenants_of(run.tags, context.instance.get_dynamic_partitions(str(partitions.tenants.name))),
+        tenants=partitions.tenants_of(run.tags, context.instance.get_dynamic_partitions(str(partitions.tenants.name))),
     )
 
 
@@ -49,19 +47,3 @@ def _failed_steps(context: dg.RunFailureSensorContext) -> Iterator[tuple[str, tu
             cause = cause.cause
         listed = data.user_failure_data.metadata.get("tenants") if data.user_failure_data else None
         yield str(event.step_key), (cause.message if cause else "", None if listed is None else str(listed.value))
-
-
-def tenants_of(tags: Mapping[str, str], known: Sequence[str]) -> list[str]:
-    """The tenants of a run's partition or range of partitions, in partition order.
-
-    >>> tenants_of({partitions.START_TAG: "2026-01-01|b", partitions.END_TAG: "2026-01-02|c"}, ["a", "b", "c", "d"])
-    ['b', 'c']
-    """
-    single = tags.get(PARTITION_TAG)
-    first, last = (tags.get(tag, single) for tag in (partitions.START_TAG, partitions.END_TAG))
-    if first is None or last is None:
-        return []
-    first, last = first.rpartition("|")[2], last.rpartition("|")[2]
-    if first not in known or last not in known:
-        return []
-    return list(known[known.index(first) : known.index(last) + 1])

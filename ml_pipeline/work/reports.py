@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pandas as pd
 import sqlalchemy as sa
 
+from ml_pipeline.monitoring.alert_rules import rank
 from ml_pipeline.monitoring.anomalies import Anomalies, unusual_inputs, unusual_outcomes, unusual_predictions
 from ml_pipeline.monitoring.concept import cause_of
 from ml_pipeline.monitoring.degradation import Degradation, degradation
@@ -28,6 +29,7 @@ from ml_pipeline.work.tenant_days import DAY, USUAL_DAYS, TenantDays, midnight
 from ml_pipeline.work.version_files import IMPORTANCE, PROFILE
 
 TOLD_DAYS = 28  # a column that has been told of within so many days is no news
+REMINDED_DAYS = 7  # a loss that stays as high as it was told of is told of again after so many days
 
 
 @dataclass(frozen=True)
@@ -300,8 +302,19 @@ def _store_anomalies(connection: sa.Connection, tenant: TenantDays, reports: Seq
 
 
 def _alert_degradation(connection: sa.Connection, tenant: TenantDays, report: DayReport) -> None:
-    performance = report.performance
+    """Tells of a loss that rose, unless a week's alerts have said as much of this version."""
+    performance, as_of = report.performance, midnight(report.day + DAY).to_pydatetime()
     if performance.severity is None or report.version is None:
+        return
+    table = tables.alerts
+    told = sa.select(table.c.level).where(
+        tenant.is_own(table),
+        table.c.kind == "degradation",
+        table.c.detail["version"].as_integer() == report.version,
+        table.c.as_of < as_of,
+        table.c.as_of > as_of - REMINDED_DAYS * DAY,
+    )
+    if any(rank(level) >= rank(performance.severity) for level in connection.scalars(told)):
         return
     raise_alert(
         connection,
@@ -310,7 +323,7 @@ def _alert_degradation(connection: sa.Connection, tenant: TenantDays, report: Da
         kind="degradation",
         level=performance.severity,
         message=f"{report.day}: {performance.reason.rstrip('.')}: {report.cause}",
-        as_of=midnight(report.day + DAY).to_pydatetime(),
+        as_of=as_of,
         detail={"day": report.day, "version": report.version, "health": report.health.score, **asdict(performance)},
     )
 

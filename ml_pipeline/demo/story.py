@@ -1,0 +1,58 @@
+"""What happened to the demo's tenants, a line per event."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from rich.table import Table
+
+from ml_pipeline.cli_common import output
+from ml_pipeline.resources import tables
+from ml_pipeline.resources.warehouse import Warehouse
+
+LONGEST = 150
+
+
+def lived_until(warehouse: Warehouse, tenant: str, model: str) -> dt.date | None:
+    """The newest day with a report."""
+    table = tables.drift_reports
+    with warehouse.tenant(tenant) as connection:
+        query = sa.select(sa.func.max(table.c.day)).where(table.c.tenant_id == tenant, table.c.model == model)
+        return connection.scalar(query)
+
+
+def tell(warehouse: Warehouse, tenants: Sequence[str], model: str) -> None:
+    """Prints the events of each tenant: alerts, decisions and what became of versions."""
+    table = Table("tenant", "day", "what", "why", box=None, pad_edge=False)
+    for tenant in tenants:
+        events = _events(warehouse, tenant, model)
+        for event in events:
+            table.add_row(tenant, *event)
+        if not any(what.startswith("alert") for _, what, _ in events):
+            table.add_row(tenant, "", "no alert in all that time", "")
+    output.print(table)
+
+
+def _events(warehouse: Warehouse, tenant: str, model: str) -> list[tuple[str, str, str]]:
+    alerts, decisions = tables.alerts, tables.decisions
+    with warehouse.tenant(tenant) as connection:
+        query = sa.select(alerts).where(alerts.c.tenant_id == tenant, alerts.c.model == model)
+        raised = connection.execute(query).mappings().all()
+        query = sa.select(decisions).where(decisions.c.tenant_id == tenant, decisions.c.model == model)
+        decided = connection.execute(query.order_by(decisions.c.as_of, decisions.c.created_at)).mappings().all()
+    found = [(row["as_of"], f"alert {row['level']}: {row['kind']}", row["message"]) for row in raised]
+    last: dict[str, Any] = {}
+    for row in decided:
+        # A hold or a watch that only goes on from one day to the next is one event.
+        state = (row["verdict"], row["numbers"].get("cause"), tuple(row["numbers"].get("held_by", ())))
+        if last.get(row["kind"]) != state:
+            found.append((row["as_of"], f"{row['kind']}: {row['verdict']}", row["reason"]))
+        last[row["kind"]] = state
+    return [(f"{at:%Y-%m-%d}", what, _short(why)) for at, what, why in sorted(found, key=lambda event: event[0])]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}\u2026"
