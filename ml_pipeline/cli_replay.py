@@ -149,6 +149,8 @@ def _story(replay: Replay) -> list[str]:
     for alert in replay.alerts:
         since = f", since {alert.since}" if alert.since else ""
         events.append((alert.day, f"alert, {alert.kind} {alert.severity}{since}. {alert.reason}".rstrip()))
+    for rollback in replay.rollbacks:
+        events.append((rollback.day, f"rolled back to version {rollback.to}. {rollback.reason}"))
     for hold in replay.holds:
         events.append((hold.first, f"held for {hold.days} days. {hold.reason}"))
     events.sort(key=lambda event: event[0])

@@ -92,6 +92,12 @@ def test_drift_without_harm_is_held_and_says_why():
     )
 
 
+def test_a_drift_without_alert_and_severity_is_no_cause():
+    mild = dataclasses.replace(DRIFTED, severity=None, alert=False)
+    assert decide(state(drift=mild), Policy()).verdict == "none"
+    assert decide(state(drift=dataclasses.replace(mild, alert=True)), Policy()).held_by == ("severity",)
+
+
 @pytest.mark.parametrize(
     "degradation",
     [

@@ -45,6 +45,7 @@ def test_without_retraining_the_mean_loss_is_that_of_the_first_version(quiet: Le
     assert result.outcomes == len(lived)
     assert result.mean_loss() == pytest.approx(np.abs(values["value"] - lived["label"]).mean())
     assert result.mean_loss("constant") == pytest.approx(np.abs(values["baseline"] - lived["label"]).mean())
+    assert result.values[lived.index] == pytest.approx(values["value"])
     rolling = np.abs(lived["history_recent_median"] - lived["label"]).mean()
     assert result.mean_loss("rolling") == pytest.approx(rolling)
 
