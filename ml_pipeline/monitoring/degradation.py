@@ -46,8 +46,8 @@ def degradation(spec: ModelSpec, scored: pd.DataFrame, day: date, *, serving_sin
     """Looks for a rise of the mean loss in the outcomes known by the end of ``day`` (UTC).
 
     The outcomes of the last ``monitoring.degradation_days`` days count, live ones of any version and backtested ones
-    before there were any. A rise is reported where :func:`ml_pipeline.monitoring.sequential.rise` finds one that chance
-    would show on fewer than ``degradation_false_alarms`` of quiet days, that is large enough to have a severity, and
+    before there were any. A rise is reported where :func:`ml_pipeline.monitoring.sequential.rise` finds one at a
+    rate of ``degradation_false_alarms`` a quiet day, that is large enough to have a severity, and
     that the current window still shows. Nothing but ``scored`` enters, so a day backfilled equals that day lived.
 
     Parameters

@@ -62,7 +62,7 @@ def rise(
     days: NDArray[np.datetime64],
     predictions: Floats | None = None,
     *,
-    false_alarms: float = 0.001,
+    false_alarms: float = 0.0005,
     recent_share: float = RECENT_SHARE,
     min_outcomes: int = MIN_OUTCOMES,
     first: date | None = None,
@@ -82,7 +82,7 @@ def rise(
     predictions : array of float, optional
         What was predicted, finite.
     false_alarms : float
-        Rate of false alarms: 0.001 is one per 1,000 quiet stream-days.
+        Rate of false alarms: 0.0005 is one in 2,000 quiet stream-days.
     recent_share : float
         Part of it for changes in the last two days, 0 to less than 1.
     min_outcomes : int

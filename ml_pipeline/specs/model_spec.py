@@ -192,7 +192,7 @@ class Monitoring(_Part):
         description="Outcomes needed before a change and after it, and in each window of the degradation rule.",
     )
     degradation_false_alarms: float = Field(
-        0.001, gt=0, lt=1, description="Share of quiet days on which a degradation may be reported."
+        0.0005, gt=0, lt=1, description="False alarms a day and stream; 0.0005 is one in 2,000 quiet days."
     )
     degradation_rule: float = Field(
         0.10,
