@@ -21,6 +21,7 @@ from ml_pipeline.work.loop_state import Key, fleet_states, with_quiet_hours
 
 APPROVED, DONE, FAILED = "approved", "done", "failed"
 SCORES = ("drift_score", "rise", "outcomes", "new_labels", "quality")
+FLAGS = {"master_flag", "model_flag", "tenant_flag"}
 _NAMESPACE = uuid.UUID("5d0f6f6e-6b3c-4a5e-9a0e-2f3a8f1f7f10")
 
 # The tags by which a run is found again, and that a person sees on its page.
@@ -94,7 +95,7 @@ def decide_for(
     policy = policy_of(settings)
     states = fleet_states(warehouse, settings, specs, tenants, now, active or {}, under_way)
     states = [replace(state, request=request) for state in states]
-    with_cause = [state for state in states if decide(state, policy).verdict != "none"]
+    with_cause = [state for state in states if _concerns(decide(state, policy))]
     tick, decided = Tick(len(states)), []
     for state in sorted(with_quiet_hours(warehouse, with_cause), key=lambda state: _urgency(state, policy)):
         decision = decide(replace(state, fleet_trainings=under_way + len(tick.approved)), policy)
@@ -105,6 +106,13 @@ def decide_for(
             tick.held.append((state, decision))
     _record(warehouse, decided)
     return tick
+
+
+def _concerns(decision: RetrainingDecision) -> bool:
+    """Whether there is something to decide: the calendar alone is no cause where retraining is not switched on."""
+    if decision.verdict == "none":
+        return False
+    return decision.cause not in ("schedule", "volume") or not set(decision.held_by) & FLAGS
 
 
 def _urgency(state: State, policy: Policy) -> tuple[int, str, str]:

@@ -211,3 +211,9 @@ def test_an_approval_survives_the_process_that_made_it(serving):
     (found,) = waiting(Warehouse(serving.settings))
     assert isinstance(found, Approved)
     assert (found.tenant, found.model, found.action) == (serving.name, serving.spec.name, "train")
+
+
+def test_the_calendar_alone_is_no_cause_where_retraining_is_not_switched_on(serving):
+    write_setting(Warehouse(serving.settings), serving.name, EVERY_MODEL, "auto_retrain", None, "test")
+    assert tick(serving, NOW + dt.timedelta(days=40)) == Tick(looked_at=1)
+    assert decisions(serving) == []

@@ -1,0 +1,130 @@
+"""The retraining sensor over a fleet: how long one tick takes that looks at every tenant and model.
+
+The state of a fleet that has been served for months is written straight into the tables; nothing is trained. Every
+tenth tenant is switched on; every hundredth model has lost what it knew, every tenth has drifted without harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import sqlalchemy as sa
+
+from benchmarks.common import parse_arguments, print_result, print_table
+from benchmarks.installation import product_instance, temporary_installation
+from ml_pipeline import partitions
+from ml_pipeline.resources import postgres
+from ml_pipeline.sensors.retraining import retraining
+from ml_pipeline.settings import Settings
+from ml_pipeline.specs import load_specs
+from ml_pipeline.work.context import Doors
+from ml_pipeline.work.retraining import waiting
+
+TENANTS, QUICK = 1000, 50
+TICKS = 5
+DAYS, OUTCOMES, PREDICTIONS, DECISIONS = 60, 500, 200, 20
+
+# One statement a table: {t} tenants, {m} the models as an array.
+STATEMENTS = {
+    "source.tenants": "INSERT INTO source.tenants (tenant_id) SELECT 't' || t FROM generate_series(1, {t}) t",
+    "ml.drift_reports": """
+        INSERT INTO ml.drift_reports (tenant_id, model, day, status, score, baseline_rows, current_rows, drifted,
+            columns, health, version, reason, alert, performance)
+        SELECT 't' || t, m, current_date - d, CASE WHEN t % 10 = 3 THEN 'drift' ELSE 'stable' END,
+            CASE WHEN t % 10 = 3 THEN 0.4 ELSE 0.0 END, 500, 40, '[]', to_jsonb(repeat(md5(d::text), 90)), 90, 1, '',
+            false, jsonb_build_object('status', CASE WHEN t % 100 = 7 THEN 'degraded' ELSE 'stable' END,
+                'severity', CASE WHEN t % 100 = 7 THEN 'CRITICAL' END, 'rise', 0.5, 'since', NULL, 'outcomes', 60)
+        FROM generate_series(1, {t}) t, unnest(ARRAY[{m}]) m, generate_series(1, {days}) d""",
+    "ml.outcomes": """
+        INSERT INTO ml.outcomes (tenant_id, model, entity_id, label_time, value)
+        SELECT 't' || t, m, 'e' || n, now() - n * interval '8 hours', 1
+        FROM generate_series(1, {t}) t, unnest(ARRAY[{m}]) m, generate_series(1, {outcomes}) n""",
+    "ml.predictions": """
+        INSERT INTO ml.predictions (tenant_id, model, entity_id, origin, version, event_time, predicted_at, value,
+            baseline)
+        SELECT 't' || t, m, 'e' || n, 'live', 1, now() - n * interval '3 hours', now() - n * interval '3 hours', 1, 1
+        FROM generate_series(1, {t}) t, unnest(ARRAY[{m}]) m, generate_series(1, {predictions}) n""",
+    "ml.decisions": """
+        INSERT INTO ml.decisions (tenant_id, decision_id, model, kind, verdict, reason, numbers, version, as_of)
+        SELECT 't' || t, gen_random_uuid(), m, CASE WHEN n % 2 = 0 THEN 'promote' ELSE 'retrain' END,
+            CASE WHEN n % 2 = 0 THEN 'promote' ELSE 'hold' END, repeat('because ', 20),
+            jsonb_build_object('action', 'train', 'safeguards', to_jsonb(repeat(md5(n::text), 60))), 1,
+            now() - (n + 9) * interval '7 days'
+        FROM generate_series(1, {t}) t, unnest(ARRAY[{m}]) m, generate_series(1, {decisions}) n""",
+    "ml.deployments": """
+        INSERT INTO ml.deployments (tenant_id, deployment_id, model, action, version, state, reason, as_of)
+        SELECT 't' || t, gen_random_uuid(), m, 'promote', n, 'done', 'better', now() - n * interval '70 days'
+        FROM generate_series(1, {t}) t, unnest(ARRAY[{m}]) m, generate_series(1, 3) n""",
+    "ml.feature_sets": """
+        INSERT INTO ml.feature_sets (tenant_id, model, snapshot_hash, as_of, rows, matured, path, quality_score,
+            quality)
+        SELECT 't' || t, m, 's' || n, now() - n * interval '70 days', 900, 800, '', 90, to_jsonb(repeat('x', 2000))
+        FROM generate_series(1, {t}) t, unnest(ARRAY[{m}]) m, generate_series(1, 5) n""",
+    "ml.settings": """
+        INSERT INTO ml.settings (tenant_id, model, name, value, changed_by)
+        SELECT 't' || t, '', 'auto_retrain', 'true', 'benchmark' FROM generate_series(1, {t}) t WHERE t % 10 = 7""",
+}
+
+
+def stage(settings: Settings, tenants: int) -> None:
+    """The state of the fleet, written by the server's superuser, whom row-level security does not bind."""
+    models = ", ".join(f"'{name}'" for name in load_specs())
+    numbers = {"t": tenants, "m": models, "days": DAYS, "outcomes": OUTCOMES, "predictions": PREDICTIONS}
+    engine = postgres.engine(postgres.parse_url(settings.database_url or ""))
+    with engine.begin() as connection:
+        for statement in STATEMENTS.values():
+            connection.execute(sa.text(statement.format(**numbers, decisions=DECISIONS)))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("ANALYZE"))
+
+
+def tick(instance: dg.DagsterInstance) -> tuple[float, float, dg.SensorResult | dg.SkipReason]:
+    """Wall and CPU seconds of one tick in this process, and what it asked for."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = retraining(dg.build_sensor_context(instance=instance))
+    return time.perf_counter() - wall, time.process_time() - cpu, result
+
+
+def measure(settings: Settings, tenants: int) -> dict[str, Any]:
+    """The first tick, which records every hold of the day, and the median of those after it."""
+    with product_instance(settings) as instance:
+        instance.add_dynamic_partitions(
+            str(partitions.tenants.name), [f"t{number}" for number in range(1, tenants + 1)]
+        )
+        first, _, result = tick(instance)
+        asked = len(result.run_requests) if isinstance(result, dg.SensorResult) else 0
+        again = [tick(instance)[:2] for _ in range(TICKS)]
+    doors = Doors(settings)
+    with doors.warehouse.operator() as connection:
+        query = "SELECT verdict FROM ml.decisions WHERE kind = 'retrain' AND as_of >= now() - interval '1 hour'"
+        verdicts = Counter(connection.scalars(sa.text(query)))
+    return {
+        "tenants": tenants,
+        "models": len(load_specs()),
+        "first_tick_seconds": first,
+        "tick_seconds": float(np.median([wall for wall, _ in again])),
+        "tick_cpu_seconds": float(np.median([cpu for _, cpu in again])),
+        "runs_asked_for": asked,
+        "approved_waiting": len(waiting(doors.warehouse)),
+        "held": verdicts["hold"],
+    }
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__ or "")
+    tenants = QUICK if arguments.quick else TENANTS
+    logging.disable(logging.INFO)
+    with temporary_installation() as settings:
+        stage(settings, tenants)
+        figures = measure(settings, tenants)
+    print_table([figures])
+    print_result(figures, arguments.seed, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
