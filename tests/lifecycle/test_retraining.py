@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -439,3 +440,27 @@ def test_a_worse_degradation_never_holds_what_a_milder_one_let_pass(state: State
     worse = dataclasses.replace(state.degradation, severity=severity, status="degraded")
     if decide(state, policy).verdict == "retrain":
         assert decide(dataclasses.replace(state, degradation=worse), policy).verdict == "retrain"
+
+
+@given(st.lists(st.tuples(severities, st.integers(0, 40)), min_size=20, max_size=60))
+def test_lived_day_by_day_fits_keep_the_cool_down_unless_critical(days):
+    policy, current, fits = Policy(), QUIET, []
+    for number, (severity, labels) in enumerate(days):
+        now = NOW + dt.timedelta(days=number)
+        found = DegradationFinding(now.date() - dt.timedelta(days=1), "degraded", severity, 0.1, None, 100)
+        current = dataclasses.replace(
+            current,
+            now=now,
+            degradation=found if severity else STABLE,
+            new_labels=current.new_labels + labels,
+            new_labels_since_training=current.new_labels_since_training + labels,
+        )
+        decision = decide(current, policy)
+        if decision.action is not None:
+            fits.append((now, decision.severity))
+            fit = LastFit(now, decision.action)
+            current = dataclasses.replace(current, last_fit=fit, last_attempt=now, new_labels=0)
+            if decision.action == "train":
+                current = dataclasses.replace(current, last_training=fit, new_labels_since_training=0)
+    gaps = pairwise(fits)
+    assert all((later - earlier).days >= 7 or severity == "CRITICAL" for (earlier, _), (later, severity) in gaps)

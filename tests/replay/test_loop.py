@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -136,3 +137,10 @@ def test_the_delay_of_a_change_is_to_the_first_alert_before_the_next_change():
     result = Replay("m", "p", first, second, alerts=alerts, changes=(first, second))
     assert [delay["days"] for delay in result.delays] == [None, 3]
     assert result.estimated_delays == [2]
+
+
+def test_fits_of_a_replay_keep_the_cool_down_unless_critical(changed: Learner):
+    fits = replay(changed, Policy()).fits
+    assert len(fits) > 3
+    for earlier, later in pairwise(fits):
+        assert (later.day - earlier.day).days >= 7 or later.severity == "CRITICAL"
