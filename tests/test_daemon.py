@@ -1,4 +1,4 @@
-"""A real daemon with its code server against PostgreSQL: tenants become partitions, a missed night is made up."""
+"""A real daemon with its code server against PostgreSQL: new tenants, a missed night, a retraining that was decided."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ from dagster._core.scheduler.instigation import InstigatorType, ScheduleInstigat
 from ml_pipeline import partitions
 from ml_pipeline.importers import import_tables
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings
+from ml_pipeline.specs import load_specs
+from ml_pipeline.work.monitoring import MonitoringTask, run_monitoring
+from ml_pipeline.work.retraining import decide_for, waiting
+from ml_pipeline.work.tenant_settings import EVERY_MODEL, write_setting
+from ml_pipeline.work.training import TrainingTask, run_training
 
 PATIENCE = 120.0
 
@@ -131,3 +137,44 @@ def test_a_new_tenant_becomes_a_partition_and_the_night_that_was_missed_is_made_
     assert monitored_days(warehouse, "acme") == {day}
     key = dg.AssetKey(["story_points", "drift_report"])
     assert instance.get_materialized_partitions(key) == {f"{day}|acme"}
+
+
+def lose_what_it_knew(warehouse: Warehouse, tenant: str) -> None:
+    """Yesterday's report says that the loss of version 1 has doubled; retraining is switched on."""
+    performance = {"status": "degraded", "severity": "CRITICAL", "rise": 1.0, "since": None, "outcomes": 60}
+    row = {"tenant_id": tenant, "model": "story_points", "day": partitions.today() - dt.timedelta(days=1)}
+    row |= {"status": "stable", "score": 0.0, "baseline_rows": 200, "current_rows": 42, "drifted": [], "columns": {}}
+    row |= {"reason": "", "version": 1, "performance": performance}
+    with warehouse.tenant(tenant) as connection:
+        warehouse.upsert(connection, tables.drift_reports, [row])
+    write_setting(warehouse, tenant, EVERY_MODEL, "auto_retrain", True, "test")
+
+
+def retraining_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    return list(instance.get_runs(dg.RunsFilter(job_name="train", tags={"dagster/sensor_name": "retraining"})))
+
+
+def test_a_daemon_retrains_once_what_lost_its_knowledge_also_if_killed_in_between(
+    instance: dg.DagsterInstance, settings: Settings, warehouse: Warehouse, tmp_path: Path
+):
+    log, spec = tmp_path / "daemon.log", load_specs()["story_points"]
+    instance.add_dynamic_partitions(str(partitions.tenants.name), ["acme"])
+    import_tables(warehouse, "acme", issues(300), None)
+    month_ago = (dt.datetime.now(dt.UTC) - dt.timedelta(days=30)).isoformat()
+    assert run_training(TrainingTask(settings, spec, "acme", month_ago)).error is None
+    days = tuple(partitions.today() - dt.timedelta(days=ago) for ago in range(30, 0, -1))
+    assert run_monitoring(MonitoringTask(settings, spec, "acme", days)).error is None
+    lose_what_it_knew(warehouse, "acme")
+    tick = decide_for(warehouse, settings, {spec.name: spec}, ["acme"], dt.datetime.now(dt.UTC))
+    (approved,) = tick.approved  # and there the process that decided ends, before it asked for the run
+
+    with daemon(log):
+        becomes_true(lambda: any(run.is_finished for run in retraining_runs(instance)), log, "the retraining has ended")
+        becomes_true(lambda: waiting(warehouse) == [], log, "the decision is settled")
+    (run,) = retraining_runs(instance)
+    assert run.status is dg.DagsterRunStatus.SUCCESS
+    assert run.tags["ml_pipeline/decision"] == str(approved.decision_id)
+    assert (run.tags["ml_pipeline/cause"], run.tags["ml_pipeline/severity"]) == ("degradation", "CRITICAL")
+    versions = Registry(settings).versions("acme", "story_points")
+    assert [version.tags.get("asked_by", "") for version in versions] == [str(approved.decision_id), ""]
+    assert versions[0].tags["parent_version"] == "1"
