@@ -1,0 +1,224 @@
+"""The operator guide holds: its queries run as it says, and what it names exists."""
+
+from __future__ import annotations
+
+import ast
+import datetime as dt
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import sqlalchemy as sa
+import yaml
+
+from ml_pipeline.cli import main
+from ml_pipeline.jobs import RollbackConfig
+from ml_pipeline.lifecycle.policy import Policy, load_policy
+from ml_pipeline.lifecycle.safeguards import check
+from ml_pipeline.lifecycle.state import State
+from ml_pipeline.resources import postgres, tables
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.settings import Settings
+from ml_pipeline.specs.model_spec import Monitoring
+
+PROJECT = Path(__file__).resolve().parent.parent
+GUIDE = (PROJECT / "docs" / "operations.md").read_text(encoding="utf-8")
+TENANTS = ("acme", "globex")
+NOW = dt.datetime.now(dt.UTC)
+TODAY = NOW.date()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+
+
+CONNECTING, *QUERIES = blocks("sql")
+
+
+def days_ago(days: float) -> dt.datetime:
+    return NOW - dt.timedelta(days=days)
+
+
+def rows_of(tenant: str) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
+    """What a tenant's installation may hold, so that every question has an answer."""
+    own = {"tenant_id": tenant, "model": "story_points"}
+
+    def decision(kind: str, verdict: str, days: float, **values: Any) -> tuple[sa.Table, dict[str, Any]]:
+        row = {"decision_id": uuid.uuid4(), "kind": kind, "verdict": verdict, "reason": f"{kind} {verdict}"}
+        return tables.decisions, own | row | {"as_of": days_ago(days), "created_at": days_ago(days)} | values
+
+    def deployment(action: str, version: int, days: float, watch: str | None) -> tuple[sa.Table, dict[str, Any]]:
+        row = {"deployment_id": uuid.uuid4(), "action": action, "version": version, "replaced": 1, "state": "done"}
+        return tables.deployments, own | row | {"reason": "better", "as_of": days_ago(days), "watch": watch}
+
+    report = {"status": "stable", "baseline_rows": 900, "current_rows": 60, "drifted": [], "columns": {}}
+    day = {"day": TODAY - dt.timedelta(days=3)}
+    yield tables.drift_reports, own | day | report | {"health": 61.5, "version": 2, "reason": "None moved."}
+    counts = {"outcomes": 50, "evaluated": 40, "origin": "live", "version": 2}
+    values = {"metric": "mae", "value": 2.0, "baseline_value": 1.5, "metrics": {}}
+    yield tables.daily_metrics, own | day | counts | values
+    yield decision("retrain", "hold", 2, numbers={"cause": "drift", "held_by": ["harm"]})
+    yield decision("retrain", "hold", 1, numbers={"cause": "schedule", "held_by": ["tenant_flag"]})
+    yield decision("retrain", "retrain", 0.1, numbers={"cause": "schedule"}, state="approved")
+    asked = {"cause": "degradation", "action": "train"}
+    yield decision("retrain", "retrain", 5, numbers=asked, state="done", settled_at=days_ago(4.9))
+    judged = {"skill": 0.2, "gain": 0.1, "champion_mean_loss": 2.0, "action": "train"}
+    yield decision("promote", "promote", 4.95, numbers=judged, version=2)
+    yield deployment("promote", 2, 4.95, "open")
+    yield deployment("rollback", 1, 1, None)
+    alert = {"alert_id": uuid.uuid4(), "kind": "drift", "level": "HIGH", "message": "Points moved."}
+    yield tables.alerts, own | alert | {"detail": {}, "as_of": days_ago(3)}
+    sent = {"alert_id": alert["alert_id"], "channel": "webhook", "occasion": "raised", "level": "HIGH"}
+    due = {"state": "pending", "due_at": days_ago(1), "next_attempt_at": NOW}
+    yield tables.alert_deliveries, own | sent | due
+    yield tables.outcomes, own | {"entity_id": "A-1", "label_time": days_ago(1), "value": 3.0}
+    yield tables.settings, own | {"name": "auto_retrain", "value": True, "changed_by": "ann"}
+    snapshot = {"snapshot_hash": "ab", "rows": 900, "matured": 700, "path": "x", "quality_score": 80.0, "quality": {}}
+    yield tables.feature_sets, own | snapshot | {"as_of": days_ago(5)}
+    refused = {"file": "a.csv", "line": 7, "reason": "no time", "content": "x"}
+    yield tables.quarantine, {"tenant_id": tenant} | refused
+
+
+@pytest.fixture
+def operator(settings: Settings, warehouse: Warehouse) -> Iterator[sa.Connection]:
+    """The session of a person who logs in as the pipeline does and follows the guide."""
+    for tenant in TENANTS:
+        warehouse.add_tenant(tenant)
+        with warehouse.tenant(tenant) as connection:
+            for table, row in rows_of(tenant):
+                connection.execute(sa.insert(table).values(row))
+    url = postgres.parse_url(settings.database_url or "")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(CONNECTING)
+        yield connection
+
+
+def answers(connection: sa.Connection, query: str) -> list[sa.RowMapping]:
+    return list(connection.exec_driver_sql(query).mappings())
+
+
+def number(query: str) -> int:
+    found = re.match(r"-- (\d+)\. ", query)
+    assert found, query
+    return int(found.group(1))
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.splitlines()[0].removeprefix("-- "))
+def test_a_query_of_the_guide_answers_an_operator_for_every_tenant(operator: sa.Connection, query: str):
+    found = answers(operator, query)
+    assert found
+    if "tenant_id" in found[0]:
+        one_only = "tenant_id = 'acme'" in query
+        assert {row["tenant_id"] for row in found} == set(TENANTS[:1] if one_only else TENANTS)
+
+
+def test_the_answers_are_those_that_the_rows_give(operator: sa.Connection):
+    by_number = {number(query): query for query in QUERIES}
+    paid = [row for row in answers(operator, by_number[3]) if row["tenant_id"] == "acme"]
+    settled = next(row for row in paid if row["state"] == "done")
+    assert (settled["version"], settled["verdict"], settled["watch"]) == (2, "promote", "open")
+    assert (float(settled["skill"]), float(settled["gain"])) == (0.2, 0.05)
+    assert next(row for row in paid if row["state"] == "approved")["version"] is None
+    (held, _) = answers(operator, by_number[2])
+    assert held["held_by"] == ["harm"]
+    (switched_off, _) = answers(operator, by_number[5])
+    assert switched_off["cause"] == "schedule"
+    assert [float(row["per_1000_stream_days"]) for row in answers(operator, by_number[7])] == [1000.0]
+    assert [row["last_report"] for row in answers(operator, by_number[9])] == [TODAY - dt.timedelta(days=3)] * 2
+    assert [row["new_labels"] for row in answers(operator, by_number[11])] == [1, 1]
+
+
+def test_the_session_of_the_guide_cannot_write(operator: sa.Connection):
+    with pytest.raises(sa.exc.DBAPIError, match="read-only transaction"):
+        operator.exec_driver_sql("DELETE FROM ml.alerts")
+    operator.exec_driver_sql("SET default_transaction_read_only = off")
+    with pytest.raises(sa.exc.DBAPIError, match="permission denied"):
+        operator.exec_driver_sql("DELETE FROM ml.alerts")
+
+
+def test_the_queries_are_numbered_in_order_and_each_reference_finds_one():
+    numbers = [number(query) for query in QUERIES]
+    assert numbers == list(range(1, len(QUERIES) + 1))
+    assert {int(text) for text in re.findall(r"query (\d+)", GUIDE)} <= set(numbers)
+
+
+def commands() -> list[list[str]]:
+    """Every ``ml-pipeline`` command of the guide, as words."""
+    inline = re.findall(r"`(ml-pipeline [^`]+)`", GUIDE)
+    fenced = re.findall(r"^(ml-pipeline [^#\n]+)", GUIDE, re.MULTILINE)
+    return [text.split() for text in [*inline, *fenced]]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_a_command_of_the_guide_exists_with_its_options(words: Sequence[str]):
+    command = main.commands[words[1]]
+    assert isinstance(command, click.Command)
+    options = {name for parameter in command.params for name in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options
+
+
+def test_every_setting_that_the_guide_names_exists():
+    known = {str(field.description).split(".")[0] for field in Settings.model_fields.values()}
+    named = set(re.findall(r"\bML_PIPELINE_[A-Z_]+", GUIDE))
+    assert named and named <= known
+
+
+def test_every_alert_that_is_raised_is_explained():
+    raised = set()
+    for path in (PROJECT / "ml_pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "raise_alert":
+                raised |= {ast.literal_eval(given.value) for given in node.keywords if given.arg == "kind"}
+    explained = set(re.findall(r"^\| `(\w+)` \|", section("2. What an alert means"), re.MULTILINE))
+    assert raised == explained
+
+
+def test_every_safeguard_is_listed():
+    state = State("acme", "story_points", NOW, matured=0, new_labels=0, new_labels_since_training=0, weekly_items=0.0)
+    names = {guard.name for guard in check(state, Policy(), "drift", "HIGH")}
+    table = section("5. Retrain, promote, watch, roll back").partition("| safeguard |")[2].partition("\n\n")[0]
+    first_cells = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
+    assert {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)} == names
+
+
+def test_every_schedule_sensor_and_job_is_listed():
+    from ml_pipeline.definitions import defs
+
+    repository = defs.get_repository_def()
+    own_jobs = {name for name in repository.job_names if not name.startswith("__")}
+    listed = set(re.findall(r"`(\w+)`", GUIDE))
+    assert {one.name for one in repository.schedule_defs} <= listed
+    assert {one.name for one in repository.sensor_defs} <= listed
+    assert own_jobs <= listed
+
+
+def section(title: str) -> str:
+    return GUIDE.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+@pytest.fixture
+def policy_file(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.yaml"
+    path.write_text(next(block for block in blocks("yaml") if "cooldown_days" in block), encoding="utf-8")
+    return path
+
+
+def test_the_policy_of_the_guide_is_one(policy_file: Path):
+    policy = load_policy(policy_file)
+    assert (policy.cooldown_days, policy.concurrent) == (14, 2)
+
+
+def test_the_rollback_job_takes_the_configuration_of_the_guide():
+    given = yaml.safe_load(next(block for block in blocks("yaml") if "ops:" in block))
+    config = RollbackConfig(**given["ops"]["return_to_version"]["config"])
+    assert (config.tenant, config.model, config.to) == ("acme", "story_points", 3)
+
+
+def test_every_key_of_monitoring_that_the_guide_names_exists():
+    named = set(re.findall(r"`monitoring\.(\w+)`", GUIDE))
+    assert named and named <= set(Monitoring.model_fields)
