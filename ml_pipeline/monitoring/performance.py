@@ -20,12 +20,9 @@ __all__ = [
     "daily_metrics",
     "degradation",
     "lacks_predictions",
-    "performance_loss",
     "scored_outcomes",
     "window_metrics",
 ]
-
-ONE_SIDED_Z = 1.645  # 95 %
 
 
 @dataclass(frozen=True)
@@ -90,19 +87,6 @@ def window_metrics(
         | {f"baseline_{name}": number for name, number in of_baseline.items()}
         | {"standard_error": _standard_error(losses(spec.task, label[entity], value))},
     )
-
-
-def performance_loss(recent: DailyMetrics, expected: float | None, min_rows: int) -> float | None:
-    """Relative rise of the headline metric over what was ``expected`` of the version (0.1 is 10 %).
-
-    A rise that chance could have made (one-sided 95 % bound of the mean loss) counts as none, and with fewer than
-    ``min_rows`` outcomes, or nothing to compare with, nothing can be said: None.
-    """
-    error = recent.metrics["standard_error"]
-    if recent.value is None or error is None or not expected or recent.evaluated < min_rows:
-        return None
-    rise = recent.value / expected - 1
-    return rise if recent.value - ONE_SIDED_Z * error > expected else min(rise, 0.0)
 
 
 def lacks_predictions(report: DailyMetrics, needed: float) -> bool:

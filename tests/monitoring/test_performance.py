@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_pipeline.monitoring.performance import daily_metrics, lacks_predictions, performance_loss, window_metrics
+from ml_pipeline.monitoring.performance import daily_metrics, lacks_predictions, window_metrics
 from ml_pipeline.specs import load_specs
 
 SPEC = load_specs()["story_points"]
@@ -130,37 +130,6 @@ def test_a_window_holds_the_outcomes_of_its_first_and_last_day():
     )
     made = predictions(*((entity, "2025-03-01", 2.0, 1, "live") for entity in "ABCD"))
     assert window_metrics(SPEC, known, made, date(2025, 3, 9), DAY).evaluated == 2
-
-
-def performance_of(*errors: float):
-    """Performance on a day with one outcome per absolute error given."""
-    names = [f"E{number}" for number in range(len(errors))]
-    known = outcomes(*((name, "2025-03-10", 10.0) for name in names))
-    made = predictions(
-        *((name, "2025-03-05", 10.0 + error, 1, "live") for name, error in zip(names, errors, strict=True))
-    )
-    return daily_metrics(SPEC, known, made, DAY)
-
-
-def test_a_rise_beyond_chance_is_a_loss_of_performance():
-    assert performance_loss(performance_of(*[2.0, 3.0] * 20), expected=2.0, min_rows=30) == pytest.approx(0.25)
-
-
-def test_a_rise_that_chance_could_have_made_is_none():
-    assert performance_loss(performance_of(*[0.0] * 39, 100.0), expected=2.0, min_rows=30) == 0.0
-
-
-def test_a_fall_is_kept():
-    assert performance_loss(performance_of(*[1.0] * 40), expected=2.0, min_rows=30) == pytest.approx(-0.5)
-
-
-def test_of_too_few_outcomes_nothing_is_said():
-    assert performance_loss(performance_of(*[9.0] * 29), expected=2.0, min_rows=30) is None
-
-
-@pytest.mark.parametrize("expected", [None, 0.0])
-def test_without_an_expectation_nothing_is_said(expected):
-    assert performance_loss(performance_of(*[9.0] * 40), expected, min_rows=30) is None
 
 
 @pytest.mark.parametrize(
