@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 ONE_SIDED_Z = 1.645
-LAG_WEIGHTS = (2 / 3, 1 / 3)  # Bartlett, two days
+LAG_WEIGHTS = np.array([2 / 3, 1 / 3])  # Bartlett, two days
+WEEK_WEIGHTS = np.arange(6, 0, -1) / 7
+MAX_STRETCH = 3.0
 MIN_BLOCKS = 8.0
 INDEPENDENT = 1e9  # degrees of freedom where nothing had to be learnt
 _DAY = 86_400_000_000  # microseconds
@@ -44,25 +46,36 @@ class Dispersion(NamedTuple):
     variance: Floats
     independent: Floats
     days: float
+    weekly: Floats  # the variance again, with the covariance of all days of a week: without bias, but noisier
 
     def __add__(self, other: object) -> Dispersion:
         if not isinstance(other, Dispersion):
             return NotImplemented
-        return Dispersion(self.variance + other.variance, self.independent + other.independent, self.days + other.days)
+        return Dispersion(
+            self.variance + other.variance,
+            self.independent + other.independent,
+            self.days + other.days,
+            self.weekly + other.weekly,
+        )
 
-    def design_effect(self) -> Floats:
-        """How many times more the mean varies than with independent rows; 1 where that is within noise."""
+    def design_effect(self, typical: Floats | float = 1.0) -> Floats:
+        """How many times more the mean varies than with independent rows; 1 where that is within noise.
+
+        Where the tenant's columns typically vary more (``typical``), half of what the days of this one say and half of
+        that, whichever way the noise went.
+        """
         known = self.independent > 1e-9
         ratio = np.divide(self.variance, self.independent, out=np.ones_like(self.independent), where=known)
-        noise = np.sqrt((2 + 4 * sum(weight**2 for weight in LAG_WEIGHTS)) / max(self.days, 1.0))
-        return np.where(ratio > 1 + ONE_SIDED_Z * noise, ratio, 1.0)
+        own = np.where(ratio > 1 + ONE_SIDED_Z * np.sqrt(2 / self.freedom()), ratio, 1.0)
+        return np.where(np.asarray(typical) > 1, np.maximum((ratio + typical) / 2, 1.0), own)
+
+    def freedom(self) -> float:
+        """Degrees of freedom of the variance."""
+        return max(self.days, 2.0) / (1 + 2 * float(np.square(LAG_WEIGHTS).sum()))
 
 
 def dispersion(day_sums: Floats, independent: Floats) -> Dispersion:
-    """Dispersion of one window.
-
-    Centring makes neighbouring days look opposed; the result is scaled so that independent days have their true
-    variance. A window of one day says nothing.
+    """Dispersion of one window; a window of one day says nothing.
 
     Parameters
     ----------
@@ -73,12 +86,43 @@ def dispersion(day_sums: Floats, independent: Floats) -> Dispersion:
     """
     days = day_sums.shape[-1]
     if days < 2:
-        return Dispersion(np.zeros_like(independent), np.zeros_like(independent), 0.0)
+        nothing = np.zeros_like(independent)
+        return Dispersion(nothing, nothing, 0.0, nothing)
+    return Dispersion(_variance(day_sums, LAG_WEIGHTS), independent, float(days), _variance(day_sums, WEEK_WEIGHTS))
+
+
+def _variance(day_sums: Floats, weights: NDArray[np.float64]) -> Floats:
+    """Centring makes neighbouring days look opposed; scaled so that independent days have their true variance."""
+    days = day_sums.shape[-1]
     variance, expected = np.square(day_sums).sum(axis=-1), days - 1.0
-    for lag, weight in enumerate(LAG_WEIGHTS, start=1):
+    for lag, weight in enumerate(weights[: days - 1], start=1):
         variance = variance + 2 * weight * (day_sums[..., lag:] * day_sums[..., :-lag]).sum(axis=-1)
-        expected -= 2 * weight * max(days - lag, 0) / days
-    return Dispersion(np.maximum(variance, 0.0) * days / expected, independent, float(days))
+        expected -= 2 * weight * (days - lag) / days
+    return np.maximum(variance, 0.0) * days / max(expected, 0.5)
+
+
+class Rhythm(NamedTuple):
+    """What the columns of a tenant have in common: one column's days are too few to tell it well."""
+
+    typical: Floats  # median design effect of each score
+    stretch: float  # how many times more a whole week's mean varies than the two-day covariance says
+
+
+NO_RHYTHM = Rhythm(np.ones(1), 1.0)
+
+
+def rhythm(columns: list[Dispersion]) -> Rhythm:
+    """The rhythm of columns with the same scores; none where their typical design effect is within noise of 1."""
+    columns = [column for column in columns if column.days > 1 and column.independent[0] > 1e-9]
+    if not columns:
+        return NO_RHYTHM
+    scale = np.maximum([column.independent for column in columns], 1e-9)
+    variance = np.array([column.variance for column in columns]) / scale
+    weekly = np.array([column.weekly for column in columns]) / scale
+    noise = ONE_SIDED_Z * np.sqrt(2 / (columns[0].freedom() * len(columns)))
+    typical = np.median(variance, axis=0)
+    ratio = weekly[:, 0].sum() / max(float(variance[:, 0].sum()), 1e-9)
+    return Rhythm(np.where(typical > 1 + noise, typical, 1.0), float(np.clip(ratio, 1.0, MAX_STRETCH)))
 
 
 def blocks(numbers: NDArray[np.int64], length: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ml_pipeline.monitoring import drift_words, two_sample
 from ml_pipeline.monitoring.calibration_blocks import MIN_BLOCKS, Days
-from ml_pipeline.monitoring.drift_columns import categorical_columns, numeric_columns, read_numeric
+from ml_pipeline.monitoring.drift_columns import TOLERANCE, categorical_columns, numeric_columns, read_numeric
 from ml_pipeline.monitoring.drift_joint import joint, joint_test
 from ml_pipeline.monitoring.profiles import (
     LABEL,
@@ -37,7 +37,6 @@ __all__ = ["STATE_PREFIX", "TIME_DRIVEN", "DriftReport", "Severity", "compare", 
 Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
 Column = dict[str, Any]
 
-TOLERANCE = 0.05  # standard deviations; a shift of 0.02 sigma stays silent in any number of rows
 FULL_EFFECT = 0.5  # standard deviations, a population stability index of about 0.25: the column counts in full
 LOSS_THRESHOLDS: dict[Severity, float] = {"CRITICAL": 0.20, "HIGH": 0.10, "MEDIUM": 0.05}
 SCORE_THRESHOLDS: dict[Severity, float] = {"CRITICAL": 0.50, "HIGH": 0.25, "MEDIUM": 0.10}
@@ -101,7 +100,7 @@ def compare(
 ) -> DriftReport:
     """The drift report of current rows against a profile.
 
-    Numeric columns: location, scale, both tails and the distribution function at nine deciles as one p-value;
+    Numeric columns: location, scale, both tails and the distribution function at five deciles as one p-value;
     categorical: chi-square and the level that moved most as one p-value; missingness: Fisher's exact test or its normal
     limit (:mod:`ml_pipeline.monitoring.two_sample`). Kolmogorov-Smirnov, chi-square and the population stability index
     with their own p-values stand beside them; the one p-value is the consensus, calibrated as one rule.
@@ -186,9 +185,9 @@ def _columns(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) 
         elif name in current:
             unknown.append(f"{name} (new: the profile does not have it)")
     values, unreadable = read_numeric(current, [name for name in numeric if name in current and name in kept.numeric])
-    columns |= numeric_columns(kept.numeric, values, days, spec.monitoring.min_rows)
+    columns |= numeric_columns(kept.numeric, values, days, spec.monitoring.min_rows, kept.rhythm)
     present = [name for name in categorical if name in current and name in kept.categorical]
-    columns |= categorical_columns(kept.categorical, current, present, days, spec.monitoring.min_rows)
+    columns |= categorical_columns(kept.categorical, current, present, days, spec.monitoring.min_rows, kept.rhythm)
     for name, count in unreadable.items():
         columns[name]["note"] = f"{count} values are no numbers and count as missing"
         unknown.append(f"{name} ({columns[name]['note']})")
@@ -234,7 +233,7 @@ def _joint(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) ->
 def _decide(
     columns: dict[str, Column], together: dict[str, Any] | None, rate: float, mark: str, beyond: float | None = None
 ) -> None:
-    """Marks tests and columns: rejected under false-discovery control at ``rate``, and beyond the tolerance.
+    """Marks tests and columns: rejected under false-discovery control at ``rate``, and large enough to matter.
 
     ``beyond``, where given, is what the largest deviation of a column's values must exceed too.
     """
@@ -248,7 +247,8 @@ def _decide(
     rejected = two_sample.benjamini_hochberg(np.array([test["p"] for test in tests]), rate)
     for test, reject in zip(tests, rejected.tolist(), strict=True):
         unusual = beyond is None or "largest" not in test or test["largest"] > beyond
-        test[mark] = reject and test["lower"] > TOLERANCE and unusual
+        matters = test["lower"] > TOLERANCE and not test.get("negligible", False)
+        test[mark] = reject and matters and unusual
     for column in columns.values():
         column[mark] = any(test.get(mark, False) for test in (column["value"], column["missing"]) if test is not None)
 
@@ -268,6 +268,8 @@ def _calibration(monitoring: Monitoring, kept: Profile, columns: dict[str, Colum
         "alert_rate": rate * BUDGET_USED,
         "alerts_per_1000_days": monitoring.alerts_per_1000_days,
         "design_effect": float(np.median(effects)) if effects else 1.0,
+        "typical_design_effect": float(kept.rhythm.typical[0]),
+        "stretch": kept.rhythm.stretch,
         "blocks": float(blocks),
         "days": kept.days,
         "history_largest": beyond,

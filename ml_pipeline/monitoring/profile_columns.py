@@ -248,7 +248,17 @@ def category_dispersion(by_day: Counts) -> Dispersion:
     total = rows.sum()
     share = by_day.sum(axis=0) / max(total, 1)
     of_levels = dispersion((by_day - rows * share).T.astype(float), total * share * (1 - share))
-    return Dispersion(of_levels.variance.sum()[None], of_levels.independent.sum()[None], of_levels.days)
+    return summed(of_levels)
+
+
+def summed(of_levels: Dispersion) -> Dispersion:
+    """All levels together, entries of shape (1,)."""
+    return Dispersion(
+        of_levels.variance.sum()[None],
+        of_levels.independent.sum()[None],
+        of_levels.days,
+        of_levels.weekly.sum()[None],
+    )
 
 
 def category_likeness(by_day: Counts, days: Days, block_days: int) -> tuple[Likeness, Floats]:

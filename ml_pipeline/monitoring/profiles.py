@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ml_pipeline.monitoring.calibration_blocks import Days, Dispersion
+from ml_pipeline.monitoring.calibration_blocks import Days, Dispersion, Rhythm, rhythm
 from ml_pipeline.monitoring.drift_joint import Joint, joint
 from ml_pipeline.monitoring.profile_columns import (
     CategoricalColumn,
@@ -73,6 +73,11 @@ class Profile:
         if self.first_day is None or self.last_day is None:
             return 0.0
         return (self.last_day - self.first_day + 1) / self.block_days if len(self.history) else 0.0
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """Of the judged numeric columns."""
+        return rhythm([column.likeness.days for name, column in self.numeric.items() if is_judged(name)])
 
     def to_bytes(self) -> bytes:
         """A compressed archive of arrays and one JSON header; no pickle. The same profile gives the same bytes."""
@@ -291,7 +296,7 @@ class _Writer:
 
     def _likeness(self, *parts: Likeness) -> None:
         for part in parts:
-            self.likeness += [part.days.variance, part.days.independent, part.block_variance]
+            self.likeness += [part.days.variance, part.days.independent, part.days.weekly, part.block_variance]
 
 
 def _scalars(likeness: Likeness) -> list[float]:
@@ -332,8 +337,8 @@ class _Reader:
         return CategoricalColumn(levels, counts, pooled_levels, pooled_rows, header["nulls"], likeness, missing)
 
     def _likeness(self, days: float, blocks: float, length: int) -> Likeness:
-        variance, independent, of_blocks = (self.take("likeness", length).astype(np.float64) for _ in range(3))
-        return Likeness(Dispersion(variance, independent, days), of_blocks, blocks)
+        variance, independent, weekly, of_blocks = (self.take("likeness", length).astype(float) for _ in range(4))
+        return Likeness(Dispersion(variance, independent, days, weekly), of_blocks, blocks)
 
 
 def _read(header: dict[str, Any], arrays: dict[str, NDArray]) -> Profile:

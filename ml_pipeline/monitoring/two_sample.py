@@ -20,13 +20,16 @@ PSI_BINS = 10
 PSI_ALPHA = 0.05
 CHI_SQUARE_MIN_EXPECTED = 5.0
 NORMAL_MIN_EXPECTED = 10.0
+RARE_MIN_ROWS = 5
+NAMED_BELOW = 0.05
+RARE_WEIGHT = 5.0  # rare levels spend a fifth of a test
 TAIL_SHARE = 0.01
 TAIL_MIN_EXPECTED = 10.0
-SPLITS = np.arange(1, 10) / 10
+SPLITS = np.arange(1, 10, 2) / 10
 COMPONENTS = ("location", "scale", "upper_tail", "lower_tail", *(f"below_{share:.0%}" for share in SPLITS))
 _COLUMNS_AT_ONCE = 8
 _DRAWS = 192
-_CATEGORY_DRAWS = 2000
+_CATEGORY_DRAWS = 600
 
 
 class ColumnTests(NamedTuple):
@@ -42,7 +45,7 @@ class ColumnTests(NamedTuple):
 def rank_scores(reference: Floats, current: Floats) -> Floats:
     """What each cell counts for in each of ``COMPONENTS``, from the pooled ranks of the cells.
 
-    Location (Wilcoxon 1945), scale (Mood 1954), the two tails, and the share below each decile: the process whose
+    Location (Wilcoxon 1945), scale (Klotz 1962), the two tails, and the share below five deciles: of the process whose
     largest value is the Kolmogorov-Smirnov distance. A cell that a tail begins in counts in proportion.
 
     Parameters
@@ -54,6 +57,8 @@ def rank_scores(reference: Floats, current: Floats) -> Floats:
     -------
     array of shape (columns, cells, components)
     """
+    from scipy.special import ndtri
+
     pooled = reference + current
     total = pooled.sum(axis=1, keepdims=True)
     upper = np.cumsum(pooled, axis=1) / total
@@ -65,7 +70,7 @@ def rank_scores(reference: Floats, current: Floats) -> Floats:
     split = (upper[..., None] <= SPLITS + 1e-12) * 1.0
     parts = [
         middle,
-        np.square(middle),
+        np.square(ndtri(np.clip(middle + 0.5, 1e-9, 1 - 1e-9))),
         np.clip((upper - (1 - tail)) / width, 0, 1),
         np.clip((tail - lower) / width, 0, 1),
     ]
@@ -108,8 +113,8 @@ def numeric_tests(
     """
     n, m = reference.sum(axis=1), current.sum(axis=1)
     root = np.sqrt(n * m / (n + m))
-    z, skewness, correlation = _standardised(reference, current, scores)
-    corrected = student_to_normal(_unskewed(z, skewness) / np.sqrt(deff), freedom)
+    z, deviate, correlation = _standardised(reference, current, scores)
+    corrected = student_to_normal(deviate / np.sqrt(deff), freedom)
     largest = np.abs(corrected).max(axis=1)
     rows = reference if counted is None else counted
     statistics = _distance(rows, current, deff[:, 0]) | _ten_cells(rows, current, deff[:, 0])
@@ -122,7 +127,7 @@ def numeric_tests(
 
 
 def _standardised(reference: Floats, current: Floats, scores: Floats) -> tuple[Floats, Floats, Floats]:
-    """Difference of the mean scores over its standard error, its skewness, and the correlation of the components."""
+    """Difference of the mean scores over its standard error, as a normal deviate too, and the scores' correlation."""
     n, m = reference.sum(axis=1)[:, None], current.sum(axis=1)[:, None]
     total = n + m
     weight = ((reference + current) / total)[..., None]
@@ -135,17 +140,35 @@ def _standardised(reference: Floats, current: Floats, scores: Floats) -> tuple[F
     shares = (current / m - reference / n)[:, None, :]
     excess = np.where(varies, np.matmul(shares, centred)[:, 0, :], 0.0)
     z = excess / (spread * np.sqrt((1 / n + 1 / m) * total / (total - 1)))
-    third = np.matmul(weight.transpose(0, 2, 1), centred**3)[:, 0, :]
-    skewness = np.where(varies, third / spread**3, 0.0) * (n - m) / np.sqrt(n * m * total)
+    square = np.square(centred)
+    third = (weighted * square).sum(axis=1) / spread**3
+    fourth = (weight * np.square(square)).sum(axis=1) / np.square(variance + ~varies) - 3
+    deviate = normal_deviate(z, *split_moments(np.where(varies, third, 0.0), np.where(varies, fourth, 0.0), n, m))
     scale = np.where(varies, 1 / spread, 0.0)
-    return z, skewness, covariance * scale[:, :, None] * scale[:, None, :]
+    return z, deviate, covariance * scale[:, :, None] * scale[:, None, :]
 
 
-def _unskewed(z: Floats, skewness: Floats) -> Floats:
-    """The normal deviate as likely as a standardised sum of that skewness (Cornish and Fisher 1938, first order)."""
+def normal_deviate(z: Floats, skewness: Floats, kurtosis: Floats) -> Floats:
+    """The normal deviate as likely as a standardised sum of that skewness and excess kurtosis.
+
+    The expansion of Cornish and Fisher (1938) to second order; it holds up to where the first order turns back.
+    """
     turning = 3 / np.maximum(np.abs(skewness), 1e-9)
     inside = np.clip(z, -turning, turning)
-    return inside - skewness * (np.square(inside) - 1) / 6
+    square = np.square(inside)
+    return (
+        inside
+        - skewness * (square - 1) / 6
+        - kurtosis * inside * (square - 3) / 24
+        + np.square(skewness) * inside * (2 * square - 5) / 36
+    )
+
+
+def split_moments(skewness: Floats, kurtosis: Floats, n, m) -> tuple[Floats, Floats]:
+    """Skewness and excess kurtosis of the difference of two means, from those of the scores, over all relabellings."""
+    total = n + m
+    share = n * m / np.square(total)
+    return skewness * (n - m) / np.sqrt(n * m * total), kurtosis * (1 - 6 * share) / (total * share)
 
 
 def largest_p(largest: Floats, correlation: Floats) -> Floats:
@@ -263,20 +286,24 @@ def kolmogorov_smirnov_p(distance, n, m) -> Floats:
 
 
 def category_test(
-    reference: Floats, current: Floats, deff: float = 1.0, rare: NDArray[np.bool_] | None = None
+    reference: Floats,
+    current: Floats,
+    deff: float = 1.0,
+    learnt: float = INDEPENDENT,
+    rare: NDArray[np.bool_] | None = None,
 ) -> tuple[dict[str, float], int]:
     """Drift of one categorical column from the counts of its levels, and the position of the level that moved most.
 
     The p-value is that of the smaller of two: the two-sample chi-square test, levels with an expected count below 5
     pooled into one cell, and the level that moved most, for chi-square spreads one level's move over all of them.
-    Which share of smaller p-values there is when nothing changed is simulated for these very cells. A rare level that
-    moved most is tested exactly (Fisher, Bonferroni): pooling would hide a new one.
+    What that makes of the p-value is computed for these very cells. A rare level that moved most is tested exactly
+    (Fisher, Bonferroni): pooling would hide a new one.
 
     Parameters
     ----------
     reference, current : array of shape (levels,)
-    deff : float
-        Design effect.
+    deff, learnt : float
+        Design effect, and the degrees of freedom that it was learnt with.
     rare : array of shape (levels,), optional
         Cells that stand for many levels: never the level that moved most.
     """
@@ -285,21 +312,21 @@ def category_test(
     few = (reference + current) * (min(n, m) / (n + m)) < CHI_SQUARE_MIN_EXPECTED
     cells = _pool(reference, current, few)
     statistic, freedom = (value[0] for value in chi_square_statistic(*cells))
-    chi_square_p = float(_chi_square_p(np.array(statistic / deff), np.array(freedom)))
+    chi_square_p = _variance_ratio_p(statistic / deff, int(freedom), learnt)
     single = ~few if rare is None else ~few & ~rare
-    level_p, level_z, level = _most_moved(reference, current, np.flatnonzero(single), deff)
-    tests = 1.0
-    if freedom > 0 and single.any():
+    level_p, level_z, level = _most_moved(reference, current, np.flatnonzero(single), deff, learnt)
+    p = min(chi_square_p, level_p)
+    if freedom > 0 and single.any() and p < 1:
         alone = np.append(single[~few], np.zeros(cells[0].shape[1] - (~few).sum(), dtype=bool))
-        tests = _effective_tests(cells[0][0] + cells[1][0], alone, min(chi_square_p, level_p))
-    smallest = min(chi_square_p, level_p)
-    candidates = few & (current > 0) if rare is None else few & (current > 0) & ~rare
+        p = _smaller_p(cells[0][0] + cells[1][0], alone, max(p, 1e-300))
+    candidates = few & (reference + current >= RARE_MIN_ROWS)
+    candidates = candidates if rare is None else candidates & ~rare
     rare_p, rare_z, rare_level = _rare_moved(reference, current, np.flatnonzero(candidates), deff)
-    if rare_p < smallest:
-        smallest, level_z, level = rare_p, rare_z, rare_level
+    if rare_p < NAMED_BELOW and abs(rare_z) > abs(level_z):
+        level_z, level = rare_z, rare_level
     effect = max(np.sqrt(max(0.0, statistic - deff * freedom)), abs(level_z)) / root
     result = {
-        "p": float(min(1.0, 1 - (1 - smallest) ** tests)) if smallest > 1e-12 else float(tests * smallest),
+        "p": min(1.0, float(p), rare_p),
         "effect": float(effect),
         "lower": float(effect - ONE_SIDED_Z * np.sqrt(deff) / root),
         "chi_square": float(statistic),
@@ -319,16 +346,18 @@ def _pool(reference: Floats, current: Floats, few: NDArray[np.bool_]) -> tuple[F
     return first, second
 
 
-def _most_moved(reference, current, tested, deff: float) -> tuple[float, float, int]:
+def _most_moved(reference, current, tested, deff: float, learnt: float) -> tuple[float, float, int]:
     """Sidak p-value, z and position of the level whose share moved most; the position is -1 where there is none."""
     if not len(tested):
         return 1.0, 0.0, -1
     n, m = reference.sum(), current.sum()
-    _, z = proportion_tests(reference[tested], n, current[tested], m, exact=False)
-    share = (reference + current)[tested] / (n + m)
-    spread = np.sqrt(share * (1 - share))
-    skewness = np.divide(1 - 2 * share, spread, out=np.zeros_like(spread), where=spread > 0)
-    p = _normal_p(_unskewed(z, skewness * (n - m) / np.sqrt(n * m * (n + m))) / np.sqrt(deff))
+    hits = reference[tested] + current[tested]
+    exact, z = proportion_tests(reference[tested], n, current[tested], m, deff, middle=True)
+    share = hits / (n + m)
+    spread = np.maximum(share * (1 - share), 1e-12)
+    moments = split_moments((1 - 2 * share) / np.sqrt(spread), 1 / spread - 6, n, m)
+    limit = _normal_p(student_to_normal(normal_deviate(z, *moments) / np.sqrt(deff), learnt))
+    p = np.where(_few(hits, n, m, deff) & (learnt >= INDEPENDENT), exact, limit)
     top = int(np.lexsort((-np.abs(z), p))[0])
     return _any_of(float(p[top]), len(tested)), float(z[top]), int(tested[top])
 
@@ -338,36 +367,46 @@ def _rare_moved(reference, current, tested, deff: float) -> tuple[float, float, 
         return 1.0, 0.0, -1
     p, z = proportion_tests(reference[tested], reference.sum(), current[tested], current.sum(), deff)
     top = int(np.lexsort((-np.abs(z), p))[0])
-    return min(1.0, float(p[top]) * len(tested)), float(z[top]), int(tested[top])
+    return min(1.0, RARE_WEIGHT * float(p[top]) * len(tested)), float(z[top]), int(tested[top])
 
 
 def _any_of(p: float, tests: int) -> float:
     return float(-np.expm1(tests * np.log1p(-min(p, 1 - 1e-16)))) if p > 1e-12 else tests * p
 
 
-def _effective_tests(pooled: Floats, alone: NDArray[np.bool_], smallest: float) -> float:
-    """How many independent tests the chi-square and the largest move of a level (``alone``) amount to.
+def _smaller_p(pooled: Floats, alone: NDArray[np.bool_], smallest: float) -> float:
+    """Probability that the chi-square or the largest move of a level (``alone``) has a p-value as small as that.
 
-    Simulated from the normal limit of the counts, at the smaller p-value, or at .05 where that is smaller.
+    To the chi-square's own probability comes that of a level beyond while the chi-square is not, by the importance
+    sampling of :func:`largest_p`, in the normal limit of the counts.
     """
-    from scipy.special import erfc
+    from scipy.special import chdtri, ndtri
 
     share = pooled / pooled.sum()
     root = np.sqrt(share)
-    normal = np.random.default_rng(1).standard_normal((_CATEGORY_DRAWS, len(share)))
-    centred = normal - np.outer(normal @ root, root)
-    first = _chi_square_p(np.square(centred).sum(axis=1), np.array(len(share) - 1))
-    largest = np.abs(centred[:, alone] / np.sqrt(np.maximum(1 - share[alone], 1e-9))).max(axis=1)
-    second = -np.expm1(alone.sum() * np.log1p(-np.minimum(erfc(largest / np.sqrt(2)), 1 - 1e-16)))
-    level = float(np.clip(smallest, 0.03, 0.2))
-    inside = level + float(((second <= level) & (first > level)).mean())
-    return float(np.clip(np.log1p(-min(inside, 0.999)) / np.log1p(-level), 0.2, 2.0))
+    draws = np.random.default_rng(1)
+    deviates = draws.standard_normal((_CATEGORY_DRAWS, len(share)))
+    deviates -= np.outer(deviates @ root, root)
+    spread = np.sqrt(np.maximum(1 - share, 1e-9))
+    levels = np.flatnonzero(alone)
+    single = -np.expm1(np.log1p(-smallest) / len(levels)) if smallest > 1e-12 else smallest / len(levels)
+    uniform = (draws.permutation(_CATEGORY_DRAWS) + 0.5) / _CATEGORY_DRAWS
+    beyond = -ndtri(single / 2 * uniform)
+    row, level = np.arange(_CATEGORY_DRAWS), np.resize(levels, _CATEGORY_DRAWS)
+    # A deviation of the level has its share of every other cell's, the opposite way.
+    direction = -root * (root[level] / spread[level])[:, None]
+    direction[row, level] += 1 / spread[level]
+    deviates += direction * (beyond - deviates[row, level] / spread[level])[:, None]
+    count = (np.abs(deviates[:, levels]) / spread[levels] >= -ndtri(single / 2) - 1e-9).sum(axis=1)
+    unseen = np.square(deviates).sum(axis=1) < chdtri(len(share) - 1, smallest)
+    return smallest + single * len(levels) * float((unseen / np.maximum(count, 1)).mean())
 
 
-def proportion_tests(hits_reference, n, hits_current, m, deff=1.0, exact=True) -> tuple[Floats, Floats]:
+def proportion_tests(hits_reference, n, hits_current, m, deff=1.0, middle=False) -> tuple[Floats, Floats]:
     """Two-sided p-value and z of the difference of shares: Fisher's exact test where an expected count is below 10.
 
-    A design effect divides every count (Rao and Scott's effective counts); z is the one before that.
+    A design effect divides every count (Rao and Scott's effective counts); z is the one before that. ``middle`` counts
+    what is as likely as the observed by half (Lancaster 1961): not conservative, where many such p-values are combined.
 
     >>> p, z = proportion_tests(np.array([0]), 200, np.array([6]), 60)
     >>> round(float(p[0]), 5), round(float(z[0]), 2)
@@ -381,15 +420,19 @@ def proportion_tests(hits_reference, n, hits_current, m, deff=1.0, exact=True) -
     difference = hits_current / m - hits_reference / n
     z = np.divide(difference, error, out=np.zeros_like(share), where=error > 0)
     p = erfc(np.abs(z) / np.sqrt(2 * deff))
-    few = np.minimum(hits, n + m - hits) * (np.minimum(n, m) / (n + m)) / deff < NORMAL_MIN_EXPECTED
-    if exact and few.any():
+    few = _few(hits, n, m, deff)
+    if few.any():
         counts = (np.broadcast_to(a / deff, hits.shape)[few].round() for a in (hits_reference, n, hits_current, m))
         p = p.copy()
-        p[few] = _fisher_p(*counts)
+        p[few] = _fisher_p(*counts, middle=middle)
     return p, z
 
 
-def _fisher_p(hits_reference, n, hits_current, m) -> Floats:
+def _few(hits, n, m, deff) -> NDArray[np.bool_]:
+    return np.minimum(hits, n + m - hits) * (np.minimum(n, m) / (n + m)) / deff < NORMAL_MIN_EXPECTED
+
+
+def _fisher_p(hits_reference, n, hits_current, m, *, middle: bool) -> Floats:
     from scipy.special import gammaln
 
     def log_choose(size, chosen):
@@ -404,7 +447,10 @@ def _fisher_p(hits_reference, n, hits_current, m) -> Floats:
     support = np.arange(int(np.minimum(hits, m).max()) + 1)
     log_p = log_choose(m, support) + log_choose(n, hits - support) - log_choose(n + m, hits)
     seen = np.take_along_axis(log_p, observed.astype(np.intp), axis=1)
-    return np.minimum(1.0, np.where(log_p <= seen + 1e-7, np.exp(log_p), 0.0).sum(axis=1))
+    chance = np.exp(log_p)
+    p = np.where(log_p <= seen + 1e-7, chance, 0.0).sum(axis=1)
+    tied = np.where(np.abs(log_p - seen) <= 1e-7, chance, 0.0).sum(axis=1) if middle else 0.0
+    return np.minimum(1.0, p - tied / 2)
 
 
 def benjamini_hochberg(p: Floats, rate: float) -> NDArray[np.bool_]:
@@ -428,3 +474,12 @@ def _chi_square_p(statistic: Floats, freedom: NDArray[np.intp]) -> Floats:
     from scipy.special import chdtrc
 
     return np.where(freedom > 0, chdtrc(np.maximum(freedom, 1), statistic), 1.0)
+
+
+def _variance_ratio_p(statistic: float, freedom: int, learnt: float) -> float:
+    """Of a chi-square over a design effect that was itself learnt: Fisher's F."""
+    from scipy.special import chdtrc, fdtrc
+
+    if freedom < 1:
+        return 1.0
+    return float(chdtrc(freedom, statistic) if learnt >= INDEPENDENT else fdtrc(freedom, learnt, statistic / freedom))
