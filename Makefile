@@ -32,6 +32,10 @@ test: check
 bench: setup
 	@for name in overhead training story_points lead_time; do $(PY) -m benchmarks.$$name || exit 1; done
 
+.PHONY: bench-peers
+bench-peers: setup
+	@$(PY) -m benchmarks.peers
+
 lock:
 	echo uv | .venv/bin/uv pip compile --universal --generate-hashes --no-header --no-annotate - -o requirements-uv.lock
 	.venv/bin/uv pip compile --universal --generate-hashes --no-header --no-annotate --extra dev \

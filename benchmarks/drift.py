@@ -6,7 +6,6 @@ it: Benjamini-Hochberg on Kolmogorov-Smirnov and chi-square alone, always and ne
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import defaultdict
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from benchmarks.common import parse_arguments, print_result, print_table
 from benchmarks.drift_data import (
@@ -270,10 +270,9 @@ def power_row(name: str, parts: list[Counts]) -> dict[str, Any]:
 
 def main() -> None:
     options = parse_arguments(__doc__ or "")
-    # Two processes of one thread each: threads of linear algebra would fight over the cores.
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     nulls, types, streams, powers, noop = [], [], [], [], {}
-    with ProcessPoolExecutor(WORKERS) as pool:
+    # One thread in each process: threads of linear algebra would fight over the cores.
+    with ProcessPoolExecutor(WORKERS, initializer=threadpool_limits, initargs=(1,)) as pool:
         tasks = Tasks(pool, options.seed * 1000)
         submit_all(tasks, options.quick)
         for key, parts in tasks.results():

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ml_pipeline.monitoring.calibration_blocks import ONE_SIDED_Z, Days, dispersion, student_to_normal
@@ -67,7 +66,7 @@ def joint(columns: dict[str, Floats], days: Days) -> Joint:
     ranks = np.zeros_like(table)
     for row, values, mask in zip(ranks, table, known, strict=True):
         if mask.any():
-            found = pd.Series(values[mask]).rank().to_numpy()
+            found = middle_ranks(values[mask])
             row[mask] = (found - found.mean()) / (found.std() or 1.0)
     pair = np.triu_indices(len(columns), 1)
     mask = known.astype(float)
@@ -78,6 +77,21 @@ def joint(columns: dict[str, Floats], days: Days) -> Joint:
     variance = _variance(ranks, square, correlation, pair, rows)
     at = np.searchsorted(chosen, days.starts[:-1])
     return Joint(tuple(columns), correlation, variance, rows, _design_effect(ranks, correlation, pair, at, days))
+
+
+def middle_ranks(values: Floats) -> Floats:
+    """Ranks from 0, the mean of their places for equal values.
+
+    >>> middle_ranks(np.array([5.0, 1.0, 5.0])).tolist()
+    [1.5, 0.0, 1.5]
+    """
+    order = np.argsort(values)
+    ordered = values[order]
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    ties = np.diff(np.append(first, len(values)))
+    ranks = np.empty(len(values))
+    ranks[order] = np.repeat(first + (ties - 1) / 2, ties)
+    return ranks
 
 
 def _variance(ranks, square, correlation, pair, rows) -> Floats:
