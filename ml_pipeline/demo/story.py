@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
+from rich import box
 from rich.table import Table
 
 from ml_pipeline.cli_common import output
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 
-LONGEST = 150
+LONGEST = 170
 
 
 def lived_until(warehouse: Warehouse, tenant: str, model: str) -> dt.date | None:
@@ -26,7 +26,9 @@ def lived_until(warehouse: Warehouse, tenant: str, model: str) -> dt.date | None
 
 def tell(warehouse: Warehouse, tenants: Sequence[str], model: str) -> None:
     """Prints the events of each tenant: alerts, decisions and what became of versions."""
-    table = Table("tenant", "day", "what", "why", box=None, pad_edge=False)
+    table = Table("tenant", "day", "what", "why", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns[:3]:
+        column.no_wrap = True
     for tenant in tenants:
         events = _events(warehouse, tenant, model)
         for event in events:
@@ -44,14 +46,16 @@ def _events(warehouse: Warehouse, tenant: str, model: str) -> list[tuple[str, st
         query = sa.select(decisions).where(decisions.c.tenant_id == tenant, decisions.c.model == model)
         decided = connection.execute(query.order_by(decisions.c.as_of, decisions.c.created_at)).mappings().all()
     found = [(row["as_of"], f"alert {row['level']}: {row['kind']}", row["message"]) for row in raised]
-    last: dict[str, Any] = {}
-    for row in decided:
-        # A hold or a watch that only goes on from one day to the next is one event.
-        state = (row["verdict"], row["numbers"].get("cause"), tuple(row["numbers"].get("held_by", ())))
-        if last.get(row["kind"]) != state:
-            found.append((row["as_of"], f"{row['kind']}: {row['verdict']}", row["reason"]))
-        last[row["kind"]] = state
+    found += [(row["as_of"], f"{row['kind']}: {row['verdict']}", row["reason"]) for row in decided if _tells(row)]
+    harmless = next((row for row in decided if "harm" in row["numbers"].get("held_by", ())), None)
+    if harmless is not None:  # the first of what may be many days
+        found.append((harmless["as_of"], "retrain: hold", harmless["reason"]))
     return [(f"{at:%Y-%m-%d}", what, _short(why)) for at, what, why in sorted(found, key=lambda event: event[0])]
+
+
+def _tells(decision: sa.RowMapping) -> bool:
+    """Whether something came of it: neither a hold nor a watch that goes on."""
+    return decision["verdict"] not in ("hold", "watching")
 
 
 def _short(text: str) -> str:

@@ -58,6 +58,11 @@ class Policy(_Part):
     )
     retry_days: float = Field(1.0, ge=0, description="Days after a run was started, whatever became of it.")
     min_samples: int = Field(100, ge=1, description="Matured labels that a training needs.")
+    change_days: float = Field(
+        60.0,
+        ge=0,
+        description="Days after a change of the outcomes until which a training waits for min_samples since it.",
+    )
     min_new_labels: int = Field(25, ge=1, description="New labels without which drift or degradation cannot be cured.")
     min_severity: Literal["MEDIUM", "HIGH", "CRITICAL"] = "HIGH"
     spare_harmless_drift: bool = Field(True, description="Hold drift while enough matured outcomes show no loss.")

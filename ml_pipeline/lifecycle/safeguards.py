@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, time
 from itertools import pairwise
 from typing import Literal
 
@@ -15,10 +16,11 @@ AnyCause = Literal["manual", "degradation", "drift", "schedule", "volume"]
 Value = float | int | str | bool | None
 
 BY_HAND = frozenset(
-    {"master_flag", "model_flag", "tenant_flag", "cool_down", "retry", "rollback_cool_down", "off_peak", "new_labels"}
+    {"master_flag", "model_flag", "tenant_flag", "cool_down", "retry", "rollback_cool_down", "off_peak", "watch"}
 )
 BY_CRITICAL = frozenset({"cool_down", "off_peak"})
 REPORTED = ("degradation", "drift")
+MOST_DOUBLINGS = 3
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,10 @@ class Safeguard:
 def check(state: State, policy: Policy, cause: AnyCause, severity: Severity | None) -> tuple[Safeguard, ...]:
     """Every safeguard that applies to the cause, with those overruled that a person or CRITICAL may overrule.
 
-    A person overrules flags, cool-downs and off-peak hours, and may train on no new labels; nobody overrules a run
-    under way, an undecided watch, too few samples and the fleet's budget. CRITICAL overrules the cool-down and off-peak
-    hours, and the watch once it has had ``policy.watch_days`` to roll back; but not the cool-down after a rollback: on
-    the same data the same bad version would come back.
+    A person overrules flags, cool-downs, off-peak hours and an undecided watch; nobody overrules a run under way, too
+    few samples and the fleet's budget. CRITICAL overrules the cool-down and off-peak hours, and the watch once it has
+    had ``policy.watch_days`` to roll back; but not the cool-down after a rollback: the same data would bring the same
+    bad version back.
     """
     checks = [*_FLAGS, _cool_down, _retry, _rollback_cool_down, _samples, _active_run, _off_peak, _budget]
     found = [judge(state, policy) for judge in checks]
@@ -54,6 +56,8 @@ def check(state: State, policy: Policy, cause: AnyCause, severity: Severity | No
         found.append(_watch(state, policy.watch_days))
     if cause in REPORTED:
         found += [_severity(severity, policy), _new_labels(state, policy)]
+    if cause != "manual" and state.labels_since_change is not None:
+        found.append(_since_change(state.labels_since_change, state, policy))
     if cause == "drift" and policy.spare_harmless_drift:
         found.append(_harm(state, policy))
     critical = BY_CRITICAL | {"watch"} if _watched_long_enough(state, policy) else BY_CRITICAL
@@ -169,8 +173,26 @@ def _severity(severity: Severity | None, policy: Policy) -> Safeguard:
     return Safeguard("severity", passed, severity, policy.min_severity, sentence)
 
 
+def _since_change(labels: int, state: State, policy: Policy) -> Safeguard:
+    """What came before a change teaches what is no longer so: a training waits for enough that came after it.
+
+    A version that is hardly better meanwhile would only make the loss of today the one that is expected. A tenant with
+    little to learn from is not made to wait for ever.
+    """
+    needed = policy.min_samples
+    since = state.degradation.since if state.degradation is not None else None
+    days = 0.0 if since is None else state.days_since(datetime.combine(since, time(), UTC))
+    passed = labels >= needed or days >= policy.change_days
+    sentence = (
+        f"{labels} of {needed} matured labels of what came since the outcomes changed on {since}, "
+        f"{days:.0f} of at most {policy.change_days:g} days ago"
+    )
+    return Safeguard("since_change", passed, labels, needed, sentence)
+
+
 def _new_labels(state: State, policy: Policy) -> Safeguard:
-    new, needed = state.new_labels, policy.min_new_labels
+    """Twice as many for each training in vain: a cure that was not in so many labels needs more, not the same again."""
+    new, needed = state.new_labels, policy.min_new_labels * 2 ** min(state.in_vain, MOST_DOUBLINGS)
     sentence = f"{new} of {needed} labels that the last fit did not know"
     return Safeguard("new_labels", new >= needed, new, needed, sentence)
 

@@ -102,6 +102,8 @@ class State:
         Data-quality score of the newest snapshot, 0 to 100.
     watching : bool
         Whether the watch over the newest promoted version is undecided.
+    labels_since_change : int or None
+        Matured labels of entities that came since the outcomes changed; None where no day of a change is known.
     quiet_hours : tuple of int or None
         Hours (UTC) with the tenant's least traffic, for a policy without ``off_peak`` hours of its own.
     """
@@ -124,6 +126,7 @@ class State:
     active_runs: int = 0
     fleet_trainings: int = 0
     updates_left: int | None = None
+    labels_since_change: int | None = None
     quality: float | None = None
     watching: bool = False
     rolled_back_at: datetime | None = None

@@ -102,6 +102,10 @@ class History:
         lower = 0 if since is None else np.searchsorted(known, np.datetime64(_naive(since), "us"), side="right")
         return int(upper - lower)
 
+    def labels_of_arrivals(self, since: date, until: datetime) -> int:
+        """Labels known not after ``until``, of entities that came on ``since`` or later."""
+        return int((self.label_time[self.arrived_before(since) :] <= np.datetime64(_naive(until), "us")).sum())
+
     def weekly_items(self, day: date, weeks: int = 4) -> float:
         """Mean number of new entities a week over the weeks that end with the day."""
         after = day + timedelta(days=1)

@@ -195,7 +195,7 @@ class _Run:
         if decision.verdict == "hold":
             self._hold(day, decision)
         elif decision.action is not None:
-            since = self.degradation.since if self.degradation and decision.cause == "degradation" else None
+            since = self.degradation.since if self.degradation else None
             self._fit(day, now, decision.action, str(decision.cause), decision.severity, decision.reason, since)
 
     def _state(self, day: date, now: datetime) -> State:
@@ -222,7 +222,12 @@ class _Run:
             rolled_back_at=self.rolled_back_at,
             last_attempt=self.last_attempt,
             updates_left=self.learner.updates_left(serving.fitted) if champion and serving else None,
+            labels_since_change=self._labels_since_change(now),
         )
+
+    def _labels_since_change(self, now: datetime) -> int | None:
+        since = self.degradation.since if self.degradation is not None else None
+        return None if since is None else self.history.labels_of_arrivals(since, now)
 
     def _hold(self, day: date, decision: RetrainingDecision) -> None:
         holds = self.result.holds

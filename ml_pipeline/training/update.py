@@ -28,6 +28,7 @@ MIN_NEW_ROWS = 60
 MIN_TEST_ROWS = 30  # as many pairs as a comparison with the champion needs
 ROUNDS_SHARE = 0.10  # trees of an update, as a share of those of a training
 MAX_GROWTH = 1.5  # trees that updates may bring a version to, as a multiple of those of a training
+MOST_UPDATES = round((MAX_GROWTH - 1) / ROUNDS_SHARE)  # in a row
 
 
 class UpdateError(TrainingError):

@@ -14,7 +14,7 @@ from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.context import Doors
 from ml_pipeline.work.decisions import RETRAIN, TRAIN, WATCH
 from ml_pipeline.work.deployment import ALIAS_BY_HAND, PROMOTE, PROMOTE_BY_HAND, ROLLBACK
-from ml_pipeline.work.loop_state import fleet_states, with_quiet_hours
+from ml_pipeline.work.loop_state import completed, fleet_states
 from ml_pipeline.work.retraining import policy_of
 
 # What a person asks, and the kinds of decision that answer it; the newest of each is shown.
@@ -58,5 +58,5 @@ def explain(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime, day: d
 
 def _now(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime) -> RetrainingDecision:
     states = fleet_states(doors.warehouse, doors.settings, {spec.name: spec}, [tenant], now, {}, 0)
-    (state,) = with_quiet_hours(doors.warehouse, states)
+    (state,) = completed(doors.warehouse, states)
     return decide(state, policy_of(doors.settings))

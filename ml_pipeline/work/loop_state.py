@@ -24,6 +24,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.update import MOST_UPDATES
 from ml_pipeline.work.deployment import OPEN, ROLLBACK
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, OFF_PEAK, TenantSettings, read_settings
 
@@ -80,14 +81,32 @@ def fleet_states(
     ]
 
 
-def with_quiet_hours(warehouse: Warehouse, states: Sequence[State]) -> list[State]:
-    """The states with the hours in which their tenants create least: those set for them, or found in four weeks."""
-    tenants = sorted({state.tenant for state in states})
-    if not tenants:
+def completed(warehouse: Warehouse, states: Sequence[State]) -> list[State]:
+    """The states with what only those need that have a cause.
+
+    That is the hours in which their tenants create least, set for them or found in four weeks, and the labels of what
+    came since their outcomes changed.
+    """
+    if not states:
         return []
+    tenants = sorted({state.tenant for state in states})
+    with warehouse.operator() as connection:
+        switches, traffic = read_settings(connection), _traffic(connection, tenants, states[0].now)
+        changed = _labels_since_change(connection, states)
+    return [
+        replace(
+            state,
+            quiet_hours=_quiet_hours(switches, state, traffic[state.tenant]),
+            labels_since_change=changed.get((state.tenant, state.model)),
+        )
+        for state in states
+    ]
+
+
+def _traffic(connection: sa.Connection, tenants: Sequence[str], now: dt.datetime) -> defaultdict[str, Counter[int]]:
+    """Entities by hour of the day (UTC) of each tenant, over four weeks."""
     table = tables.predictions
     hour = sa.extract("hour", table.c.event_time)
-    now = states[0].now
     query = (
         sa.select(table.c.tenant_id, hour.label("hour"), sa.func.count().label("items"))
         .where(table.c.tenant_id.in_(tenants), table.c.origin == "live", table.c.event_time <= now)
@@ -95,11 +114,32 @@ def with_quiet_hours(warehouse: Warehouse, states: Sequence[State]) -> list[Stat
         .group_by(table.c.tenant_id, hour)
     )
     counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    with warehouse.operator() as connection:
-        switches = read_settings(connection)
-        for row in connection.execute(query):
-            counts[row.tenant_id][int(row.hour)] += row.items
-    return [replace(state, quiet_hours=_quiet_hours(switches, state, counts[state.tenant])) for state in states]
+    for row in connection.execute(query):
+        counts[row.tenant_id][int(row.hour)] += row.items
+    return counts
+
+
+def _labels_since_change(connection: sa.Connection, states: Sequence[State]) -> dict[Key, int]:
+    """Matured labels of entities that came since the change, where a degradation names its day."""
+    made, known = tables.predictions, tables.outcomes
+    counts: dict[Key, int] = {}
+    for state in states:
+        since = state.degradation.since if state.degradation is not None else None
+        if since is None:
+            continue
+        came = sa.select(made.c.entity_id).where(
+            made.c.tenant_id == state.tenant,
+            made.c.model == state.model,
+            made.c.event_time >= dt.datetime.combine(since, dt.time(), dt.UTC),
+        )
+        query = sa.select(sa.func.count()).where(
+            known.c.tenant_id == state.tenant,
+            known.c.model == state.model,
+            known.c.label_time <= state.now,
+            known.c.entity_id.in_(came),
+        )
+        counts[state.tenant, state.model] = connection.scalar(query) or 0
+    return counts
 
 
 def _quiet_hours(switches: TenantSettings, state: State, traffic: Counter[int]) -> tuple[int, ...] | None:
@@ -242,6 +282,7 @@ def _state(
         quality=found.snapshot["quality_score"] if found.snapshot else None,
         watching=found.deployment is not None and found.deployment["watch"] == OPEN,
         rolled_back_at=found.rolled_back_at,
+        updates_left=_updates_left(fits),
     )
 
 
@@ -277,6 +318,13 @@ def _champion(found: _Facts) -> Champion | None:
         return None
     trained = (judged["as_of"] for judged in found.judgements if judged["version"] == row["version"])
     return Champion(row["version"], next(trained, row["as_of"]), row["as_of"])
+
+
+def _updates_left(fits: Sequence[LastFit]) -> int:
+    """Updates until the champion needs a full training again: each adds trees, and there is a most of them."""
+    actions = [fit.action for fit in fits if fit.promoted]
+    since_training = actions.index("train") if "train" in actions else len(actions)
+    return max(MOST_UPDATES - since_training, 0)
 
 
 def _in_vain(fits: Sequence[LastFit]) -> int:

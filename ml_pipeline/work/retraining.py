@@ -17,7 +17,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.decisions import RETRAIN, decision_row
-from ml_pipeline.work.loop_state import Key, fleet_states, with_quiet_hours
+from ml_pipeline.work.loop_state import Key, completed, fleet_states
 
 APPROVED, DONE, FAILED = "approved", "done", "failed"
 SCORES = ("drift_score", "rise", "outcomes", "new_labels", "quality")
@@ -97,7 +97,7 @@ def decide_for(
     states = [replace(state, request=request) for state in states]
     with_cause = [state for state in states if _concerns(decide(state, policy))]
     tick, decided = Tick(len(states)), []
-    for state in sorted(with_quiet_hours(warehouse, with_cause), key=lambda state: _urgency(state, policy)):
+    for state in sorted(completed(warehouse, with_cause), key=lambda state: _urgency(state, policy)):
         decision = decide(replace(state, fleet_trainings=under_way + len(tick.approved)), policy)
         decided.append((state, decision))
         if decision.verdict == "retrain":
@@ -165,7 +165,7 @@ def _record(warehouse: Warehouse, decided: Sequence[tuple[State, RetrainingDecis
                 as_of=state.now,
                 numbers=decision.numbers
                 | {"cause": decision.cause, "severity": decision.severity, "action": decision.action}
-                | {"since": _since(state, decision)},
+                | {"since": _since(state)},
                 version=state.champion.number if state.champion else None,
                 decision_id=decision_id,
                 state=APPROVED if decision.verdict == "retrain" else None,
@@ -176,10 +176,10 @@ def _record(warehouse: Warehouse, decided: Sequence[tuple[State, RetrainingDecis
             warehouse.insert_missing(connection, tables.decisions, of_tenant)
 
 
-def _since(state: State, decision: RetrainingDecision) -> dt.date | None:
-    """Since when outcomes are others, where a degradation is the cause: the training then begins there."""
+def _since(state: State) -> dt.date | None:
+    """Since when outcomes are others, where a degradation says so: a training then begins there."""
     found = state.degradation
-    return found.since if decision.cause == "degradation" and found is not None else None
+    return found.since if found is not None and found.status == "degraded" else None
 
 
 def waiting(warehouse: Warehouse) -> list[Approved]:

@@ -358,7 +358,7 @@ def test_an_organisation_that_cannot_be_is_refused(changes, message):
 
 def test_the_demo_has_a_quiet_a_harmless_and_a_drifting_tenant():
     kinds = {each.tenant_id: [drift.kind for drift in each.drifts] for each in demo_organisations(NOW)}
-    assert kinds == {"acme": [], "globex": ["covariate"], "initech": ["concept"]}
+    assert kinds == {"acme": [], "globex": ["covariate"], "initech": ["concept"], "umbrella": []}
 
 
 def test_a_tenant_is_the_same_in_a_fleet_of_any_size():

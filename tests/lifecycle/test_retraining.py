@@ -128,6 +128,8 @@ def test_drift_retrains_where_outcomes_are_not_in_yet_or_show_a_loss(degradation
         ({"fleet_trainings": 5}, "budget"),
         ({"watching": True}, "watch"),
         ({"new_labels": 24}, "new_labels"),
+        ({"new_labels": 49, "in_vain": 1}, "new_labels"),
+        ({"labels_since_change": 99}, "since_change"),
         ({"degradation": dataclasses.replace(DEGRADED, severity="MEDIUM", rise=0.06)}, "severity"),
     ],
 )
@@ -174,7 +176,7 @@ def test_a_person_overrules_flags_cool_downs_and_hours_but_not_a_run_or_too_few_
         "off_peak",
     }
     held = decide(dataclasses.replace(asked, active_runs=1, matured=50, watching=True, fleet_trainings=9), Policy())
-    assert held.held_by == ("samples", "active_run", "budget", "watch")
+    assert held.held_by == ("samples", "active_run", "budget")
 
 
 @pytest.mark.parametrize(

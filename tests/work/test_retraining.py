@@ -21,7 +21,7 @@ LOSS = {
     "status": "degraded",
     "severity": "HIGH",
     "rise": 0.5,
-    "since": "2026-02-24",
+    "since": None,
     "outcomes": 60,
 }
 
@@ -66,7 +66,7 @@ def test_a_loss_that_rose_is_approved_with_cause_scores_and_every_safeguard(serv
     (stored,) = decisions(serving)
     assert (stored["verdict"], stored["state"], stored["version"]) == ("retrain", "approved", 1)
     assert {guard["name"] for guard in stored["numbers"]["safeguards"]} >= {"master_flag", "cool_down", "budget"}
-    assert (stored["numbers"]["cause"], stored["numbers"]["since"]) == ("degradation", "2026-02-24")
+    assert (stored["numbers"]["cause"], stored["numbers"]["since"]) == ("degradation", None)
     assert approved.tags["ml_pipeline/cause"] == "degradation"
     assert '"rise": 0.5' in approved.tags["ml_pipeline/scores"]
 
@@ -116,6 +116,14 @@ def test_the_settings_of_the_installation_stand_above_the_tenants(serving, chang
     specs = {serving.spec.name: serving.spec}
     found = decide_for(Warehouse(settings), settings, specs, [serving.name], NOW)
     assert [decision.held_by for _, decision in found.held] == [(guard,)]
+
+
+def test_outcomes_that_changed_on_a_day_are_learnt_once_enough_of_what_came_since_is_known(serving):
+    report(serving, dt.date(2026, 2, 28), performance=LOSS | {"since": "2026-02-14"})
+    found = tick(serving)
+    (stored,) = decisions(serving)
+    assert (found.approved, stored["numbers"]["held_by"]) == ([], ["since_change"])
+    assert "0 of 100 matured labels of what came since the outcomes changed on 2026-02-14" in stored["reason"]
 
 
 def test_harmless_drift_is_held_with_the_reason(serving):
