@@ -8,25 +8,27 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
+import dagster as dg
 import pytest
 import sqlalchemy as sa
 import yaml
 
 from ml_pipeline.cli import main
-from ml_pipeline.jobs import RollbackConfig
 from ml_pipeline.lifecycle.policy import Policy, load_policy
-from ml_pipeline.lifecycle.safeguards import check
+from ml_pipeline.lifecycle.safeguards import BY_CRITICAL, BY_HAND, check
 from ml_pipeline.lifecycle.state import State
+from ml_pipeline.monitoring.health import WEIGHTS
 from ml_pipeline.resources import postgres, tables
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import Settings
+from ml_pipeline.settings import Settings, load_settings
 from ml_pipeline.specs.model_spec import Monitoring
 
 PROJECT = Path(__file__).resolve().parent.parent
 GUIDE = (PROJECT / "docs" / "operations.md").read_text(encoding="utf-8")
+RETENTION = "8. Baselines and retention"
 TENANTS = ("acme", "globex")
 NOW = dt.datetime.now(dt.UTC)
 TODAY = NOW.date()
@@ -62,7 +64,7 @@ def rows_of(tenant: str) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
     values = {"metric": "mae", "value": 2.0, "baseline_value": 1.5, "metrics": {}}
     yield tables.daily_metrics, own | day | counts | values
     yield decision("retrain", "hold", 2, numbers={"cause": "drift", "held_by": ["harm"]})
-    yield decision("retrain", "hold", 1, numbers={"cause": "schedule", "held_by": ["tenant_flag"]})
+    yield decision("retrain", "hold", 1, numbers={"cause": "degradation", "held_by": ["tenant_flag"]})
     yield decision("retrain", "retrain", 0.1, numbers={"cause": "schedule"}, state="approved")
     asked = {"cause": "degradation", "action": "train"}
     yield decision("retrain", "retrain", 5, numbers=asked, state="done", settled_at=days_ago(4.9))
@@ -77,8 +79,6 @@ def rows_of(tenant: str) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
     yield tables.alert_deliveries, own | sent | due
     yield tables.outcomes, own | {"entity_id": "A-1", "label_time": days_ago(1), "value": 3.0}
     yield tables.settings, own | {"name": "auto_retrain", "value": True, "changed_by": "ann"}
-    snapshot = {"snapshot_hash": "ab", "rows": 900, "matured": 700, "path": "x", "quality_score": 80.0, "quality": {}}
-    yield tables.feature_sets, own | snapshot | {"as_of": days_ago(5)}
     refused = {"file": "a.csv", "line": 7, "reason": "no time", "content": "x"}
     yield tables.quarantine, {"tenant_id": tenant} | refused
 
@@ -127,7 +127,7 @@ def test_the_answers_are_those_that_the_rows_give(operator: sa.Connection):
     (held, _) = answers(operator, by_number[2])
     assert held["held_by"] == ["harm"]
     (switched_off, _) = answers(operator, by_number[5])
-    assert switched_off["cause"] == "schedule"
+    assert switched_off["cause"] == "degradation"
     assert [float(row["per_1000_stream_days"]) for row in answers(operator, by_number[7])] == [1000.0]
     assert [row["last_report"] for row in answers(operator, by_number[9])] == [TODAY - dt.timedelta(days=3)] * 2
     assert [row["new_labels"] for row in answers(operator, by_number[11])] == [1, 1]
@@ -139,6 +139,16 @@ def test_the_session_of_the_guide_cannot_write(operator: sa.Connection):
     operator.exec_driver_sql("SET default_transaction_read_only = off")
     with pytest.raises(sa.exc.DBAPIError, match="permission denied"):
         operator.exec_driver_sql("DELETE FROM ml.alerts")
+
+
+def test_in_the_session_of_a_tenant_only_its_own_rows_are_deleted(operator: sa.Connection):
+    given = re.findall(r"`(SET (?:ROLE|app\.tenant_id)[^`]+)`", section("7. When something is down or wrong"))
+    assert len(given) == 2
+    for statement in ["RESET ROLE", "SET default_transaction_read_only = off", *given]:
+        operator.exec_driver_sql(statement)
+    assert operator.exec_driver_sql("DELETE FROM ml.quarantine").rowcount == 1
+    operator.exec_driver_sql("SET ROLE ml_operator")
+    assert operator.exec_driver_sql("SELECT tenant_id FROM ml.quarantine").scalars().all() == ["globex"]
 
 
 def test_the_queries_are_numbered_in_order_and_each_reference_finds_one():
@@ -178,12 +188,32 @@ def test_every_alert_that_is_raised_is_explained():
     assert raised == explained
 
 
-def test_every_safeguard_is_listed():
-    state = State("acme", "story_points", NOW, matured=0, new_labels=0, new_labels_since_training=0, weekly_items=0.0)
-    names = {guard.name for guard in check(state, Policy(), "drift", "HIGH")}
+def overrulers() -> dict[str, str]:
+    """Who may overrule each safeguard, as the guide's table says."""
     table = section("5. Retrain, promote, watch, roll back").partition("| safeguard |")[2].partition("\n\n")[0]
-    first_cells = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
-    assert {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)} == names
+    found = {}
+    for first, *_, last in re.findall(r"^\| (`[^|]+) \|([^|]+)\|([^|]+)\|$", table, re.MULTILINE):
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", first), last)
+    return found
+
+
+@pytest.mark.parametrize("cause", ["degradation", "drift"])
+def test_every_safeguard_is_listed(cause: Literal["degradation", "drift"]):
+    state = State("acme", "story_points", NOW, matured=0, new_labels=0, new_labels_since_training=0, weekly_items=0.0)
+    assert {guard.name for guard in check(state, Policy(), cause, "HIGH")} <= set(overrulers())
+
+
+def test_a_safeguard_is_overruled_by_whom_the_guide_says():
+    listed = overrulers()
+    assert {name for name, who in listed.items() if "a person" in who} == BY_HAND
+    assert {name for name, who in listed.items() if "CRITICAL" in who} == BY_CRITICAL | {"watch"}
+
+
+def test_a_setting_of_the_guide_takes_its_value():
+    given = re.findall(r"`(ML_PIPELINE_[A-Z_]+)=(\w+)`", GUIDE)
+    assert len(given) >= 6
+    for name, value in given:
+        load_settings({name: value})
 
 
 def test_every_schedule_sensor_and_job_is_listed():
@@ -214,11 +244,48 @@ def test_the_policy_of_the_guide_is_one(policy_file: Path):
 
 
 def test_the_rollback_job_takes_the_configuration_of_the_guide():
+    from ml_pipeline.definitions import defs
+
     given = yaml.safe_load(next(block for block in blocks("yaml") if "ops:" in block))
-    config = RollbackConfig(**given["ops"]["return_to_version"]["config"])
-    assert (config.tenant, config.model, config.to) == ("acme", "story_points", 3)
+    valid = dg.validate_run_config(defs.resolve_job_def("rollback"), given)
+    assert valid["ops"]["return_to_version"]["config"]["to"] == 3
+
+
+def test_what_is_kept_is_kept_as_long_as_the_guide_says():
+    kept = re.findall(r"\| (?:(\d+) days|for ever) \| `ML_PIPELINE_(\w+_RETENTION_DAYS)` \|", section(RETENTION))
+    said = {name.lower(): int(days) if days else None for days, name in kept}
+    assert said == {name: value for name, value in Settings().model_dump().items() if name.endswith("retention_days")}
+
+
+def test_a_channel_gets_alerts_from_the_level_that_the_guide_says():
+    levels = re.findall(r"\| (\w+): `ML_PIPELINE_(ALERT_\w+_LEVEL)` \|", GUIDE)
+    assert len(levels) == 3
+    assert all(getattr(Settings(), name.lower()) == level for level, name in levels)
+
+
+def test_the_weights_of_the_health_are_those_of_the_guide():
+    assert all(f"{part} {weight}" in " ".join(GUIDE.split()) for part, weight in WEIGHTS.items())
 
 
 def test_every_key_of_monitoring_that_the_guide_names_exists():
     named = set(re.findall(r"`monitoring\.(\w+)`", GUIDE))
     assert named and named <= set(Monitoring.model_fields)
+
+
+def as_written(default: Any) -> str:
+    if isinstance(default, dict):
+        return ", ".join(f"{value:.2f}" for value in default.values()) or "none"
+    return str(default).removesuffix(".0")
+
+
+def test_the_keys_of_monitoring_are_described_with_their_defaults():
+    text = (PROJECT / "docs" / "add-a-model.md").read_text(encoding="utf-8")
+    chapter = text.partition("## What is watched\n")[2].partition("\n## ")[0]
+    described, default = [], Monitoring()
+    for names, defaults in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", chapter, re.MULTILINE):
+        keys = re.findall(r"`(\w+)`", names)
+        assert defaults == ", ".join(as_written(getattr(default, key)) for key in keys)
+        described += keys
+    assert sorted(described) == sorted(Monitoring.model_fields)
+    (example,) = re.findall(r"```yaml\n(monitoring:.*?)```", chapter, re.DOTALL)
+    assert Monitoring(**yaml.safe_load(example)["monitoring"]).targets == {"r2": 0.7, "mae": 2.0}
