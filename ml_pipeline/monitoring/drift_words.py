@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 NAMED = 3
-UNIT_FACTORS = (10, 12, 24, 60, 100, 1000, 1024, 3600, 86400, 1_000_000)
+UNIT_FACTORS = (10, 12, 24, 60, 100, 1000, 3600, 86400, 1_000_000)
+UNIT_TOLERANCE = 0.08
 Column = dict[str, Any]
 
 
@@ -44,13 +45,13 @@ def how(column: Column) -> str:
 
 
 def _unit_factor(column: Column) -> str:
-    """'60 times larger' where the medians differ by a factor between units, within 3 %, and hardly overlap."""
+    """'60 times larger' where the medians differ by about a factor between units, and the values hardly overlap."""
     medians = column.get("median")
     if not medians or column["value"].get("ks", 0.0) < 0.8 or medians["baseline"] * medians["current"] <= 0:
         return ""
     ratio = medians["current"] / medians["baseline"]
     larger = max(ratio, 1 / ratio)
-    factor = next((factor for factor in UNIT_FACTORS if abs(larger / factor - 1) < 0.03), None)
+    factor = next((factor for factor in UNIT_FACTORS if abs(larger / factor - 1) < UNIT_TOLERANCE), None)
     return "" if factor is None else f"{factor} times {'larger' if ratio > 1 else 'smaller'}"
 
 
