@@ -8,7 +8,7 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import dagster as dg
@@ -18,7 +18,7 @@ import yaml
 
 from ml_pipeline.cli import main
 from ml_pipeline.lifecycle.policy import Policy, load_policy
-from ml_pipeline.lifecycle.safeguards import BY_CRITICAL, BY_HAND, check
+from ml_pipeline.lifecycle.safeguards import BY_CRITICAL, BY_HAND, REPORTED, check
 from ml_pipeline.lifecycle.state import State
 from ml_pipeline.monitoring.health import WEIGHTS
 from ml_pipeline.resources import postgres, tables
@@ -188,25 +188,31 @@ def test_every_alert_that_is_raised_is_explained():
     assert raised == explained
 
 
-def overrulers() -> dict[str, str]:
-    """Who may overrule each safeguard, as the guide's table says."""
+def safeguards() -> dict[str, tuple[str, str]]:
+    """Of each safeguard what it asks for and who may overrule it, as the guide's table says."""
     table = section("5. Retrain, promote, watch, roll back").partition("| safeguard |")[2].partition("\n\n")[0]
     found = {}
-    for first, *_, last in re.findall(r"^\| (`[^|]+) \|([^|]+)\|([^|]+)\|$", table, re.MULTILINE):
-        found |= dict.fromkeys(re.findall(r"`(\w+)`", first), last)
+    for first, asks, who in re.findall(r"^\| (`[^|]+) \|([^|]+)\|([^|]+)\|$", table, re.MULTILINE):
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", first), (asks, who))
     return found
 
 
-@pytest.mark.parametrize("cause", ["degradation", "drift"])
-def test_every_safeguard_is_listed(cause: Literal["degradation", "drift"]):
-    state = State("acme", "story_points", NOW, matured=0, new_labels=0, new_labels_since_training=0, weekly_items=0.0)
-    assert {guard.name for guard in check(state, Policy(), cause, "HIGH")} <= set(overrulers())
+def test_every_safeguard_is_listed_with_what_the_policy_asks_for():
+    counts = {"matured": 0, "new_labels": 0, "new_labels_since_training": 0, "labels_since_change": 0}
+    state, policy = State("acme", "story_points", NOW, **counts, weekly_items=0.0), Policy()
+    judged = [guard for cause in REPORTED for guard in check(state, policy, cause, "HIGH")]
+    listed = safeguards()
+    assert {guard.name for guard in judged} == set(listed)
+    for guard in judged:
+        if type(guard.needed) in (int, float) and guard.needed > 0:
+            assert f"{guard.needed:g} " in listed[guard.name][0], guard.name
+    assert f"from {policy.watch_days:g} days after" in listed["watch"][1]
 
 
 def test_a_safeguard_is_overruled_by_whom_the_guide_says():
-    listed = overrulers()
-    assert {name for name, who in listed.items() if "a person" in who} == BY_HAND
-    assert {name for name, who in listed.items() if "CRITICAL" in who} == BY_CRITICAL | {"watch"}
+    listed = safeguards()
+    assert {name for name, (_, who) in listed.items() if "a person" in who} == BY_HAND
+    assert {name for name, (_, who) in listed.items() if "CRITICAL" in who} == BY_CRITICAL | {"watch"}
 
 
 def test_a_setting_of_the_guide_takes_its_value():
