@@ -207,11 +207,19 @@ def test_every_safeguard_is_listed_with_what_the_policy_asks_for():
         if type(guard.needed) in (int, float) and guard.needed > 0:
             assert f"{guard.needed:g} " in listed[guard.name][0], guard.name
     assert f"from {policy.watch_days:g} days after" in listed["watch"][1]
+    assert f"or {policy.change_days:g} days" in listed["since_change"][0]
+
+
+def test_a_person_is_not_asked_for_what_the_guide_says():
+    counts = {"matured": 0, "new_labels": 0, "new_labels_since_training": 0, "labels_since_change": 0}
+    asked = check(State("acme", "story_points", NOW, **counts, weekly_items=0.0), Policy(), "manual", None)
+    not_asked = {name for name, (_, who) in safeguards().items() if who == " not asked for a person "}
+    assert not_asked == set(safeguards()) - {guard.name for guard in asked}
 
 
 def test_a_safeguard_is_overruled_by_whom_the_guide_says():
     listed = safeguards()
-    assert {name for name, (_, who) in listed.items() if "a person" in who} == BY_HAND
+    assert {name for name, (_, who) in listed.items() if who.startswith(" a person")} == BY_HAND
     assert {name for name, (_, who) in listed.items() if "CRITICAL" in who} == BY_CRITICAL | {"watch"}
 
 
