@@ -1,5 +1,5 @@
 PY := .venv/bin/python
-.PHONY: setup setup-browser demo test up check bench lock
+.PHONY: setup setup-browser demo test up check bench bench-peers lock
 
 setup: .venv/installed
 
@@ -30,9 +30,9 @@ test: check
 	.venv/bin/pytest
 
 bench: setup
-	@for name in overhead training story_points lead_time; do $(PY) -m benchmarks.$$name || exit 1; done
+	@for name in overhead sensor training story_points lead_time drift drift_speed degradation rollback policies; do \
+	    $(PY) -m benchmarks.$$name || exit 1; done
 
-.PHONY: bench-peers
 bench-peers: setup
 	@$(PY) -m benchmarks.peers
 

@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.common import parse_arguments, print_result, print_table
+from benchmarks.peers import allow_river
 from ml_pipeline.monitoring.sequential import RECENT_SHARE, rise
 
 try:
+    allow_river()
     from river import drift as river_drift
 except ImportError:
     river_drift = None
@@ -155,7 +157,9 @@ def calibrated_river(make: Callable[[float], Any], settings: Sequence[float], se
 
 def river_rows(seeds: Sequence[int], calibration: Sequence[int]) -> list[dict[str, Any]]:
     if river_drift is None:
-        return [{"method": name, "setting": "river is not installed"} for name in ("Page-Hinkley", "ADWIN")]
+        return [
+            {"method": name, "setting": "river is not there: make bench-peers"} for name in ("Page-Hinkley", "ADWIN")
+        ]
     page_hinkley, adwin, binary = river_drift.PageHinkley, river_drift.ADWIN, river_drift.binary
     rows = [
         measure_river(page_hinkley, seeds).row("Page-Hinkley", "as shipped"),

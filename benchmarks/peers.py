@@ -81,18 +81,37 @@ def run():
 )
 
 
+# Detectors that are fed item by item would spend their time on pipes: they run in the benchmark's own process, from a
+# folder of their own behind the project's packages.
+RIVER, RIVER_FOLDER = "river==0.26.1", ENVIRONMENTS / "river"
+
+
+def allow_river() -> None:
+    """Makes river importable where ``make bench-peers`` has put it."""
+    if RIVER_FOLDER.is_dir() and str(RIVER_FOLDER) not in sys.path:
+        sys.path.append(str(RIVER_FOLDER))
+
+
 def make(peer: Peer) -> str | None:
     """Makes a peer's environment; the reason where that fails."""
-    uv = Path(sys.executable).parent / "uv"
     environment = str(ENVIRONMENTS / peer.name)
-    commands = [
-        [str(uv), "venv", "--quiet", "--allow-existing", environment],
-        [str(uv), "pip", "install", "--quiet", "--python", str(peer.python), *peer.requirements],
-    ]
+    return _run(
+        ["venv", "--quiet", "--allow-existing", environment],
+        ["pip", "install", "--quiet", "--python", str(peer.python), *peer.requirements],
+    )
+
+
+def make_river() -> str | None:
+    """Puts river into its folder, without what it needs: the project has that; the reason where that fails."""
+    return _run(["pip", "install", "--quiet", "--no-deps", "--target", str(RIVER_FOLDER), RIVER])
+
+
+def _run(*commands: list[str]) -> str | None:
+    uv = str(Path(sys.executable).parent / "uv")
     for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run([uv, *command], capture_output=True, text=True, check=False)
         if done.returncode:
-            return done.stderr.strip()[-500:] or f"{command[1]} ended with {done.returncode}"
+            return done.stderr.strip()[-500:] or f"uv {command[0]} ended with {done.returncode}"
     return None
 
 
@@ -115,9 +134,8 @@ def timings(peer: Peer, reference: Path, current: Path, runs: int) -> tuple[list
 
 
 def main() -> None:
-    for peer in PEERS:
-        problem = make(peer)
-        print(f"{peer.name}: {'ready' if problem is None else 'missing: ' + problem}", flush=True)
+    for name, problem in (*((peer.name, make(peer)) for peer in PEERS), ("river", make_river())):
+        print(f"{name}: {'ready' if problem is None else 'missing: ' + problem}", flush=True)
 
 
 if __name__ == "__main__":
