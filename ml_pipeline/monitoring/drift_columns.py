@@ -19,6 +19,7 @@ from ml_pipeline.monitoring.calibration_blocks import (
     Rhythm,
     dispersion,
 )
+from ml_pipeline.monitoring.drift_categories import category_test
 from ml_pipeline.monitoring.profile_columns import (
     CategoricalColumn,
     Counts,
@@ -215,9 +216,7 @@ def _category(reference: CategoricalColumn, by_day: Counts, levels: list[str], c
     of_all = summed(dispersion((cells - rows * share).T, current * (1 - share)))
     deff, freedom = design_effects([reference.likeness], of_all, common)
     used = (before + current) > 0
-    test, top = two_sample.category_test(
-        before[used], current[used], float(deff[0, 0]), float(freedom[0, 0]), rare[used]
-    )
+    test, top = category_test(before[used], current[used], float(deff[0, 0]), float(freedom[0, 0]), rare[used])
     found: Column = {"value": test | {"largest": _deviate(test["p"])}, "new_levels": new[:NAMED_LEVELS]}
     if top >= 0:
         level = np.flatnonzero(used)[top]
