@@ -38,7 +38,7 @@ Column = dict[str, Any]
 
 NAMED_LEVELS = 5
 TOLERANCE = 0.05  # standard deviations; a shift of 0.02 sigma stays silent in any number of rows
-CLEARLY = 3.5  # standard errors
+CLEARLY, BY_ITSELF = 3.5, 5.0  # standard errors
 LOOKED_AT = 0.05  # p-value above which nothing is decided
 _COLUMNS_AT_ONCE = 16
 
@@ -166,7 +166,7 @@ def negligible(reference: NumericColumn, counts: Counts, deff: float) -> bool:
     error = np.sqrt(share * (1 - share) * (1 / n + 1 / m) * deff)
     moved = np.abs(after - before) / error
     # Of many places that moved little, one is outside by chance.
-    needed = np.where(moved >= moved.max() / 2, ONE_SIDED_Z, CLEARLY)
+    needed = np.where(moved >= moved.max() / 2, ONE_SIDED_Z, BY_ITSELF)
     outside = np.maximum(after - left, right - after) / error >= needed
     return bool(moved.max() >= CLEARLY and not (outside & (moved >= CLEARLY)).any())
 

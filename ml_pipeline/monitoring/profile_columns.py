@@ -58,13 +58,15 @@ class NumericColumn:
 
         Between two neighbours of n ordered values lies a share of 1 / (n + 1) of everything on average, whatever the
         distribution, and the same below the first and above the last: edges that are quantiles of this very sample
-        would otherwise be expected to hold too little outside.
+        would otherwise be expected to hold too little outside. Not where several rows share the first or last value.
         """
         counts = self.counts.astype(float)
         if not self.points and len(counts) > 3:
-            counts[[0, -1]] += 1.0
-            counts[[1, -2]] -= 0.5
-        return np.maximum(counts, 0.0)
+            for outside, inside in ((0, 1), (-1, -2)):
+                if self.counts[inside] == 1:
+                    counts[outside] += 1.0
+                    counts[inside] -= 0.5
+        return counts
 
     def value_at(self, share: float) -> float:
         """A value that about ``share`` of the rows do not exceed, from the cells."""
