@@ -140,15 +140,20 @@ def _import_table(summaries: Sequence[Any]) -> Table:
 @click.option(
     "--days", default=1, show_default=True, help="Days of metrics and drift up to yesterday; none with --as-of."
 )
+@click.option("--reports-only", is_flag=True, help="Only metrics and reports of the days; nothing is trained.")
 @json_option
-def run(tenants: tuple[str, ...], models: tuple[str, ...], as_of: str, days: int, as_json: bool) -> None:
+def run(
+    tenants: tuple[str, ...], models: tuple[str, ...], as_of: str, days: int, reports_only: bool, as_json: bool
+) -> None:
     """Features, models, predictions, metrics and drift of every tenant, through Dagster."""
     from ml_pipeline.work.context import parse_as_of
 
     if as_of:
         parse_as_of(as_of)
+        if reports_only:
+            raise click.UsageError("--reports-only looks at days up to yesterday: leave --as-of out.")
     with prepared() as settings:
-        failures = run_pipeline(settings, tenants, models, as_of, days)
+        failures = run_pipeline(settings, tenants, models, as_of, days, trains=not reports_only)
         show_status(settings, tenants, models, as_json)
     for failure in failures[:20]:
         console.print(f"[red]Failed:[/red] {failure}", highlight=False)
@@ -160,7 +165,13 @@ def run(tenants: tuple[str, ...], models: tuple[str, ...], as_of: str, days: int
 
 
 def run_pipeline(
-    settings: Settings, only_tenants: Sequence[str], only_models: Sequence[str], as_of: str, days: int
+    settings: Settings,
+    only_tenants: Sequence[str],
+    only_models: Sequence[str],
+    as_of: str,
+    days: int,
+    *,
+    trains: bool = True,
 ) -> list[str]:
     """The whole main job; returns the errors of the tenants that failed."""
     from ml_pipeline import launch, partitions
@@ -175,20 +186,19 @@ def run_pipeline(
         raise click.ClickException(
             "There are no tenants. Import some: ml-pipeline import jira FILE, or try `make demo`."
         )
+    total, failures = len(tenants) * len(models), []
     with launch.dagster_instance(settings) as instance:
         known = launch.add_partitions(instance, everyone)
-        with progress_bar("Training and predicting", len(tenants) * len(models)) as advance:
-            launched = launch.train(instance, known, tenants, models, as_of, advance)
-        failures = launched.failures
+        if trains:
+            with progress_bar("Training and predicting", total) as advance:
+                failures += launch.train(instance, known, tenants, models, as_of, advance).failures
         yesterday = partitions.today() - dt.timedelta(days=1)
         since = max(partitions.days.start.date(), yesterday - dt.timedelta(days=days - 1))
-        if not as_of and days > 0:
-            with progress_bar(
-                f"Metrics and drift, {(yesterday - since).days + 1} days", len(tenants) * len(models)
-            ) as advance:
-                failures += launch.monitor(instance, known, tenants, models, since, yesterday, advance).failures
-        elif as_of:
+        if as_of:
             console.print("Metrics and drift are kept for the days up to yesterday; with --as-of they are left out.")
+        elif days > 0:
+            with progress_bar(f"Metrics and drift, {(yesterday - since).days + 1} days", total) as advance:
+                failures += launch.monitor(instance, known, tenants, models, since, yesterday, advance).failures
     return failures
 
 
@@ -291,7 +301,7 @@ def doctor(as_json: bool) -> None:
 
 @main.command()
 def demo() -> None:
-    """Three simulated tenants with a year of history: trained, scored, and 60 days of metrics and drift."""
+    """Four simulated tenants: trained, watched for twelve weeks, retrained, one of them rolled back."""
     from ml_pipeline.demo.tour import take_tour
 
     take_tour()

@@ -96,7 +96,7 @@ def _safeguard_table(safeguards: Sequence[Mapping[str, Any]]) -> Table:
 def retrain_command(tenant: str, model: str, reason: str, by: str) -> None:
     """Retrain a tenant's model now.
 
-    Flags, cool-downs and off-peak hours are overruled; the other safeguards are not.
+    Flags, cool-downs, off-peak hours and an undecided watch are overruled; the other safeguards are not.
     """
     from ml_pipeline.lifecycle.retraining import Request
     from ml_pipeline.resources.warehouse import Warehouse

@@ -135,7 +135,7 @@ def demo_organisations(now: pd.Timestamp, seed: int = 7) -> list[Organisation]:
     return [
         Organisation("acme", seed, start, now, 60, 40, people=24, teams=3),
         Organisation("globex", seed + 1, start, now, 75, 50, people=36, teams=4, drifts=(campaign,)),
-        Organisation("initech", seed + 2, start, now, 60, 36, people=18, teams=2, drifts=(upheaval,)),
+        Organisation("initech", seed + 2, start, now, 100, 36, people=18, teams=2, drifts=(upheaval,)),
         Organisation("umbrella", seed + 3, start, now, 70, 40, people=28, teams=3),
     ]
 

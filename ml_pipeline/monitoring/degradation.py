@@ -15,7 +15,7 @@ from ml_pipeline.monitoring.sequential import Rise, rise
 from ml_pipeline.specs.model_spec import ModelSpec, Monitoring
 
 HIGHER_IS_BETTER = frozenset({"r2", "f1", "precision", "recall", "accuracy", "roc_auc"})
-OWN_OUTCOMES = 100  # from which on, after a health window of its own, a version is held to what it did itself
+OWN_OUTCOMES = 100  # from which on, before the last health window, a version is held to what it did itself
 
 Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
 Numbers = dict[str, float | int | bool | None]
@@ -57,8 +57,9 @@ def degradation(spec: ModelSpec, scored: pd.DataFrame, day: date, *, serving_sin
         day are left out here.
     serving_since : date or None
         First day of the serving version. A change is looked for from then on; what was before is what its outcomes are
-        held against, until it has a health window of at least 100 outcomes of its own. From then on it is held to these
-        alone: whether it is worse than the version before it is decided by then, by the watch on the same entities.
+        held against, until at least 100 outcomes of its own are older than the last health window. From then on it is
+        held to these alone: whether it is worse than the version before it is decided by then, by the watch on the same
+        entities. Earlier, a change soon after its deployment would be forgotten before it can be learnt.
     """
     monitoring = spec.monitoring
     known = _between(scored, day - timedelta(days=monitoring.degradation_days - 1), day)
@@ -117,7 +118,8 @@ def _history(
     """The outcomes among which a rise is looked for, and its earliest first day."""
     if serving_since is not None:
         own = known[_days(known) >= np.datetime64(serving_since, "D")]
-        if len(own) >= OWN_OUTCOMES and (day - serving_since).days >= monitoring.health_days:
+        earlier = _between(own, serving_since, day - timedelta(days=monitoring.health_days))
+        if len(earlier) >= OWN_OUTCOMES:
             return own, None
     if "event_time" in known and (known["origin"] == "backtest").any():
         # Backtested are only entities that did not take too long: the live ones that they are held against likewise.

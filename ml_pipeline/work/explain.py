@@ -58,5 +58,6 @@ def explain(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime, day: d
 
 def _now(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime) -> RetrainingDecision:
     states = fleet_states(doors.warehouse, doors.settings, {spec.name: spec}, [tenant], now, {}, 0)
-    (state,) = completed(doors.warehouse, states)
-    return decide(state, policy_of(doors.settings))
+    policy, off_peak = policy_of(doors.settings)
+    (state,) = completed(doors.warehouse, states, off_peak)
+    return decide(state, policy)

@@ -81,11 +81,11 @@ def fleet_states(
     ]
 
 
-def completed(warehouse: Warehouse, states: Sequence[State]) -> list[State]:
+def completed(warehouse: Warehouse, states: Sequence[State], off_peak: tuple[int, ...] | None = None) -> list[State]:
     """The states with what only those need that have a cause.
 
-    That is the hours in which their tenants create least, set for them or found in four weeks, and the labels of what
-    came since their outcomes changed.
+    That is the labels of what came since their outcomes changed, and the hours in which a training may start: those set
+    for the tenant, else the installation's ``off_peak``, else those in which its tenants create least.
     """
     if not states:
         return []
@@ -96,7 +96,7 @@ def completed(warehouse: Warehouse, states: Sequence[State]) -> list[State]:
     return [
         replace(
             state,
-            quiet_hours=_quiet_hours(switches, state, traffic[state.tenant]),
+            quiet_hours=_quiet_hours(switches, state, traffic[state.tenant], off_peak),
             labels_since_change=changed.get((state.tenant, state.model)),
         )
         for state in states
@@ -142,11 +142,15 @@ def _labels_since_change(connection: sa.Connection, states: Sequence[State]) -> 
     return counts
 
 
-def _quiet_hours(switches: TenantSettings, state: State, traffic: Counter[int]) -> tuple[int, ...] | None:
+def _quiet_hours(
+    switches: TenantSettings, state: State, traffic: Counter[int], off_peak: tuple[int, ...] | None
+) -> tuple[int, ...] | None:
     written = switches.get(state.tenant, state.model, OFF_PEAK)
     if written is not None:
         first, last = (int(part) for part in written.split("-"))
         return tuple((first + step) % 24 for step in range((last - first) % 24 or 24))
+    if off_peak is not None:
+        return off_peak
     if traffic.total() < TRAFFIC_ENOUGH:
         return None
     return quiet_hours([traffic[hour] for hour in range(24)])

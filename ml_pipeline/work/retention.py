@@ -22,7 +22,7 @@ from ml_pipeline.work.run_failures import NO_TENANT
 BATCH = 5000
 
 # What a serving version is shown and judged with is kept as long as its deployments are.
-KEPT_DECISIONS = ("promote", "promote_by_hand", "rollback")
+KEPT_DECISIONS = ("promote", "promote_by_hand", "rollback", "alias_by_hand")
 
 Condition = sa.ColumnElement[bool]
 

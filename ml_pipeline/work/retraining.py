@@ -71,9 +71,13 @@ class Tick:
         self.held += other.held
 
 
-def policy_of(settings: Settings) -> Policy:
-    """The installation's policy: the file that the settings name, or the product's own."""
-    return load_policy(settings.policy) if settings.policy is not None else Policy()
+def policy_of(settings: Settings) -> tuple[Policy, tuple[int, ...] | None]:
+    """The installation's policy, from the file that the settings name or the product's own, and its off-peak hours.
+
+    The hours are apart from it, because those that are set for a tenant go before them.
+    """
+    policy = load_policy(settings.policy) if settings.policy is not None else Policy()
+    return policy.model_copy(update={"off_peak": None}), policy.off_peak
 
 
 def decide_for(
@@ -92,12 +96,12 @@ def decide_for(
     The same look again records nothing twice: a decision's identity follows from what was decided about whom on which
     day. ``under_way`` trainings of the fleet count against the policy's budget, and each approval does for the next.
     """
-    policy = policy_of(settings)
+    policy, off_peak = policy_of(settings)
     states = fleet_states(warehouse, settings, specs, tenants, now, active or {}, under_way)
     states = [replace(state, request=request) for state in states]
     with_cause = [state for state in states if _concerns(decide(state, policy))]
     tick, decided = Tick(len(states)), []
-    for state in sorted(completed(warehouse, with_cause), key=lambda state: _urgency(state, policy)):
+    for state in sorted(completed(warehouse, with_cause, off_peak), key=lambda state: _urgency(state, policy)):
         decision = decide(replace(state, fleet_trainings=under_way + len(tick.approved)), policy)
         decided.append((state, decision))
         if decision.verdict == "retrain":

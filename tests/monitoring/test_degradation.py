@@ -181,9 +181,10 @@ def test_entities_that_took_too_long_for_a_backtest_are_not_held_against_one():
 def test_a_new_version_is_held_against_what_was_before_it_and_later_to_itself():
     rows = scored(120, 10, change=60)
     assert degradation(SPEC, rows, day_number(65), serving_since=day_number(60)).status == "degraded"
-    later = degradation(SPEC, rows, day_number(88), serving_since=day_number(60))
+    assert degradation(SPEC, rows, day_number(90), serving_since=day_number(60)).status == "degraded"
+    later = degradation(SPEC, rows, day_number(98), serving_since=day_number(60))
     assert later.status == "stable"
-    assert later.outcomes + later.baseline_outcomes == 290
+    assert later.outcomes + later.baseline_outcomes == 390
 
 
 def test_a_change_is_not_looked_for_before_the_version_served():
