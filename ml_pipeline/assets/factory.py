@@ -19,7 +19,7 @@ DESCRIPTIONS = {
     MODEL: "Snapshot to a registered version, and the decision whether it serves.",
     PREDICTIONS: "Scores of the open entities by the champion, in the prediction log.",
     DAILY_METRICS: "Outcomes that became known on the day against the predictions made before them.",
-    DRIFT_REPORT: "The last days' features against an earlier window: drift, severity, health.",
+    DRIFT_REPORT: "The last days against what the version was trained on: drift, degradation, anomalies, health.",
 }
 
 

@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 
 JOINT_ROWS = 4000
 MIN_PAIR_ROWS = 30
+SMALL_MOVE = 0.05  # of a correlation
 _TOO_ALIKE = 0.999
 
 
@@ -125,8 +126,9 @@ def joint_test(reference: Joint, current: Joint) -> dict[str, Any] | None:
     Returns
     -------
     dict
-        ``pair``, ``baseline`` and ``current`` correlation, ``p`` (of the largest move among all ``pairs``), ``effect``
-        and ``lower``: the move of Fisher's z and its lower confidence bound.
+        ``pair``, ``baseline`` and ``current`` correlation, ``p`` (of the largest move of Fisher's z among all pairs),
+        ``effect`` and ``lower``: the move of the correlation and its lower confidence bound. A pair that moved by less
+        than ``SMALL_MOVE`` is named only where no other moved: from .99 to .96 is far in z, and next to nothing.
     """
     from scipy.special import erfc
 
@@ -145,7 +147,9 @@ def joint_test(reference: Joint, current: Joint) -> dict[str, Any] | None:
         + current.design_effect * _fisher_variance(after.variance[enough], r1) / (after.rows[enough] - 1)
     )
     z = np.abs(move) / error
-    top = int(np.argmax(z))
+    large = np.abs(r1 - r0) >= SMALL_MOVE
+    top = int(np.argmax(np.where(large, z, -1.0) if large.any() else z))
+    least = np.sign(move[top]) * max(abs(move[top]) - ONE_SIDED_Z * error[top], 0.0)
     freedom = np.minimum(before.rows[enough], after.rows[enough])[top]
     single = float(erfc(student_to_normal(z[top], freedom) / np.sqrt(2)))
     count = int(enough.sum())
@@ -155,8 +159,8 @@ def joint_test(reference: Joint, current: Joint) -> dict[str, Any] | None:
         "baseline": float(r0[top]),
         "current": float(r1[top]),
         "p": min(1.0, p),
-        "effect": float(abs(move[top])),
-        "lower": float(abs(move[top]) - ONE_SIDED_Z * error[top]),
+        "effect": float(abs(r1[top] - r0[top])),
+        "lower": float(abs(np.tanh(np.arctanh(r0[top]) + least) - r0[top])),
         "pairs": count,
         "design_effect": float(max(reference.design_effect, current.design_effect)),
     }
