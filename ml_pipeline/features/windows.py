@@ -15,14 +15,15 @@ def training_window(
     """Matured rows of the last ``spec.training.window_days`` by event time, in their order, with a new RangeIndex.
 
     Where outcomes began to be others at ``changed_at``, the rows that came to be since then are the window as soon as
-    they are ``spec.training.min_rows``: what the older ones teach is no longer so.
+    they are ``spec.training.min_rows``: what the older ones teach is no longer so. A change from before the window is
+    none.
 
     A window that holds fewer than ``spec.training.min_rows`` doubles until it holds enough, or every matured row there
     is, which may still be too few. The note says how far it went; None where the declared window was enough, or a
     wider one would hold nothing more.
     """
     matured = frame[frame["state"] == "matured"].reset_index(drop=True)
-    if changed_at is not None:
+    if changed_at is not None and (as_of - changed_at).days < spec.training.window_days:
         since = matured["event_time"] >= pd.Timestamp(changed_at)
         if since.sum() >= spec.training.min_rows:
             note = (

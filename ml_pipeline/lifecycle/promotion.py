@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -31,7 +31,8 @@ class Evidence:
     ``losses`` and ``champion_losses`` are per entity, for the same entities in the same order, each predicted by a fit
     that had not seen its outcome. Both are empty where there is no champion. ``label_times`` (datetime64, UTC) say when
     the outcomes were known, and ``changed_at`` when the outcomes began to be others, where a degradation was found: the
-    outcomes since then are what the challenger is for, and are looked at apart.
+    outcomes since then are what the challenger is for, and are looked at apart. ``baseline_losses`` are those of the
+    constant on the same entities, by which a champion can be shown to be worse than no model at all.
     """
 
     metric: str
@@ -44,10 +45,14 @@ class Evidence:
     champion: int | None = None
     label_times: np.ndarray | None = None
     changed_at: np.datetime64 | None = None
+    baseline_losses: np.ndarray | None = None
+
+
+FALL_BACK = "fall back"
 
 
 def judge(evidence: Evidence) -> Decision:
-    """Promote or reject a challenger.
+    """Promote a challenger, reject it, or fall back to the constant.
 
     Against the baseline: skill ``1 - value / baseline_value`` on the test part must exceed ``min_skill``. Against the
     champion: the mean of the paired loss differences must not be negative. With fewer than 30 common entities it must
@@ -55,12 +60,17 @@ def judge(evidence: Evidence) -> Decision:
     ``changed_at`` alone prove one of the two to be better, they overrule the older ones. With fewer than 10 common
     entities nothing can be said and the champion stays.
 
+    A challenger that does not beat the constant is not promoted. Where the same entities prove the champion to be worse
+    than the constant (those since ``changed_at`` alone, if that is given), the constant is to serve instead of it.
+
     >>> judge(Evidence("mae", 2.1, 2.0, 0.0, False, np.array([]), np.array([]))).reason
     'baseline_not_beaten: mae 2.1 against 2 of the constant (skill -5.0 %, needed more than 0.0 %)'
     """
     baseline = _against_baseline(evidence)
-    if baseline.verdict == "reject" or evidence.champion is None:
+    if evidence.champion is None:
         return baseline
+    if baseline.verdict == "reject":
+        return _champion_against_constant(evidence, baseline)
     return _against_champion(evidence, baseline)
 
 
@@ -80,6 +90,22 @@ def _against_baseline(evidence: Evidence) -> Decision:
     if not skill > evidence.min_skill:
         return Decision("reject", f"baseline_not_beaten: {compared} {needed}", numbers)
     return Decision("promote", f"baseline_beaten: {compared} {needed}", numbers)
+
+
+def _champion_against_constant(evidence: Evidence, rejected: Decision) -> Decision:
+    """Whether the constant, which the challenger did not beat, is proven to be better than the champion."""
+    if evidence.baseline_losses is None:
+        return rejected
+    constant = replace(evidence, losses=evidence.baseline_losses)
+    chosen = np.ones(len(constant.losses), dtype=bool) if evidence.changed_at is None else _since_change(constant)
+    pairs = _paired(constant, chosen)
+    if not pairs.proven:
+        return rejected
+    since = "" if evidence.changed_at is None else f" whose outcome was known since {evidence.changed_at}"
+    sentence = f"the constant has {pairs.sentence(f'champion version {evidence.champion}')}{since}"
+    reason = f"champion_worse_than_constant: {sentence}; the challenger is no better: {rejected.reason}"
+    numbers = rejected.numbers | {"champion": evidence.champion} | pairs.numbers("constant_")
+    return Decision(FALL_BACK, reason, numbers)
 
 
 def _against_champion(evidence: Evidence, baseline: Decision) -> Decision:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from ml_pipeline.monitoring.profiles import Profile, profile
 from ml_pipeline.replay.history import History
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.predictors import Constant
-from ml_pipeline.training.train import Trained, train
+from ml_pipeline.training.train import Trained, constant_instead, train
 from ml_pipeline.training.update import update, updates_left
 
 
@@ -61,8 +61,12 @@ class Learner:
         TrainingError
             If there are too few new rows, or it has been updated too often.
         """
-        trained = update(self.spec, parent.trained.model, self._rows(now), now, parent.as_of)
-        return Fitted(trained, now)
+        rows = self._rows(now, parent.changed_at)
+        return Fitted(update(self.spec, parent.trained.model, rows, now, parent.as_of), now, parent.changed_at)
+
+    def constant_instead(self, fitted: Fitted) -> Fitted:
+        """The version that answers with the constant which ``fitted`` did not beat."""
+        return replace(fitted, trained=constant_instead(self.spec, fitted.trained))
 
     def predict(self, fitted: Fitted, rows: slice | np.ndarray) -> pd.DataFrame:
         """Value, lower, upper and baseline for rows of the history's frame."""
@@ -88,41 +92,46 @@ class Learner:
     def judge(self, challenger: Fitted, champion: Fitted | None, number: int | None) -> Decision:
         """Whether ``challenger`` may serve: against the constant, and against the champion on the same entities."""
         trained, metric = challenger.trained, self.spec.headline_metric
-        ours, theirs, times = np.empty(0), np.empty(0), np.empty(0, dtype="datetime64[us]")
-        if champion is not None:
-            ours, theirs, times = self._paired_losses(trained, champion)
-        changed = challenger.changed_at
+        evidence = Evidence(
+            metric=metric,
+            value=trained.metrics[metric],
+            baseline_value=trained.baseline_metrics[metric],
+            min_skill=self.spec.gate.min_skill,
+            candidate_is_constant=isinstance(trained.model.predictor, Constant),
+            losses=np.empty(0),
+            champion_losses=np.empty(0),
+        )
+        if champion is None:
+            return judge(evidence)
+        test, task, changed = trained.test_predictions, self.spec.task, challenger.changed_at
+        theirs = self._predictions_of(champion, test)
+        both = test[np.isfinite(theirs)]
+        label = both["label"].to_numpy()
         return judge(
-            Evidence(
-                metric=metric,
-                value=trained.metrics[metric],
-                baseline_value=trained.baseline_metrics[metric],
-                min_skill=self.spec.gate.min_skill,
-                candidate_is_constant=isinstance(trained.model.predictor, Constant),
-                losses=ours,
-                champion_losses=theirs,
+            replace(
+                evidence,
+                losses=losses(task, label, both["value"].to_numpy()),
+                baseline_losses=losses(task, label, both["baseline"].to_numpy()),
+                champion_losses=losses(task, label, theirs[np.isfinite(theirs)]),
                 champion=number,
-                label_times=times,
+                label_times=both["label_time"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]"),
                 changed_at=np.datetime64(changed.date()) if changed is not None else None,
             )
         )
 
-    def _paired_losses(self, trained: Trained, champion: Fitted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Losses of both on the challenger's test entities, by fits that had not seen the outcome, and label times.
+    def _predictions_of(self, champion: Fitted, test: pd.DataFrame) -> np.ndarray:
+        """The champion's value for each row of a challenger's test part, NaN where it had seen the outcome.
 
         What matured after the champion was trained is scored by it; of the rest, the entities of its own test part
         count with the prediction it made before it was refitted on them.
         """
-        test, own = trained.test_predictions, champion.trained.test_predictions
-        theirs = test["entity_id"].map(own.set_index("entity_id")["value"]).to_numpy(dtype=float, copy=True)
+        own = champion.trained.test_predictions.set_index("entity_id")["value"]
+        theirs = test["entity_id"].map(own).to_numpy(dtype=float, copy=True)
         unseen = (test["label_time"] > pd.Timestamp(champion.as_of)).to_numpy()
         if unseen.any():
             entities = self._entities(test["entity_id"][unseen])
             theirs[unseen] = champion.trained.model.predict(entities)["value"].to_numpy()
-        known = np.isfinite(theirs)
-        label, value = test["label"].to_numpy()[known], test["value"].to_numpy()[known]
-        times = test["label_time"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]")[known]
-        return losses(self.spec.task, label, value), losses(self.spec.task, label, theirs[known]), times
+        return theirs
 
     def _entities(self, names: pd.Series) -> pd.DataFrame:
         return self.history.frame.iloc[self._index.get_indexer(pd.Index(names))]

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import numpy as np
 
 from ml_pipeline.lifecycle.policy import Policy
-from ml_pipeline.lifecycle.promotion import losses
+from ml_pipeline.lifecycle.promotion import FALL_BACK, losses
 from ml_pipeline.lifecycle.retraining import RetrainingDecision, decide
 from ml_pipeline.lifecycle.state import Champion, DegradationFinding, DriftFinding, Flags, LastFit, State
 from ml_pipeline.replay.history import History
@@ -256,13 +256,15 @@ class _Run:
         number = serving.number if serving is not None and serving.number else None
         try:
             update = action == "update" and champion is not None
-            changed_at = _midnight(since) if since is not None else None
+            changed_at = _midnight(since) if since is not None else champion.changed_at if champion else None
             fitted = self.learner.update(champion, now) if update and champion else self.learner.train(now, changed_at)
         except TrainingError as error:
             self.result.fits.append(Fit(day, action, cause, severity, reason, "failed", str(error), None, 0.0))
             return
         judged = self.learner.judge(fitted, champion, number)
-        promoted = judged.verdict == "promote"
+        if judged.verdict == FALL_BACK:
+            fitted = self.learner.constant_instead(fitted)
+        promoted = judged.verdict != "reject"
         if promoted:
             self.versions += 1
             self.shadow = None

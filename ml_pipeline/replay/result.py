@@ -18,7 +18,7 @@ class Fit:
     cause: str
     severity: str | None
     reason: str
-    verdict: str  # promote, reject or failed
+    verdict: str  # promote, fall back, reject or failed
     judgement: str
     version: int | None  # its number, where it was promoted
     seconds: float

@@ -182,6 +182,33 @@ def with_interval(spec: ModelSpec, model: FittedModel, held_out: pd.DataFrame, p
     return replace(model, interval=interval)
 
 
+def constant_instead(spec: ModelSpec, trained: Trained) -> Trained:
+    """The version that answers with the constant which ``trained`` was compared with; the same if it does already.
+
+    Its metrics are those that the constant had on the test part, its interval is from the residuals there.
+    """
+    if isinstance(trained.model.predictor, Constant):
+        return trained
+    test, name = trained.test_predictions, MEDIAN if spec.task == "regression" else PRIOR
+    model = FittedModel.of(spec, name, Constant(trained.model.baseline), trained.model.baseline)
+    if spec.task == "regression":
+        scale: Scale = "log" if spec.label.above is not None and spec.label.above >= 0 else "identity"
+        label, value = test["label"].to_numpy(), test["baseline"].to_numpy()
+        model = replace(model, interval=conformal_interval(label, value, spec.training.interval, scale))
+    predictions = test.assign(value=test["baseline"], lower=np.nan, upper=np.nan)
+    note = f"{name} instead of {trained.candidate}, which was no better"
+    return replace(
+        trained,
+        model=model,
+        candidate=name,
+        metrics=trained.baseline_metrics,
+        skill=0.0,
+        slices={},
+        test_predictions=predictions,
+        notes=[*trained.notes, note],
+    )
+
+
 def check_rows(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> None:
     """Raises :class:`TrainingError` if there are too few rows, or one whose label was not known at ``as_of``."""
     if len(frame) < spec.training.min_rows:

@@ -50,7 +50,7 @@ class _Facts:
     @property
     def fits(self) -> list[LastFit]:
         return [
-            LastFit(row["as_of"], row["numbers"].get("action", "train"), row["verdict"] == "promote")
+            LastFit(row["as_of"], row["numbers"].get("action", "train"), row["verdict"] != "reject")
             for row in self.judgements
         ]
 

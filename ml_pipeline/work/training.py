@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,13 +19,13 @@ import sqlalchemy as sa
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.quality import assess
 from ml_pipeline.features.windows import training_window
-from ml_pipeline.lifecycle.promotion import Decision, Evidence, judge, losses
+from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision, Evidence, judge, losses
 from ml_pipeline.lifecycle.versions import Contract, next_semantic
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHALLENGER, Version, registered_name
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.train import MEDIAN, PRIOR, RECENT_MEDIAN, Trained, failures, train
+from ml_pipeline.training.train import MEDIAN, PRIOR, RECENT_MEDIAN, Trained, constant_instead, failures, train
 from ml_pipeline.training.update import update, updates_left
 from ml_pipeline.work.context import Doors, moment_of
 from ml_pipeline.work.decisions import record_decision
@@ -38,6 +38,7 @@ from ml_pipeline.work.version_files import comparison, contract_of, logged_metri
 FEATURES, MODEL, PREDICTIONS = "features", "model", "predictions"
 STEPS = (FEATURES, MODEL, PREDICTIONS)
 TRAIN, UPDATE = "train", "update"
+CHANGED_AT = "changed_at"  # tag of a version that was trained on what came since a change of the outcomes
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class _TenantModel:
             return self._settled(existing, moment, base)
         trained = self._fitted(rows, moment, base)
         version = self._register(trained, key, snapshot["snapshot_hash"], moment, rows, base)
-        return self._judge(trained, version, moment, note)
+        return self._judge(trained, version, moment, rows, note)
 
     def _to_update(self) -> Version | None:
         """The champion, where the decision was to update it and it can go on learning; else a training is made."""
@@ -258,6 +259,7 @@ class _TenantModel:
                     "parent_version": str(parent.number) if parent else "",
                     "rows": str(trained.rows["all"]),
                     "action": UPDATE if base else TRAIN,
+                    **self._change_learnt(rows),
                     **self._cause(),
                 },
             )
@@ -276,9 +278,18 @@ class _TenantModel:
 
     @cached_property
     def _changed_at(self) -> dt.datetime | None:
-        """Since when outcomes are others, where that is what the training is for."""
-        since = self._asked["numbers"].get("since") if self._asked is not None else None
-        return dt.datetime.fromisoformat(since).replace(tzinfo=dt.UTC) if since else None
+        """Since when outcomes are others: as the decision that asked for this says, or as the champion was trained."""
+        if self._asked is not None and self._asked["numbers"].get("since"):
+            return dt.datetime.fromisoformat(self._asked["numbers"]["since"]).replace(tzinfo=dt.UTC)
+        champion = self.doors.registry.aliased(self.tenant, self.spec.name)
+        kept = champion.tags.get(CHANGED_AT) if champion is not None else None
+        return dt.datetime.fromisoformat(kept) if kept else None
+
+    def _change_learnt(self, rows: pd.DataFrame) -> dict[str, str]:
+        """The tag of a version that was trained on what came since a change, so that the next ones are too."""
+        if self._changed_at is None or rows["event_time"].min() < pd.Timestamp(self._changed_at):
+            return {}
+        return {CHANGED_AT: self._changed_at.isoformat()}
 
     def _cause(self) -> dict[str, str]:
         """Why it was trained, for MLflow's pages."""
@@ -288,28 +299,13 @@ class _TenantModel:
         cause = {"cause": numbers["cause"], "severity": numbers["severity"] or "none", "why": self._asked["reason"]}
         return cause | {"asked_by": self.task.decision}
 
-    def _judge(self, trained: Trained, version: Version, moment: dt.datetime, window: str | None) -> dict[str, Any]:
-        metric = self.spec.headline_metric
+    def _judge(
+        self, trained: Trained, version: Version, moment: dt.datetime, rows: pd.DataFrame, window: str | None
+    ) -> dict[str, Any]:
         champion = self.doors.registry.aliased(self.tenant, self.spec.name)
         if champion is not None and (champion.number == version.number or not answers(self.spec, champion)):
             champion = None  # the version itself, cut off after the alias had moved, or one of other features or labels
-        ours, theirs, times = np.empty(0), np.empty(0), np.empty(0, dtype="datetime64[us]")
-        if champion is not None:
-            ours, theirs, times = self._paired_losses(trained.test_predictions, champion)
-        decision = judge(
-            Evidence(
-                metric=metric,
-                value=trained.metrics[metric],
-                baseline_value=trained.baseline_metrics[metric],
-                min_skill=self.spec.gate.min_skill,
-                candidate_is_constant=trained.candidate in (MEDIAN, RECENT_MEDIAN, PRIOR),
-                losses=ours,
-                champion_losses=theirs,
-                champion=champion.number if champion else None,
-                label_times=times,
-                changed_at=np.datetime64(self._changed_at.date()) if self._changed_at else None,
-            )
-        )
+        decision = judge(self._evidence(trained, champion))
         if champion is not None and pd.Timestamp(champion.as_of) > pd.Timestamp(moment):
             reason = f"older_than_champion: version {champion.number} was trained on what was known at {champion.as_of}"
             decision = Decision("reject", reason, decision.numbers)
@@ -317,15 +313,44 @@ class _TenantModel:
         numbers |= {"action": version.tags.get("action", TRAIN)}
         reason = "; ".join(filter(None, [decision.reason, window, *failures(trained.candidates)]))
         decision = Decision(decision.verdict, reason, numbers)
+        if decision.verdict == FALL_BACK:
+            return self._fall_back(trained, version, moment, rows, decision)
         self.doors.registry.tag(version, "decision", decision.reason)
         if decision.verdict == "promote":
-            self.doors.deployer.deploy(
-                self.tenant, self.spec.name, version.number, action=PROMOTE, reason=decision.reason, as_of=moment
-            )
+            self._deploy(version, decision, moment)
         else:
             self.doors.registry.set_alias(self.tenant, self.spec.name, CHALLENGER, version.number)
         # Recorded last: a version without this record was cut off, and is judged when its work comes again.
         self._record("promote", decision, moment, version.number)
+        return self._told(trained, version, decision)
+
+    def _deploy(self, version: Version, decision: Decision, moment: dt.datetime) -> None:
+        self.doors.deployer.deploy(
+            self.tenant, self.spec.name, version.number, action=PROMOTE, reason=decision.reason, as_of=moment
+        )
+
+    def _fall_back(
+        self, trained: Trained, version: Version, moment: dt.datetime, rows: pd.DataFrame, decision: Decision
+    ) -> dict[str, Any]:
+        """The constant serves instead of a champion that is worse than it, as a version of its own."""
+        constant, serving = constant_instead(self.spec, trained), version
+        if constant is not trained:
+            key = hashlib.sha256(f"{version.tags['key']}constant".encode()).hexdigest()
+            serving = self._register(constant, key, version.tags["snapshot_hash"], moment, rows, None)
+        for number in {version.number, serving.number}:
+            found = self.doors.registry.version(self.tenant, self.spec.name, number)
+            self.doors.registry.tag(found, "decision", decision.reason)
+        self._deploy(serving, decision, moment)
+        if serving is not version:
+            self._record("promote", Decision("reject", decision.reason, decision.numbers), moment, version.number)
+        numbers = decision.numbers | {"value": decision.numbers["baseline_value"], "skill": 0.0}
+        numbers |= {"candidate": constant.candidate}
+        decision = Decision(decision.verdict, decision.reason, numbers)
+        self._record("promote", decision, moment, serving.number)
+        return self._told(constant, serving, decision)
+
+    def _told(self, trained: Trained, version: Version, decision: Decision) -> dict[str, Any]:
+        metric = self.spec.headline_metric
         return {
             "decision": decision.verdict,
             "reason": decision.reason,
@@ -341,6 +366,33 @@ class _TenantModel:
             "MLflow": self.task.settings.version_page(registered_name(self.spec.name, self.tenant), version.number),
         }
 
+    def _evidence(self, trained: Trained, champion: Version | None) -> Evidence:
+        """What the challenger is judged by; losses are paired on entities whose outcome neither version had seen."""
+        metric, task, test = self.spec.headline_metric, self.spec.task, trained.test_predictions
+        evidence = Evidence(
+            metric=metric,
+            value=trained.metrics[metric],
+            baseline_value=trained.baseline_metrics[metric],
+            min_skill=self.spec.gate.min_skill,
+            candidate_is_constant=trained.candidate in (MEDIAN, RECENT_MEDIAN, PRIOR),
+            losses=np.empty(0),
+            champion_losses=np.empty(0),
+        )
+        if champion is None:
+            return evidence
+        theirs = self._predictions_of(champion, test)
+        both = test[np.isfinite(theirs)]
+        label = both["label"].to_numpy()
+        return replace(
+            evidence,
+            losses=losses(task, label, both["value"].to_numpy()),
+            baseline_losses=losses(task, label, both["baseline"].to_numpy()),
+            champion_losses=losses(task, label, theirs[np.isfinite(theirs)]),
+            champion=champion.number,
+            label_times=both["label_time"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]"),
+            changed_at=np.datetime64(self._changed_at.date()) if self._changed_at else None,
+        )
+
     def _settled(self, version: Version, moment: dt.datetime, base: Version | None) -> dict[str, Any]:
         """The same snapshot and specification again: nothing is trained, a judgement that was cut off is made up."""
         table = tables.decisions
@@ -355,15 +407,15 @@ class _TenantModel:
         if judged is None:
             _, frame, _ = self._snapshot
             rows, window = training_window(self.spec, frame, moment, self._changed_at)
-            return self._judge(self._fitted(rows, moment, base), version, moment, window)
+            return self._judge(self._fitted(rows, moment, base), version, moment, rows, window)
         return {
             "decision": "unchanged",
             "reason": f"unchanged: the same data and specification as version {version.number} ({judged.reason})",
             "version": f"{version.number} ({version.semantic})",
         }
 
-    def _paired_losses(self, test: pd.DataFrame, champion: Version) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Losses of challenger and champion on the test entities whose outcome neither had seen, and its label times.
+    def _predictions_of(self, champion: Version, test: pd.DataFrame) -> np.ndarray:
+        """The champion's value for each row of a challenger's test part, NaN where it had seen the outcome.
 
         What matured after the champion was trained is scored by it; of the rest, the entities of its own test part
         count with the prediction it made before it was refitted on them.
@@ -375,11 +427,7 @@ class _TenantModel:
             _, frame, _ = self._snapshot
             entities = frame.set_index("entity_id").loc[test["entity_id"][unseen]].reset_index()
             theirs[unseen] = model.predict(entities)["value"].to_numpy()
-        known = np.isfinite(theirs)
-        label = test["label"].to_numpy()[known]
-        task = self.spec.task
-        times = test["label_time"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]")[known]
-        return losses(task, label, test["value"].to_numpy()[known]), losses(task, label, theirs[known]), times
+        return theirs
 
     @cached_property
     def _snapshot(self) -> tuple[sa.RowMapping, pd.DataFrame, dt.datetime]:

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from ml_pipeline.lifecycle.promotion import Evidence, judge, losses, mean_interval, relative_gain
+from ml_pipeline.lifecycle.promotion import FALL_BACK, Evidence, judge, losses, mean_interval, relative_gain
 
 FIRST = Evidence("mae", 1.5, 2.0, 0.0, False, np.array([]), np.array([]))
 
@@ -165,3 +165,34 @@ def test_a_baseline_without_error_can_only_be_matched():
 def test_losses_are_absolute_errors_or_squared_errors_of_the_probability():
     assert losses("regression", np.array([1.0, 4.0]), np.array([2.0, 2.0])).tolist() == [1.0, 2.0]
     assert losses("binary", np.array([1.0, 0.0]), np.array([0.5, 0.2])).tolist() == pytest.approx([0.25, 0.04])
+
+
+def against_a_constant(champion_error: float, constant_error: float, pairs: int = 60, **changes) -> Evidence:
+    """A challenger that does not beat the constant, and a champion with an error of its own."""
+    rng = np.random.default_rng(4)
+    hard = rng.exponential(size=pairs)
+    times = np.datetime64("2026-01-01T00", "us") + np.arange(pairs) * np.timedelta64(12, "h")
+    values = {"losses": constant_error * hard * 1.1, "champion_losses": champion_error * hard, "label_times": times}
+    evidence = Evidence("mae", 1.1 * constant_error, constant_error, 0.0, False, champion=3, **values)
+    return dataclasses.replace(evidence, baseline_losses=constant_error * hard, **changes)
+
+
+def test_a_champion_that_is_proven_worse_than_the_constant_gives_way_to_it():
+    decision = judge(against_a_constant(champion_error=2.0, constant_error=1.0))
+    assert decision.verdict == FALL_BACK
+    assert decision.reason.startswith("champion_worse_than_constant: the constant has mean loss ")
+    assert "the challenger is no better: baseline_not_beaten: mae 1.1 against 1 of the constant" in decision.reason
+    assert decision.numbers["constant_gain_lower"] > 0
+
+
+@pytest.mark.parametrize(
+    ("champion_error", "pairs"), [(1.0, 60), (0.8, 60), (2.0, 9)], ids=["as good", "better", "too few entities"]
+)
+def test_a_champion_that_is_not_proven_worse_than_the_constant_stays(champion_error, pairs):
+    assert judge(against_a_constant(champion_error, 1.0, pairs)).verdict == "reject"
+
+
+def test_only_the_outcomes_since_a_change_tell_the_champion_from_the_constant():
+    evidence = against_a_constant(champion_error=2.0, constant_error=1.0)
+    assert judge(dataclasses.replace(evidence, changed_at=np.datetime64("2026-01-20"))).verdict == FALL_BACK
+    assert judge(dataclasses.replace(evidence, changed_at=np.datetime64("2026-01-29"))).verdict == "reject"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
 import signal
+import uuid
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -17,7 +20,9 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS
 from ml_pipeline.resources.snapshots import Snapshots, content_hash
+from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work import training
+from ml_pipeline.work.decisions import record_decision
 from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS, TrainingTask, run_training
 
 
@@ -285,3 +290,44 @@ def test_a_version_that_stands_earlier_is_not_promoted_over_the_champion(tenant,
         "older_than_champion: version 1 was trained on what was known at 2026-03-02"
     )
     assert tenant.aliases()["champion"] == 1
+
+
+def test_a_champion_that_lost_to_the_constant_gives_way_to_it(tenant, make_issues):
+    """The types lose their meaning: any issue has one point or two, which no model can foresee."""
+    frame = make_issues(160)
+    later = frame["created_at"] > frame["created_at"].iloc[0] + pd.Timedelta(days=40)
+    tenant.holds(frame).train(40)
+    frame.loc[later, "story_points"] = np.random.default_rng(1).choice([1.0, 2.0], later.sum())
+    since = (frame["created_at"].iloc[0] + pd.Timedelta(days=40)).date().isoformat()
+    decision = decided(tenant, since)
+    report = run_training(dataclasses.replace(tenant.holds(frame).task(70), decision=decision))
+    assert report.error is None
+    champion, constant = tenant.aliases()[CHAMPION], tenant.versions()[-1]
+    (judged,) = tenant.rows(tables.decisions, kind="promote", version=constant.number)
+    assert (champion, constant.tags["candidate"], judged["verdict"]) == (constant.number, "median", "fall back")
+    assert judged["reason"].startswith("champion_worse_than_constant: the constant has mean loss ")
+    assert constant.tags["changed_at"].startswith(since)
+    assert tenant.aliases()[PREVIOUS] == 1
+    again = run_training(dataclasses.replace(tenant.task(70), decision=decision))
+    assert again.done[MODEL]["decision"] == "unchanged"
+    assert len(tenant.versions()) == len({version.tags["key"] for version in tenant.versions()})
+
+
+def decided(tenant, since: str) -> str:
+    """The identifier of an approved retraining, for outcomes that changed on a day."""
+    identifier, now = uuid.uuid4(), pd.Timestamp.now("UTC").to_pydatetime()
+    numbers = {"cause": "degradation", "severity": "CRITICAL", "since": since, "action": "train"}
+    with Warehouse(tenant.settings).tenant(tenant.name) as connection:
+        record_decision(
+            connection,
+            tenant.name,
+            tenant.spec.name,
+            kind="retrain",
+            verdict="retrain",
+            reason="the loss rose",
+            as_of=now,
+            numbers=numbers,
+            decision_id=identifier,
+            state="approved",
+        )
+    return str(identifier)
