@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-from ml_pipeline.cli_alerts import acknowledge_command, alerts_command, prune_command
+from ml_pipeline.cli.alerts import acknowledge_command, alerts_command, prune_command
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from rich import box
 from rich.table import Table
 
-from ml_pipeline.cli_common import output
+from ml_pipeline.cli.common import output
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 

@@ -10,8 +10,8 @@ import dagster as dg
 import pandas as pd
 
 from ml_pipeline import launch, partitions
-from ml_pipeline.cli import show_status
-from ml_pipeline.cli_common import console, prepared, progress_bar
+from ml_pipeline.cli.app import show_status
+from ml_pipeline.cli.common import console, prepared, progress_bar
 from ml_pipeline.demo.lifetime import DAY, Life, Lived, live
 from ml_pipeline.demo.simulator import History, Organisation, demo_organisations, simulate
 from ml_pipeline.demo.story import lived_until, tell

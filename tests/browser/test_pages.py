@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from ml_pipeline import partitions
-from ml_pipeline.cli import run_pipeline
+from ml_pipeline.cli.app import run_pipeline
 from ml_pipeline.demo.simulator import demo_organisations, simulate
 from ml_pipeline.importers import import_tables
 from ml_pipeline.resources import postgres

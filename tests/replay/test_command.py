@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ml_pipeline.cli_replay import replay_command
+from ml_pipeline.cli.replay import replay_command
 from ml_pipeline.importers import import_tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings

@@ -51,7 +51,7 @@ def replay_command(
     Built-in policies: product, never, weekly, monthly, every_batch, drift_only. Ctrl-C ends a replay early and shows
     the days that were done.
     """
-    from ml_pipeline.cli_common import output, prepared
+    from ml_pipeline.cli.common import output, prepared
 
     policies = [_policy(name) for name in (policy, against) if name is not None]
     if picture is not None and not picture.parent.is_dir():
@@ -86,7 +86,7 @@ def _learner(
     settings: Settings, tenant: str, model: str, first: dt.datetime | None, last: dt.datetime | None
 ) -> Learner:
     """The tenant's history between the days, with its features built once."""
-    from ml_pipeline.cli_common import check_model_and_tenant
+    from ml_pipeline.cli.common import check_model_and_tenant
     from ml_pipeline.features.point_in_time import build
     from ml_pipeline.replay.history import History, NoHistory
     from ml_pipeline.replay.learner import Learner
@@ -110,7 +110,7 @@ def _learner(
 
 
 def _replayed(learner: Learner, policy: Policy, drift_every: int, changes: list[dt.date]) -> Replay:
-    from ml_pipeline.cli_common import progress_bar
+    from ml_pipeline.cli.common import progress_bar
     from ml_pipeline.replay.loop import replay
 
     with progress_bar(f"Replaying {policy.name}", len(learner.history.days)) as advance:

@@ -26,7 +26,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Machine-read
 @json_option
 def alerts_command(tenants: Sequence[str], models: Sequence[str], only_open: bool, limit: int, as_json: bool) -> None:
     """Alerts, newest first: what happened, who was told, who has seen it."""
-    from ml_pipeline.cli_common import console, output, prepared
+    from ml_pipeline.cli.common import console, output, prepared
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.alerts import list_alerts
 
@@ -100,7 +100,7 @@ def acknowledge_command(
     alert: str | None, tenant: str, model: str | None, everything: bool, note: str | None, by: str, as_json: bool
 ) -> None:
     """Say that you have seen an alert: it does not escalate any more. The beginning of its id is enough."""
-    from ml_pipeline.cli_common import output, prepared
+    from ml_pipeline.cli.common import output, prepared
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.alerts import NoSuchAlert, acknowledge
 
@@ -148,7 +148,7 @@ def prune_command(tenants: Sequence[str], dry_run: bool, as_json: bool) -> None:
 
     The ages are settings (ML_PIPELINE_..._RETENTION_DAYS). Ctrl-C is safe: the next pruning deletes the rest.
     """
-    from ml_pipeline.cli_common import output, prepared, progress_bar
+    from ml_pipeline.cli.common import output, prepared, progress_bar
     from ml_pipeline.launch import dagster_instance
     from ml_pipeline.resources.dagster_storage import prune_events
     from ml_pipeline.resources.warehouse import Warehouse

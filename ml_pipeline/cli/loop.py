@@ -11,7 +11,7 @@ import click
 from rich import box
 from rich.table import Table
 
-from ml_pipeline.cli_common import check_model_and_tenant, json_option, output, prepared, progress_bar
+from ml_pipeline.cli.common import check_model_and_tenant, json_option, output, prepared, progress_bar
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
 

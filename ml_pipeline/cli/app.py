@@ -1,4 +1,4 @@
-"""``ml-pipeline``: the command line."""
+"""The commands of every day: import, run, status, promote, rollback, doctor, demo, up; and the others, gathered."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import click
 from rich import box
 from rich.table import Table
 
-from ml_pipeline.cli_alerts import acknowledge_command, alerts_command, prune_command
-from ml_pipeline.cli_common import (
+from ml_pipeline.cli.alerts import acknowledge_command, alerts_command, prune_command
+from ml_pipeline.cli.common import (
     Group,
     check_model_and_tenant,
     chosen_models,
@@ -28,8 +28,8 @@ from ml_pipeline.cli_common import (
     progress_bar,
     tenant_option,
 )
-from ml_pipeline.cli_loop import explain_command, retrain_command, set_command
-from ml_pipeline.cli_replay import replay_command
+from ml_pipeline.cli.loop import explain_command, retrain_command, set_command
+from ml_pipeline.cli.replay import replay_command
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
 
