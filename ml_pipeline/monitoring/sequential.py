@@ -218,9 +218,12 @@ def _standardised(scores: _Scores, candidates: NDArray[np.intp], lags: int) -> t
     inflation, freedom = (
         values[candidates] for values in _overdispersion(scores.count, scores.total, scores.squares, lags)
     )
-    variance = np.maximum(scores.variance[candidates], 1e-300)
-    z = -np.cumsum(scores.total)[candidates] / np.sqrt(variance * inflation)
-    return z, _pearson_tail(_normal_for_t(z, freedom), scores.third[candidates] / variance**1.5), inflation
+    variance = scores.variance[candidates]
+    varies = variance > 1e-12  # among equal losses nothing can rise
+    safe = np.where(varies, variance, 1.0)
+    z = np.where(varies, -np.cumsum(scores.total)[candidates] / np.sqrt(safe * inflation), 0.0)
+    skewness = np.where(varies, scores.third[candidates] / safe**1.5, 0.0)
+    return z, _pearson_tail(_normal_for_t(z, freedom), skewness), inflation
 
 
 def savage_scores(values: Floats) -> Floats:

@@ -164,3 +164,11 @@ def test_scores_have_mean_zero_and_share_ties():
     assert scores.sum() == pytest.approx(0)
     assert scores[2] == scores[3]
     assert scores[1] < scores[2] < scores[0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_losses_throughout_never_alarm_and_give_numbers():
+    days = np.repeat(np.datetime64("2026-01-01") + np.arange(60), 10)
+    found = rise(np.full(600, 2.0), days, np.full(600, 5.0))
+    assert not found.alarm
+    assert np.isfinite([found.rate, found.z, found.overdispersion]).all()

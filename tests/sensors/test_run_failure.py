@@ -9,10 +9,11 @@ import sqlalchemy as sa
 
 from ml_pipeline import partitions
 from ml_pipeline.assets.reporting import each_tenant
+from ml_pipeline.partitions import tenants_of
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.compute import Result
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.sensors.run_failure import run_failure, tenants_of
+from ml_pipeline.sensors.run_failure import run_failure
 from ml_pipeline.settings import Settings
 from ml_pipeline.work.training import TaskReport
 
