@@ -9,12 +9,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.features.windows import training_window
 from ml_pipeline.lifecycle.promotion import Decision, Evidence, judge, losses
 from ml_pipeline.monitoring.profiles import Profile, profile
 from ml_pipeline.replay.history import History
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.predictors import Constant
+from ml_pipeline.training.since import training_rows
 from ml_pipeline.training.train import Trained, constant_instead, train
 from ml_pipeline.training.update import update, updates_left
 
@@ -50,7 +50,10 @@ class Learner:
             If there are too few rows.
         """
         if (now, changed_at) not in self._kept:
-            self._kept[now, changed_at] = Fitted(train(self.spec, self._rows(now, changed_at), now), now, changed_at)
+            rows = self._rows(now, changed_at)
+            learnt = changed_at is not None and rows["event_time"].min() >= pd.Timestamp(changed_at)
+            fitted = Fitted(train(self.spec, rows, now), now, changed_at if learnt else None)
+            self._kept[now, changed_at] = fitted
         return self._kept[now, changed_at]
 
     def update(self, parent: Fitted, now: datetime) -> Fitted:
@@ -77,7 +80,7 @@ class Learner:
         return updates_left(self.spec, parent.trained.model)
 
     def _rows(self, now: datetime, changed_at: datetime | None = None) -> pd.DataFrame:
-        rows, _ = training_window(self.spec, self.history.matured_at(now), now, changed_at)
+        rows, _ = training_rows(self.spec, self.history.matured_at(now), now, changed_at)
         return rows
 
     def reference(self, fitted: Fitted) -> Profile:

@@ -18,13 +18,13 @@ import sqlalchemy as sa
 
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.quality import assess
-from ml_pipeline.features.windows import training_window
 from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision, Evidence, judge, losses
 from ml_pipeline.lifecycle.versions import Contract, next_semantic
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHALLENGER, Version, registered_name
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.since import training_rows
 from ml_pipeline.training.train import MEDIAN, PRIOR, RECENT_MEDIAN, Trained, constant_instead, failures, train
 from ml_pipeline.training.update import update, updates_left
 from ml_pipeline.work.context import Doors, moment_of
@@ -167,7 +167,7 @@ class _TenantModel:
 
     def _trained_and_judged(self) -> dict[str, Any]:
         snapshot, frame, moment = self._snapshot
-        rows, note = training_window(self.spec, frame, moment, self._changed_at)
+        rows, note = training_rows(self.spec, frame, moment, self._changed_at)
         refusal = self._refusal(rows, snapshot["quality_score"])
         if refusal is not None:
             return self._held(refusal, moment)
@@ -406,7 +406,7 @@ class _TenantModel:
             judged = connection.execute(query.limit(1)).first()
         if judged is None:
             _, frame, _ = self._snapshot
-            rows, window = training_window(self.spec, frame, moment, self._changed_at)
+            rows, window = training_rows(self.spec, frame, moment, self._changed_at)
             return self._judge(self._fitted(rows, moment, base), version, moment, rows, window)
         return {
             "decision": "unchanged",
