@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from ml_pipeline.lifecycle.policy import PolicyError
+from ml_pipeline.resources.notifier import channels
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable
 from ml_pipeline.resources.warehouse import SourceUnreadable, Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
+from ml_pipeline.work.retraining import policy_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ def examine(settings: Settings) -> list[Finding]:
         Finding("database", True, f"PostgreSQL {server}, {len(tenants)} tenants"),
         Finding("MLflow", True, f"{len(Registry(settings).aliases())} registered models"),
         _artifacts(settings),
+        *_loop(settings),
     ]
     for name, spec in load_specs(settings.specs).items():
         where = f"model {name}"
@@ -44,6 +48,26 @@ def examine(settings: Settings) -> list[Finding]:
             findings.append(
                 Finding(where, True, f"{spec.source.table}: {columns} columns are there, with fitting types")
             )
+    return findings
+
+
+def _loop(settings: Settings) -> list[Finding]:
+    """The settings of the loop that are used long after they are set: by a sensor's tick, or at the first alert."""
+    findings = []
+    try:
+        policy, _ = policy_of(settings)
+        findings.append(Finding("retraining", True, f"{settings.auto_retrain} tenants, policy {policy.name}"))
+    except PolicyError as error:
+        findings.append(Finding("retraining", False, str(error)))
+    unknown = sorted(set(settings.auto_retrain_models) - set(load_specs(settings.specs)))
+    if unknown:
+        detail = f"ML_PIPELINE_AUTO_RETRAIN_MODELS names {', '.join(unknown)}, which is no model. Correct it"
+        findings.append(Finding("retraining", False, detail))
+    if settings.alert_smtp is not None and not settings.alert_to:
+        detail = "ML_PIPELINE_ALERT_SMTP is set, and nobody to send to. Set ML_PIPELINE_ALERT_TO"
+        findings.append(Finding("alerts", False, detail))
+    else:
+        findings.append(Finding("alerts", True, f"sent by {', '.join(channels(settings))}"))
     return findings
 
 

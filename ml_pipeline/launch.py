@@ -40,7 +40,6 @@ def watched_installation(announce: Progress) -> Installation:
 class Launched:
     """What became of the runs that one command started."""
 
-    runs: int = 0
     failures: list[str] = field(default_factory=list)
 
 
@@ -128,7 +127,6 @@ def retrain(
         tags = partitions.tenant_range(known, item.tenant, item.tenant) | item.tags
         configuration = _retraining_config(item, as_of)
         done = _launch(instance, "train", _training_keys([item.model]), [tags], configuration, announce)
-        launched.runs += done.runs
         launched.failures += done.failures
     return launched
 
@@ -183,7 +181,6 @@ def _launch(
             asset_selection=list(keys),
             raise_on_error=False,
         )
-        launched.runs += 1
         if not result.success:
             launched.failures += _errors(result)
     return launched

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from ml_pipeline.doctor import Finding, examine
 from ml_pipeline.resources import postgres
@@ -54,6 +55,8 @@ def test_a_good_installation_has_nothing_bad(settings: Settings):
         "database",
         "MLflow",
         "artifacts",
+        "retraining",
+        "alerts",
         "model lead_time",
         "model rework_risk",
         "model story_points",
@@ -121,3 +124,14 @@ def test_a_database_that_does_not_answer_is_one_models_problem_and_not_the_other
 def test_a_specification_that_is_wrong_is_named_by_file_key_and_value(with_spec, tmp_path):
     with pytest.raises(SpecError, match=rf"^{tmp_path}/own.yaml: training.estimator: 'forest': Input should be"):
         examine(with_spec(estimator="forest"))
+
+
+def test_settings_that_would_fail_a_sensor_or_the_first_alert_are_found(settings: Settings, tmp_path):
+    (tmp_path / "policy.yaml").write_text("cooldown_days: soon\n")
+    wrong = {"policy": tmp_path / "policy.yaml", "auto_retrain_models": ("story_point",)}
+    changed = settings.model_copy(update=wrong | {"alert_smtp": SecretStr("smtp://127.0.0.1:25")})
+    bad = [finding.detail for finding in examine(changed) if not finding.ok]
+    assert len(bad) == 3
+    assert "cooldown_days: 'soon'" in bad[0]
+    assert "ML_PIPELINE_AUTO_RETRAIN_MODELS names story_point, which is no model" in bad[1]
+    assert "Set ML_PIPELINE_ALERT_TO" in bad[2]

@@ -128,11 +128,11 @@ def _check(warehouse: Any, settings: Any, tenants: Sequence[str], models: Sequen
     """Unknown names are answered with the known ones; alerts of runs for no tenant have names of their own."""
     from ml_pipeline.specs import load_specs
     from ml_pipeline.work.retention import everyone
-    from ml_pipeline.work.run_failures import EVERY_MODEL
+    from ml_pipeline.work.run_failures import NO_MODEL
 
     for what, given, known in (
         ("tenant", tenants, everyone(warehouse)),
-        ("model", models, [*load_specs(settings.specs), EVERY_MODEL]),
+        ("model", models, [*load_specs(settings.specs), NO_MODEL]),
     ):
         for name in given:
             if name not in known:

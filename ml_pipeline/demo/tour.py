@@ -55,9 +55,9 @@ class Tour:
             for organisation in organisations:
                 history = _moved(organisation, monday - ANCHOR)
                 self.histories[organisation.tenant_id] = history
-                import_tables(self.warehouse, organisation.tenant_id, history.issues, history.pull_requests)
                 if organisation.tenant_id not in there:
                     self._switch_on(organisation.tenant_id)
+                import_tables(self.warehouse, organisation.tenant_id, history.issues, history.pull_requests)
                 advance(organisation)
         self.known = launch.add_partitions(self.instance, self.warehouse.tenants())
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.lifecycle.promotion import Decision, Evidence, judge, losses
+from ml_pipeline.lifecycle.promotion import Decision, judge
 from ml_pipeline.monitoring.profiles import Profile, profile
 from ml_pipeline.replay.history import History
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.evidence import Opponent, evidence_of
 from ml_pipeline.training.predictors import Constant
 from ml_pipeline.training.since import training_rows
 from ml_pipeline.training.train import Trained, constant_instead, train
@@ -76,7 +76,9 @@ class Learner:
         return fitted.trained.model.predict(self.history.frame.iloc[rows])
 
     def updates_left(self, parent: Fitted) -> int | None:
-        """Updates until ``parent`` needs a full training; None without a limit."""
+        """Updates until ``parent`` needs a full training: none for a constant."""
+        if isinstance(parent.trained.model.predictor, Constant):
+            return 0
         return updates_left(self.spec, parent.trained.model)
 
     def _rows(self, now: datetime, changed_at: datetime | None = None) -> pd.DataFrame:
@@ -94,51 +96,9 @@ class Learner:
 
     def judge(self, challenger: Fitted, champion: Fitted | None, number: int | None) -> Decision:
         """Whether ``challenger`` may serve: against the constant, and against the champion on the same entities."""
-        trained, metric = challenger.trained, self.spec.headline_metric
-        evidence = Evidence(
-            metric=metric,
-            value=trained.metrics[metric],
-            baseline_value=trained.baseline_metrics[metric],
-            min_skill=self.spec.gate.min_skill,
-            candidate_is_constant=isinstance(trained.model.predictor, Constant),
-            losses=np.empty(0),
-            champion_losses=np.empty(0),
-        )
-        if champion is None:
-            return judge(evidence)
-        test, task, changed = trained.test_predictions, self.spec.task, challenger.changed_at
-        theirs = self._predictions_of(champion, test)
-        both = test[np.isfinite(theirs)]
-        label = both["label"].to_numpy()
-        return judge(
-            replace(
-                evidence,
-                losses=losses(task, label, both["value"].to_numpy()),
-                baseline_losses=losses(task, label, both["baseline"].to_numpy()),
-                champion_losses=losses(task, label, theirs[np.isfinite(theirs)]),
-                champion=number,
-                label_times=both["label_time"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]"),
-                changed_at=np.datetime64(changed.date()) if changed is not None else None,
-            )
-        )
-
-    def _predictions_of(self, champion: Fitted, test: pd.DataFrame) -> np.ndarray:
-        """The champion's value for each row of a challenger's test part, NaN where it had seen the outcome.
-
-        What matured after the champion was trained is scored by it; of the rest, the entities of its own test part
-        count with the prediction it made before it was refitted on them.
-        """
-        own = champion.trained.test_predictions.set_index("entity_id")["value"]
-        theirs = test["entity_id"].map(own).to_numpy(dtype=float, copy=True)
-        unseen = (test["label_time"] > pd.Timestamp(champion.as_of)).to_numpy()
-        if unseen.any():
-            entities = self._entities(test["entity_id"][unseen])
-            theirs[unseen] = champion.trained.model.predict(entities)["value"].to_numpy()
-        return theirs
-
-    def _entities(self, names: pd.Series) -> pd.DataFrame:
-        return self.history.frame.iloc[self._index.get_indexer(pd.Index(names))]
-
-    @cached_property
-    def _index(self) -> pd.Index:
-        return pd.Index(self.history.frame["entity_id"])
+        opponent = None
+        if champion is not None:
+            trained = champion.trained
+            opponent = Opponent(number, trained.model, trained.test_predictions, champion.as_of)
+        frame = self.history.frame
+        return judge(evidence_of(self.spec, challenger.trained, opponent, frame, challenger.changed_at))

@@ -228,6 +228,11 @@ class Registry:
         name = registered_name(version.model, version.tenant)
         self.client.set_model_version_tag(name, str(version.number), key, value)
 
+    def aliases_of(self, tenant: str, model: str) -> dict[str, int]:
+        """The aliases of one registered model, whoever registered the versions that they point at."""
+        found = self.client.get_registered_model(registered_name(model, tenant))
+        return {alias: int(number) for alias, number in found.aliases.items()}
+
     def aliases(self) -> dict[tuple[str, str], dict[str, int]]:
         """Aliases of every registered model by (tenant, model), in a few pages: for fleet status."""
         result: dict[tuple[str, str], dict[str, int]] = {}

@@ -292,8 +292,13 @@ quarantine = _table(
 
 # What the sensors ask for at every tick, of all tenants at once.
 sa.Index(
-    "decisions_waiting", decisions.c.tenant_id, decisions.c.model, postgresql_where=decisions.c.state == "approved"
+    "decisions_waiting",
+    decisions.c.tenant_id,
+    decisions.c.model,
+    unique=True,
+    postgresql_where=decisions.c.state == "approved",
 )
+sa.Index("outcomes_by_time", outcomes.c.tenant_id, outcomes.c.model, outcomes.c.label_time)
 sa.Index("decisions_newest", decisions.c.tenant_id, decisions.c.model, decisions.c.kind, decisions.c.created_at)
 sa.Index(
     "deployments_watched", deployments.c.tenant_id, deployments.c.model, postgresql_where=deployments.c.watch == "open"

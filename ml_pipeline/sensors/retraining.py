@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import dagster as dg
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from ml_pipeline import partitions
 from ml_pipeline.launch import retraining_request
@@ -21,6 +21,8 @@ from ml_pipeline.work.retraining import DECISION_TAG, FAILED, Approved, Tick, de
 TENANTS_AT_ONCE = 250
 SECONDS_PER_TICK = 35.0  # Dagster ends a tick after 60
 LOGGED = 20
+GIVEN_UP_AFTER = dt.timedelta(days=2)
+STARTED_BY_HAND_WITHIN = dt.timedelta(minutes=10)
 
 
 @dg.sensor(
@@ -33,7 +35,7 @@ LOGGED = 20
 def retraining(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     doors, now = Doors(load_settings()), dt.datetime.now(dt.UTC)
     known = list(context.instance.get_dynamic_partitions(str(partitions.tenants.name)))
-    to_ask = unasked(context.instance, doors)
+    to_ask = unasked(context.instance, doors, known, now)
     tick, cursor = look_around(context, doors, known, now)
     for state, decision in tick.held[:LOGGED]:
         context.log.info(f"{state.tenant} {state.model}: {decision.reason}")
@@ -78,16 +80,17 @@ def look_around(
 def under_way(instance: dg.DagsterInstance, known: Sequence[str], models: Iterable[str]) -> dict[Key, int]:
     """Training runs that have not ended, by tenant and model."""
     counts: Counter[Key] = Counter()
-    for run in instance.get_runs(dg.RunsFilter(job_name="train", statuses=IN_PROGRESS_RUN_STATUSES)):
+    for run in instance.get_runs(dg.RunsFilter(job_name="train", statuses=NOT_FINISHED_STATUSES)):
         selected = {key.path[0] for key in run.asset_selection} if run.asset_selection else set(models)
         counts.update((tenant, model) for tenant in partitions.tenants_of(run.tags, known) for model in selected)
     return dict(counts)
 
 
-def unasked(instance: dg.DagsterInstance, doors: Doors) -> list[Approved]:
+def unasked(instance: dg.DagsterInstance, doors: Doors, known: Sequence[str], now: dt.datetime) -> list[Approved]:
     """Approved retrainings without a run: the sensor died between deciding and asking.
 
-    One whose run has ended without a word of what became of it (killed, out of memory) is settled as failed.
+    Settled as failed is one whose run has ended without a word of what became of it (killed, out of memory), whose
+    tenant or model is gone, or that has waited for two days. One that a person has just asked for starts its own run.
     """
     approved = waiting(doors.warehouse)
     if not approved:
@@ -97,7 +100,11 @@ def unasked(instance: dg.DagsterInstance, doors: Doors) -> list[Approved]:
     for run in runs:
         decision = run.tags[DECISION_TAG]
         ended[decision] = ended.get(decision, True) and run.is_finished
+    models, waits = load_specs(doors.settings.specs), []
     for item in approved:
-        if ended.get(str(item.decision_id), False):
+        age, decision = now - item.approved_at, str(item.decision_id)
+        if ended.get(decision, False) or item.tenant not in known or item.model not in models or age > GIVEN_UP_AFTER:
             settle(doors.warehouse, item.tenant, item.decision_id, FAILED)
-    return [item for item in approved if str(item.decision_id) not in ended]
+        elif decision not in ended and (item.cause != "manual" or age > STARTED_BY_HAND_WITHIN):
+            waits.append(item)
+    return waits

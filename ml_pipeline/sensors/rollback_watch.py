@@ -29,7 +29,12 @@ def rollback_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     for watched in due:
         if time.monotonic() > deadline:
             break
-        decision = look_at(doors, specs[watched.model], watched, now)
+        try:
+            decision = look_at(doors, specs[watched.model], watched, now)
+        except Exception as error:  # noqa: BLE001 - one tenant's failure, told on the tick's page, stops no other's watch
+            verdicts["failed"] += 1
+            context.log.error(f"{watched.tenant} {watched.model}: {type(error).__name__}: {error}")
+            continue
         verdicts[decision.verdict] += 1
         context.log.info(f"{watched.tenant} {watched.model}: {decision.verdict}. {decision.reason}")
     found = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()) or "none was due"

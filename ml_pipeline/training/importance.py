@@ -8,7 +8,7 @@ import numpy as np
 
 from ml_pipeline.training.boosters import total_gain
 from ml_pipeline.training.predictors import AnchoredBoosters, Constant
-from ml_pipeline.training.preprocessing import Preprocessor, _steady
+from ml_pipeline.training.preprocessing import Preprocessor, steady_columns
 from ml_pipeline.training.version import FittedModel
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def importance(model: FittedModel) -> dict[str, float]:
 
 def _gain_per_feature(preprocessor: Preprocessor, boosters: list[Booster]) -> dict[str, float]:
     columns = preprocessor.columns
-    names = [*_steady(columns), *columns.categorical]
+    names = [*steady_columns(columns), *columns.categorical]
     shares: dict[str, float] = {}
     for booster in boosters:
         gain = total_gain(booster)

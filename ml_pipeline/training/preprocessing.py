@@ -50,7 +50,7 @@ class Preprocessor:
             raise ValueError(
                 f"the feature frame lacks {missing}, with which the version was trained. Build it from the same spec"
             )
-        parts = [frame[_steady(self.columns)].to_numpy(dtype="float32")]
+        parts = [frame[steady_columns(self.columns)].to_numpy(dtype="float32")]
         if self.encoder is not None:
             parts.append(self.encoder.transform(_levels(frame, self.columns)))
         if self.vectorizer is not None and self.reducer is not None:
@@ -99,7 +99,8 @@ def _fit_text(spec: ModelSpec, frame: pd.DataFrame) -> tuple[TfidfVectorizer | N
         return vectorizer, reducer.fit(terms)
 
 
-def _steady(columns: FeatureColumns) -> list[str]:
+def steady_columns(columns: FeatureColumns) -> list[str]:
+    """The numeric columns that a learner sees: all but counts that grow with a tenant's age."""
     return [name for name in columns.numeric if not (name.startswith("history_") and name.endswith(GROWING))]
 
 

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from ml_pipeline.resources import tables
-from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from ml_pipeline.resources.registry import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    NoSuchVersion,
+    Registry,
+    TamperedArtifact,
+    Version,
+)
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.decisions import record_decision
 
@@ -51,9 +59,18 @@ class Deployer:
         self.registry = registry
 
     def deploy(
-        self, tenant: str, model: str, version: int, *, action: str, reason: str, as_of: dt.datetime
+        self,
+        tenant: str,
+        model: str,
+        version: int,
+        *,
+        action: str,
+        reason: str,
+        as_of: dt.datetime,
+        expected: int | None = None,
     ) -> Deployment:
-        """Makes ``version`` the champion (``action``: PROMOTE, PROMOTE_BY_HAND or ROLLBACK). Nothing happens if it is.
+        """Makes ``version`` the champion (``action``: PROMOTE, PROMOTE_BY_HAND or ROLLBACK). Nothing happens if it is,
+        nor where ``expected`` is given and another version serves by now.
 
         Raises
         ------
@@ -62,10 +79,13 @@ class Deployer:
         """
         target = self.registry.version(tenant, model, version)
         with self.warehouse.alone(tenant, f"deploy {model}"):  # a run and a person at once would mix their steps
+            last = self.last_deployment(tenant, model)
+            if last is not None and last["state"] == "intent":  # of a process that died
+                self._settle(_deployment(last))
             champion = self.registry.aliased(tenant, model)
             replaced = champion.number if champion else None
             deployment = Deployment(uuid.uuid4(), tenant, model, action, target.number, replaced, reason, as_of)
-            if replaced != target.number:
+            if replaced != target.number and expected in (None, replaced):
                 for _ in self.steps(deployment):
                     pass
         return deployment
@@ -81,20 +101,28 @@ class Deployer:
     def _after_move(self, deployment: Deployment) -> Iterator[str]:
         tenant, model = deployment.tenant, deployment.model
         earlier = self._served_before(deployment) if deployment.action == ROLLBACK else deployment.replaced
-        if earlier is not None:
+        if earlier is not None and self._known(tenant, model, earlier) is not None:
             self.registry.set_alias(tenant, model, PREVIOUS, earlier)
         else:
             self.registry.delete_alias(tenant, model, PREVIOUS)
         yield "previous kept"
-        challenger = self.registry.aliased(tenant, model, CHALLENGER)
-        if challenger is not None and challenger.number == deployment.version:
+        if self.registry.aliases_of(tenant, model).get(CHALLENGER) == deployment.version:
             self.registry.delete_alias(tenant, model, CHALLENGER)
-        if deployment.action == ROLLBACK and deployment.replaced is not None:
-            worse = self.registry.version(tenant, model, deployment.replaced)
+        worse = self._known(tenant, model, deployment.replaced) if deployment.action == ROLLBACK else None
+        if worse is not None:
             self.registry.tag(worse, "rolled_back", deployment.reason)
         yield "marks set"
         self._finish(deployment, "done")
         yield "done"
+
+    def _known(self, tenant: str, model: str, number: int | None) -> Version | None:
+        """A version of ours; None where a person has deleted it."""
+        if number is None:
+            return None
+        try:
+            return self.registry.version(tenant, model, number)
+        except (NoSuchVersion, TamperedArtifact):
+            return None
 
     def _served_before(self, deployment: Deployment) -> int | None:
         """The version that was champion before the one that a rollback returns to."""
@@ -147,6 +175,7 @@ class Deployer:
                     as_of=deployment.as_of,
                     numbers={"from": deployment.replaced, "to": deployment.version},
                     version=deployment.version,
+                    decision_id=uuid.uuid5(deployment.deployment_id, "done"),
                 )
 
     @staticmethod
@@ -205,7 +234,32 @@ class Deployer:
         with self.warehouse.operator() as connection:
             query = sa.select(table).where(table.c.state == "intent", table.c.created_at <= sa.func.now() - older_than)
             rows = connection.execute(query.order_by(table.c.created_at)).mappings().all()
-        return [(deployment, self._settle(deployment)) for deployment in map(_deployment, rows)]
+        return [(deployment, self._reconciled(deployment)) for deployment in map(_deployment, rows)]
+
+    def _reconciled(self, deployment: Deployment) -> str:
+        """What became of one deployment; a tenant whose versions cannot be read stops no other."""
+        tenant, model = deployment.tenant, deployment.model
+        try:
+            with self.warehouse.alone(tenant, f"deploy {model}"):
+                last = self.last_deployment(tenant, model)
+                if last is None or last["deployment_id"] != deployment.deployment_id or last["state"] != "intent":
+                    return "settled meanwhile" if self._is_settled(deployment) else self._undo(deployment)
+                return self._settle(deployment)
+        except Exception as error:  # noqa: BLE001 - reported as what became of it, and tried again at the next look
+            return f"not settled: {type(error).__name__}: {error}"
+
+    def _is_settled(self, deployment: Deployment) -> bool:
+        table = tables.deployments
+        query = sa.select(table.c.state).where(
+            table.c.tenant_id == deployment.tenant, table.c.deployment_id == deployment.deployment_id
+        )
+        with self.warehouse.tenant(deployment.tenant) as connection:
+            return connection.scalar(query) != "intent"
+
+    def _undo(self, deployment: Deployment) -> str:
+        """An intent after which another deployment was made."""
+        self._finish(deployment, "undone")
+        return "undone"
 
     def _settle(self, deployment: Deployment) -> str:
         champion = self.registry.aliased(deployment.tenant, deployment.model)
@@ -213,13 +267,19 @@ class Deployer:
             for _ in self._after_move(deployment):
                 pass
             return "done"
-        self._finish(deployment, "undone")
-        return "undone"
+        return self._undo(deployment)
 
     def roll_back(
-        self, tenant: str, model: str, *, to: int | None = None, reason: str, as_of: dt.datetime
+        self,
+        tenant: str,
+        model: str,
+        *,
+        to: int | None = None,
+        reason: str,
+        as_of: dt.datetime,
+        expected: int | None = None,
     ) -> Deployment:
-        """Back to the version ``to``, or to the one that served before the champion.
+        """Back to the version ``to``, or to the one that served before the champion; see :meth:`deploy`.
 
         Raises
         ------
@@ -235,7 +295,7 @@ class Deployer:
                     f"the versions are: {known}"
                 )
             to = previous.number
-        return self.deploy(tenant, model, to, action=ROLLBACK, reason=reason, as_of=as_of)
+        return self.deploy(tenant, model, to, action=ROLLBACK, reason=reason, as_of=as_of, expected=expected)
 
 
 def _versions(deployment: Deployment) -> tuple[int, int]:

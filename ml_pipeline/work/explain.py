@@ -15,7 +15,7 @@ from ml_pipeline.work.context import Doors
 from ml_pipeline.work.decisions import RETRAIN, TRAIN, WATCH
 from ml_pipeline.work.deployment import ALIAS_BY_HAND, PROMOTE, PROMOTE_BY_HAND, ROLLBACK
 from ml_pipeline.work.loop_state import completed, fleet_states
-from ml_pipeline.work.retraining import policy_of
+from ml_pipeline.work.retraining import policy_of, waiting
 
 # What a person asks, and the kinds of decision that answer it; the newest of each is shown.
 QUESTIONS = {
@@ -57,7 +57,8 @@ def explain(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime, day: d
 
 
 def _now(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime) -> RetrainingDecision:
-    states = fleet_states(doors.warehouse, doors.settings, {spec.name: spec}, [tenant], now, {}, 0)
+    under_way = len(waiting(doors.warehouse))
+    states = fleet_states(doors.warehouse, doors.settings, {spec.name: spec}, [tenant], now, {}, under_way)
     policy, off_peak = policy_of(doors.settings)
     (state,) = completed(doors.warehouse, states, off_peak)
     return decide(state, policy)

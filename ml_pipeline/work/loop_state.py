@@ -26,7 +26,7 @@ from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.update import MOST_UPDATES
 from ml_pipeline.work.deployment import OPEN, ROLLBACK
-from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, OFF_PEAK, TenantSettings, read_settings
+from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, HOURS, OFF_PEAK, TenantSettings, read_settings
 
 TRAFFIC_DAYS = 28
 TRAFFIC_ENOUGH = 50  # entities of four weeks below which hours say nothing
@@ -49,10 +49,7 @@ class _Facts:
 
     @property
     def fits(self) -> list[LastFit]:
-        return [
-            LastFit(row["as_of"], row["numbers"].get("action", "train"), row["verdict"] != "reject")
-            for row in self.judgements
-        ]
+        return [LastFit(row["as_of"], row["action"] or "train", row["verdict"] != "reject") for row in self.judgements]
 
 
 def fleet_states(
@@ -110,6 +107,7 @@ def _traffic(connection: sa.Connection, tenants: Sequence[str], now: dt.datetime
     query = (
         sa.select(table.c.tenant_id, hour.label("hour"), sa.func.count().label("items"))
         .where(table.c.tenant_id.in_(tenants), table.c.origin == "live", table.c.event_time <= now)
+        .where(table.c.predicted_at > now - dt.timedelta(days=2 * TRAFFIC_DAYS))
         .where(table.c.event_time > now - dt.timedelta(days=TRAFFIC_DAYS))
         .group_by(table.c.tenant_id, hour)
     )
@@ -146,7 +144,7 @@ def _quiet_hours(
     switches: TenantSettings, state: State, traffic: Counter[int], off_peak: tuple[int, ...] | None
 ) -> tuple[int, ...] | None:
     written = switches.get(state.tenant, state.model, OFF_PEAK)
-    if written is not None:
+    if isinstance(written, str) and HOURS.fullmatch(written):
         first, last = (int(part) for part in written.split("-"))
         return tuple((first + step) % 24 for step in range((last - first) % 24 or 24))
     if off_peak is not None:
@@ -202,7 +200,7 @@ def _read_decisions(connection: sa.Connection, facts, tenants: Sequence[str], no
     table = tables.decisions
     wanted = ("tenant_id", "model", "kind", "verdict", "as_of", "state", "version")
     query = (
-        sa.select(*(table.c[name] for name in wanted), table.c.numbers)
+        sa.select(*(table.c[name] for name in wanted), table.c.numbers["action"].astext.label("action"))
         .where(table.c.tenant_id.in_(tenants), table.c.as_of <= now)
         .where(sa.or_(table.c.kind.in_(["promote", "train"]), table.c.verdict == "retrain"))
         .order_by(table.c.as_of.desc(), table.c.created_at.desc())
@@ -243,6 +241,7 @@ def _count_labels(connection: sa.Connection, facts: Mapping[Key, _Facts], now: d
         sa.select(table.c.tenant_id, table.c.model, *counts)
         .join(marks, (table.c.tenant_id == marks.c.tenant_id) & (table.c.model == marks.c.model))
         .where(table.c.label_time <= now)
+        .where(table.c.label_time > sa.func.least(marks.c.fit, marks.c.training, marks.c.snapshot))
         .group_by(table.c.tenant_id, table.c.model)
     )
     for row in connection.execute(query).mappings():

@@ -59,7 +59,7 @@ def write_metrics(tenant: TenantDays) -> dict[dt.date, dict[str, Any]]:
     found = {day: daily_metrics(tenant.spec, tenant.outcomes, tenant.predictions, day) for day in tenant.days}
     warehouse = tenant.doors.warehouse
     with warehouse.tenant(tenant.tenant) as connection:
-        warehouse.upsert(connection, tables.outcomes, _outcome_rows(tenant))
+        warehouse.upsert(connection, tables.outcomes, _outcome_rows(tenant, connection))
         rows = [_metrics_row(tenant, day, metrics) for day, metrics in found.items()]
         warehouse.upsert(connection, tables.daily_metrics, rows)
         for day, metrics in found.items():
@@ -67,10 +67,14 @@ def write_metrics(tenant: TenantDays) -> dict[dt.date, dict[str, Any]]:
     return {day: _metadata(metrics) for day, metrics in found.items()}
 
 
-def _outcome_rows(tenant: TenantDays) -> list[dict[str, Any]]:
+def _outcome_rows(tenant: TenantDays, connection: sa.Connection) -> list[dict[str, Any]]:
+    """The outcomes of the days, and those of earlier days that came late: a tracker imported once a week."""
     columns = {"entity_id": "entity_id", "label_time": "label_time", "label": "value"}
+    table = tables.outcomes
+    query = sa.select(table.c.entity_id).where(tenant.is_own(table), table.c.label_time < midnight(tenant.days[0]))
     of_days = tenant.outcomes["label_time"] >= midnight(tenant.days[0])
-    found = tenant.outcomes.loc[of_days, list(columns)].rename(columns=columns)
+    late = ~tenant.outcomes["entity_id"].isin(set(connection.scalars(query)))
+    found = tenant.outcomes.loc[of_days | late, list(columns)].rename(columns=columns)
     return [{**tenant.own, **record} for record in records(found)]
 
 

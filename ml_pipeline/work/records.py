@@ -1,4 +1,4 @@
-"""Rows that explain what was done: decisions and alerts."""
+"""Alerts as rows, and values as JSON takes them."""
 
 from __future__ import annotations
 
@@ -18,34 +18,6 @@ from ml_pipeline.resources.notifier import thresholds
 from ml_pipeline.settings import Settings, load_settings
 
 logger = logging.getLogger("ml_pipeline.alerts")
-
-
-def record_decision(
-    connection: sa.Connection,
-    tenant: str,
-    model: str,
-    *,
-    kind: str,
-    verdict: str,
-    reason: str,
-    as_of: dt.datetime,
-    numbers: Mapping[str, Any],
-    version: int | None = None,
-) -> None:
-    """Stores a decision with every number behind it."""
-    connection.execute(
-        sa.insert(tables.decisions).values(
-            tenant_id=tenant,
-            decision_id=uuid.uuid4(),
-            model=model,
-            kind=kind,
-            verdict=verdict,
-            reason=reason,
-            numbers=json_safe(numbers),
-            version=version,
-            as_of=as_of,
-        )
-    )
 
 
 def raise_alert(

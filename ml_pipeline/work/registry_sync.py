@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 
 import sqlalchemy as sa
 
@@ -11,6 +12,8 @@ from ml_pipeline.resources.registry import CHAMPION, TamperedArtifact
 from ml_pipeline.work.context import Doors
 from ml_pipeline.work.deployment import NOBODY, Deployment
 from ml_pipeline.work.records import raise_alert
+
+logger = logging.getLogger(__name__)
 
 
 def follow_aliases(doors: Doors, now: dt.datetime) -> list[Deployment]:
@@ -30,6 +33,9 @@ def follow_aliases(doors: Doors, now: dt.datetime) -> list[Deployment]:
             deployment = doors.deployer.follow_alias(tenant, model, now)
         except TamperedArtifact as error:
             _alert_foreign(doors, tenant, model, version, str(error), now)
+            continue
+        except Exception as error:  # noqa: BLE001 - logged; one tenant's failure stops no other, and is tried again
+            logger.error("tenant %s, model %s: %s: %s", tenant, model, type(error).__name__, error)
             continue
         if deployment is not None:
             followed.append(deployment)

@@ -41,6 +41,7 @@ class Approved:
     severity: str | None
     reason: str
     scores: Mapping[str, float | int | None]
+    approved_at: dt.datetime
 
     @property
     def tags(self) -> dict[str, str]:
@@ -109,6 +110,8 @@ def decide_for(
         else:
             tick.held.append((state, decision))
     _record(warehouse, decided)
+    recorded = {item.decision_id for item in waiting(warehouse)}  # at most one per tenant and model is
+    tick.approved = [item for item in tick.approved if item.decision_id in recorded]
     return tick
 
 
@@ -147,6 +150,7 @@ def _approved(decision_id: uuid.UUID, state: State, decision: RetrainingDecision
         decision.severity,
         decision.reason,
         scores,
+        state.now,
     )
 
 
@@ -202,6 +206,7 @@ def waiting(warehouse: Warehouse) -> list[Approved]:
             row["numbers"]["severity"],
             row["reason"],
             {name: row["numbers"][name] for name in SCORES},
+            row["as_of"],
         )
         for row in rows
     ]

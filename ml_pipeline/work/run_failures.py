@@ -14,7 +14,7 @@ from ml_pipeline.work.records import raise_alert
 MOST_TENANTS = 20
 # Where there is no tenant to tell: the partition key of models that all tenants share.
 NO_TENANT = "__global__"
-EVERY_MODEL = "*"
+NO_MODEL = "*"
 
 _LISTED = re.compile(r"^- `([^`]+)`: (.*)$", re.MULTILINE)
 _STEP = re.compile(r"^(.+)_(?:training|monitoring)$")
@@ -43,7 +43,7 @@ def model_of(step: str) -> str:
     ('story_points', '*')
     """
     found = _STEP.match(step)
-    return found.group(1) if found else EVERY_MODEL
+    return found.group(1) if found else NO_MODEL
 
 
 def alert_failed_run(warehouse: Warehouse, run: FailedRun) -> list[str]:
@@ -61,7 +61,7 @@ def alert_failed_run(warehouse: Warehouse, run: FailedRun) -> list[str]:
         if not errors:
             untold += _everybody(warehouse, run, model_of(step), error)
     if not run.steps:
-        untold += _everybody(warehouse, run, EVERY_MODEL, run.message)
+        untold += _everybody(warehouse, run, NO_MODEL, run.message)
     return list(dict.fromkeys(untold))
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from ml_pipeline.resources import tables
-from ml_pipeline.resources.registry import TamperedArtifact, Version
+from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact, Version
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.version import FittedModel
 from ml_pipeline.work.context import Doors
@@ -76,7 +76,10 @@ def score_open_entities(
     scored, seconds = _score(doors, spec, champion, LIVE, frame, moment)
     shadow = _watched_predecessor(doors, spec, champion)
     if shadow is not None:
-        _score(doors, spec, shadow, SHADOW, frame, moment)
+        try:
+            _score(doors, spec, shadow, SHADOW, frame, moment)
+        except TamperedArtifact:  # alerted where it was found; what serves has scored
+            shadow = None
     return {
         "scored": scored,
         "open": int((frame["state"] == "open").sum()),
@@ -118,7 +121,10 @@ def _watched_predecessor(doors: Doors, spec: ModelSpec, champion: Version) -> Ve
         replaced = connection.scalar(query.limit(1))
     if replaced is None:
         return None
-    previous = doors.registry.version(champion.tenant, spec.name, replaced)
+    try:
+        previous = doors.registry.version(champion.tenant, spec.name, replaced)
+    except (NoSuchVersion, TamperedArtifact):  # the watch says that there is nothing to compare with
+        return None
     return previous if answers(spec, previous) else None
 
 

@@ -15,7 +15,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 
 EVERY_MODEL = ""
 AUTO_RETRAIN, AUTO_ROLLBACK, OFF_PEAK = "auto_retrain", "auto_rollback", "off_peak"
-_HOURS = re.compile(r"([01]?\d|2[0-3])-([01]?\d|2[0-3])")
+HOURS = re.compile(r"([01]?\d|2[0-3])-([01]?\d|2[0-3])")
 
 
 class BadSetting(ValueError):
@@ -29,7 +29,7 @@ def _switch(name: str, text: str) -> bool:
 
 
 def _hours(name: str, text: str) -> str:
-    if not _HOURS.fullmatch(text):
+    if not HOURS.fullmatch(text):
         raise BadSetting(f"{name} is {text!r}. Write two hours in UTC, for example 22-5")
     return text
 

@@ -6,28 +6,29 @@ import datetime as dt
 import hashlib
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.quality import assess
-from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision, Evidence, judge, losses
+from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision, judge
 from ml_pipeline.lifecycle.versions import Contract, next_semantic
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHALLENGER, Version, registered_name
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.evidence import Opponent, evidence_of
+from ml_pipeline.training.predictors import Constant
 from ml_pipeline.training.since import training_rows
-from ml_pipeline.training.train import MEDIAN, PRIOR, RECENT_MEDIAN, Trained, constant_instead, failures, train
+from ml_pipeline.training.train import Trained, constant_instead, failures, train
 from ml_pipeline.training.update import update, updates_left
-from ml_pipeline.work.context import Doors, moment_of
+from ml_pipeline.work.context import LATEST, Doors, moment_of
 from ml_pipeline.work.decisions import record_decision
 from ml_pipeline.work.deployment import PROMOTE
 from ml_pipeline.work.records import json_safe
@@ -191,7 +192,8 @@ class _TenantModel:
         if champion is None or not answers(self.spec, champion):
             return None
         model, _ = load_version(self.doors, self.spec, champion)
-        return None if updates_left(self.spec, model) == 0 else champion
+        is_constant = isinstance(model.predictor, Constant)
+        return None if is_constant or updates_left(self.spec, model) == 0 else champion
 
     def _fitted(self, rows: pd.DataFrame, moment: dt.datetime, base: Version | None) -> Trained:
         if base is None:
@@ -305,7 +307,9 @@ class _TenantModel:
         champion = self.doors.registry.aliased(self.tenant, self.spec.name)
         if champion is not None and (champion.number == version.number or not answers(self.spec, champion)):
             champion = None  # the version itself, cut off after the alias had moved, or one of other features or labels
-        decision = judge(self._evidence(trained, champion))
+        _, frame, _ = self._snapshot
+        opponent = None if champion is None else self._opponent(champion)
+        decision = judge(evidence_of(self.spec, trained, opponent, frame, self._changed_at))
         if champion is not None and pd.Timestamp(champion.as_of) > pd.Timestamp(moment):
             reason = f"older_than_champion: version {champion.number} was trained on what was known at {champion.as_of}"
             decision = Decision("reject", reason, decision.numbers)
@@ -324,9 +328,15 @@ class _TenantModel:
         self._record("promote", decision, moment, version.number)
         return self._told(trained, version, decision)
 
+    def _opponent(self, champion: Version) -> Opponent:
+        model, own_test = load_version(self.doors, self.spec, champion)
+        return Opponent(champion.number, model, own_test, dt.datetime.fromisoformat(champion.as_of))
+
     def _deploy(self, version: Version, decision: Decision, moment: dt.datetime) -> None:
+        # A snapshot may be older than the run: the version begins to serve now, not when its rows were frozen.
+        begins = moment if self.task.as_of == LATEST else max(moment, dt.datetime.fromisoformat(self.task.as_of))
         self.doors.deployer.deploy(
-            self.tenant, self.spec.name, version.number, action=PROMOTE, reason=decision.reason, as_of=moment
+            self.tenant, self.spec.name, version.number, action=PROMOTE, reason=decision.reason, as_of=begins
         )
 
     def _fall_back(
@@ -366,33 +376,6 @@ class _TenantModel:
             "MLflow": self.task.settings.version_page(registered_name(self.spec.name, self.tenant), version.number),
         }
 
-    def _evidence(self, trained: Trained, champion: Version | None) -> Evidence:
-        """What the challenger is judged by; losses are paired on entities whose outcome neither version had seen."""
-        metric, task, test = self.spec.headline_metric, self.spec.task, trained.test_predictions
-        evidence = Evidence(
-            metric=metric,
-            value=trained.metrics[metric],
-            baseline_value=trained.baseline_metrics[metric],
-            min_skill=self.spec.gate.min_skill,
-            candidate_is_constant=trained.candidate in (MEDIAN, RECENT_MEDIAN, PRIOR),
-            losses=np.empty(0),
-            champion_losses=np.empty(0),
-        )
-        if champion is None:
-            return evidence
-        theirs = self._predictions_of(champion, test)
-        both = test[np.isfinite(theirs)]
-        label = both["label"].to_numpy()
-        return replace(
-            evidence,
-            losses=losses(task, label, both["value"].to_numpy()),
-            baseline_losses=losses(task, label, both["baseline"].to_numpy()),
-            champion_losses=losses(task, label, theirs[np.isfinite(theirs)]),
-            champion=champion.number,
-            label_times=both["label_time"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]"),
-            changed_at=np.datetime64(self._changed_at.date()) if self._changed_at else None,
-        )
-
     def _settled(self, version: Version, moment: dt.datetime, base: Version | None) -> dict[str, Any]:
         """The same snapshot and specification again: nothing is trained, a judgement that was cut off is made up."""
         table = tables.decisions
@@ -413,21 +396,6 @@ class _TenantModel:
             "reason": f"unchanged: the same data and specification as version {version.number} ({judged.reason})",
             "version": f"{version.number} ({version.semantic})",
         }
-
-    def _predictions_of(self, champion: Version, test: pd.DataFrame) -> np.ndarray:
-        """The champion's value for each row of a challenger's test part, NaN where it had seen the outcome.
-
-        What matured after the champion was trained is scored by it; of the rest, the entities of its own test part
-        count with the prediction it made before it was refitted on them.
-        """
-        model, own_test = load_version(self.doors, self.spec, champion)
-        unseen = (test["label_time"] > pd.Timestamp(champion.as_of)).to_numpy()
-        theirs = test["entity_id"].map(own_test.set_index("entity_id")["value"]).to_numpy(dtype=float, copy=True)
-        if unseen.any():
-            _, frame, _ = self._snapshot
-            entities = frame.set_index("entity_id").loc[test["entity_id"][unseen]].reset_index()
-            theirs[unseen] = model.predict(entities)["value"].to_numpy()
-        return theirs
 
     @cached_property
     def _snapshot(self) -> tuple[sa.RowMapping, pd.DataFrame, dt.datetime]:

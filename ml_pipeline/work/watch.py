@@ -12,16 +12,19 @@ import sqlalchemy as sa
 from ml_pipeline.lifecycle.promotion import Decision
 from ml_pipeline.lifecycle.rollback import Pairs, paired, watch
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.context import Doors
 from ml_pipeline.work.decisions import WATCH, record_decision
 from ml_pipeline.work.deployment import KEPT, OPEN, ROLLBACK
 from ml_pipeline.work.records import raise_alert
+from ml_pipeline.work.scoring import answers
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, AUTO_ROLLBACK, read_settings, write_setting
 
 DAY = dt.timedelta(days=1)
 ROLLBACKS_TOO_MANY = 2  # within ROLLBACK_DAYS: what retrains itself into rollbacks is switched off
 ROLLBACK_DAYS = 30
+WATCHED_DAYS = 28
 BY_WATCH = "rollback watch"
 
 
@@ -56,23 +59,38 @@ def look_at(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -
     Killed between any two steps, the next look ends what this one began: the decision has one identity a day, and the
     watch stays open until the version is kept or gone.
     """
+    comparable = _comparable(doors, spec, watched)
     decision = watch(
         _pairs(doors, spec, watched, now),
         task=spec.task,
         version=watched.version,
-        previous=watched.replaced,
+        previous=watched.replaced if comparable else None,
         activated_at=watched.activated_at,
         now=now,
+        max_days=WATCHED_DAYS,
     )
     automatic = _rolls_back(doors, watched)
     _record(doors, watched, decision, automatic, now)
     if decision.verdict == "roll back" and automatic:
         doors.deployer.roll_back(
-            watched.tenant, watched.model, to=watched.replaced, reason=f"{BY_WATCH}: {decision.reason}", as_of=now
+            watched.tenant,
+            watched.model,
+            to=watched.replaced,
+            reason=f"{BY_WATCH}: {decision.reason}",
+            as_of=now,
+            expected=watched.version,
         )
         _stop_a_circle(doors, watched, now)
     _close(doors, watched, decision, now)
     return decision
+
+
+def _comparable(doors: Doors, spec: ModelSpec, watched: Watched) -> bool:
+    """Whether the version before is still there and answers the same question: else there is nothing to return to."""
+    try:
+        return answers(spec, doors.registry.version(watched.tenant, watched.model, watched.replaced))
+    except (NoSuchVersion, TamperedArtifact):
+        return False
 
 
 def _pairs(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -> Pairs:
@@ -122,9 +140,10 @@ def _record(doors: Doors, watched: Watched, decision: Decision, automatic: bool,
         if decision.verdict != "roll back":
             return
         done = (
-            f"version {watched.replaced} serves again"
+            f"version {watched.replaced} is to serve again"
             if automatic
-            else ("automatic rollback is off: `ml-pipeline rollback` returns to the version before")
+            else "automatic rollback is off. To return to the version before: ml-pipeline rollback "
+            f"--tenant {watched.tenant} --model {watched.model}"
         )
         raise_alert(
             connection,
@@ -141,7 +160,8 @@ def _record(doors: Doors, watched: Watched, decision: Decision, automatic: bool,
 def _close(doors: Doors, watched: Watched, decision: Decision, now: dt.datetime) -> None:
     """Marks the watch as looked at, and as kept where that was decided; a rollback has closed it with its own steps."""
     table = tables.deployments
-    values = {"watched_at": now} | ({"watch": KEPT} if decision.verdict == "keep" else {})
+    over = now - watched.activated_at >= WATCHED_DAYS * DAY  # worse, and a person left it there
+    values = {"watched_at": now} | ({"watch": KEPT} if decision.verdict == "keep" or over else {})
     with doors.warehouse.tenant(watched.tenant) as connection:
         connection.execute(
             sa.update(table)

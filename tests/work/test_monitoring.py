@@ -255,8 +255,13 @@ def test_a_backtest_is_not_held_against_a_version(tenant, make_issues, as_known)
     assert (row["version"], row["severity"]) == (1, None)
 
 
-def test_only_the_outcomes_of_the_days_asked_for_are_written(tenant, make_issues):
-    tenant.holds(make_issues(45)).monitor(38, 39)
-    assert {row["label_time"].date() for row in tenant.rows(tables.outcomes)} == {
-        FIRST_DAY + dt.timedelta(days=day) for day in (38, 39)
-    }
+def test_outcomes_of_earlier_days_that_came_late_are_written_too(tenant, make_issues):
+    frame = make_issues(45)
+    late = frame["estimated_at"].dt.date == date_of(36)
+    known = frame.copy()
+    known.loc[late, ["estimated_at", "story_points"]] = None
+    tenant.holds(known).monitor(36, 37)
+    assert not {row["entity_id"] for row in tenant.rows(tables.outcomes)} & set(frame.loc[late, "issue_key"])
+    tenant.holds(frame).monitor(38)
+    stored = {row["entity_id"]: row["label_time"].date() for row in tenant.rows(tables.outcomes)}
+    assert {stored.get(key) for key in frame.loc[late, "issue_key"]} == {date_of(36)}

@@ -14,12 +14,15 @@ from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.registry import CHAMPION
 from ml_pipeline.sensors.registry_sync import registry_sync
 from ml_pipeline.sensors.rollback_watch import rollback_watch
+from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Doors
 from ml_pipeline.work.deployment import PROMOTE
 from ml_pipeline.work.registry_sync import follow_aliases
+from ml_pipeline.work.version_files import contract_of
 
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 MODEL = "story_points"
+TAGS = {"question_hash": contract_of(load_specs()[MODEL]).question}
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def doors(settings, tmp_path, monkeypatch) -> Doors:
         doors.warehouse.add_tenant(tenant)
         for key in "abc":
             doors.registry.register(
-                tenant, MODEL, folder, key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags={}
+                tenant, MODEL, folder, key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS
             )
         doors.deployer.deploy(tenant, MODEL, 1, action=PROMOTE, reason="better", as_of=NOW)
     return doors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import uuid
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHAMPION
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.deployment import PROMOTE, Deployer
+from ml_pipeline.work.deployment import PROMOTE, Deployer, Deployment
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, AUTO_ROLLBACK, EVERY_MODEL, read_settings, write_setting
+from ml_pipeline.work.version_files import contract_of
 from ml_pipeline.work.watch import due_watches, look_at
 
 SPEC = load_specs()["story_points"]
+TAGS = {"question_hash": contract_of(SPEC).question}
 ACTIVATED = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
 
@@ -70,7 +73,7 @@ def watched(settings, tmp_path) -> Watched:
     (folder / "version.json").write_text("{}")
     for key in "abc":
         doors.registry.register(
-            "acme", SPEC.name, folder, key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags={}
+            "acme", SPEC.name, folder, key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS
         )
     doors.warehouse.add_tenant("acme")
     found = Watched(doors)
@@ -90,7 +93,7 @@ def test_a_version_with_twice_the_error_is_gone_at_the_first_look(watched):
     assert watched.champion() == 1
     assert [row["watch"] for row in watched.rows(tables.deployments)] == [None, "rolled_back", None]
     (alert,) = watched.rows(tables.alerts, kind="rollback")
-    assert alert["level"] == "HIGH" and "version 1 serves again" in alert["message"]
+    assert alert["level"] == "HIGH" and "version 1 is to serve again" in alert["message"]
     assert watched.doors.registry.version("acme", SPEC.name, 2).tags["rolled_back"].startswith("rollback watch: worse")
 
 
@@ -151,3 +154,43 @@ def test_without_common_outcomes_the_watch_says_so_and_ends(watched):
     assert watched.look(ACTIVATED + DAY) == ["watching"]
     assert "no outcome yet" in watched.rows(tables.decisions, kind="watch")[0]["reason"]
     assert watched.look(ACTIVATED + 28 * DAY) == ["keep"]
+
+
+def test_what_a_person_keeps_although_it_is_worse_is_watched_no_longer_than_four_weeks(watched):
+    write_setting(watched.doors.warehouse, "acme", EVERY_MODEL, AUTO_ROLLBACK, False, "ann")
+    watched.days(ACTIVATED, 1, (1.0, 2.0))
+    assert watched.look(ACTIVATED + 28 * DAY) == ["roll back"]
+    assert due_watches(watched.doors, ACTIVATED + 60 * DAY) == []
+    assert watched.champion() == 2
+
+
+def test_a_version_that_a_person_put_in_its_place_meanwhile_is_not_rolled_back(watched):
+    watched.days(ACTIVATED, 1, (1.0, 2.0))
+    (due,) = due_watches(watched.doors, ACTIVATED + DAY)
+    watched.doors.registry.set_alias("acme", SPEC.name, CHAMPION, 3)
+    look_at(watched.doors, SPEC, due, ACTIVATED + DAY)
+    assert watched.champion() == 3
+
+
+def test_where_the_version_before_was_deleted_there_is_nothing_to_return_to(watched):
+    watched.days(ACTIVATED, 1, (1.0, 2.0))
+    watched.doors.registry.client.delete_model_version(f"{SPEC.name}.acme", "1")
+    assert watched.look(ACTIVATED + DAY) == ["keep"]
+    assert "nothing_to_compare" in watched.rows(tables.decisions, kind="watch")[0]["reason"]
+
+
+def test_a_deployment_that_can_not_be_settled_stops_no_other(watched, monkeypatch):
+    deployer = watched.doors.deployer
+    for version in (1, 3):
+        next(deployer.steps(Deployment(uuid.uuid4(), "acme", SPEC.name, PROMOTE, version, 2, "better", ACTIVATED)))
+    aliased = deployer.registry.aliased
+    calls = iter([RuntimeError("the store is away")])
+
+    def first_fails(*arguments):
+        for error in calls:
+            raise error
+        return aliased(*arguments)
+
+    monkeypatch.setattr(deployer.registry, "aliased", first_fails)
+    settled = [outcome for _, outcome in deployer.reconcile()]
+    assert len(settled) == 2 and "undone" in settled

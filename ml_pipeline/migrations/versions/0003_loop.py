@@ -51,8 +51,9 @@ COLUMNS = {
 
 # What the sensors ask for at every tick, of all tenants at once.
 INDEXES = (
-    "CREATE INDEX decisions_waiting ON ml.decisions (tenant_id, model) WHERE state = 'approved'",
+    "CREATE UNIQUE INDEX decisions_waiting ON ml.decisions (tenant_id, model) WHERE state = 'approved'",
     "CREATE INDEX decisions_newest ON ml.decisions (tenant_id, model, kind, created_at)",
+    "CREATE INDEX outcomes_by_time ON ml.outcomes (tenant_id, model, label_time)",
     "CREATE INDEX deployments_watched ON ml.deployments (tenant_id, model) WHERE watch = 'open'",
 )
 
