@@ -123,8 +123,19 @@ def _rolls_back(doors: Doors, watched: Watched) -> bool:
 
 
 def _record(doors: Doors, watched: Watched, decision: Decision, automatic: bool, now: dt.datetime) -> None:
-    """The decision of the day, and the alert where the version is worse."""
+    """The decision of the day, and the alert where the version is found to be worse for the first time."""
+    table = tables.decisions
+    told = sa.select(table.c.decision_id).where(
+        table.c.tenant_id == watched.tenant,
+        table.c.model == watched.model,
+        table.c.kind == WATCH,
+        table.c.version == watched.version,
+        table.c.verdict == "roll back",
+        table.c.as_of < now - dt.timedelta(hours=1),
+        table.c.as_of >= watched.activated_at,
+    )
     with doors.warehouse.tenant(watched.tenant) as connection:
+        is_told = connection.scalar(told.limit(1)) is not None
         record_decision(
             connection,
             watched.tenant,
@@ -137,7 +148,7 @@ def _record(doors: Doors, watched: Watched, decision: Decision, automatic: bool,
             version=watched.version,
             decision_id=uuid.uuid5(watched.deployment_id, f"{decision.verdict} {now.date()}"),
         )
-        if decision.verdict != "roll back":
+        if decision.verdict != "roll back" or is_told:
             return
         done = (
             f"version {watched.replaced} is to serve again"

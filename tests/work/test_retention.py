@@ -100,7 +100,10 @@ def history(warehouse: Warehouse, age: dt.timedelta) -> None:
     stored(warehouse, tables.daily_metrics, day | numbers)
     made = {"verdict": "x", "reason": "", "numbers": {}, "as_of": at, "created_at": at}
     kinds = [("retrain", "done"), ("promote", None), ("rollback", None), ("retrain", "approved")]
-    decided = [made | {"decision_id": uuid.uuid4(), "kind": kind, "state": state} for kind, state in kinds]
+    decided = [
+        made | {"decision_id": uuid.uuid4(), "kind": kind, "state": state, "model": f"model of {age.days} days"}
+        for kind, state in kinds
+    ]
     stored(warehouse, tables.decisions, *decided)
 
 
