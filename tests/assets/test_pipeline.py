@@ -46,7 +46,7 @@ def troubled(task: TrainingTask) -> TaskReport:
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         case "halfway":
-            with mock.patch.object(training, "training_window", side_effect=ValueError("no window")):
+            with mock.patch.object(training, "training_rows", side_effect=ValueError("no window")):
                 return run_training(task)
     return run_training(task)
 
