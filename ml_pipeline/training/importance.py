@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ml_pipeline.features.preprocessing import Preprocessor, steady_columns
 from ml_pipeline.training.boosters import total_gain
 from ml_pipeline.training.predictors import AnchoredBoosters, Constant
-from ml_pipeline.training.preprocessing import Preprocessor, steady_columns
 from ml_pipeline.training.version import FittedModel
 
 if TYPE_CHECKING:

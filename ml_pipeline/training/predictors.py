@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.features.preprocessing import Preprocessor, fit_preprocessor
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.boosters import continue_booster, fit_booster, predict_margin, rounds_of
-from ml_pipeline.training.preprocessing import Preprocessor, fit_preprocessor
 
 if TYPE_CHECKING:
     from ml_pipeline.training.boosters import Booster

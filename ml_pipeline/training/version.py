@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.features.preprocessing import Preprocessor
 from ml_pipeline.specs import FeatureColumns, ModelSpec
 from ml_pipeline.training.boosters import load_booster, save_booster
 from ml_pipeline.training.intervals import Interval
 from ml_pipeline.training.predictors import AnchoredBoosters, CalibratedBooster, Constant, Predictor
-from ml_pipeline.training.preprocessing import Preprocessor
 
 FORMAT = 1
 # Types beyond skops' own defaults that a stored preprocessor may hold. The list inside a file is never believed.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from ml_pipeline.specs import ModelSpec, load_specs
 
 JIRA = Path(__file__).resolve().parents[2] / "../shared/data/jira"
+WORDS = ("login", "page", "crash", "migrate", "cache", "typo", "report", "export")
 ABSENT = {"issue_type": None, "team": None, "reporter": None, "priority": None, "summary": "a summary"}
 UNTIMED = {"description": None, "estimated_at": None, "resolved_at": None, "story_points": None}
 
@@ -58,3 +60,29 @@ def real_issues() -> pd.DataFrame:
         rows[column] = pd.to_datetime(rows[column], utc=True)
     rows["estimated_at"] = pd.Series(pd.NaT, index=rows.index, dtype="datetime64[us, UTC]")
     return rows.assign(team=None, priority=None, reporter=rows["issue_type"])
+
+
+@pytest.fixture(scope="session")
+def make_frame() -> Callable[..., pd.DataFrame]:
+    """A matured feature frame of a specification: normal numbers, three levels a category, four words a text.
+
+    The label is the first numeric column, 1 more where the text says "crash", and a little noise; binary: above 0.5.
+    """
+
+    def make(spec: ModelSpec, rows: int, seed: int = 0) -> pd.DataFrame:
+        rng = np.random.default_rng(seed)
+        columns = spec.feature_columns
+        event_time = pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(np.arange(rows) * 12, unit="h")
+        frame = pd.DataFrame({"entity_id": [f"E-{i:05d}" for i in range(rows)], "event_time": event_time})
+        frame = frame.assign(label_time=event_time + pd.Timedelta(hours=6), state="matured")
+        for name in columns.numeric:
+            frame[name] = rng.normal(size=rows)
+        for name in columns.categorical:
+            frame[name] = pd.Series(rng.choice(["a", "b", "c"], rows), dtype=object)
+        label = frame[columns.numeric[0]] + rng.normal(scale=0.25, size=rows)
+        if columns.text:
+            frame["text"] = [" ".join(words) for words in rng.choice(WORDS, (rows, 4))]
+            label = label + frame["text"].str.contains("crash")
+        return frame.assign(label=(label > 0.5).astype("float64") if spec.task == "binary" else label + 10)
+
+    return make

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ml_pipeline.training.preprocessing import fit_preprocessor
+from ml_pipeline.features.preprocessing import fit_preprocessor
 
 
 def test_levels_never_seen_in_training_become_missing(story_points, make_frame):
