@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.specs import FeatureColumns, ModelSpec
+from ml_pipeline.features.categories import Levels, fit_levels
+from ml_pipeline.features.numbers import Numbers, fit_numbers
+from ml_pipeline.features.selection import select
+from ml_pipeline.features.text import Text, TextMemo, fit_text
+from ml_pipeline.specs import FeatureColumns, ModelSpec, Selection
+from ml_pipeline.specs.preprocessing import Settled
 
 if TYPE_CHECKING:
     from sklearn.decomposition import TruncatedSVD
+    from sklearn.ensemble import IsolationForest
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.preprocessing import OrdinalEncoder
+    from sklearn.impute import MissingIndicator
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
-MAX_LEVELS = 50
-MIN_LEVEL_ROWS = 3
-MAX_TEXT_CHARS = 4000
 GROWING = ("_known", "_open")
+TEXT = "text"
 
 
 @dataclass(frozen=True)
@@ -27,18 +33,26 @@ class Preprocessor:
 
     Counts that grow with a tenant's age (``*_known``, ``*_open``) are left out: a tree cannot extrapolate them, and on
     the published story-point split they led a tenant whose level moved 30 % astray. Other numeric columns pass as they
-    are, NaN kept: the boosters send missing values their own way. A missing category is a level of its own; a level
-    seen in fewer than 3 rows, or beyond the 50 most frequent, shares one code; a level never seen is NaN. Text becomes
-    TF-IDF reduced by a truncated SVD (latent semantic analysis, Deerwester et al. 1990).
+    are, NaN kept, unless ``preprocessing`` says otherwise: the boosters send missing values their own way. A missing
+    category is a level of its own; a level seen in fewer than 3 rows, or beyond the 50 most frequent, shares one code;
+    a level never seen is NaN (ordinal), belongs to the rare ones or to none (onehot), or has the share 0 (frequency).
+    Text becomes the components of its TF-IDF. ``kept`` are the positions of the columns that a selection left.
     """
 
     columns: FeatureColumns
-    encoder: OrdinalEncoder | None
+    encoder: OrdinalEncoder | OneHotEncoder | None
     vectorizer: TfidfVectorizer | None
     reducer: TruncatedSVD | None
+    shares: list[dict[str, float]] | None = None
+    bounds: np.ndarray | None = None
+    filling: Pipeline | None = None
+    indicator: MissingIndicator | None = None
+    forest: IsolationForest | None = None
+    kept: np.ndarray | None = None
+    memo: TextMemo | None = field(default=None, repr=False, compare=False)
 
     def transform(self, frame: pd.DataFrame) -> np.ndarray:
-        """Matrix of float32, shape (rows of ``frame``, columns): numeric, categorical, then text components.
+        """Matrix of float32, shape (rows of ``frame``, columns), its columns those of :attr:`features`.
 
         Raises
         ------
@@ -50,53 +64,69 @@ class Preprocessor:
             raise ValueError(
                 f"the feature frame lacks {missing}, with which the version was trained. Build it from the same spec"
             )
-        parts = [frame[steady_columns(self.columns)].to_numpy(dtype="float32")]
-        if self.encoder is not None:
-            parts.append(self.encoder.transform(_levels(frame, self.columns)))
-        if self.vectorizer is not None and self.reducer is not None:
-            parts.append(self.reducer.transform(self.vectorizer.transform(_text(frame))))
-        return np.hstack([part.astype("float32", copy=False) for part in parts])
+        parts = [self._numbers.transform(_numeric(frame, self.columns))]
+        if (levels := self._levels) is not None:
+            parts.append(levels.transform(_levels(frame, self.columns)))
+        if (text := self._text) is not None:
+            parts.append(text.components(frame) if self.memo is None else self.memo.components(text, frame))
+        matrix = np.hstack(parts)
+        return matrix if self.kept is None else matrix[:, self.kept]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """For each column of the matrix the feature that it stems from: several columns of one name have one source.
+
+        Numeric columns, ``<column>_is_missing``, ``is_outlier``, categorical columns, then ``text``.
+        """
+        names = self._numbers.names(steady_columns(self.columns))
+        names += [] if self._levels is None else self._levels.names(self.columns.categorical)
+        names += [TEXT] * (0 if self.reducer is None else self.reducer.n_components)
+        return tuple(names if self.kept is None else (names[position] for position in self.kept))
 
     def parts(self) -> dict[str, Any]:
-        """The scikit-learn objects, to be stored."""
-        return {"encoder": self.encoder, "vectorizer": self.vectorizer, "reducer": self.reducer}
+        """The scikit-learn objects, arrays and shares, to be stored; ``Preprocessor(columns, **parts)`` is the same."""
+        kept_out = ("columns", "memo")
+        return {name: value for name, value in vars(self).items() if name not in kept_out}
+
+    @property
+    def _numbers(self) -> Numbers:
+        return Numbers(self.bounds, self.filling, self.indicator, self.forest)
+
+    @property
+    def _levels(self) -> Levels | None:
+        return None if self.encoder is None and self.shares is None else Levels(self.encoder, self.shares)
+
+    @property
+    def _text(self) -> Text | None:
+        return None if self.vectorizer is None or self.reducer is None else Text(self.vectorizer, self.reducer)
 
 
-def fit_preprocessor(spec: ModelSpec, frame: pd.DataFrame) -> Preprocessor:
-    """Fits every part on ``frame`` alone: pass training rows only. Deterministic for the specification's seed."""
+def fit_preprocessor(
+    spec: ModelSpec, frame: pd.DataFrame, for_linear: bool = False, memo: TextMemo | None = None
+) -> Preprocessor:
+    """Fits every part, and the selection, on ``frame`` alone: pass matured training rows only.
+
+    Deterministic for the specification's seed. Where ``preprocessing`` leaves a choice to the search, the first value
+    of its list is taken; :func:`~ml_pipeline.specs.with_choices` fixes another.
+
+    Parameters
+    ----------
+    for_linear
+        Makes of the same specification what a linear model or a neighbourhood needs: no value is missing (the median,
+        with a flag, where the specification keeps missing values), numbers have one scale, a category has a column for
+        each level where the specification numbers them.
+    memo
+        Keeps the text parts of a search, see :class:`~ml_pipeline.features.text.TextMemo`.
+    """
     columns = spec.feature_columns
-    encoder = _fit_encoder(frame, columns) if columns.categorical else None
-    vectorizer, reducer = _fit_text(spec, frame) if columns.text else (None, None)
-    return Preprocessor(columns, encoder, vectorizer, reducer)
-
-
-def _fit_encoder(frame: pd.DataFrame, columns: FeatureColumns) -> OrdinalEncoder:
-    from sklearn.preprocessing import OrdinalEncoder
-
-    encoder = OrdinalEncoder(
-        handle_unknown="use_encoded_value",
-        unknown_value=np.nan,
-        min_frequency=MIN_LEVEL_ROWS,
-        max_categories=MAX_LEVELS,
-    )
-    return encoder.fit(_levels(frame, columns))
-
-
-def _fit_text(spec: ModelSpec, frame: pd.DataFrame) -> tuple[TfidfVectorizer | None, TruncatedSVD | None]:
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(max_features=spec.features.text_terms, sublinear_tf=True, min_df=2, dtype=np.float32)
-    try:
-        terms = vectorizer.fit_transform(_text(frame))
-    except ValueError:  # no term occurs in two rows: the only thing that fit_transform refuses in a list of strings
-        return None, None
-    components = min(spec.features.text_components, min(terms.shape) - 1)
-    if components < 1:
-        return None, None
-    reducer = TruncatedSVD(components, n_iter=2, random_state=spec.training.seed)
-    with np.errstate(divide="ignore", invalid="ignore"):  # the share of variance, which nobody asks for, of equal texts
-        return vectorizer, reducer.fit(terms)
+    chosen = _for_linear(spec.preprocessing.settled) if for_linear else spec.preprocessing.settled
+    numbers = fit_numbers(chosen, _numeric(frame, columns), for_linear, spec.training.seed)
+    levels = (fit_levels(chosen.categorical, _levels(frame, columns)) if columns.categorical else None) or Levels()
+    text = (fit_text(spec, frame) if memo is None else memo.fit(spec, frame)) if columns.text else None
+    vectorizer, reducer = text or (None, None)
+    fitted = Preprocessor(columns, levels.encoder, vectorizer, reducer, levels.shares, **numbers._asdict(), memo=memo)
+    selection = spec.features.selection
+    return fitted if selection is None else _with_selection(fitted, spec, selection, frame)
 
 
 def steady_columns(columns: FeatureColumns) -> list[str]:
@@ -104,10 +134,26 @@ def steady_columns(columns: FeatureColumns) -> list[str]:
     return [name for name in columns.numeric if not (name.startswith("history_") and name.endswith(GROWING))]
 
 
+def _for_linear(chosen: Settled) -> Settled:
+    if chosen.missing == "none":
+        chosen = chosen._replace(missing="median", missing_indicator=True)
+    return chosen._replace(categorical="onehot") if chosen.categorical == "ordinal" else chosen
+
+
+def _with_selection(fitted: Preprocessor, spec: ModelSpec, selection: Selection, frame: pd.DataFrame) -> Preprocessor:
+    order = np.argsort(frame["event_time"].to_numpy(), kind="stable")
+    rows = frame.iloc[order]
+    label = rows["label"].to_numpy(dtype="float64")
+    training, names = spec.training, fitted.features
+    label = np.log1p(label) if training.target == "log" else label
+    kept = set(select(fitted.transform(rows), label, names, selection, training.loss, training.seed))
+    return replace(fitted, kept=np.flatnonzero([name in kept for name in names]))
+
+
+def _numeric(frame: pd.DataFrame, columns: FeatureColumns) -> np.ndarray:
+    return frame[steady_columns(columns)].to_numpy(dtype="float64")
+
+
 def _levels(frame: pd.DataFrame, columns: FeatureColumns) -> np.ndarray:
     levels = frame[list(columns.categorical)].astype(object)
     return levels.where(levels.notna(), "").to_numpy(dtype=object)
-
-
-def _text(frame: pd.DataFrame) -> list[str]:
-    return frame["text"].str.slice(0, MAX_TEXT_CHARS).tolist()

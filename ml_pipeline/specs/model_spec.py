@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ml_pipeline.features.expressions import Expression, ExpressionError
+from ml_pipeline.specs.preprocessing import Preprocessing, Selection
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
@@ -131,6 +132,7 @@ class Features(_Part):
     history: list[str] = Field(
         [], description="Columns whose level's earlier outcomes, counts and open items are features."
     )
+    selection: Selection | None = Field(None, description="Which of the features the learner gets; all unless set.")
 
 
 class Training(_Part):
@@ -246,6 +248,7 @@ class ModelSpec(_Part):
     source: Source
     label: Label
     features: Features
+    preprocessing: Preprocessing = Preprocessing()
     training: Training
     gate: Gate = Gate()
     monitoring: Monitoring = Monitoring()
@@ -307,6 +310,7 @@ class ModelSpec(_Part):
                     raise ValueError(
                         f"{where}, a column of type {declared[column].type}; this list takes {' or '.join(allowed)}"
                     )
+        self._check_target_encoding()
         used = {
             "source.include": list(self.source.include),
             "source.require": self.source.require,
@@ -333,6 +337,15 @@ class ModelSpec(_Part):
         if self.task == "regression" and self.training.loss == "log_loss":
             raise ValueError("training.loss is 'log_loss'; a regression takes absolute_error or squared_error")
         return self
+
+    def _check_target_encoding(self) -> None:
+        encoding = self.preprocessing.categorical
+        without = [name for name in self.features.categorical if name not in self.features.history]
+        if without and "target" in (encoding if isinstance(encoding, list) else [encoding]):
+            raise ValueError(
+                f"preprocessing.categorical is {encoding!r}, and 'target' takes the earlier outcomes of a level from "
+                f"its history, which {without} lack. Add them to features.history"
+            )
 
 
 def load_spec(path: Path) -> ModelSpec:

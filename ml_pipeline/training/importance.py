@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ml_pipeline.features.preprocessing import Preprocessor, steady_columns
+from ml_pipeline.features.preprocessing import Preprocessor
 from ml_pipeline.training.boosters import total_gain
 from ml_pipeline.training.predictors import AnchoredBoosters, Constant
 from ml_pipeline.training.version import FittedModel
@@ -14,16 +14,14 @@ from ml_pipeline.training.version import FittedModel
 if TYPE_CHECKING:
     from ml_pipeline.training.boosters import Booster
 
-TEXT = "text"
-
 
 def importance(model: FittedModel) -> dict[str, float]:
     """Share of the total gain per feature of the specification, largest first, equal ones by name.
 
     The gain of a split is what it lowers the training loss by (Breiman et al. 1984); the components of the text are
-    summed under ``text``, and the two boosters of an anchored model count alike. The shares sum to 1. Features that no
-    tree splits on are left out; a constant, or a model whose trees never split, gives an empty dictionary. Gain favours
-    columns of many values: take it as a rank, not as a measure of cause.
+    summed under ``text``, the levels of a category under its name, and the two boosters of an anchored model count
+    alike. The shares sum to 1. Features that no tree splits on are left out; a constant, or a model whose trees never
+    split, gives an empty dictionary. Gain favours columns of many values: take it as a rank, not as a measure of cause.
     """
     predictor = model.predictor
     if isinstance(predictor, Constant):
@@ -40,13 +38,12 @@ def importance(model: FittedModel) -> dict[str, float]:
 
 
 def _gain_per_feature(preprocessor: Preprocessor, boosters: list[Booster]) -> dict[str, float]:
-    columns = preprocessor.columns
-    names = [*steady_columns(columns), *columns.categorical]
+    names = preprocessor.features
     shares: dict[str, float] = {}
     for booster in boosters:
         gain = total_gain(booster)
         whole = float(gain.sum())
         for position in np.flatnonzero(gain):
-            name = names[position] if position < len(names) else TEXT
+            name = names[position]
             shares[name] = shares.get(name, 0.0) + float(gain[position]) / whole
     return shares

@@ -18,7 +18,12 @@ from ml_pipeline.training.predictors import AnchoredBoosters, CalibratedBooster,
 
 FORMAT = 1
 # Types beyond skops' own defaults that a stored preprocessor may hold. The list inside a file is never believed.
-TRUSTED_TYPES = ["numpy.dtype"]
+TRUSTED_TYPES = [
+    "numpy.dtype",
+    "sklearn.impute._iterative.IterativeImputer",
+    "sklearn.impute._iterative._ImputerTriplet",
+    "sklearn.tree._tree.Tree",
+]
 _VERSION_FILE = "version.json"
 _PREPROCESSOR_FILE = "preprocess.skops"
 

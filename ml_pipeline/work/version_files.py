@@ -41,8 +41,12 @@ def read_files(folder: Path) -> tuple[FittedModel, pd.DataFrame]:
 
 
 def contract_of(spec: ModelSpec) -> Contract:
-    """Hashes that decide the semantic version: of source, label and features, and of the whole specification."""
-    asked = "".join(part.model_dump_json() for part in (spec.source, spec.label, spec.features))
+    """Hashes that decide the semantic version: of source, label and features, and of the whole specification.
+
+    Which features are selected is a way to answer the question, not part of it.
+    """
+    features = spec.features.model_dump_json(exclude={"selection"})
+    asked = spec.source.model_dump_json() + spec.label.model_dump_json() + features
     return Contract(hashlib.sha256(asked.encode()).hexdigest(), spec.hash)
 
 

@@ -86,3 +86,35 @@ def make_frame() -> Callable[..., pd.DataFrame]:
         return frame.assign(label=(label > 0.5).astype("float64") if spec.task == "binary" else label + 10)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def claims() -> ModelSpec:
+    """A specification with two numbers, two categories and a text, trained by absolute error."""
+    columns = {
+        "size": {"type": "number"},
+        "cost": {"type": "number"},
+        "team": {"type": "category"},
+        "kind": {"type": "category"},
+        "title": {"type": "text"},
+        "done_at": {"type": "time", "known_at": "label"},
+        "effort": {"type": "number", "known_at": "label"},
+    }
+    return ModelSpec.model_validate(
+        {
+            "name": "claims",
+            "title": "Effort of a claim",
+            "task": "regression",
+            "source": {"table": "shop.claims", "entity": "key", "event_time": "filed_at", "columns": columns},
+            "label": {"value": "effort", "time": "done_at"},
+            "features": {
+                "numeric": ["size", "cost"],
+                "categorical": ["team", "kind"],
+                "text": ["title"],
+                "text_components": 4,
+                "history": ["team", "kind"],
+                "calendar": False,
+            },
+            "training": {"estimator": "lightgbm", "loss": "absolute_error"},
+        }
+    )

@@ -1,0 +1,126 @@
+"""Numeric columns on their way to a learner: outliers, missing values, scale, and the columns that flag them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ml_pipeline.specs.preprocessing import Settled
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import IsolationForest
+    from sklearn.impute import MissingIndicator
+    from sklearn.pipeline import Pipeline
+
+CAP_SHARE = 0.01
+NEIGHBOURS = 5
+ITERATIONS = 10
+
+
+class Numbers(NamedTuple):
+    """The fitted parts for numeric columns; None for what is not asked for.
+
+    ``bounds`` (2 x columns) caps values, ``filling`` imputes and scales, ``indicator`` flags missing values and
+    ``forest`` unusual rows (isolation forest, Liu, Ting and Zhou 2008).
+    """
+
+    bounds: np.ndarray | None = None
+    filling: Pipeline | None = None
+    indicator: MissingIndicator | None = None
+    forest: IsolationForest | None = None
+
+    def transform(self, values: np.ndarray) -> np.ndarray:
+        """The columns, then a flag for each column with missing values in training, then the flag of the forest."""
+        capped = values if self.bounds is None else np.clip(values, *self.bounds)
+        parts = [capped if self.filling is None else self.filling.transform(capped)]
+        if self.indicator is not None:
+            parts.append(self.indicator.transform(values))
+        if self.forest is not None:
+            parts.append(self.forest.predict(values)[:, None] < 0)
+        return np.hstack([part.astype("float32", copy=False) for part in parts])
+
+    def names(self, columns: list[str]) -> list[str]:
+        """What :meth:`transform` returns for these columns, by name."""
+        flagged = [] if self.indicator is None else [columns[number] for number in self.indicator.features_]
+        return [
+            *columns,
+            *(f"{name}_is_missing" for name in flagged),
+            *(["is_outlier"] if self.forest is not None else []),
+        ]
+
+
+def fit_numbers(chosen: Settled, values: np.ndarray, for_linear: bool, seed: int) -> Numbers:
+    """Fitted on ``values`` (rows x columns, NaN for missing) alone.
+
+    A column without any value in training is 0 wherever missing values are filled.
+    """
+    from sklearn.ensemble import IsolationForest
+
+    bounds = _bounds(values) if chosen.outliers == "cap" else None
+    steps = _steps(chosen, for_linear, seed)
+    capped = values if bounds is None else np.clip(values, *bounds)
+    return Numbers(
+        bounds=bounds,
+        filling=_fit_steps(steps, capped) if steps else None,
+        indicator=_fit_indicator(values) if chosen.missing_indicator else None,
+        forest=IsolationForest(random_state=seed).fit(values) if chosen.outlier_flag else None,
+    )
+
+
+def _bounds(values: np.ndarray) -> np.ndarray:
+    """Quantiles of each column; infinite where it has no value."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        low, high = np.nanquantile(values, [CAP_SHARE, 1 - CAP_SHARE], axis=0)
+    return np.stack([np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)])
+
+
+def _steps(chosen: Settled, for_linear: bool, seed: int) -> list[tuple[str, Any]]:
+    """Scaler and imputer. Distances and regressions between columns want one scale, a constant is in their own."""
+    from sklearn.preprocessing import RobustScaler, StandardScaler
+
+    scaler = None
+    if chosen.outliers == "robust":
+        scaler = RobustScaler()
+    elif for_linear or chosen.missing in ("knn", "iterative"):
+        scaler = StandardScaler()
+    imputer = _imputer(chosen, seed)
+    steps = [("scale", scaler), ("impute", imputer)]
+    if chosen.missing == "constant":
+        steps.reverse()
+    return [(name, step) for name, step in steps if step is not None]
+
+
+def _imputer(chosen: Settled, seed: int) -> Any:
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401 (the name of a switch)
+    from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
+
+    match chosen.missing:
+        case "constant":
+            return SimpleImputer(strategy="constant", fill_value=chosen.fill_value, keep_empty_features=True)
+        case "median":
+            return SimpleImputer(strategy="median", keep_empty_features=True)
+        case "knn":
+            return KNNImputer(n_neighbors=NEIGHBOURS, keep_empty_features=True)
+        case "iterative":
+            return IterativeImputer(max_iter=ITERATIONS, random_state=seed, keep_empty_features=True)
+    return None
+
+
+def _fit_steps(steps: list[tuple[str, Any]], values: np.ndarray) -> Pipeline:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.pipeline import Pipeline
+
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # a column without values has no mean
+        warnings.simplefilter("ignore", ConvergenceWarning)  # ten rounds are what is asked for
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        return Pipeline(steps).fit(values)
+
+
+def _fit_indicator(values: np.ndarray) -> MissingIndicator | None:
+    from sklearn.impute import MissingIndicator
+
+    indicator = MissingIndicator(error_on_new=False).fit(values)
+    return indicator if len(indicator.features_) else None
