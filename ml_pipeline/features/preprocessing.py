@@ -27,7 +27,7 @@ GROWING = ("_known", "_open")
 TEXT = "text"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Preprocessor:
     """Fitted parts. A part is None where the specification or the training rows have nothing for it.
 
@@ -49,7 +49,7 @@ class Preprocessor:
     indicator: MissingIndicator | None = None
     forest: IsolationForest | None = None
     kept: np.ndarray | None = None
-    memo: TextMemo | None = field(default=None, repr=False, compare=False)
+    memo: TextMemo | None = field(default=None, repr=False)
 
     def transform(self, frame: pd.DataFrame) -> np.ndarray:
         """Matrix of float32, shape (rows of ``frame``, columns), its columns those of :attr:`features`.
@@ -146,8 +146,11 @@ def _with_selection(fitted: Preprocessor, spec: ModelSpec, selection: Selection,
     label = rows["label"].to_numpy(dtype="float64")
     training, names = spec.training, fitted.features
     label = np.log1p(label) if training.target == "log" else label
-    kept = set(select(fitted.transform(rows), label, names, selection, training.loss, training.seed))
-    return replace(fitted, kept=np.flatnonzero([name in kept for name in names]))
+    chosen = set(select(fitted.transform(rows), label, names, selection, training.loss, training.seed))
+    kept = np.flatnonzero([name in chosen for name in names])
+    if TEXT in chosen:
+        return replace(fitted, kept=kept)
+    return replace(fitted, kept=kept, vectorizer=None, reducer=None)  # the last columns: no position moves
 
 
 def _numeric(frame: pd.DataFrame, columns: FeatureColumns) -> np.ndarray:

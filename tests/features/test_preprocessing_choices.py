@@ -237,3 +237,38 @@ def test_a_selection_does_not_depend_on_the_order_of_the_rows(claims, frame):
     spec = claims.model_copy(update={"features": claims.features.model_copy(update={"selection": chosen})})
     forwards, backwards = (fit_preprocessor(spec, rows) for rows in (frame, frame.iloc[::-1]))
     assert set(forwards.features) == set(backwards.features)
+
+
+def test_a_text_that_is_not_selected_is_neither_stored_nor_transformed(claims, frame):
+    frame["text"] = "the same words"
+    frame.loc[::2, "text"] = "other things"
+    chosen = Selection(method="correlation", keep=1)
+    spec = claims.model_copy(update={"features": claims.features.model_copy(update={"selection": chosen})})
+    fitted = fit_preprocessor(spec, frame)
+    assert fitted.features == ("size",)
+    assert fitted.vectorizer is None
+    assert np.array_equal(fitted.transform(frame)[:, 0], frame["size"].astype("float32"), equal_nan=True)
+
+
+def test_the_selection_of_a_fold_does_not_know_the_rows_after_it(claims, frame):
+    chosen = Selection(method="permutation", keep=3)
+    spec = claims.model_copy(update={"features": claims.features.model_copy(update={"selection": chosen})})
+    otherwise = frame.copy()
+    otherwise.loc[150:, ["size", "label"]] = 99.0
+    first, second = (fit_preprocessor(spec, rows.head(150)).transform(rows.head(150)) for rows in (frame, otherwise))
+    assert np.array_equal(first, second, equal_nan=True)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 10])
+@pytest.mark.parametrize("keys", CHOICES, ids=str)
+def test_a_few_training_rows_are_enough_to_prepare_others(claims, frame, keys, rows):
+    fitted = fit_preprocessor(prepared(claims, **keys), frame.head(rows))
+    assert fitted.transform(frame).shape == (200, len(fitted.features))
+
+
+def test_a_classifier_selects_by_its_classes(specs, make_frame):
+    spec = specs["rework_risk"]
+    chosen = Selection(method="mutual_information", keep=1)
+    spec = spec.model_copy(update={"features": spec.features.model_copy(update={"selection": chosen, "text": []})})
+    fitted = fit_preprocessor(spec, make_frame(spec, 300))
+    assert fitted.features == (spec.feature_columns.numeric[0],)
