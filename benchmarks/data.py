@@ -31,7 +31,7 @@ BANK = "bank-additional/bank-additional-full.csv"
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 CHANGE_MEASURES = ["ns", "nm", "nf", "entropy", "la", "ld", "lt", "fix"]
 CLOCK_ERROR_DAYS = 3 * 365
-REVIEWED_SIZE = [
+CHANGE_COLUMNS = [
     "num_lines_added",
     "num_lines_deleted",
     "num_lines_of_code",
@@ -50,6 +50,7 @@ REVIEWED_SIZE = [
     "author_is_exp_author",
     "author_is_exp_reviewer",
 ]
+DERIVED_COLUMNS = ["lines_changed", "relative_churn", "lines_per_file", "share_added"]
 OUTCOME_OF_PULL_REQUEST = ["closed_at", "changes_requested", "commits_after_first_review"]
 
 
@@ -129,10 +130,17 @@ def _table(archive: zipfile.ZipFile, name: str) -> pd.DataFrame:
 def _changes(votes: pd.DataFrame) -> pd.DataFrame:
     votes = votes.sort_values(["change_id", "commit_date"], kind="stable")
     of_change = votes.groupby("change_id")
-    changes = of_change[["author", "author_date", *REVIEWED_SIZE]].first()
+    changes = of_change[["author", "author_date", *CHANGE_COLUMNS]].first()
     changes = changes.assign(
         committed_at=of_change["commit_date"].max(),
         negative=(of_change["reviewer_vote"].min() < 0).astype(float),
+    )
+    lines = changes["num_lines_added"] + changes["num_lines_deleted"]
+    changes = changes.assign(
+        lines_changed=lines,
+        relative_churn=lines / (changes["num_lines_of_code"] + 1),
+        lines_per_file=lines / (changes["num_file_impacted"] + 1),
+        share_added=changes["num_lines_added"] / (lines + 1),
     )
     days_between = (changes["committed_at"] - changes["author_date"]).dt.days.abs()
     changes = changes[days_between <= CLOCK_ERROR_DAYS]
