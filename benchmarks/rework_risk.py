@@ -161,8 +161,8 @@ def signed_log(values: np.ndarray) -> np.ndarray:
     return np.sign(values) * np.log1p(np.abs(values))
 
 
-def prequential(spec: ModelSpec, rows: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """The commits of a project, each foreseen by the version that was trained at most half a year before."""
+def prequential(spec: ModelSpec, rows: pd.DataFrame, seed: int) -> dict[str, Any] | None:
+    """The commits of a project, each foreseen half a year ahead at most; None if there are too few."""
     started = time.perf_counter()
     last = max(rows["committed_at"].max(), rows["fixed_at"].max())
     in_the_end = build(spec, source_rows(spec, rows), last)
@@ -183,6 +183,8 @@ def prequential(spec: ModelSpec, rows: pd.DataFrame, seed: int) -> dict[str, Any
             other = logistic_forecast(spec, known, asked)
             value = version.predict(asked)["value"].to_numpy()
             parts.append(pd.DataFrame({"entity_id": asked["entity_id"], "value": value, "logistic": other}))
+    if not parts:
+        return None
     foreseen = pd.concat(parts)
     label = np.array([outcome[entity] for entity in foreseen["entity_id"]])
     figures: dict[str, Any] = {"rows": len(rows), "test": len(foreseen), "positives": int(label.sum())}
@@ -249,7 +251,9 @@ def committed(arguments: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, (name, rows) in enumerate(data.commits(arguments.data)):
         if arguments.quick and number == QUICK_TENANTS:
             return
-        yield name, prequential(spec, rows, arguments.seed)
+        row = prequential(spec, rows, arguments.seed)
+        if row is not None:
+            yield name, row
 
 
 def mean(rows: dict[str, dict[str, Any]], key: str) -> float | None:
