@@ -1,17 +1,13 @@
 """Public streams as the product's own models: their rows become entities with times, their classes labels that wait.
 
 ``electricity``: a row every half hour from 1996-05-07 on; the class is whether the price is above its day's mean.
-``NEweather``: a row a day; the last ``WEATHER_ROWS``, from 1990-01-01 on. ``bank``: rows are in the order of time and
-name their month only; the months of a run of rows follow each other from May 2008 on, and the rows of each are spread
-evenly over it; ``duration``, known only afterwards, is left out. ``commits``: the label is whether a later commit fixed
-what this one broke, known when the fix was committed; a commit without one counts as clean after ``CLEAN_DAYS``, as it
-is usual (Cabral et al. 2019). What is fixed later than that is a late label, not a clean one.
+``NEweather``: a row a day; the last ``WEATHER_ROWS``, from 1990-01-01 on. ``bank`` and ``commits`` are those of
+``benchmarks.data``. A commit that no later one is known to have fixed counts as clean after ``CLEAN_DAYS``, as it is
+usual (Cabral et al. 2019). What is fixed later than that is a late label, not a clean one.
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,20 +15,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.data import CHANGE_MEASURES, calls
+from benchmarks.data import commits as projects
 from ml_pipeline.specs import ModelSpec
 
 WEATHER_ROWS = 2000
 CLEAN_DAYS = 90
-CHURN = ["ns", "nm", "nf", "entropy", "la", "ld", "lt", "fix", "ndev", "pd", "npt", "exp", "rexp", "sexp"]
-BANK = "bank-additional/bank-additional-full.csv"
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 SMALL_TREES = {"n_estimators": 40, "num_leaves": 15, "learning_rate": 0.1, "min_data_in_leaf": 10}
 
 
 def streams(data: Path, delays: tuple[int, ...]) -> Iterator[tuple[str, ModelSpec, pd.DataFrame]]:
     """Name, model and source rows of each stream under ``data``/streams, once per label delay in days."""
     for name, read, window in (("NEweather", _weather, 730), ("bank", _bank, 120), ("electricity", _electricity, 120)):
-        rows = read(data / "streams")
+        rows = read(data)
         if rows is None:
             continue
         spec = _spec(name.lower(), rows, window)
@@ -43,35 +38,20 @@ def streams(data: Path, delays: tuple[int, ...]) -> Iterator[tuple[str, ModelSpe
 
 def commits(data: Path) -> Iterator[tuple[str, ModelSpec, pd.DataFrame]]:
     """Name, model and source rows of each project under ``data``/commits."""
-    for path in sorted((data / "commits").glob("*.zip")):
-        rows = _commits(path)
+    for name, project in projects(data):
+        rows = _commits(project)
         spec = _spec("commits", rows.drop(columns=["row", "known_at"]), 730)
-        yield path.stem, spec, rows
+        yield name, spec, rows
 
 
-def _commits(path: Path) -> pd.DataFrame:
-    with zipfile.ZipFile(path) as archive:
-        table, hashes = (_table(archive, f"{path.stem}_{part}.csv") for part in ("input", "commitsID"))
-        mapping = _table(archive, f"{path.stem}_mapping.csv")
-    at = pd.to_datetime(table["commitdate"], utc=True)
-    number = dict(zip(hashes["commit"], hashes["transactionid"], strict=True))
-    when = dict(zip(table["transactionid"], at, strict=True))
-    fixes = pd.DataFrame(
-        {"broken": mapping["intro."].map(number), "fixed_at": mapping["fix"].map(number).map(when)}
-    ).dropna()
-    first_fix = pd.to_datetime(fixes["fixed_at"], utc=True).groupby(fixes["broken"]).min()
-    fixed_at = table["transactionid"].map(first_fix)
-    rows = table[CHURN].assign(
-        row=table["transactionid"].astype(str),
+def _commits(rows: pd.DataFrame) -> pd.DataFrame:
+    at, fixed_at = rows["committed_at"], rows["fixed_at"]
+    return rows[CHANGE_MEASURES].assign(
+        row=rows["commit"],
         at=at,
         y=fixed_at.notna().astype(float),
         known_at=fixed_at.fillna(at + pd.Timedelta(days=CLEAN_DAYS)),
     )
-    return rows[at.notna()].reset_index(drop=True)
-
-
-def _table(archive: zipfile.ZipFile, name: str) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(archive.read(name)), sep=None, engine="python")
 
 
 def _spec(name: str, rows: pd.DataFrame, window_days: int) -> ModelSpec:
@@ -99,8 +79,8 @@ def _spec(name: str, rows: pd.DataFrame, window_days: int) -> ModelSpec:
     )
 
 
-def _electricity(folder: Path) -> pd.DataFrame | None:
-    path = folder / "electricity.csv.xz"
+def _electricity(data: Path) -> pd.DataFrame | None:
+    path = data / "streams" / "electricity.csv.xz"
     if not path.is_file():
         return None
     table = pd.read_csv(path)
@@ -109,8 +89,8 @@ def _electricity(folder: Path) -> pd.DataFrame | None:
     return chosen.assign(y=(table["class"] == "UP").astype(float), at=at)
 
 
-def _weather(folder: Path) -> pd.DataFrame | None:
-    path = folder / "NEweather.csv.xz"
+def _weather(data: Path) -> pd.DataFrame | None:
+    path = data / "streams" / "NEweather.csv.xz"
     if not path.is_file():
         return None
     table = pd.read_csv(path, index_col=0).tail(WEATHER_ROWS).reset_index(drop=True)
@@ -118,29 +98,6 @@ def _weather(folder: Path) -> pd.DataFrame | None:
     return table.assign(y=table["y"].astype(float), at=at)
 
 
-def _bank(folder: Path) -> pd.DataFrame | None:
-    path = folder / "bank-additional.zip"
-    if not path.is_file():
-        return None
-    with zipfile.ZipFile(path) as archive:
-        table = pd.read_csv(io.BytesIO(archive.read(BANK)), sep=";")
-    at = _spread_over_months(table["month"].map(MONTHS.index).to_numpy() + 1)
-    chosen = table.drop(columns=["duration", "month", "day_of_week", "y"])
-    return chosen.assign(y=(table["y"] == "yes").astype(float), at=at)
-
-
-def _spread_over_months(month: np.ndarray) -> pd.DatetimeIndex:
-    """Times of rows that name their month only: a run of equal months is that month, a falling number the next year."""
-    starts = np.flatnonzero(np.diff(month, prepend=-1))
-    ends = np.append(starts[1:], len(month))
-    year, before, parts = 2008, 0, []
-    for start, end in zip(starts, ends, strict=True):
-        number = int(month[start])
-        year += number < before
-        before = number
-        month_start = np.datetime64(f"{year}-{number:02d}", "M")
-        first, following = (month_start + step for step in (0, 1))
-        length = (following.astype("datetime64[us]") - first.astype("datetime64[us]")).astype(int)
-        offsets = np.arange(end - start) * length // (end - start)
-        parts.append(first.astype("datetime64[us]") + offsets.astype("timedelta64[us]"))
-    return pd.DatetimeIndex(np.concatenate(parts)).tz_localize("UTC")
+def _bank(data: Path) -> pd.DataFrame | None:
+    rows = calls(data)
+    return None if rows is None else rows.drop(columns="call").rename(columns={"called_at": "at", "subscribed": "y"})
