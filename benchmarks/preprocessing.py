@@ -31,7 +31,8 @@ from ml_pipeline.features.preprocessing import fit_preprocessor
 from ml_pipeline.features.selection import stability
 from ml_pipeline.features.text import TextMemo
 from ml_pipeline.specs import ModelSpec, Preprocessing, Selection, load_specs
-from ml_pipeline.training.boosters import fit_booster, predict_margin
+from ml_pipeline.specs.model_spec import Training
+from ml_pipeline.training.learners import fit_learner
 from ml_pipeline.training.splits import time_split
 
 MAX_ROWS = 8000
@@ -101,12 +102,16 @@ def loss(case: Case, matrices: Matrices, seed: int) -> float:
     outcome = case.newest["label"].to_numpy()
     older, newest = matrices
     if case.spec.task == "binary":
-        margin = predict_margin(fit_booster(training, older, label, seed), newest)
+        margin = _margin(training, older, label, newest, seed)
         return float(np.mean((1 / (1 + np.exp(-margin)) - outcome) ** 2))
     to, back = (np.log1p, np.expm1) if training.target == "log" else (np.asarray, np.asarray)
     anchor = float(to(np.median(label)))
-    departure = predict_margin(fit_booster(training, older, to(label) - anchor, seed), newest)
+    departure = _margin(training, older, to(label) - anchor, newest, seed)
     return float(np.abs(back(anchor + departure) - outcome).mean())
+
+
+def _margin(training: Training, older: np.ndarray, target: np.ndarray, newest: np.ndarray, seed: int) -> np.ndarray:
+    return fit_learner(training.estimator, training.params, training.loss, older, target, seed).margin(newest)
 
 
 def ridge_loss(case: Case, matrices: Matrices) -> float:

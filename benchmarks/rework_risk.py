@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from ml_pipeline.training.preprocessing import steady_columns
 
 from benchmarks import data
 from benchmarks.common import (
@@ -36,7 +37,6 @@ from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.windows import training_window
 from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.training.preprocessing import steady_columns
 from ml_pipeline.training.splits import Split, time_split
 from ml_pipeline.training.train import train, train_on_split
 from ml_pipeline.training.version import FittedModel

@@ -26,8 +26,9 @@ from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training import predictors
-from ml_pipeline.training.boosters import fit_booster
+from ml_pipeline.training import ensembles
+from ml_pipeline.training.boosters import BoostedTrees
+from ml_pipeline.training.learners import fit_learner
 from ml_pipeline.training.version import FittedModel
 from ml_pipeline.work.training import MODEL, TrainingTask, run_training
 
@@ -118,32 +119,32 @@ def train_version(settings: Settings, spec: ModelSpec, tenant: str) -> dict[str,
     Raises
     ------
     SystemExit
-        If it made no version of a booster: the figures would be those of something else.
+        If it made no version of an ensemble: the figures would be those of something else.
     """
     report = run_training(TrainingTask(settings, spec, tenant, "latest", (MODEL,)))
     made = report.done.get(MODEL, {})
-    if made.get("candidate") != spec.training.estimator:
-        raise SystemExit(f"no booster was registered: {report.error or made}")
+    if made.get("candidate") != spec.training.ensemble:
+        raise SystemExit(f"no ensemble was registered: {report.error or made}")
     return made
 
 
 class FitClock:
-    """``fit_booster`` that adds up its own time."""
+    """``fit_learner`` that adds up its own time."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def __call__(self, *arguments: Any) -> Any:
         started = time.perf_counter()
-        booster = fit_booster(*arguments)
+        learner = fit_learner(*arguments)
         self.seconds += time.perf_counter() - started
-        return booster
+        return learner
 
 
 def timed_version(settings: Settings, spec: ModelSpec, tenant: str, kind: str) -> dict[str, Any]:
     """Wall and CPU seconds of one version, and those of its fits."""
     clock = FitClock()
-    with mock.patch.object(predictors, "fit_booster", clock):
+    with mock.patch.object(ensembles, "fit_learner", clock):
         started, cpu = time.perf_counter(), time.process_time()
         train_version(settings, spec, tenant)
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
@@ -172,7 +173,11 @@ def mlflow_defaults(settings: Settings, seed: int) -> list[float]:
     spec = wide_spec(FEATURES)
     frame = feature_frame(spec, ROWS, seed)
     matrix = frame[list(spec.feature_columns.numeric)].to_numpy("float32")
-    booster = fit_booster(spec.training, matrix, frame["label"].to_numpy(), seed)
+    training = spec.training
+    label = frame["label"].to_numpy()
+    fitted = fit_learner(training.estimator, training.params, training.loss, matrix, label, seed)
+    assert isinstance(fitted, BoostedTrees)
+    booster = fitted.booster
     mlflow.set_tracking_uri(tracking_url(settings))
     mlflow.set_registry_uri(tracking_url(settings))
     mlflow.create_experiment("defaults", artifact_location=(settings.home / "defaults").as_uri())

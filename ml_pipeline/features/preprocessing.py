@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 GROWING = ("_known", "_open")
 TEXT = "text"
+LINEAR_REACH = 3.0
+LINEAR_WEIGHT = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,8 @@ class Preprocessor:
     are, NaN kept, unless ``preprocessing`` says otherwise: the boosters send missing values their own way. A missing
     category is a level of its own; a level seen in fewer than 3 rows, or beyond the 50 most frequent, shares one code;
     a level never seen is NaN (ordinal), belongs to the rare ones or to none (onehot), or has the share 0 (frequency).
-    Text becomes the components of its TF-IDF. ``kept`` are the positions of the columns that a selection left.
+    Text becomes the components of its TF-IDF, or, without a reducer, the terms themselves: what a linear model takes.
+    ``kept`` are the positions of the columns that a selection left.
     """
 
     columns: FeatureColumns
@@ -51,8 +54,10 @@ class Preprocessor:
     kept: np.ndarray | None = None
     memo: TextMemo | None = field(default=None, repr=False)
 
-    def transform(self, frame: pd.DataFrame) -> np.ndarray:
+    def transform(self, frame: pd.DataFrame) -> Any:
         """Matrix of float32, shape (rows of ``frame``, columns), its columns those of :attr:`features`.
+
+        An ndarray; of a preprocessor with terms a ``scipy.sparse.csr_array``.
 
         Raises
         ------
@@ -67,10 +72,26 @@ class Preprocessor:
         parts = [self._numbers.transform(_numeric(frame, self.columns))]
         if (levels := self._levels) is not None:
             parts.append(levels.transform(_levels(frame, self.columns)))
+        if self.terms:
+            parts[0] = np.clip(parts[0], -LINEAR_REACH, LINEAR_REACH) * LINEAR_WEIGHT
+            return self._with_terms(np.hstack(parts), frame)
         if (text := self._text) is not None:
             parts.append(text.components(frame) if self.memo is None else self.memo.components(text, frame))
         matrix = np.hstack(parts)
         return matrix if self.kept is None else matrix[:, self.kept]
+
+    @property
+    def terms(self) -> bool:
+        """Whether text is given by its terms."""
+        return self.vectorizer is not None and self.reducer is None
+
+    def _with_terms(self, matrix: np.ndarray, frame: pd.DataFrame) -> Any:
+        from scipy.sparse import csr_array, hstack
+
+        text = Text(self.vectorizer, None)
+        terms = text.terms(frame) if self.memo is None else self.memo.terms(text, frame)
+        joined = hstack([csr_array(matrix), terms], format="csr", dtype="float32")
+        return joined if self.kept is None else joined[:, self.kept]
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -80,13 +101,19 @@ class Preprocessor:
         """
         names = self._numbers.names(steady_columns(self.columns))
         names += [] if self._levels is None else self._levels.names(self.columns.categorical)
-        names += [TEXT] * (0 if self.reducer is None else self.reducer.n_components)
+        names += [TEXT] * self._text_columns
         return tuple(names if self.kept is None else (names[position] for position in self.kept))
 
     def parts(self) -> dict[str, Any]:
         """The scikit-learn objects, arrays and shares, to be stored; ``Preprocessor(columns, **parts)`` is the same."""
         kept_out = ("columns", "memo")
         return {name: value for name, value in vars(self).items() if name not in kept_out}
+
+    @property
+    def _text_columns(self) -> int:
+        if self.vectorizer is None:
+            return 0
+        return len(self.vectorizer.vocabulary_) if self.reducer is None else self.reducer.n_components
 
     @property
     def _numbers(self) -> Numbers:
@@ -112,9 +139,11 @@ def fit_preprocessor(
     Parameters
     ----------
     for_linear
-        Makes of the same specification what a linear model or a neighbourhood needs: no value is missing (the median,
-        with a flag, where the specification keeps missing values), numbers have one scale, a category has a column for
-        each level where the specification numbers them.
+        Makes of the same specification what a linear model needs: no value is missing (the median, with a flag, where
+        the specification keeps missing values), numbers have one scale, a category has a column for each level where
+        the specification numbers them, and a text has one for each term. Beside terms, whose squares sum to 1 in a
+        row, numbers are cut at 3 standard deviations and count a tenth: unweighted, the penalty that fits thousands of
+        rare terms would hardly hold them.
     memo
         Keeps the text parts of a search, see :class:`~ml_pipeline.features.text.TextMemo`.
     """
@@ -125,8 +154,9 @@ def fit_preprocessor(
     text = (fit_text(spec, frame) if memo is None else memo.fit(spec, frame)) if columns.text else None
     vectorizer, reducer = text or (None, None)
     fitted = Preprocessor(columns, levels.encoder, vectorizer, reducer, levels.shares, **numbers._asdict(), memo=memo)
-    selection = spec.features.selection
-    return fitted if selection is None else _with_selection(fitted, spec, selection, frame)
+    if (selection := spec.features.selection) is not None:
+        fitted = _with_selection(fitted, spec, selection, frame)
+    return _as_terms(fitted) if for_linear and fitted.vectorizer is not None else fitted
 
 
 def steady_columns(columns: FeatureColumns) -> list[str]:
@@ -151,6 +181,16 @@ def _with_selection(fitted: Preprocessor, spec: ModelSpec, selection: Selection,
     if TEXT in chosen:
         return replace(fitted, kept=kept)
     return replace(fitted, kept=kept, vectorizer=None, reducer=None)  # the last columns: no position moves
+
+
+def _as_terms(fitted: Preprocessor) -> Preprocessor:
+    """The same with the terms of the text in place of their components, which are the last columns of both."""
+    kept = fitted.kept
+    if kept is not None and fitted.vectorizer is not None:
+        first = len(fitted._numbers.names(steady_columns(fitted.columns)))
+        first += 0 if fitted._levels is None else len(fitted._levels.names(fitted.columns.categorical))
+        kept = np.concatenate([kept[kept < first], first + np.arange(len(fitted.vectorizer.vocabulary_))])
+    return replace(fitted, reducer=None, kept=kept)
 
 
 def _numeric(frame: pd.DataFrame, columns: FeatureColumns) -> np.ndarray:

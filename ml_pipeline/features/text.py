@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,11 +21,20 @@ class Text(NamedTuple):
     """The fitted text part: terms and their weights, and the directions that they are reduced to."""
 
     vectorizer: TfidfVectorizer
-    reducer: TruncatedSVD
+    reducer: TruncatedSVD | None
+
+    def terms(self, frame: pd.DataFrame) -> Any:
+        """``scipy.sparse`` matrix of float32, shape (rows of ``frame``, terms): TF-IDF, each row of length 1 or 0."""
+        return self.vectorizer.transform(_texts(frame))
 
     def components(self, frame: pd.DataFrame) -> np.ndarray:
         """Float32, shape (rows of ``frame``, components)."""
-        return self.reducer.transform(self.vectorizer.transform(_texts(frame))).astype("float32", copy=False)
+        return self.reduced(self.terms(frame))
+
+    def reduced(self, terms: Any) -> np.ndarray:
+        """:meth:`components` of rows whose terms are there already."""
+        assert self.reducer is not None
+        return self.reducer.transform(terms).astype("float32", copy=False)
 
 
 def fit_text(spec: ModelSpec, frame: pd.DataFrame) -> Text | None:
@@ -58,6 +67,7 @@ class TextMemo:
     def __init__(self) -> None:
         self._fitted: dict[tuple[int, int, int, bytes], Text | None] = {}
         self._components: dict[tuple[int, bytes], np.ndarray] = {}
+        self._terms: dict[tuple[int, bytes], Any] = {}
 
     def fit(self, spec: ModelSpec, frame: pd.DataFrame) -> Text | None:
         """:func:`fit_text`, or what it returned for the same texts in the same order and the same settings."""
@@ -70,8 +80,15 @@ class TextMemo:
         """:meth:`Text.components` of a part that this memo fitted, or what it returned for the same texts."""
         key = (id(text.vectorizer), _digest(frame))
         if key not in self._components:
-            self._components[key] = text.components(frame)
+            self._components[key] = text.reduced(self.terms(text, frame))
         return self._components[key]
+
+    def terms(self, text: Text, frame: pd.DataFrame) -> Any:
+        """:meth:`Text.terms` of a part that this memo fitted, or what it returned for the same texts."""
+        key = (id(text.vectorizer), _digest(frame))
+        if key not in self._terms:
+            self._terms[key] = text.terms(frame)
+        return self._terms[key]
 
 
 def _digest(frame: pd.DataFrame) -> bytes:

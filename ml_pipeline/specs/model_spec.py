@@ -135,6 +135,9 @@ class Features(_Part):
     selection: Selection | None = Field(None, description="Which of the features the learner gets; all unless set.")
 
 
+LearnerName = Literal["xgboost", "lightgbm", "hist_gradient_boosting", "random_forest", "linear"]
+
+
 class Training(_Part):
     """Which rows a version is trained on, and with which learner."""
 
@@ -142,13 +145,36 @@ class Training(_Part):
     min_rows: int = Field(100, ge=10, description="Matured samples below which nothing is trained.")
     test_share: float = Field(0.25, gt=0, lt=0.6)
     validation_share: float = Field(0.20, gt=0, lt=0.4)
-    estimator: Literal["xgboost", "lightgbm"]
+    estimator: LearnerName
     params: dict[str, float | int | str] = {}
+    candidates: dict[LearnerName, dict[str, float | int | str]] = Field(
+        {"linear": {}}, description="Further learners of the race, each with its parameters."
+    )
+    ensemble: Literal["voting", "stacking", "none"] = Field(
+        "voting", description="How the candidates answer together; 'none': the best one alone."
+    )
+    recency_half_life_days: float | None = Field(
+        None, gt=0, description="Age at which a row counts half in a fit; all count alike unless set."
+    )
+    latency_ms: float | None = Field(
+        None, gt=0, description="Most milliseconds that one prediction may take; the slowest members go until it holds."
+    )
+    calibration: Literal["auto", "none", "temperature", "sigmoid", "isotonic"] = Field(
+        "auto", description="Of a binary model's probabilities; 'auto': what held-out rows prefer."
+    )
     loss: Literal["absolute_error", "squared_error", "log_loss"]
     target: Literal["identity", "log"] = "identity"
     interval: float = Field(0.9, gt=0, lt=1, description="Nominal coverage of the prediction interval (regression).")
     slice_by: str | None = Field(None, description="Column whose levels get metrics of their own in each evaluation.")
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _linear_once(cls, values: Any) -> Any:
+        """A linear model is a candidate unless the specification says otherwise; declared, it is none beside itself."""
+        if isinstance(values, dict) and values.get("estimator") == "linear":
+            return {"candidates": {}, **values}
+        return values
 
 
 class Gate(_Part):
@@ -332,6 +358,10 @@ class ModelSpec(_Part):
         for column in used["label.time"]:
             if column in declared and declared[column].type != "time":
                 raise ValueError(f"label.time names {column!r}, which is a {declared[column].type} column, not a time")
+        if self.training.estimator in self.training.candidates:
+            raise ValueError(
+                f"training.candidates names {self.training.estimator!r}, which is training.estimator already. Remove it"
+            )
         if self.task == "binary" and self.training.loss != "log_loss":
             raise ValueError(f"training.loss is {self.training.loss!r}; a binary model takes log_loss")
         if self.task == "regression" and self.training.loss == "log_loss":

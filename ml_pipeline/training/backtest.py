@@ -7,8 +7,9 @@ import pandas as pd
 
 from ml_pipeline.features.windows import training_window
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.race import run_race
 from ml_pipeline.training.splits import known_before, oldest_first
-from ml_pipeline.training.train import run_race, with_interval
+from ml_pipeline.training.train import with_interval
 from ml_pipeline.training.version import FittedModel
 
 CALIBRATION_SHARE = 0.2

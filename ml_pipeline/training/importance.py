@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from ml_pipeline.features.preprocessing import Preprocessor
-from ml_pipeline.training.boosters import total_gain
-from ml_pipeline.training.predictors import AnchoredBoosters, Constant
+from ml_pipeline.training.predictors import Constant, wanted
 from ml_pipeline.training.version import FittedModel
-
-if TYPE_CHECKING:
-    from ml_pipeline.training.boosters import Booster
 
 
 def importance(model: FittedModel) -> dict[str, float]:
     """Share of the total gain per feature of the specification, largest first, equal ones by name.
 
-    The gain of a split is what it lowers the training loss by (Breiman et al. 1984); the components of the text are
-    summed under ``text``, the levels of a category under its name, and the two boosters of an anchored model count
-    alike. The shares sum to 1. Features that no tree splits on are left out; a constant, or a model whose trees never
-    split, gives an empty dictionary. Gain favours columns of many values: take it as a rank, not as a measure of cause.
+    The gain of a split is what it lowers the training loss by (Breiman et al. 1984); of a linear model it is the size
+    of the coefficient, its columns having one scale. Columns of one feature are summed, the words of the text under
+    ``text``, and each member counts with its weight. The shares sum to 1. Features that no tree splits on are left out;
+    a constant, or a model whose trees never split, gives an empty dictionary. Gain favours columns of many values: take
+    it as a rank, not as a measure of cause.
     """
     predictor = model.predictor
     if isinstance(predictor, Constant):
         return {}
-    boosters: list[Any] = (
-        [predictor.from_median, predictor.from_recent]
-        if isinstance(predictor, AnchoredBoosters)
-        else [predictor.booster]
-    )
-    shares = _gain_per_feature(predictor.preprocessor, boosters)
+    shares: dict[str, float] = {}
+    for member, weight in zip(predictor.members, predictor.weights.tolist(), strict=True):
+        if member.learner is not None:
+            names = predictor.preprocessors[wanted(member)].features
+            for name, share in _gain_per_feature(names, member.learner.gain()).items():
+                shares[name] = shares.get(name, 0.0) + weight * share
     total = sum(shares.values())
     ranked = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
     return {name: share / total for name, share in ranked if share > 0}
 
 
-def _gain_per_feature(preprocessor: Preprocessor, boosters: list[Booster]) -> dict[str, float]:
-    names = preprocessor.features
+def _gain_per_feature(names: Sequence[str], gain: np.ndarray) -> dict[str, float]:
+    whole = float(gain.sum())
     shares: dict[str, float] = {}
-    for booster in boosters:
-        gain = total_gain(booster)
-        whole = float(gain.sum())
-        for position in np.flatnonzero(gain):
-            name = names[position]
-            shares[name] = shares.get(name, 0.0) + float(gain[position]) / whole
+    for position in np.flatnonzero(gain).tolist():
+        name = names[position]
+        shares[name] = shares.get(name, 0.0) + float(gain[position]) / whole
     return shares

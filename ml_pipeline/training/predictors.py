@@ -1,23 +1,21 @@
-"""The candidates: a constant, boosters that predict a departure from an anchor, and a calibrated classifier."""
+"""What answers: a constant, or several members whose answers are combined."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.features.preprocessing import Preprocessor, fit_preprocessor
-from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.boosters import continue_booster, fit_booster, predict_margin, rounds_of
-
-if TYPE_CHECKING:
-    from ml_pipeline.training.boosters import Booster
+from ml_pipeline.features.preprocessing import Preprocessor
+from ml_pipeline.training.calibration import Calibration
+from ml_pipeline.training.learners import Learner
 
 Scale = Literal["identity", "log"]
-ANCHOR = "history_recent_median"
-WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+Anchor = Literal["median", "recent", "none"]
+ANCHOR_COLUMN = "history_recent_median"
 
 
 @dataclass(frozen=True)
@@ -31,135 +29,139 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class AnchoredBoosters:
-    """Mean of two boosters, each the anchor plus ``weight`` times the departure from it that the booster predicts.
+class Member:
+    """One answer of an ensemble: an anchor plus the departure from it that a learner predicts, on ``scale``.
 
-    One anchor is the median of the training labels, the other each row's own ``history_recent_median``: the first is
-    steady, the second follows a level that moves after training, and neither alone is safe for every tenant. The weight
-    shrinks the boosters toward their anchors where a tenant has few or noisy labels. All on the scale of the target.
+    The anchor is the median of the training labels, which is steady, or each row's own ``history_recent_median``, which
+    follows a level that moves after training. Without a learner the anchor itself is the answer. A classifier has no
+    anchor: its margin is the log odds.
     """
 
-    preprocessor: Preprocessor
-    from_median: Booster
-    from_recent: Booster
+    candidate: str
+    anchor: Anchor
+    scale: Scale = "identity"
+    learner: Learner | None = None
+
+    @property
+    def name(self) -> str:
+        return self.candidate if self.anchor == "none" else f"{self.candidate} from {self.anchor}"
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Members, each with a weight; a single candidate is an ensemble of its own members.
+
+    Regression: the weighted median of the members' values (``combine`` ``median``), which one member that goes astray
+    does not move far, or their weighted mean. Binary: the weighted mean of the log odds, then the calibration.
+
+    ``preprocessors`` are by the matrix that a learner wants, ``median`` is that of the training labels.
+    """
+
+    preprocessors: Mapping[str, Preprocessor]
+    members: tuple[Member, ...]
+    weights: np.ndarray
+    combine: Literal["median", "mean"]
     median: float
-    scale: Scale
-    weight: float = 1.0
+    calibration: Calibration | None = None
 
-    def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        return self.weighted(self.components(frame), self.weight)
-
-    def components(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Anchor and predicted departure of each row, averaged over the two boosters, on the scale of the target."""
-        matrix = self.preprocessor.transform(frame)
-        departure = (predict_margin(self.from_median, matrix) + predict_margin(self.from_recent, matrix)) / 2
-        anchor = to_scale(np.float64(self.median), self.scale) + recent_anchor(frame, self.median, self.scale)
-        return anchor / 2, departure
-
-    def weighted(self, components: tuple[np.ndarray, np.ndarray], weight: float) -> np.ndarray:
-        """Values in the reported unit, from what :meth:`components` returned."""
-        anchor, departure = components
-        return from_scale(anchor + weight * departure, self.scale)
+    @property
+    def is_classifier(self) -> bool:
+        return self.members[0].anchor == "none"
 
     @property
     def rounds(self) -> int:
-        """Trees of each booster."""
-        return rounds_of(self.from_median)
-
-    def continued(self, spec: ModelSpec, frame: pd.DataFrame, rounds: int, seed: int) -> AnchoredBoosters:
-        """Both boosters with more trees, fitted on ``frame``, whose median becomes the anchor; the weight stays."""
-        median = float(frame["label"].median())
-        matrix = self.preprocessor.transform(frame)
-        target = to_scale(frame["label"].to_numpy(), self.scale)
-        departures = (
-            target - to_scale(np.float64(median), self.scale),
-            target - recent_anchor(frame, median, self.scale),
-        )
-        from_median, from_recent = (
-            continue_booster(booster, spec.training, matrix, departure, seed, rounds)
-            for booster, departure in zip((self.from_median, self.from_recent), departures, strict=True)
-        )
-        return replace(self, from_median=from_median, from_recent=from_recent, median=median)
-
-    def with_best_weight(self, frame: pd.DataFrame) -> AnchoredBoosters:
-        """The same boosters with the weight of the lowest mean absolute error on ``frame``, the smallest of equals."""
-        components = self.components(frame)
-        label = frame["label"].to_numpy()
-        errors = [np.abs(self.weighted(components, weight) - label).mean() for weight in WEIGHTS]
-        return replace(self, weight=WEIGHTS[int(np.argmin(errors))])
-
-
-@dataclass(frozen=True)
-class CalibratedBooster:
-    """Probability from a booster's log odds m: sigmoid(intercept + slope * m) (Platt 1999)."""
-
-    preprocessor: Preprocessor
-    booster: Booster
-    intercept: float = 0.0
-    slope: float = 1.0
+        """Trees of the member that has most."""
+        return max((member.learner.rounds for member in self.members if member.learner is not None), default=1)
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        return _sigmoid(self.intercept + self.slope * self.margin(frame))
+        """One float64 per row: the reported unit, or a probability."""
+        return self.combined(self.member_values(frame))
 
-    def margin(self, frame: pd.DataFrame) -> np.ndarray:
-        return predict_margin(self.booster, self.preprocessor.transform(frame))
+    def member_values(self, frame: pd.DataFrame) -> np.ndarray:
+        """Float64, rows x members: each member's answer in the reported unit, or its log odds."""
+        matrices = self.matrices(frame)
+        return np.column_stack([self.value_of(member, frame, matrices) for member in self.members])
 
-    @property
-    def rounds(self) -> int:
-        """Trees of the booster."""
-        return rounds_of(self.booster)
+    def matrices(self, frame: pd.DataFrame) -> dict[str, Any]:
+        """What the learners take, by what they want."""
+        return {kind: preprocessor.transform(frame) for kind, preprocessor in self.preprocessors.items()}
 
-    def continued(self, spec: ModelSpec, frame: pd.DataFrame, rounds: int, seed: int) -> CalibratedBooster:
-        """The booster with more trees, fitted on ``frame``; the calibration stays."""
-        matrix = self.preprocessor.transform(frame)
-        label = frame["label"].to_numpy()
-        return replace(self, booster=continue_booster(self.booster, spec.training, matrix, label, seed, rounds))
+    def value_of(self, member: Member, frame: pd.DataFrame, matrices: Mapping[str, Any]) -> np.ndarray:
+        """One member's column of :meth:`member_values`."""
+        departure = 0.0 if member.learner is None else member.learner.margin(matrices[wanted(member)])
+        return from_scale(anchor_of(member, frame, self.median) + departure, member.scale)
 
-    def calibrated(self, frame: pd.DataFrame) -> CalibratedBooster:
-        """The same booster with the sigmoid fitted on ``frame``, if that lowers the Brier score out of sample.
+    def combined(self, values: np.ndarray) -> np.ndarray:
+        """The answer, from what :meth:`member_values` returned."""
+        if self.is_classifier:
+            return calibrated(self.calibration, values @ self.weights)
+        return weighted_median(values, self.weights) if self.combine == "median" else values @ self.weights
 
-        Judged by fitting on every other row and scoring the rest, both ways. The calibration is declined too where a
-        half has one class only, or where the slope would turn the order of the predictions around.
-        """
-        margin, label = self.margin(frame), frame["label"].to_numpy()
-        even = np.arange(len(label)) % 2 == 0
-        halves = [_platt(margin[half], label[half]) for half in (even, ~even)]
-        sigmoid = _platt(margin, label)
-        if sigmoid is None or halves[0] is None or halves[1] is None:
-            return self
-        crossed = np.where(even, _apply(halves[1], margin), _apply(halves[0], margin))
-        if np.mean((crossed - label) ** 2) >= np.mean((_sigmoid(margin) - label) ** 2):
-            return self
-        return replace(self, intercept=sigmoid[0], slope=sigmoid[1])
-
-
-Predictor = Constant | AnchoredBoosters | CalibratedBooster
+    def only(self, positions: Collection[int]) -> Ensemble:
+        """The ensemble of the members at these positions, weighted as they were among themselves."""
+        kept = sorted(positions)
+        weights = self.weights[kept]
+        members = tuple(self.members[position] for position in kept)
+        needed = {wanted(member) for member in members if member.learner is not None}
+        preprocessors = {kind: fitted for kind, fitted in self.preprocessors.items() if kind in needed}
+        return replace(self, preprocessors=preprocessors, members=members, weights=weights / weights.sum())
 
 
-def fit_anchored(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> AnchoredBoosters:
-    """Fits preprocessing and both boosters on matured rows; the weight is 1 until it is chosen on other rows."""
-    preprocessor = fit_preprocessor(spec, frame)
-    matrix = preprocessor.transform(frame)
-    label = frame["label"].to_numpy()
-    median = float(np.median(label))
-    scale = spec.training.target
-    target = to_scale(label, scale)
-    from_median = fit_booster(spec.training, matrix, target - to_scale(np.float64(median), scale), seed)
-    from_recent = fit_booster(spec.training, matrix, target - recent_anchor(frame, median, scale), seed)
-    return AnchoredBoosters(preprocessor, from_median, from_recent, median, scale)
+Predictor = Constant | Ensemble
 
 
-def fit_classifier(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> CalibratedBooster:
-    """Fits preprocessing and booster on matured rows with labels 0 and 1; not calibrated yet."""
-    preprocessor = fit_preprocessor(spec, frame)
-    return CalibratedBooster(
-        preprocessor, fit_booster(spec.training, preprocessor.transform(frame), frame["label"].to_numpy(), seed)
-    )
+def wanted(member: Member) -> str:
+    """Which of an ensemble's matrices the member's learner takes."""
+    from ml_pipeline.training.learners import wants
+
+    return wants(member.candidate)
 
 
-def recent_anchor(frame: pd.DataFrame, fallback: float, scale: Scale) -> np.ndarray:
-    """Each row's recent median of known labels, ``fallback`` where none was known, on the scale of the target."""
-    return to_scale(frame[ANCHOR].fillna(fallback).to_numpy(dtype="float64"), scale)
+def anchor_of(member: Member, frame: pd.DataFrame, median: float) -> np.ndarray:
+    """Where a member starts from in each row, on its scale; a row without known outcomes has the median."""
+    match member.anchor:
+        case "none":
+            return np.zeros(len(frame))
+        case "median":
+            return np.full(len(frame), to_scale(np.float64(median), member.scale))
+        case "recent":
+            return to_scale(frame[ANCHOR_COLUMN].fillna(median).to_numpy(dtype="float64"), member.scale)
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted median of each row, interpolated between the two values in the middle.
+
+    >>> weighted_median(np.array([[1.0, 2.0, 9.0]]), np.array([1.0, 1.0, 1.0])).tolist()
+    [2.0]
+    """
+    low, high, share = middle(values, weights)
+    rows = np.arange(len(values))
+    return values[rows, low] * (1 - share) + values[rows, high] * share
+
+
+def middle(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per row the columns just below and above the weighted median, and the share of the upper one.
+
+    The k-th smallest value stands at the sum of the weights below it plus half its own, as a share of all weights; the
+    median stands at one half.
+    """
+    order = np.argsort(values, axis=1, kind="stable")
+    sorted_weights = (weights / weights.sum())[order]
+    position = np.cumsum(sorted_weights, axis=1) - sorted_weights / 2
+    above = np.clip((position < 0.5).sum(axis=1), 0, values.shape[1] - 1)
+    below = np.maximum(above - 1, 0)
+    rows = np.arange(len(values))
+    start, end = position[rows, below], position[rows, above]
+    gap = np.where(end > start, end - start, 1.0)
+    share = np.where(end > start, np.clip((0.5 - start) / gap, 0, 1), 1.0)
+    return order[rows, below], order[rows, above], share
+
+
+def calibrated(calibration: Calibration | None, log_odds: np.ndarray) -> np.ndarray:
+    """Probabilities from log odds."""
+    from scipy.special import expit
+
+    return expit(log_odds) if calibration is None else calibration.probability(log_odds)
 
 
 def to_scale(values: np.ndarray | np.float64, scale: Scale) -> np.ndarray:
@@ -170,23 +172,3 @@ def to_scale(values: np.ndarray | np.float64, scale: Scale) -> np.ndarray:
 def from_scale(values: np.ndarray, scale: Scale) -> np.ndarray:
     """The inverse of :func:`to_scale`."""
     return np.expm1(values) if scale == "log" else values
-
-
-def _platt(margin: np.ndarray, label: np.ndarray) -> tuple[float, float] | None:
-    from sklearn.linear_model import LogisticRegression
-
-    if len(np.unique(label)) < 2:
-        return None
-    fitted = LogisticRegression(C=1e6).fit(margin[:, None], label)
-    slope = float(fitted.coef_[0, 0])
-    return (float(fitted.intercept_[0]), slope) if slope > 0 else None
-
-
-def _apply(sigmoid: tuple[float, float], margin: np.ndarray) -> np.ndarray:
-    return _sigmoid(sigmoid[0] + sigmoid[1] * margin)
-
-
-def _sigmoid(margin: np.ndarray) -> np.ndarray:
-    from scipy.special import expit
-
-    return expit(margin)

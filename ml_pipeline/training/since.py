@@ -9,8 +9,8 @@ import pandas as pd
 
 from ml_pipeline.features.windows import training_window
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.race import row_losses, run_race
 from ml_pipeline.training.splits import time_split
-from ml_pipeline.training.train import row_losses, run_race
 
 STANDARD_ERRORS = 2.0
 

@@ -12,35 +12,15 @@ import pandas as pd
 
 from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.boosters import FitError
 from ml_pipeline.training.intervals import conformal_interval
-from ml_pipeline.training.predictors import (
-    AnchoredBoosters,
-    CalibratedBooster,
-    Constant,
-    Predictor,
-    Scale,
-    fit_anchored,
-    fit_classifier,
-)
+from ml_pipeline.training.predictors import Constant, Predictor, Scale
+from ml_pipeline.training.race import MEDIAN, PRIOR, Race, constants, failures, fit_again, run_race
 from ml_pipeline.training.splits import Split, time_split
 from ml_pipeline.training.version import FittedModel
-
-RECENT_ROWS = 50
-MEDIAN, RECENT_MEDIAN, PRIOR = "median", "recent_median", "prior"
 
 
 class TrainingError(ValueError):
     """The rows cannot train this model; the message names the model, the value and the remedy."""
-
-
-@dataclass(frozen=True)
-class Race:
-    """What the validation part said: every candidate's record, and the winner as it was fitted on the train part."""
-
-    winner: str
-    predictor: Predictor
-    candidates: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -124,52 +104,13 @@ def judged_version(
     )
 
 
-def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame, seed: int) -> Race:
-    """Fits every candidate on ``train_rows`` and picks one by its loss on ``validation``.
-
-    The declared estimator wins if its loss is lower than the constant's by more than one standard error of the paired
-    difference (the one-standard-error rule, Breiman et al. 1984): with a few dozen validation rows the better one is
-    often only the luckier one. The median of the newest 50 labels runs beside them and cannot win: chosen on
-    validation, it made the worst tenant of ``benchmarks.lead_time`` 17 % worse than the plain median instead of 4 %. A
-    candidate that fails is recorded with its error and the race goes on.
-    """
-    entrants: dict[str, Predictor] = dict(constants(spec, train_rows))
-    records: list[dict[str, Any]] = []
-    losses: dict[str, np.ndarray] = {}
-    for name in (*entrants, spec.training.estimator):
-        started = time.perf_counter()
-        record: dict[str, Any] = {"name": name, spec.headline_metric: None, "error": None}
-        try:
-            if name not in entrants:
-                entrants[name] = _fit_declared(spec, train_rows, validation, seed)
-            losses[name] = row_losses(spec, validation, entrants[name])
-            record[spec.headline_metric] = float(losses[name].mean())
-        except FitError as error:
-            record["error"] = str(error)
-        records.append(record | {"seconds": time.perf_counter() - started} | _chosen_on_validation(entrants.get(name)))
-    winner = _winner(spec, losses)
-    return Race(winner, entrants[winner], records)
-
-
-def failures(candidates: list[dict[str, Any]]) -> list[str]:
-    """A sentence for each candidate's record that ended in an error."""
-    return [f"{record['name']} failed: {record['error']}" for record in candidates if record["error"]]
-
-
 def refit(spec: ModelSpec, race: Race, rows: pd.DataFrame, seed: int) -> FittedModel:
-    """The winner fitted on ``rows``, with the weight or calibration that validation chose; no interval yet."""
-    simple = constants(spec, rows)
-    chosen = race.predictor
-    predictor: Predictor
-    match chosen:
-        case AnchoredBoosters():
-            predictor = replace(fit_anchored(spec, rows, seed), weight=chosen.weight)
-        case CalibratedBooster():
-            fitted = fit_classifier(spec, rows, seed)
-            predictor = replace(fitted, intercept=chosen.intercept, slope=chosen.slope)
-        case Constant():
-            predictor = next(iter(simple.values()))
-    return FittedModel.of(spec, race.winner, predictor, baseline=next(iter(simple.values())).value)
+    """The winner fitted on ``rows``, with the weights and the calibration that held-out rows chose; no interval yet."""
+    baseline = next(iter(constants(spec, rows).values()))
+    predictor: Predictor = baseline
+    if not isinstance(race.predictor, Constant):
+        predictor = fit_again(spec, race.predictor, rows, seed)
+    return FittedModel.of(spec, race.winner, predictor, baseline=baseline.value)
 
 
 def with_interval(spec: ModelSpec, model: FittedModel, held_out: pd.DataFrame, predictor: Predictor) -> FittedModel:
@@ -228,46 +169,6 @@ def check_rows(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> None:
             f"{spec.name}: a label is {frame['label'].min()}, which training.target 'log' cannot take. "
             "Set label.above to 0 or use target 'identity'"
         )
-
-
-def constants(spec: ModelSpec, rows: pd.DataFrame) -> dict[str, Constant]:
-    """The constant candidates by name; the first is the baseline."""
-    if spec.task == "binary":
-        return {PRIOR: Constant(float(rows["label"].mean()))}
-    newest = np.lexsort((rows["entity_id"].to_numpy(dtype=str), rows["label_time"].to_numpy()))[-RECENT_ROWS:]
-    return {
-        MEDIAN: Constant(float(rows["label"].median())),
-        RECENT_MEDIAN: Constant(float(rows["label"].iloc[newest].median())),
-    }
-
-
-def _fit_declared(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame, seed: int) -> Predictor:
-    if spec.task == "binary":
-        return fit_classifier(spec, train_rows, seed).calibrated(validation)
-    return fit_anchored(spec, train_rows, seed).with_best_weight(validation)
-
-
-def _chosen_on_validation(predictor: Predictor | None) -> dict[str, float]:
-    match predictor:
-        case AnchoredBoosters(weight=weight):
-            return {"weight": weight}
-        case CalibratedBooster(intercept=intercept, slope=slope):
-            return {"intercept": intercept, "slope": slope}
-    return {}
-
-
-def row_losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.ndarray:
-    """Loss per row whose mean is the headline metric: absolute error, or the square of a probability's error."""
-    error = predictor.predict(rows) - rows["label"].to_numpy()
-    return np.abs(error) if spec.task == "regression" else error**2
-
-
-def _winner(spec: ModelSpec, losses: dict[str, np.ndarray]) -> str:
-    constant, declared = next(iter(losses)), spec.training.estimator
-    if declared not in losses:
-        return constant
-    gain = losses[constant] - losses[declared]
-    return declared if gain.mean() > gain.std() / np.sqrt(len(gain)) else constant
 
 
 def _with_outcomes(rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:

@@ -12,11 +12,13 @@ import pandas as pd
 
 from ml_pipeline.features.preprocessing import Preprocessor
 from ml_pipeline.specs import FeatureColumns, ModelSpec
-from ml_pipeline.training.boosters import load_booster, save_booster
+from ml_pipeline.training.calibration import Calibration
+from ml_pipeline.training.ensembles import RECENT_MEDIAN
 from ml_pipeline.training.intervals import Interval
-from ml_pipeline.training.predictors import AnchoredBoosters, CalibratedBooster, Constant, Predictor
+from ml_pipeline.training.learners import load_learner
+from ml_pipeline.training.predictors import Constant, Ensemble, Member, Predictor
 
-FORMAT = 1
+FORMAT = 2
 # Types beyond skops' own defaults that a stored preprocessor may hold. The list inside a file is never believed.
 TRUSTED_TYPES = [
     "numpy.dtype",
@@ -25,7 +27,6 @@ TRUSTED_TYPES = [
     "sklearn.tree._tree.Tree",
 ]
 _VERSION_FILE = "version.json"
-_PREPROCESSOR_FILE = "preprocess.skops"
 
 
 class VersionError(Exception):
@@ -79,21 +80,17 @@ class FittedModel:
         return pd.DataFrame(columns, index=frame.index)
 
     def save(self, folder: Path) -> None:
-        """Writes native booster files, ``preprocess.skops`` and ``version.json`` into ``folder``, made if absent.
+        """Writes a file for each learner and preprocessor, and ``version.json``, into ``folder``, made if absent.
 
         A constant needs ``version.json`` alone. No file holds a pickle.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        if not isinstance(self.predictor, Constant):
-            _save_preprocessor(self.predictor.preprocessor, folder / _PREPROCESSOR_FILE)
-            for name, booster in _boosters(self.predictor).items():
-                save_booster(booster, folder, name)
         content = {
             "format": FORMAT,
             "spec_name": self.spec_name,
             "spec_hash": self.spec_hash,
             "candidate": self.candidate,
-            "predictor": _settings(self.predictor),
+            "predictor": _write_predictor(self.predictor, folder),
             "baseline": self.baseline,
             "interval": None if self.interval is None else asdict(self.interval),
             "at_least": self.at_least,
@@ -137,32 +134,53 @@ class FittedModel:
         return np.clip(values, self.at_least, self.at_most)
 
 
-def _boosters(predictor: AnchoredBoosters | CalibratedBooster) -> dict[str, Any]:
-    if isinstance(predictor, CalibratedBooster):
-        return {"model": predictor.booster}
-    return {"model": predictor.from_median, "model-recent": predictor.from_recent}
-
-
-def _settings(predictor: Predictor) -> dict[str, Any]:
+def _write_predictor(predictor: Predictor, folder: Path) -> dict[str, Any]:
+    """Writes the files of an ensemble, and returns what ``version.json`` says of it or of a constant."""
     if isinstance(predictor, Constant):
         return {"kind": "constant", "value": predictor.value}
-    columns = {"columns": predictor.preprocessor.columns._asdict()}
-    if isinstance(predictor, CalibratedBooster):
-        return {"kind": "calibrated", "intercept": predictor.intercept, "slope": predictor.slope} | columns
-    settings = {"median": predictor.median, "scale": predictor.scale, "weight": predictor.weight}
-    return {"kind": "anchored", **settings} | columns
+    for kind, preprocessor in predictor.preprocessors.items():
+        _save_preprocessor(preprocessor, folder / f"preprocess-{kind}.skops")
+    members = []
+    for number, member in enumerate(predictor.members):
+        if member.learner is not None:
+            member.learner.save(folder, f"member-{number}")
+        members.append({"candidate": member.candidate, "anchor": member.anchor, "scale": member.scale})
+    calibration = predictor.calibration
+    return {
+        "kind": "ensemble",
+        "members": members,
+        "weights": predictor.weights.tolist(),
+        "combine": predictor.combine,
+        "median": predictor.median,
+        "calibration": None if calibration is None else asdict(calibration),
+        "columns": {kind: fitted.columns._asdict() for kind, fitted in predictor.preprocessors.items()},
+    }
 
 
 def _load_predictor(settings: dict[str, Any], folder: Path) -> Predictor:
     if settings["kind"] == "constant":
         return Constant(settings["value"])
-    columns = FeatureColumns(**{kind: tuple(names) for kind, names in settings["columns"].items()})
-    preprocessor = _load_preprocessor(folder / _PREPROCESSOR_FILE, columns)
-    booster = load_booster(folder, "model")
-    if settings["kind"] == "calibrated":
-        return CalibratedBooster(preprocessor, booster, settings["intercept"], settings["slope"])
-    recent = load_booster(folder, "model-recent")
-    return AnchoredBoosters(preprocessor, booster, recent, settings["median"], settings["scale"], settings["weight"])
+    preprocessors = {
+        kind: _load_preprocessor(
+            folder / f"preprocess-{kind}.skops", FeatureColumns(**{key: tuple(names) for key, names in columns.items()})
+        )
+        for kind, columns in settings["columns"].items()
+    }
+    members = tuple(
+        Member(**member, learner=None if member["candidate"] == RECENT_MEDIAN else load_learner(folder, f"member-{n}"))
+        for n, member in enumerate(settings["members"])
+    )
+    calibration = settings["calibration"]
+    if calibration is not None:
+        calibration["knots"] = tuple(tuple(knot) for knot in calibration["knots"])
+    return Ensemble(
+        preprocessors=preprocessors,
+        members=members,
+        weights=np.array(settings["weights"]),
+        combine=settings["combine"],
+        median=settings["median"],
+        calibration=None if calibration is None else Calibration(**calibration),
+    )
 
 
 def _save_preprocessor(preprocessor: Preprocessor, path: Path) -> None:

@@ -2,7 +2,9 @@ import json
 
 import pytest
 
+from ml_pipeline.training.ensembles import fit_members
 from ml_pipeline.training.importance import importance
+from ml_pipeline.training.predictors import Member
 from ml_pipeline.training.train import train
 from ml_pipeline.training.version import FittedModel
 
@@ -30,8 +32,6 @@ def test_a_constant_relies_on_nothing(story_points, make_frame, as_of):
 
 
 def test_trees_that_never_split_rely_on_nothing(rework_risk, make_frame):
-    from ml_pipeline.training.predictors import fit_classifier
-
-    frame = make_frame(rework_risk, 30)  # too few rows for LightGBM's smallest leaves
-    fitted = fit_classifier(rework_risk, frame.iloc[:20], seed=0)
+    rows = make_frame(rework_risk, 20)  # too few for LightGBM's smallest leaves
+    fitted = fit_members(rework_risk, rows, seed=0, members=[Member("lightgbm", "none")]).ensemble
     assert importance(FittedModel.of(rework_risk, "lightgbm", fitted, baseline=0.5)) == {}

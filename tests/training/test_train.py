@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml_pipeline.training.train import TrainingError, run_race, train
+from ml_pipeline.training.race import run_race
+from ml_pipeline.training.train import TrainingError, train
 
 
 def with_training(spec, **changes):
@@ -11,7 +12,7 @@ def with_training(spec, **changes):
 
 def test_a_signal_is_found_and_beats_the_constant(story_points, make_frame, as_of):
     trained = train(story_points, make_frame(story_points, 300), as_of)
-    assert trained.candidate == "xgboost"
+    assert trained.candidate == "voting"
     assert trained.skill > 0.15
 
 
@@ -24,7 +25,7 @@ def test_noise_leaves_the_constant_as_the_winner_and_a_note_says_so(story_points
 
 def test_a_binary_model_answers_with_probabilities_and_no_interval(rework_risk, make_frame, as_of):
     trained = train(rework_risk, make_frame(rework_risk, 400), as_of)
-    assert trained.candidate == "lightgbm"
+    assert trained.candidate == "voting"
     assert trained.test_predictions["value"].between(0, 1).all()
     assert trained.test_predictions[["lower", "upper"]].isna().all(axis=None)
 
@@ -71,16 +72,25 @@ def test_values_and_interval_ends_stay_inside_the_range_of_the_label(story_point
 
 @pytest.mark.parametrize("estimator", ["xgboost", "lightgbm"])
 def test_an_estimator_that_fails_is_recorded_and_the_constant_wins(story_points, make_frame, as_of, estimator):
-    spec = with_training(story_points, estimator=estimator, params={"max_depth": "deep", "learning_rate": "fast"})
+    wrong = {"max_depth": "deep", "learning_rate": "fast"}
+    spec = with_training(story_points, estimator=estimator, params=wrong, candidates={})
     trained = train(spec, make_frame(spec, 150), as_of)
     assert trained.candidate == "median"
     assert "training.params" in trained.candidates[-1]["error"]
 
 
+def test_where_one_candidate_fails_the_others_race_on_and_the_failure_is_reported(story_points, make_frame, as_of):
+    spec = with_training(story_points, params={"max_depth": "deep"})
+    trained = train(spec, make_frame(spec, 300), as_of)
+    assert trained.candidate == "voting"
+    assert {member.candidate for member in trained.model.predictor.members} == {"linear", "recent_median"}
+    assert any(note.startswith("xgboost failed") for note in trained.notes)
+
+
 def test_the_race_reports_every_candidate_with_its_validation_loss(story_points, make_frame):
     frame = make_frame(story_points, 200)
     race = run_race(story_points, frame.iloc[:150], frame.iloc[150:], seed=0)
-    assert [record["name"] for record in race.candidates] == ["median", "recent_median", "xgboost"]
+    assert [record["name"] for record in race.candidates] == ["median", "recent_median", "xgboost", "linear", "voting"]
     assert all(record["mae"] > 0 for record in race.candidates)
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from ml_pipeline.training.train import TrainingError, train
-from ml_pipeline.training.update import MAX_GROWTH, UpdateError, rounds_per_update, update, updates_left
+from ml_pipeline.training.update import MAX_GROWTH, UpdateError, update, updates_left
 from ml_pipeline.training.version import FittedModel
 
 OLD, NEW = 300, 120
@@ -180,8 +180,8 @@ def test_updates_end_when_the_trees_are_half_as_many_again(specs, make_frame, as
     for done in range(1, left + 1):
         model = update(spec, model, frame, as_of, since).model
         assert updates_left(spec, model) == left - done
-    assert model.predictor.rounds == 40 + left * rounds_per_update(spec) == MAX_GROWTH * 40
-    with pytest.raises(UpdateError, match=r"60 trees, .* 1\.5 times the 40 of a training\. Train in full"):
+    assert model.predictor.rounds == 40 + left * 4 == MAX_GROWTH * 40
+    with pytest.raises(UpdateError, match=r"60 trees, .* 1\.5 times those of a training\. Train in full"):
         update(spec, model, frame, as_of, since)
 
 

@@ -1,0 +1,111 @@
+"""Probabilities that keep their word: sigmoid, isotonic or temperature, whichever held-out rows prefer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Method = Literal["none", "temperature", "sigmoid", "isotonic"]
+METHODS: tuple[Method, ...] = ("none", "temperature", "sigmoid", "isotonic")
+FOLDS = 5
+ISOTONIC_MIN_ROWS = 300
+LEAST_PROBABILITY = 1e-4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Probability of log odds: sigmoid(intercept + slope * them), or (isotonic) piecewise linear between ``knots``."""
+
+    method: Method
+    intercept: float = 0.0
+    slope: float = 1.0
+    knots: tuple[tuple[float, float], ...] = ()
+
+    def probability(self, log_odds: np.ndarray) -> np.ndarray:
+        """Float64 per row, strictly between 0 and 1."""
+        from scipy.special import expit
+
+        if self.method == "isotonic":
+            positions, values = np.array(self.knots).T
+            return np.clip(np.interp(log_odds, positions, values), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        return expit(self.intercept + self.slope * log_odds)
+
+
+def calibrate(
+    log_odds: np.ndarray, label: np.ndarray, methods: tuple[Method, ...] = METHODS
+) -> tuple[Calibration, np.ndarray]:
+    """The method of the lowest Brier score out of sample, fitted on all rows; the plainest of equals.
+
+    Beside it the out-of-sample probabilities that it was chosen by, float64 per row.
+
+    Each is fitted on four of five interleaved parts and scored on the fifth. A method is out of the race where it
+    cannot be fitted on a part (one class only), where a sigmoid would turn the order of the predictions around, and
+    ``isotonic`` with fewer than 300 rows, where it repeats the noise (Niculescu-Mizil and Caruana 2005).
+
+    Parameters
+    ----------
+    log_odds, label
+        Float64 per row of data that the model was not fitted on; labels are 0 and 1.
+
+    Sources: Platt 1999 (sigmoid), Zadrozny and Elkan 2002 (isotonic), Guo et al. 2017 (temperature).
+    """
+    fold = np.arange(len(label)) % FOLDS
+    crossed: dict[Method, np.ndarray] = {"none": Calibration("none").probability(log_odds)}
+    for method in methods:
+        parts = [_fit(method, log_odds[fold != part], label[fold != part]) for part in range(FOLDS)]
+        whole = _fit(method, log_odds, label)
+        if whole is None or any(part is None for part in parts):
+            continue
+        held_out = np.empty(len(label))
+        for part, fitted in enumerate(parts):
+            assert fitted is not None
+            held_out[fold == part] = fitted.probability(log_odds[fold == part])
+        crossed[method] = held_out
+    scores = {method: float(np.mean((crossed[method] - label) ** 2)) for method in crossed if method in methods}
+    ranked = sorted(scores, key=lambda method: (scores[method], METHODS.index(method)))
+    best: Method = ranked[0] if ranked else "none"
+    return _fit(best, log_odds, label) or Calibration("none"), crossed[best]
+
+
+def _fit(method: Method, log_odds: np.ndarray, label: np.ndarray) -> Calibration | None:
+    if method == "none":
+        return Calibration("none")
+    if len(np.unique(label)) < 2:
+        return None
+    match method:
+        case "temperature":
+            return _temperature(log_odds, label)
+        case "sigmoid":
+            return _sigmoid(log_odds, label)
+        case "isotonic":
+            return _isotonic(log_odds, label) if len(label) >= ISOTONIC_MIN_ROWS else None
+
+
+def _temperature(log_odds: np.ndarray, label: np.ndarray) -> Calibration:
+    from scipy.optimize import minimize_scalar
+    from scipy.special import expit
+
+    def loss(log_slope: float) -> float:
+        share = np.clip(expit(np.exp(log_slope) * log_odds), 1e-12, 1 - 1e-12)
+        return -float(np.mean(label * np.log(share) + (1 - label) * np.log1p(-share)))
+
+    found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")
+    return Calibration("temperature", slope=float(np.exp(found.x)))
+
+
+def _sigmoid(log_odds: np.ndarray, label: np.ndarray) -> Calibration | None:
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=1e6).fit(log_odds[:, None], label)
+    slope = float(fitted.coef_[0, 0])
+    return Calibration("sigmoid", intercept=float(fitted.intercept_[0]), slope=slope) if slope > 0 else None
+
+
+def _isotonic(log_odds: np.ndarray, label: np.ndarray) -> Calibration:
+    from sklearn.isotonic import IsotonicRegression
+
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(log_odds, label)
+    pairs = zip(fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist(), strict=True)
+    return Calibration("isotonic", knots=tuple(pairs))

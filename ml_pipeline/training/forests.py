@@ -1,0 +1,103 @@
+"""Random forests and histogram gradient boosting of scikit-learn, stored with skops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml_pipeline.training.errors import FitError
+
+TRUSTED_TYPES = [
+    "numpy.dtype",
+    "sklearn.tree._tree.Tree",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+]
+"""What these learners consist of beyond skops' own defaults. The list inside a file is never believed."""
+LEAST_SHARE = 1e-6
+_SUFFIX = ".skops"
+_FOREST = {"n_estimators": 100, "min_samples_leaf": 3, "max_features": 0.3}
+_HISTOGRAM = {"max_iter": 100, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_samples_leaf": 10}
+
+
+@dataclass(frozen=True)
+class SklearnTrees:
+    """A fitted model of scikit-learn; a classifier's margin is the log odds of its probability."""
+
+    model: Any
+
+    @property
+    def rounds(self) -> int:
+        return int(getattr(self.model, "n_iter_", getattr(self.model, "n_estimators", 1)))
+
+    def margin(self, matrix: np.ndarray) -> np.ndarray:
+        if not hasattr(self.model, "predict_proba"):
+            return np.asarray(self.model.predict(matrix), dtype="float64")
+        share = np.clip(self.model.predict_proba(matrix)[:, 1], LEAST_SHARE, 1 - LEAST_SHARE)
+        return np.log(share) - np.log1p(-share)
+
+    def gain(self) -> np.ndarray:
+        """The forest's mean decrease in impurity; histogram boosting keeps no gains: zeros."""
+        importances = getattr(self.model, "feature_importances_", None)
+        return np.zeros(self.model.n_features_in_) if importances is None else np.asarray(importances, "float64")
+
+    def contributions(self, matrix: np.ndarray) -> None:
+        """None: scikit-learn explains no single prediction."""
+
+    def continued(
+        self, params: Mapping[str, Any], loss: str, matrix: np.ndarray, target: np.ndarray, seed: int, rounds: int
+    ) -> SklearnTrees:
+        """Itself: neither learner can go on from trees that were fitted on other rows."""
+        return self
+
+    def save(self, folder: Path, name: str) -> None:
+        import skops.io
+
+        skops.io.dump(self.model, folder / f"{name}{_SUFFIX}")
+
+    @classmethod
+    def load(cls, path: Path) -> SklearnTrees:
+        import skops.io
+
+        return cls(skops.io.load(path, trusted=TRUSTED_TYPES))
+
+
+def fit_sklearn_trees(
+    name: str,
+    params: Mapping[str, Any],
+    loss: str,
+    matrix: np.ndarray,
+    target: np.ndarray,
+    seed: int,
+    weight: np.ndarray | None = None,
+) -> SklearnTrees:
+    """``random_forest`` (Breiman 2001) or ``hist_gradient_boosting``; squared error, or log loss for classes.
+
+    Raises
+    ------
+    FitError
+        If scikit-learn refuses a parameter or the data.
+    """
+    from sklearn.ensemble import (
+        HistGradientBoostingClassifier,
+        HistGradientBoostingRegressor,
+        RandomForestClassifier,
+        RandomForestRegressor,
+    )
+
+    binary = loss == "log_loss"
+    if binary and len(np.unique(target)) < 2:
+        raise FitError(f"{name}: every label is the same. Wait for labels of the other class")
+    try:
+        if name == "random_forest":
+            forest = RandomForestClassifier if binary else RandomForestRegressor
+            model = forest(**(_FOREST | dict(params)), n_jobs=1, random_state=seed)
+        else:
+            histogram = HistGradientBoostingClassifier if binary else HistGradientBoostingRegressor
+            model = histogram(**(_HISTOGRAM | dict(params)), early_stopping=False, random_state=seed)
+        return SklearnTrees(model.fit(matrix, target, sample_weight=weight))
+    except (ValueError, TypeError) as error:
+        raise FitError(f"{name}: {error}. Correct training.candidates of the specification") from error

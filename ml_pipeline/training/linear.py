@@ -1,0 +1,115 @@
+"""A linear model with a ridge penalty: least squares, or logistic regression; stored as its coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml_pipeline.training.errors import FitError
+
+ALPHA = 2.0
+MAX_STEPS = 200
+_SUFFIX = ".npz"
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """Margin = intercept + matrix @ coefficients. ``centre`` are the columns' means in training, for explanations."""
+
+    coefficients: np.ndarray
+    intercept: float
+    centre: np.ndarray
+
+    @property
+    def rounds(self) -> int:
+        return 1
+
+    def margin(self, matrix: Any) -> np.ndarray:
+        return np.asarray(matrix @ self.coefficients, dtype="float64") + self.intercept
+
+    def gain(self) -> np.ndarray:
+        """Size of each coefficient; the columns share one scale."""
+        return np.abs(self.coefficients)
+
+    def contributions(self, matrix: Any) -> np.ndarray:
+        """Coefficient times departure from the mean: the Shapley values of a linear model."""
+        dense = np.asarray(matrix.todense() if hasattr(matrix, "todense") else matrix, dtype="float64")
+        base = np.full((len(dense), 1), self.intercept + float(self.centre @ self.coefficients))
+        return np.hstack([(dense - self.centre) * self.coefficients, base])
+
+    def continued(
+        self, params: Mapping[str, Any], loss: str, matrix: Any, target: np.ndarray, seed: int, rounds: int
+    ) -> Linear:
+        """One Newton step from its coefficients on these rows, departures from them penalised as they were from 0.
+
+        For least squares that is the ridge solution with the old coefficients as its prior mean; for a logistic
+        regression one step of iteratively reweighted least squares.
+        """
+        margin = self.margin(matrix)
+        if loss == "log_loss":
+            share = 1 / (1 + np.exp(-margin))
+            weight = np.maximum(share * (1 - share), 1e-3)
+            step = _ridge(params, matrix, (target - share) / weight, weight)
+        else:
+            step = _ridge(params, matrix, target - margin, None)
+        return Linear(self.coefficients + step.coef_, self.intercept + float(step.intercept_), self.centre)
+
+    def save(self, folder: Path, name: str) -> None:
+        path = folder / f"{name}{_SUFFIX}"
+        intercept = np.array(self.intercept)
+        np.savez(path, coefficients=self.coefficients, intercept=intercept, centre=self.centre, allow_pickle=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Linear:
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(stored["coefficients"], float(stored["intercept"]), stored["centre"])
+
+
+def fit_linear(
+    params: Mapping[str, Any], loss: str, matrix: Any, target: np.ndarray, weight: np.ndarray | None = None
+) -> Linear:
+    """Ridge regression (Hoerl and Kennard 1970), or logistic regression with the same penalty for ``log_loss``.
+
+    ``params`` may hold ``alpha``, the weight of the penalty: 2 unless given.
+
+    Raises
+    ------
+    FitError
+        If a parameter is unknown or no positive number, or a logistic regression has one class only.
+    """
+    unknown = set(params) - {"alpha"}
+    if unknown:
+        raise FitError(f"linear: no parameter {sorted(unknown)}; it takes 'alpha'. Correct training.candidates")
+    if loss == "log_loss":
+        fitted = _logistic(params, matrix, target, weight)
+        coefficients, intercept = fitted.coef_[0], float(fitted.intercept_[0])
+    else:
+        fitted = _ridge(params, matrix, target, weight)
+        coefficients, intercept = fitted.coef_, float(fitted.intercept_)
+    centre = np.asarray(matrix.mean(axis=0), dtype="float64").ravel()
+    return Linear(np.asarray(coefficients, dtype="float64"), intercept, centre)
+
+
+def _alpha(params: Mapping[str, Any]) -> float:
+    alpha = params.get("alpha", ALPHA)
+    if not isinstance(alpha, int | float) or not alpha > 0:
+        raise FitError(f"linear: alpha is {alpha!r}, not a positive number. Correct training.candidates")
+    return float(alpha)
+
+
+def _ridge(params: Mapping[str, Any], matrix: Any, target: np.ndarray, weight: np.ndarray | None) -> Any:
+    from sklearn.linear_model import Ridge
+
+    return Ridge(_alpha(params)).fit(matrix, target, sample_weight=weight)
+
+
+def _logistic(params: Mapping[str, Any], matrix: Any, target: np.ndarray, weight: np.ndarray | None) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(target)) < 2:
+        raise FitError("linear: every label is the same. Wait for labels of the other class")
+    return LogisticRegression(C=1 / _alpha(params), max_iter=MAX_STEPS).fit(matrix, target, sample_weight=weight)
