@@ -54,9 +54,10 @@ def test_a_stored_preprocessor_gives_the_same_bits_and_needs_no_further_trust(cl
     assert np.array_equal(read.transform(frame), fitted.transform(frame), equal_nan=True)
 
 
+@pytest.mark.parametrize("for_linear", [False, True], ids=["trees", "linear"])
 @pytest.mark.parametrize("keys", CHOICES, ids=str)
-def test_a_row_is_transformed_as_it_is_among_many_whoever_they_are(claims, frame, make_frame, keys):
-    fitted = fit_preprocessor(prepared(claims, **keys), frame)
+def test_a_row_is_transformed_as_it_is_among_many_whoever_they_are(claims, frame, make_frame, keys, for_linear):
+    fitted = fit_preprocessor(prepared(claims, **keys), frame, for_linear)
     strangers = pd.concat([frame.iloc[[5]], make_frame(claims, 30, seed=9)], ignore_index=True)
     one, among = fitted.transform(frame.iloc[[5]])[0], fitted.transform(strangers)[0]
     assert np.array_equal(one, among, equal_nan=True)
@@ -178,6 +179,8 @@ def test_one_specification_serves_trees_and_a_linear_model(claims, frame):
     assert np.isfinite(matrix).all()
     assert linear.features.count("team") == 3
     assert (abs(size.mean()) < 0.1, 0.8 < size.std() < 1.2) == (True, True)
+    text = matrix[:, np.array(linear.features) == "text"]
+    assert text.std(axis=0) == pytest.approx(np.ones(4), rel=1e-3)
 
 
 def test_a_linear_model_fits_what_the_preset_makes(claims, frame):
