@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ml_pipeline.features.numbers import IS_MISSING
 from ml_pipeline.features.preprocessing import Preprocessor
 from ml_pipeline.training.boosters import total_gain
 from ml_pipeline.training.predictors import AnchoredBoosters, Constant
@@ -19,9 +20,10 @@ def importance(model: FittedModel) -> dict[str, float]:
     """Share of the total gain per feature of the specification, largest first, equal ones by name.
 
     The gain of a split is what it lowers the training loss by (Breiman et al. 1984); the components of the text are
-    summed under ``text``, the levels of a category under its name, and the two boosters of an anchored model count
-    alike. The shares sum to 1. Features that no tree splits on are left out; a constant, or a model whose trees never
-    split, gives an empty dictionary. Gain favours columns of many values: take it as a rank, not as a measure of cause.
+    summed under ``text``, the levels of a category and the flag of missing values under their column, and the two
+    boosters of an anchored model count alike. ``is_outlier``, which stems from all numbers, is by itself. The shares
+    sum to 1. Features that no tree splits on are left out; a constant, or a model whose trees never split, gives an
+    empty dictionary. Gain favours columns of many values: take it as a rank, not as a measure of cause.
     """
     predictor = model.predictor
     if isinstance(predictor, Constant):
@@ -45,5 +47,7 @@ def _gain_per_feature(preprocessor: Preprocessor, boosters: list[Booster]) -> di
         whole = float(gain.sum())
         for position in np.flatnonzero(gain):
             name = names[position]
+            if name not in preprocessor.columns.all:
+                name = name.removesuffix(IS_MISSING)
             shares[name] = shares.get(name, 0.0) + float(gain[position]) / whole
     return shares

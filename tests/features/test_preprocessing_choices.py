@@ -269,6 +269,15 @@ def test_a_few_training_rows_are_enough_to_prepare_others(claims, frame, keys, r
     assert fitted.transform(frame).shape == (200, len(fitted.features))
 
 
+@pytest.mark.parametrize("name", ["story_points", "lead_time", "rework_risk"])
+def test_each_kind_of_label_finds_what_it_depends_on(specs, make_frame, name):
+    spec = specs[name]
+    chosen = Selection(method="importance", keep=2)
+    spec = spec.model_copy(update={"features": spec.features.model_copy(update={"selection": chosen})})
+    fitted = fit_preprocessor(spec, make_frame(spec, 300))
+    assert set(fitted.features) == {spec.feature_columns.numeric[0], "text"}
+
+
 def test_a_classifier_selects_by_its_classes(specs, make_frame):
     spec = specs["rework_risk"]
     chosen = Selection(method="mutual_information", keep=1)
