@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -213,6 +214,14 @@ def test_a_memo_fits_and_transforms_a_text_once_and_changes_no_bit(claims, frame
     assert calls == ["fit_transform", "transform"]
     remembered = fit_preprocessor(claims, frame, memo=memo).transform(frame)
     assert np.array_equal(plain, remembered, equal_nan=True)
+
+
+def test_a_memo_stays_behind_when_a_preprocessor_goes_to_another_process(claims, frame):
+    fitted = fit_preprocessor(claims, frame, memo=TextMemo())
+    size = len(pickle.dumps(fitted))
+    expected = fitted.transform(frame)
+    assert len(pickle.dumps(fitted)) == size
+    assert np.array_equal(pickle.loads(pickle.dumps(fitted)).transform(frame), expected, equal_nan=True)
 
 
 def test_a_memo_tells_rows_and_settings_apart(claims, frame):
