@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -159,7 +159,7 @@ def without_history(case: Case, categorical: str) -> Matrices:
 
 
 def measure(case: Case, seed: int) -> dict[str, dict[str, float]]:
-    """For each variant its loss and the seconds of preprocessing, the text being at hand; stability of selections."""
+    """For each variant its loss, the seconds to fit and transform with the text at hand, and selections' stability."""
     rows: dict[str, dict[str, float]] = {}
 
     def record(name: str, make: Callable[[], Matrices], judge: Callable[[Matrices], float]) -> None:
@@ -171,6 +171,7 @@ def measure(case: Case, seed: int) -> dict[str, dict[str, float]]:
         return loss(case, matrices, seed)
 
     prepared(case, {}, None)  # fits the text
+    record("defaults, text fitted anew", partial(prepared, replace(case, memo=TextMemo()), {}, None), boosted)
     for name, keys in PREPARED.items():
         record(name, partial(prepared, case, keys, None), boosted)
     record("cross-fitted", lambda: cross_fitted(case, seed, history=True), boosted)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CAP_SHARE = 0.01
 NEIGHBOURS = 5
 ITERATIONS = 10
+IS_MISSING = "_is_missing"
 
 
 class Numbers(NamedTuple):
@@ -46,7 +47,7 @@ class Numbers(NamedTuple):
         flagged = [] if self.indicator is None else [columns[number] for number in self.indicator.features_]
         return [
             *columns,
-            *(f"{name}_is_missing" for name in flagged),
+            *(f"{name}{IS_MISSING}" for name in flagged),
             *(["is_outlier"] if self.forest is not None else []),
         ]
 

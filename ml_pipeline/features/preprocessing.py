@@ -75,7 +75,8 @@ class Preprocessor:
         if self.terms:
             parts[0] = np.clip(parts[0], -LINEAR_REACH, LINEAR_REACH) * LINEAR_WEIGHT
             return self._with_terms(np.hstack(parts), frame)
-        if (text := self._text) is not None:
+        if self.reducer is not None:
+            text = Text(self.vectorizer, self.reducer)
             parts.append(text.components(frame) if self.memo is None else self.memo.components(text, frame))
         matrix = np.hstack(parts)
         return matrix if self.kept is None else matrix[:, self.kept]
@@ -106,8 +107,8 @@ class Preprocessor:
 
     def parts(self) -> dict[str, Any]:
         """The scikit-learn objects, arrays and shares, to be stored; ``Preprocessor(columns, **parts)`` is the same."""
-        kept_out = ("columns", "memo")
-        return {name: value for name, value in vars(self).items() if name not in kept_out}
+        not_stored = ("columns", "memo")
+        return {name: value for name, value in vars(self).items() if name not in not_stored}
 
     @property
     def _text_columns(self) -> int:
@@ -122,10 +123,6 @@ class Preprocessor:
     @property
     def _levels(self) -> Levels | None:
         return None if self.encoder is None and self.shares is None else Levels(self.encoder, self.shares)
-
-    @property
-    def _text(self) -> Text | None:
-        return None if self.vectorizer is None or self.reducer is None else Text(self.vectorizer, self.reducer)
 
 
 def fit_preprocessor(

@@ -69,6 +69,9 @@ class TextMemo:
         self._components: dict[tuple[int, bytes], np.ndarray] = {}
         self._terms: dict[tuple[int, bytes], Any] = {}
 
+    def __reduce__(self) -> tuple[type[TextMemo], tuple[()]]:
+        return TextMemo, ()  # a copy starts empty: the identities that it remembers by mean nothing elsewhere
+
     def fit(self, spec: ModelSpec, frame: pd.DataFrame) -> Text | None:
         """:func:`fit_text`, or what it returned for the same texts in the same order and the same settings."""
         key = (spec.features.text_terms, spec.features.text_components, spec.training.seed, _digest(frame))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ml_pipeline.features.numbers import IS_MISSING
 from ml_pipeline.training.predictors import Constant, wanted
 from ml_pipeline.training.version import FittedModel
 
@@ -14,10 +15,11 @@ def importance(model: FittedModel) -> dict[str, float]:
     """Share of the total gain per feature of the specification, largest first, equal ones by name.
 
     The gain of a split is what it lowers the training loss by (Breiman et al. 1984); of a linear model it is the size
-    of the coefficient, its columns having one scale. Columns of one feature are summed, the words of the text under
-    ``text``, and each member counts with its weight. The shares sum to 1. Features that no tree splits on are left out;
-    a constant, or a model whose trees never split, gives an empty dictionary. Gain favours columns of many values: take
-    it as a rank, not as a measure of cause.
+    of the coefficient, its columns having one scale. Columns of one feature are summed (the words of the text, the
+    levels of a category, the flag of missing values), and each member counts with its weight. ``is_outlier``, which
+    stems from all numbers, is by itself. The shares sum to 1. Features that no tree splits on are left out; a constant,
+    or a model whose trees never split, gives an empty dictionary. Gain favours columns of many values: take it as a
+    rank, not as a measure of cause.
     """
     predictor = model.predictor
     if isinstance(predictor, Constant):
@@ -37,6 +39,6 @@ def _gain_per_feature(names: Sequence[str], gain: np.ndarray) -> dict[str, float
     whole = float(gain.sum())
     shares: dict[str, float] = {}
     for position in np.flatnonzero(gain).tolist():
-        name = names[position]
+        name = names[position].removesuffix(IS_MISSING)
         shares[name] = shares.get(name, 0.0) + float(gain[position]) / whole
     return shares

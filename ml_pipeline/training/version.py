@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ def _load_predictor(settings: dict[str, Any], folder: Path) -> Predictor:
 def _save_preprocessor(preprocessor: Preprocessor, path: Path) -> None:
     import skops.io
 
-    skops.io.dump(preprocessor.parts(), path)
+    skops.io.dump(preprocessor.parts(), path, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
 
 
 def _load_preprocessor(path: Path, columns: FeatureColumns) -> Preprocessor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -56,11 +57,13 @@ def test_a_stored_preprocessor_gives_the_same_bits_and_needs_no_further_trust(cl
     assert np.array_equal(*matrices, equal_nan=True)
 
 
+@pytest.mark.parametrize("for_linear", [False, True], ids=["trees", "linear"])
 @pytest.mark.parametrize("keys", CHOICES, ids=str)
-def test_a_row_is_transformed_as_it_is_among_many_whoever_they_are(claims, frame, make_frame, keys):
-    fitted = fit_preprocessor(prepared(claims, **keys), frame)
+def test_a_row_is_transformed_as_it_is_among_many_whoever_they_are(claims, frame, make_frame, keys, for_linear):
+    fitted = fit_preprocessor(prepared(claims, **keys), frame, for_linear)
     strangers = pd.concat([frame.iloc[[5]], make_frame(claims, 30, seed=9)], ignore_index=True)
-    one, among = fitted.transform(frame.iloc[[5]])[0], fitted.transform(strangers)[0]
+    one, among = (fitted.transform(rows)[[0]] for rows in (frame.iloc[[5]], strangers))
+    one, among = (row.toarray() if for_linear else row for row in (one, among))
     assert np.array_equal(one, among, equal_nan=True)
 
 
@@ -230,6 +233,14 @@ def test_a_memo_fits_and_transforms_a_text_once_and_changes_no_bit(claims, frame
     assert np.array_equal(plain, remembered, equal_nan=True)
 
 
+def test_a_memo_stays_behind_when_a_preprocessor_goes_to_another_process(claims, frame):
+    fitted = fit_preprocessor(claims, frame, memo=TextMemo())
+    size = len(pickle.dumps(fitted))
+    expected = fitted.transform(frame)
+    assert len(pickle.dumps(fitted)) == size
+    assert np.array_equal(pickle.loads(pickle.dumps(fitted)).transform(frame), expected, equal_nan=True)
+
+
 def test_a_memo_tells_rows_and_settings_apart(claims, frame):
     memo = TextMemo()
     fewer = claims.model_copy(update={"features": claims.features.model_copy(update={"text_components": 2})})
@@ -282,6 +293,15 @@ def test_the_selection_of_a_fold_does_not_know_the_rows_after_it(claims, frame):
 def test_a_few_training_rows_are_enough_to_prepare_others(claims, frame, keys, rows):
     fitted = fit_preprocessor(prepared(claims, **keys), frame.head(rows))
     assert fitted.transform(frame).shape == (200, len(fitted.features))
+
+
+@pytest.mark.parametrize("name", ["story_points", "lead_time", "rework_risk"])
+def test_each_kind_of_label_finds_what_it_depends_on(specs, make_frame, name):
+    spec = specs[name]
+    chosen = Selection(method="importance", keep=2)
+    spec = spec.model_copy(update={"features": spec.features.model_copy(update={"selection": chosen})})
+    fitted = fit_preprocessor(spec, make_frame(spec, 300))
+    assert set(fitted.features) == {spec.feature_columns.numeric[0], "text"}
 
 
 def test_a_classifier_selects_by_its_classes(specs, make_frame):

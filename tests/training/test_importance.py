@@ -1,7 +1,9 @@
 import json
 
+import numpy as np
 import pytest
 
+from ml_pipeline.specs import Preprocessing
 from ml_pipeline.training.ensembles import fit_members
 from ml_pipeline.training.importance import importance
 from ml_pipeline.training.predictors import Member
@@ -35,3 +37,15 @@ def test_trees_that_never_split_rely_on_nothing(rework_risk, make_frame):
     rows = make_frame(rework_risk, 20)  # too few for LightGBM's smallest leaves
     fitted = fit_members(rework_risk, rows, seed=0, members=[Member("lightgbm", "none")]).ensemble
     assert importance(FittedModel.of(rework_risk, "lightgbm", fitted, baseline=0.5)) == {}
+
+
+def test_levels_and_flags_of_missing_values_count_for_their_column(story_points, make_frame):
+    frame = make_frame(story_points, 300)
+    signal = story_points.feature_columns.numeric[0]
+    frame[signal] = frame[signal].where(frame[signal] > 0)  # whether it is missing says all that it said below 0
+    frame["label"] = np.where(frame[signal].isna(), 1.0, 9.0) + (frame["team"] == "a")
+    keys = Preprocessing(missing="median", missing_indicator=True, categorical="onehot")
+    spec = story_points.model_copy(update={"preprocessing": keys})
+    shares = importance(FittedModel.of(spec, "voting", fit_members(spec, frame, seed=0).ensemble, baseline=5.0))
+    assert list(shares)[:2] == [signal, "team"]
+    assert set(shares) <= set(spec.feature_columns.all)

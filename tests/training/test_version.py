@@ -3,6 +3,7 @@ import json
 import pandas as pd
 import pytest
 
+from ml_pipeline.specs import Preprocessing, Selection
 from ml_pipeline.training.train import train
 from ml_pipeline.training.version import FittedModel, VersionError
 
@@ -29,6 +30,15 @@ def test_two_saves_write_the_same_boosters_and_the_same_description(trained, tmp
         model.save(tmp_path / folder)
     names = {path.name for path in (tmp_path / "first").iterdir() if not path.name.startswith("preprocess-")}
     assert all((tmp_path / "first" / n).read_bytes() == (tmp_path / "second" / n).read_bytes() for n in names)
+
+
+def test_preprocessing_that_fills_and_flags_and_selects_is_stored_too(story_points, make_frame, as_of, tmp_path):
+    keys = Preprocessing(missing="iterative", outliers="cap", outlier_flag=True, categorical="onehot")
+    features = story_points.features.model_copy(update={"selection": Selection(method="importance", keep=9)})
+    spec = story_points.model_copy(update={"preprocessing": keys, "features": features})
+    model, new = train(spec, make_frame(spec, 200), as_of).model, make_frame(spec, 40, seed=5)
+    model.save(tmp_path)
+    pd.testing.assert_frame_equal(FittedModel.load(tmp_path).predict(new), model.predict(new), check_exact=True)
 
 
 def test_predictions_keep_the_index_of_the_frame(trained):
