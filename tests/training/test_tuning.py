@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from optuna.exceptions import StorageInternalError
 
 from ml_pipeline.resources import postgres
+from ml_pipeline.resources.compute import Compute
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs.search_spec import Search
 from ml_pipeline.training.spaces import Choice, Float, Int, Space
@@ -199,6 +201,49 @@ def test_a_fit_that_kills_its_worker_process_fails_alone():
     assert died
     assert all("worker process died with exit code -9" in (trial.error or "") for trial in died)
     assert sum(trial.state == "complete" for trial in result.trials) == 12 - len(died)
+
+
+def search_in_parallel(_: str) -> list[float | None]:
+    return [trial.mean for trial in run(Bowl(), trials=6, processes=2).trials]
+
+
+def test_a_search_has_worker_processes_of_its_own_inside_a_worker_process():
+    (result,) = Compute(workers=1, timeout=60).map(search_in_parallel, [("acme", "")])
+    assert (result.error, result.value) == (None, [trial.mean for trial in run(Bowl(), trials=6).trials])
+
+
+ORPHANS = """
+import os, sys, time
+sys.path.insert(0, ".")
+from tests.training.test_tuning import run, says_its_process_and_hangs
+
+if __name__ == "__main__":
+    run(says_its_process_and_hangs, trials=4, processes=2, declared={"x": 4.0, "folder": sys.argv[1]})
+"""
+
+
+def says_its_process_and_hangs(params: dict, fold: int) -> float:
+    (Path(params["folder"]) / str(os.getpid())).touch()
+    time.sleep(120)
+    return 0.0
+
+
+def test_workers_in_the_middle_of_a_fit_end_with_the_process_that_searches(tmp_path):
+    script, said = tmp_path / "search.py", tmp_path / "processes"
+    script.write_text(ORPHANS, encoding="utf-8")
+    said.mkdir()
+    with subprocess.Popen([sys.executable, script, said], env=os.environ | {"PYTHONPATH": "."}) as searching:
+        assert waited_for(lambda: len(list(said.iterdir())) == 2)
+        searching.kill()
+    workers = [int(path.name) for path in said.iterdir()]
+    assert waited_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+def waited_for(condition: Callable[[], bool], seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
 
 
 def test_a_summary_counts_the_trials_and_has_their_curve():
