@@ -78,7 +78,7 @@ class Runs:
         settings = Search(trials=self.trials, processes=processes, pruning=more.pop("pruning", None))
         objective = more.pop("objective", self.fits)
         load, started = os.getloadavg()[0], time.perf_counter()
-        result = search(objective, SPACE, DECLARED, settings, seed=self.seed, **more)
+        result = search(objective, SPACE, DECLARED, settings, seed=self.seed, study=f"{len(self.rows)}", **more)
         self._add(run, started, load)
         return result
 
@@ -90,9 +90,6 @@ class Runs:
         with ProcessPoolExecutor(PROCESSES, context, initializer=_receive, initargs=(self.fits,)) as pool:
             list(pool.map(_fit, *zip(*jobs, strict=True), chunksize=3))
         self._add("bare fits, 2 processes", started, load)
-
-    def stored(self, number: int) -> dict[str, str]:
-        return {"storage": self.storage, "study": f"{len(self.rows)}-{number}"}
 
     def _add(self, run: str, started: float, load: float) -> None:
         seconds = time.perf_counter() - started
@@ -112,14 +109,14 @@ def _fit(params: dict[str, Any], fold: int) -> float:
 
 def measured(runs: Runs, rounds: int) -> SearchResult:
     """Everything in alternation, so that a neighbour on the machine disturbs all alike."""
-    for number in range(rounds):
+    for _ in range(rounds):
         result = runs.search("1 process", 1)
         runs.search("2 processes", PROCESSES)
         runs.ceiling(result)
-        runs.search("2 processes, PostgreSQL", PROCESSES, **runs.stored(number))
+        runs.search("2 processes, PostgreSQL", PROCESSES, storage=runs.storage)
         runs.search("2 processes, pruning", PROCESSES, pruning="median")
         runs.search("no fit", 1, objective=no_fit)
-        runs.search("no fit, PostgreSQL", 1, objective=no_fit, **runs.stored(number))
+        runs.search("no fit, PostgreSQL", 1, objective=no_fit, storage=runs.storage)
     return result
 
 
@@ -164,7 +161,7 @@ def main() -> None:
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
     with temporary_installation() as settings:
         runs = Runs(QUICK_TRIALS if arguments.quick else TRIALS, arguments.seed, schema(settings))
-        search(runs.fits, SPACE, DECLARED, Search(trials=4, processes=PROCESSES), seed=0)  # imports, fork server
+        search(runs.fits, SPACE, DECLARED, Search(trials=4, processes=PROCESSES), seed=0, study="warm-up")
         result = measured(runs, QUICK_ROUNDS if arguments.quick else ROUNDS)
     print_table(runs.rows)
     print_result(summary(runs, result), arguments.seed, arguments.json)

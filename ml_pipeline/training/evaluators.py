@@ -56,18 +56,32 @@ def evaluator(objective: Objective, processes: int) -> Iterator[Submit]:
     With one process, a fit runs when its outcome is asked for. With more, the objective is sent once to each worker
     process, so it must be picklable; a worker that dies (killed, out of memory) is one fold's error and is replaced.
     The workers end with this process, whatever ends it.
+
+    Raises
+    ------
+    ValueError
+        If the objective cannot be pickled for them.
     """
     if processes == 1:
         yield partial(_Here, objective)
         return
     context = multiprocessing.get_context("forkserver")
-    arguments = [pickle.dumps(objective)]
-    pool = ProcessPool(max_workers=processes, context=context, initializer=_receive, initargs=arguments)
+    pool = ProcessPool(max_workers=processes, context=context, initializer=_receive, initargs=[_pickled(objective)])
     try:
         yield lambda params, fold: _InWorker(pool.schedule(_evaluate_received, args=[params, fold]))
     finally:
         pool.stop()
         pool.join()
+
+
+def _pickled(objective: Objective) -> bytes:
+    try:
+        return pickle.dumps(objective)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"the objective cannot be sent to worker processes: {error}. Define it at the top level of a module, or "
+            "search in one process (training.search.processes: 1)"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def search(
     settings: Search,
     *,
     seed: int,
-    study: str = "search",
+    study: str,
     storage: str | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> SearchResult:
@@ -58,16 +58,21 @@ def search(
     A trial is pruned by how far its mean over the folds so far is above that of the declared parameters in the same
     folds, since folds differ more than parameters do.
 
-    With ``storage`` (a URL, see :class:`~ml_pipeline.training.search_record.StoredRecord`) the trials of earlier
-    sittings under the same ``study`` count: the budgets are for all of them together. Interrupted trials do not count.
+    ``study`` names what the losses depend on: tenant, model, snapshot. With ``storage`` (a URL, see
+    :class:`~ml_pipeline.training.search_record.StoredRecord`) the trials of earlier sittings under the same name count:
+    the budgets are for all of them together. Interrupted trials do not count.
 
     Raises
     ------
     SearchError
         If no trial could be fitted in all folds.
     ValueError
-        If the study is in the storage with another space, other folds or other declared parameters.
+        If the study is in the storage with another space, other folds or other declared parameters, or if the objective
+        is to be sent to worker processes and cannot be pickled.
     """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     description = {
         "space": {name: [type(parameter).__name__, asdict(parameter)] for name, parameter in space.items()},
         "folds": settings.folds,
@@ -283,7 +288,6 @@ def _study(name: str, settings: Search, seed: int, past: int) -> optuna.Study:
     """A study in memory; a sampler that goes on after ``past`` trials does not begin with the same random ones."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     state = int(np.random.SeedSequence([seed, past]).generate_state(1)[0])
     sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=state)
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()

@@ -22,6 +22,7 @@ from ml_pipeline.resources import postgres
 from ml_pipeline.resources.compute import Compute
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs.search_spec import Search
+from ml_pipeline.training import search_record
 from ml_pipeline.training.spaces import Choice, Float, Int, Space
 from ml_pipeline.training.tuning import SearchError, search, trials_worth
 
@@ -73,7 +74,7 @@ def hangs_unless_declared(params: dict, fold: int) -> float:
 
 def run(objective: Callable, space: Space = SPACE, declared: dict = DECLARED, seed: int = 0, **settings):
     outside = {name: settings.pop(name) for name in ("study", "storage", "clock") if name in settings}
-    return search(objective, space, declared, Search(**settings), seed=seed, **outside)
+    return search(objective, space, declared, Search(**settings), seed=seed, **{"study": "acme", **outside})
 
 
 @pytest.mark.parametrize("method", ["tpe", "random"])
@@ -246,6 +247,11 @@ def waited_for(condition: Callable[[], bool], seconds: float = 60) -> bool:
     return condition()
 
 
+def test_an_objective_that_cannot_be_sent_to_worker_processes_is_refused_with_a_remedy():
+    with pytest.raises(ValueError, match=r"cannot be sent to worker processes: .*lambda.* search in one process"):
+        run(lambda params, fold: 0.0, trials=3, processes=2)
+
+
 def test_a_summary_counts_the_trials_and_has_their_curve():
     result = run(raises_beyond_zero, declared={"x": -4.0}, trials=30)
     summary = result.summary()
@@ -341,6 +347,24 @@ def test_trials_that_were_killed_with_their_process_fail_by_their_heartbeat_and_
     assert executed(storage, "SELECT number FROM trials WHERE state = 'RUNNING'") == []
 
 
+def test_a_trial_with_a_long_fit_keeps_its_heartbeat(storage, monkeypatch):
+    monkeypatch.setattr(search_record, "HEARTBEAT_SECONDS", 1)
+    beats = []
+
+    def long(params: dict, fold: int) -> float:
+        time.sleep(2.5)
+        beats.append(executed(storage, "SELECT heartbeat FROM trial_heartbeats WHERE trial_id = 1"))
+        return 1.0
+
+    run(long, trials=1, folds=2, storage=storage)
+    assert beats[0] < beats[1]
+
+
+def test_two_studies_in_one_storage_know_nothing_of_each_other(storage):
+    run(Bowl(), trials=5, storage=storage, study="acme")
+    assert len(run(Bowl(), trials=7, storage=storage, study="globex").trials) == 7
+
+
 def test_an_objective_that_is_interrupted_by_its_user_leaves_no_running_trial(storage):
     def interrupted(params: dict, fold: int) -> float:
         raise KeyboardInterrupt
@@ -352,7 +376,7 @@ def test_an_objective_that_is_interrupted_by_its_user_leaves_no_running_trial(st
 
 def test_a_study_of_another_space_is_refused_rather_than_mixed(storage):
     run(Bowl(), trials=3, storage=storage)
-    with pytest.raises(ValueError, match="study 'search' was begun with another folds and space"):
+    with pytest.raises(ValueError, match="study 'acme' was begun with another folds and space"):
         run(Bowl(), {"x": Float(0.0, 1.0, 0.0)}, trials=3, folds=4, storage=storage)
 
 
