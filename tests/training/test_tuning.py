@@ -1,8 +1,7 @@
-"""A search: judged by the mean over folds, within its budgets, resumed from PostgreSQL, the same in two processes."""
+"""A search: judged by the mean over folds, within its budgets, resumed from PostgreSQL."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from hypothesis import strategies as st
 from optuna.exceptions import StorageInternalError
 
 from ml_pipeline.resources import postgres
-from ml_pipeline.resources.compute import Compute
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs.search_spec import Search
 from ml_pipeline.training import search_record
@@ -27,6 +25,7 @@ from ml_pipeline.training.spaces import Choice, Float, Int, Space
 from ml_pipeline.training.tuning import SearchError, search, trials_worth
 
 SPACE: Space = {"x": Float(-5.0, 5.0, 0.0), "depth": Int(1, 6, 3)}
+ROOT = str(Path(__file__).resolve().parents[2])
 DECLARED = {"x": 4.0, "depth": 6, "loss": "absolute_error"}
 
 
@@ -58,18 +57,6 @@ def always_raises(params: dict, fold: int) -> float:
 
 def not_a_number(params: dict, fold: int) -> float:
     return float("nan") if params["x"] != DECLARED["x"] else 1.0
-
-
-def kills_its_process_beyond_three(params: dict, fold: int) -> float:
-    if params["x"] > 3 and params["x"] != DECLARED["x"]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return (params["x"] - 1) ** 2
-
-
-def hangs_unless_declared(params: dict, fold: int) -> float:
-    if params["x"] != DECLARED["x"]:
-        time.sleep(60)
-    return 1.0
 
 
 def run(objective: Callable, space: Space = SPACE, declared: dict = DECLARED, seed: int = 0, **settings):
@@ -123,13 +110,6 @@ def test_the_declared_parameters_are_fitted_in_all_folds_even_if_that_alone_is_p
     assert result.best.declared
 
 
-def test_a_fit_that_hangs_in_a_worker_process_does_not_outlast_the_seconds():
-    before = time.monotonic()
-    result = run(hangs_unless_declared, trials=20, seconds=3, processes=2)
-    assert time.monotonic() - before < 20
-    assert result.best.declared
-
-
 def test_a_grid_has_every_combination_and_the_declared_parameters():
     space: Space = {"x": Float(0.0, 2.0, 0.0), "depth": Choice((1, 2))}
     result = run(Bowl(), space, method="grid", trials=50)
@@ -158,10 +138,9 @@ def test_a_loss_that_is_not_a_number_is_a_failure():
     assert [trial.error for trial in result.trials[1:]] == ["the loss is nan"] * 4
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_search_in_which_everything_fails_says_what_the_first_failure_was(processes):
+def test_a_search_in_which_everything_fails_says_what_the_first_failure_was():
     with pytest.raises(SearchError, match=r"none of 5 trials could .* trial 0 with .* RuntimeError: no such column"):
-        run(always_raises, trials=5, processes=processes)
+        run(always_raises, trials=5)
 
 
 @pytest.mark.parametrize("pruning", ["median", "hyperband"])
@@ -181,75 +160,6 @@ def test_the_declared_parameters_are_never_pruned():
 def test_trials_follow_from_the_seed():
     assert run(Bowl(), trials=20, seed=1).trials == run(Bowl(), trials=20, seed=1).trials
     assert run(Bowl(), trials=20, seed=1).trials != run(Bowl(), trials=20, seed=2).trials
-
-
-@dataclass
-class UnevenBowl:
-    """The bowl with fits that take longer the deeper they are."""
-
-    def __call__(self, params: dict, fold: int) -> float:
-        time.sleep(params["depth"] / 200)
-        return Bowl()(params, fold)
-
-
-def test_two_processes_try_the_very_same_parameters_as_one():
-    assert run(UnevenBowl(), trials=30, processes=2).trials == run(UnevenBowl(), trials=30).trials
-
-
-def test_a_fit_that_kills_its_worker_process_fails_alone():
-    result = run(kills_its_process_beyond_three, trials=12, processes=2, pruning=None, method="random")
-    died = [trial for trial in result.trials if trial.params["x"] > 3 and not trial.declared]
-    assert died
-    assert all("worker process died with exit code -9" in (trial.error or "") for trial in died)
-    assert sum(trial.state == "complete" for trial in result.trials) == 12 - len(died)
-
-
-def search_in_parallel(_: str) -> list[float | None]:
-    return [trial.mean for trial in run(Bowl(), trials=6, processes=2).trials]
-
-
-def test_a_search_has_worker_processes_of_its_own_inside_a_worker_process():
-    (result,) = Compute(workers=1, timeout=60).map(search_in_parallel, [("acme", "")])
-    assert (result.error, result.value) == (None, [trial.mean for trial in run(Bowl(), trials=6).trials])
-
-
-ORPHANS = """
-import os, sys, time
-sys.path.insert(0, ".")
-from tests.training.test_tuning import run, says_its_process_and_hangs
-
-if __name__ == "__main__":
-    run(says_its_process_and_hangs, trials=4, processes=2, declared={"x": 4.0, "folder": sys.argv[1]})
-"""
-
-
-def says_its_process_and_hangs(params: dict, fold: int) -> float:
-    (Path(params["folder"]) / str(os.getpid())).touch()
-    time.sleep(120)
-    return 0.0
-
-
-def test_workers_in_the_middle_of_a_fit_end_with_the_process_that_searches(tmp_path):
-    script, said = tmp_path / "search.py", tmp_path / "processes"
-    script.write_text(ORPHANS, encoding="utf-8")
-    said.mkdir()
-    with subprocess.Popen([sys.executable, script, said], env=os.environ | {"PYTHONPATH": "."}) as searching:
-        assert waited_for(lambda: len(list(said.iterdir())) == 2)
-        searching.kill()
-    workers = [int(path.name) for path in said.iterdir()]
-    assert waited_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
-
-
-def waited_for(condition: Callable[[], bool], seconds: float = 60) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.1)
-    return condition()
-
-
-def test_an_objective_that_cannot_be_sent_to_worker_processes_is_refused_with_a_remedy():
-    with pytest.raises(ValueError, match=r"cannot be sent to worker processes: .*lambda.* search in one process"):
-        run(lambda params, fold: 0.0, trials=3, processes=2)
 
 
 def test_a_summary_counts_the_trials_and_has_their_curve():
@@ -318,14 +228,13 @@ def test_failed_and_pruned_trials_are_remembered_with_their_losses_and_errors(st
 
 
 KILLED = """
-import os, signal, sys
-sys.path.insert(0, ".")
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[2])
 from tests.training.test_tuning import Bowl, run
 
 class Killed(Bowl):
     def __call__(self, params, fold):
         if len(self.seen) == 20:
-            import time
             time.sleep(2)  # the record is written by a thread
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(params, fold)
@@ -335,7 +244,7 @@ run(Killed(), trials=30, storage=sys.argv[1])
 
 
 def test_trials_that_were_killed_with_their_process_fail_by_their_heartbeat_and_are_replaced(storage):
-    ended = subprocess.run([sys.executable, "-c", KILLED, storage], check=False, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", KILLED, storage, ROOT], check=False, capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     running = executed(storage, "SELECT number FROM trials WHERE state = 'RUNNING' ORDER BY number")
     assert len(running) == 4
