@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ml_pipeline.features.expressions import Expression, ExpressionError
 from ml_pipeline.specs.preprocessing import Preprocessing, Selection
+from ml_pipeline.specs.search_spec import Search
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
@@ -162,6 +163,7 @@ class Training(_Part):
     calibration: Literal["auto", "none", "temperature", "sigmoid", "isotonic"] = Field(
         "auto", description="Of a binary model's probabilities; 'auto': what held-out rows prefer."
     )
+    search: Search | None = Field(None, description="Searches for better parameters than `params`; off unless set.")
     loss: Literal["absolute_error", "squared_error", "log_loss"]
     target: Literal["identity", "log"] = "identity"
     interval: float = Field(0.9, gt=0, lt=1, description="Nominal coverage of the prediction interval (regression).")
@@ -343,6 +345,7 @@ class ModelSpec(_Part):
             "label.value": [name for expression in self.label.expressions for name in expression.names],
             "label.time": [term.column for term in self.label.times],
             "training.slice_by": [self.training.slice_by] if self.training.slice_by else [],
+            "training.search.group": [search.group] if (search := self.training.search) and search.group else [],
         }
         for key, columns in used.items():
             for column in columns:

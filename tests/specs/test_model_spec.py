@@ -164,3 +164,34 @@ def test_two_files_that_describe_one_model_are_refused(tmp_path):
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(SpecError, match=r"is not a folder\. Correct ML_PIPELINE_SPECS"):
         load_specs([tmp_path / "absent"])
+
+
+def test_nothing_is_searched_for_unless_the_specification_says_so():
+    assert ModelSpec.model_validate(MINIMAL).training.search is None
+
+
+def test_a_search_takes_ranges_and_choices_in_place_of_the_usual_space():
+    space = {"max_depth": [3, 8], "booster": ["gbtree", "dart"]}
+    search = ModelSpec.model_validate(changed("training.search", {"trials": 20, "space": space})).training.search
+    assert (search.trials, search.space) == (20, space)
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        (
+            {"space": {"max_depth": [8, 3]}},
+            "training.search.space: .* max_depth is a range from 8 to 3. Give the lower",
+        ),
+        ({"space": {"max_depth": []}}, "max_depth has no values"),
+        ({"space": {"booster": ["dart", "dart"]}}, "booster names a value twice"),
+        ({"split": "grouped"}, "search.split is 'grouped' and search.group is None"),
+        ({"group": "team"}, "search.split is 'expanding' and search.group is 'team'"),
+        ({"split": "grouped", "group": "squad"}, "training.search.group names 'squad', which source.columns does not"),
+        ({"folds": 1}, "training.search.folds: 1: "),
+        ({"budget": 5}, "training.search.budget: is no key of a specification"),
+    ],
+)
+def test_a_search_that_cannot_be_made_is_refused_with_its_key(tmp_path, search, message):
+    with pytest.raises(SpecError, match=message):
+        load_spec(written(tmp_path, changed("training.search", search)))

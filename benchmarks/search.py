@@ -1,0 +1,171 @@
+"""Seconds of a search of 100 trials x 3 folds with XGBoost, in one process and in two, and what its record costs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from benchmarks.common import parse_arguments, print_result, print_table
+from benchmarks.installation import temporary_installation
+from ml_pipeline.resources import postgres
+from ml_pipeline.resources.compute import PRELOAD
+from ml_pipeline.settings import Settings
+from ml_pipeline.specs.model_spec import Training
+from ml_pipeline.specs.search_spec import Search
+from ml_pipeline.training.boosters import fit_booster, predict_margin
+from ml_pipeline.training.spaces import space_of
+from ml_pipeline.training.splits import Fold, folds
+from ml_pipeline.training.trials import SearchResult
+from ml_pipeline.training.tuning import search
+
+ROWS, FEATURES, FOLDS = 1_000, 60, 3
+TRIALS, QUICK_TRIALS = 100, 20
+ROUNDS, QUICK_ROUNDS = 3, 1
+PROCESSES = 2
+RANGES: dict[str, list[bool | int | float | str]] = {"n_estimators": [50, 200], "max_depth": [2, 6]}
+DECLARED = {"n_estimators": 100, "max_depth": 4, "learning_rate": 0.1}
+SPACE = space_of("xgboost", RANGES)
+
+
+class Fits:
+    """Mean absolute error of a booster in a fold of rows whose target the columns foretell in part."""
+
+    def __init__(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.matrix = random.normal(size=(ROWS, FEATURES)).astype("float32")
+        noise = random.normal(size=ROWS)
+        self.target = 10 + 2 * self.matrix[:, 0] + self.matrix[:, 1] * self.matrix[:, 2] + noise
+        self.folds = _folds()
+
+    def __call__(self, params: dict[str, Any], fold: int) -> float:
+        part = self.folds[fold]
+        training = Training(estimator="xgboost", loss="absolute_error", params=params)
+        booster = fit_booster(training, self.matrix[part.train], self.target[part.train], seed=0)
+        predicted = predict_margin(booster, self.matrix[part.validation])
+        return float(np.abs(predicted - self.target[part.validation]).mean())
+
+
+def no_fit(params: dict[str, Any], fold: int) -> float:
+    """A loss that costs nothing, so that what remains is the search itself."""
+    return fold + float(params["learning_rate"])
+
+
+def _folds() -> list[Fold]:
+    days = pd.date_range("2024-01-01", periods=ROWS, freq="h", tz="UTC")
+    frame = pd.DataFrame({"entity_id": np.arange(ROWS).astype(str), "event_time": days, "label_time": days})
+    return folds(frame, "expanding", FOLDS)
+
+
+class Runs:
+    """Searches of one size, each timed with the load that the machine had before it."""
+
+    def __init__(self, trials: int, seed: int, storage: str) -> None:
+        self.trials = trials
+        self.seed = seed
+        self.storage = storage
+        self.fits = Fits(seed)
+        self.rows: list[dict[str, Any]] = []
+
+    def search(self, run: str, processes: int, **more: Any) -> SearchResult:
+        settings = Search(trials=self.trials, processes=processes, pruning=more.pop("pruning", None))
+        objective = more.pop("objective", self.fits)
+        load, started = os.getloadavg()[0], time.perf_counter()
+        result = search(objective, SPACE, DECLARED, settings, seed=self.seed, study=f"{len(self.rows)}", **more)
+        self._add(run, started, load)
+        return result
+
+    def ceiling(self, result: SearchResult) -> None:
+        """The same fits over two processes without a search: what the machine can give at this moment."""
+        context = multiprocessing.get_context("forkserver")
+        jobs = [(trial.params, fold) for trial in result.trials for fold in range(FOLDS)]
+        load, started = os.getloadavg()[0], time.perf_counter()
+        with ProcessPoolExecutor(PROCESSES, context, initializer=_receive, initargs=(self.fits,)) as pool:
+            list(pool.map(_fit, *zip(*jobs, strict=True), chunksize=3))
+        self._add("bare fits, 2 processes", started, load)
+
+    def _add(self, run: str, started: float, load: float) -> None:
+        seconds = time.perf_counter() - started
+        self.rows.append({"run": run, "seconds": seconds, "load_before": load})
+
+
+_received: list[Fits] = []
+
+
+def _receive(fits: Fits) -> None:
+    _received[:] = [fits]
+
+
+def _fit(params: dict[str, Any], fold: int) -> float:
+    return _received[0](params, fold)
+
+
+def measured(runs: Runs, rounds: int) -> SearchResult:
+    """Everything in alternation, so that a neighbour on the machine disturbs all alike."""
+    for _ in range(rounds):
+        result = runs.search("1 process", 1)
+        runs.search("2 processes", PROCESSES)
+        runs.ceiling(result)
+        runs.search("2 processes, PostgreSQL", PROCESSES, storage=runs.storage)
+        runs.search("2 processes, pruning", PROCESSES, pruning="median")
+        runs.search("no fit", 1, objective=no_fit)
+        runs.search("no fit, PostgreSQL", 1, objective=no_fit, storage=runs.storage)
+    return result
+
+
+def schema(settings: Settings) -> str:
+    """URL of a schema for the studies."""
+    url = postgres.parse_url(settings.database_url or "")
+    with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
+        connection.execute(sa.text("CREATE SCHEMA search"))
+    return postgres.plain(postgres.url_with_options(url, search_path="search"))
+
+
+def summary(runs: Runs, result: SearchResult) -> dict[str, Any]:
+    table = pd.DataFrame(runs.rows)
+    seconds = table.groupby("run")["seconds"].median()
+    per_trial = 1000 / runs.trials
+    return {
+        f"search_seconds_{runs.trials}": float(seconds["2 processes"]),
+        f"search_seconds_{runs.trials}_serial": float(seconds["1 process"]),
+        f"search_seconds_{runs.trials}_postgresql": float(seconds["2 processes, PostgreSQL"]),
+        f"search_seconds_{runs.trials}_pruning": float(seconds["2 processes, pruning"]),
+        "search_parallel_speedup": _ratio(table, "1 process", "2 processes"),
+        "bare_fits_speedup": _ratio(table, "1 process", "bare fits, 2 processes"),
+        "search_ms_per_trial": per_trial * float(seconds["no fit"]),
+        "record_ms_per_trial": per_trial * float(seconds["no fit, PostgreSQL"] - seconds["no fit"]),
+        "gain_in_folds": result.gain,
+        "load_median": statistics.median(table["load_before"]),
+        "trials": runs.trials,
+        "folds": FOLDS,
+        "rows": ROWS,
+        "features": FEATURES,
+    }
+
+
+def _ratio(table: pd.DataFrame, slow: str, fast: str) -> float:
+    """Median over the rounds of the ratio within a round."""
+    pairs = zip(table.loc[table["run"] == slow, "seconds"], table.loc[table["run"] == fast, "seconds"], strict=True)
+    return statistics.median(one / other for one, other in pairs)
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__ or "")
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+    with temporary_installation() as settings:
+        runs = Runs(QUICK_TRIALS if arguments.quick else TRIALS, arguments.seed, schema(settings))
+        search(runs.fits, SPACE, DECLARED, Search(trials=4, processes=PROCESSES), seed=0, study="warm-up")
+        result = measured(runs, QUICK_ROUNDS if arguments.quick else ROUNDS)
+    print_table(runs.rows)
+    print_result(summary(runs, result), arguments.seed, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
