@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ml_pipeline.specs import FeatureColumns, ModelSpec
+from ml_pipeline.specs.temporal import is_growing
 
 if TYPE_CHECKING:
     from sklearn.decomposition import TruncatedSVD
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 MAX_LEVELS = 50
 MIN_LEVEL_ROWS = 3
 MAX_TEXT_CHARS = 4000
-GROWING = ("_known", "_open")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _fit_text(spec: ModelSpec, frame: pd.DataFrame) -> tuple[TfidfVectorizer | N
 
 def steady_columns(columns: FeatureColumns) -> list[str]:
     """The numeric columns that a learner sees: all but counts that grow with a tenant's age."""
-    return [name for name in columns.numeric if not (name.startswith("history_") and name.endswith(GROWING))]
+    return [name for name in columns.numeric if not is_growing(name)]
 
 
 def _levels(frame: pd.DataFrame, columns: FeatureColumns) -> np.ndarray:
