@@ -9,6 +9,8 @@ import numpy as np
 from ml_pipeline.features.ranges import Groups, OrderStatistics, Range, range_moments
 from ml_pipeline.specs.temporal import Temporal, product, transformed
 
+LARGEST = float(np.finfo("float32").max)
+
 
 def derived_features(
     temporal: Temporal, event_time: np.ndarray, features: Mapping[str, np.ndarray]
@@ -17,7 +19,7 @@ def derived_features(
 
     ``rank`` is the share of entities that arrived strictly before and have a smaller value, equal ones counted half;
     ``zscore`` the difference to their mean in their standard deviations. What is not a number (the root of a negative
-    one, a product that overflows, a z-score of a past that does not vary) is NaN.
+    one, a z-score of a past that does not vary), or too large for the float32 of a learner's matrix, is NaN.
 
     Parameters
     ----------
@@ -34,7 +36,7 @@ def derived_features(
                 columns[transformed(kind, name)] = _transformed(kind, features[name], before)
         for first, second in temporal.pairs:
             columns[product(first, second)] = features[first] * features[second]
-    return {name: np.where(np.isfinite(column), column, np.nan) for name, column in columns.items()}
+        return {name: np.where(np.abs(column) <= LARGEST, column, np.nan) for name, column in columns.items()}
 
 
 def _transformed(kind: str, values: np.ndarray, before: np.ndarray) -> np.ndarray:

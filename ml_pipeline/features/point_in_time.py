@@ -67,7 +67,8 @@ def build(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
         "state": np.where(matured, "matured", np.where(outcomes.finished_at <= moment, "excluded", "open")),
     }
     features = _features(spec, entities, event_time, outcomes)
-    return pd.DataFrame(columns | {name: features[name] for name in spec.feature_columns.all})
+    # Nobody else holds the arrays, and a copy of hundreds of columns would double the memory.
+    return pd.DataFrame(columns | {name: features[name] for name in spec.feature_columns.all}, copy=False)
 
 
 def build_one(spec: ModelSpec, rows: pd.DataFrame, entity_id: str, as_of: datetime) -> pd.DataFrame:

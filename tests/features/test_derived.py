@@ -33,10 +33,10 @@ def test_rank_and_z_score_are_taken_in_what_arrived_strictly_before(drawn):
         assert found["history_size_zscore"][i] == pytest.approx(z_score, nan_ok=True, rel=1e-6, abs=1e-9)
 
 
-def test_what_has_no_logarithm_root_or_finite_product_is_missing():
-    found = derive([0, 1, 2, 3], {"size": [-4.0, -1.0, 0.0, 1e200]}, log1p=["size"], sqrt=["size"], polynomial=["size"])
-    np.testing.assert_array_equal(found["size_log1p"], [np.nan, np.nan, 0.0, np.log1p(1e200)])
-    np.testing.assert_array_equal(found["size_sqrt"], [np.nan, np.nan, 0.0, 1e100])
+def test_what_has_no_logarithm_or_root_or_too_large_a_product_is_missing():
+    found = derive([0, 1, 2, 3], {"size": [-4.0, -1.0, 0.0, 1e20]}, log1p=["size"], sqrt=["size"], polynomial=["size"])
+    np.testing.assert_array_equal(found["size_log1p"], [np.nan, np.nan, 0.0, np.log1p(1e20)])
+    np.testing.assert_array_equal(found["size_sqrt"], [np.nan, np.nan, 0.0, 1e10])
     np.testing.assert_array_equal(found["size_x_size"], [16.0, 1.0, 0.0, np.nan])
 
 
