@@ -53,7 +53,10 @@ def _begins(day: np.ndarray, months: int) -> tuple[np.ndarray, np.ndarray]:
     """First day of the span of so many months (1, 3, 12) that holds each day, and of the next span."""
     month = day.astype("datetime64[D]").astype("datetime64[M]").astype("int64")
     first = month - month % months
-    return tuple((first + step).astype("datetime64[M]").astype("datetime64[D]").astype("int64") for step in (0, months))  # type: ignore[return-value]
+    begins, ends = (
+        at.astype("datetime64[M]").astype("datetime64[D]").astype("int64") for at in (first, first + months)
+    )
+    return begins, ends
 
 
 def _calendar(wall_time: np.ndarray) -> dict[str, np.ndarray]:

@@ -30,8 +30,8 @@ def temporal_features(
 ) -> dict[str, np.ndarray]:
     """The ``history_*`` columns of the families that are on in ``features.temporal``, one float64 array per name.
 
-    Of a log target, means, spreads, slopes and changes are taken of log(1 + outcome), and means are turned back; so are
-    no spreads and slopes. Smallest, largest and quantiles are outcomes themselves.
+    Of a log target, statistics are taken of log(1 + outcome). Means are turned back into the reported unit; standard
+    deviations, slopes and departures are left on that scale. Lags, smallest, largest and quantiles are outcomes.
 
     Parameters
     ----------
@@ -142,6 +142,10 @@ class _Scope:
             return Range(np.zeros(len(self.codes), dtype="int64"), self.known_before)
         return Range(self.known_until(self.events.event_time - days * DAY), self.known_before)
 
+    @cached_property
+    def all_known(self) -> Moments:
+        return range_moments(self.known, self.codes, self.events.term, [self.known_since(0)])[0]
+
     def last(self, groups: Groups, times: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Microseconds from the last of the ``before`` events to the event time, NaN without one."""
         at = _picked(groups, self.codes, times.astype("float64"), before - 1)
@@ -186,20 +190,16 @@ def _spread(scope: _Scope, moments: Moments) -> dict[str, np.ndarray]:
 
 def _expanding(scope: _Scope, tenant: _Scope | None) -> dict[str, np.ndarray]:
     """Of all known outcomes; of a level also its shrunk mean less that of the ``tenant``, and its share of outcomes."""
-    found = _all_known(scope)
+    found = scope.all_known
     columns = {name: column for name, column in _spread(scope, found).items() if name != "mean"}
     columns["lag_1"] = _lag(scope, 1)
     columns["days_since_outcome"] = scope.last(scope.known, scope.events.known_at, scope.known_before) / DAY
     if tenant is not None:
-        whole = _all_known(tenant)
+        whole = tenant.all_known
         mine = np.where(found.n > 0, found.mean - whole.mean, 0.0)
         columns["departure"] = np.where(whole.n > 0, mine * found.n / (found.n + PRIOR_WEIGHT), np.nan)
         columns["share"] = np.where(whole.n > 0, found.n / np.maximum(whole.n, 1), np.nan)
     return columns
-
-
-def _all_known(scope: _Scope) -> Moments:
-    return range_moments(scope.known, scope.codes, scope.events.term, [scope.known_since(0)])[0]
 
 
 def _queue(scope: _Scope) -> dict[str, np.ndarray]:

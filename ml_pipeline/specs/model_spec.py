@@ -293,8 +293,11 @@ class ModelSpec(_Part):
 
         Its hash is another: a version that learned one country's holidays answers nothing in another.
         """
-        own = {"country": country, "time_zone": time_zone}
-        temporal = self.features.temporal.model_copy(update={name: value for name, value in own.items() if value})
+        temporal = self.features.temporal
+        if temporal.business and country:
+            temporal = temporal.model_copy(update={"country": country})
+        if temporal.is_local and time_zone:
+            temporal = temporal.model_copy(update={"time_zone": time_zone})
         return self.model_copy(update={"features": self.features.model_copy(update={"temporal": temporal})})
 
     @property

@@ -13,6 +13,7 @@ LAGS = (1, 7, 30)
 WINDOWS = (3, 7, 14, 30, 90)
 WEEK_HARMONICS, YEAR_HARMONICS = (1, 2, 3), (1, 2, 3, 4)
 GROWING = ("_known", "_open")
+_PREFIXES = {"history": 0, "calendar": 1}
 
 WITHIN_WEEK = ("calendar_minute_of_day", "calendar_hour_of_week", "calendar_quarter_of_day", "calendar_is_weekend")
 WITHIN_YEAR = (
@@ -146,7 +147,7 @@ class Temporal(BaseModel):
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Every product that is a column, once: history first and calendar next, so that the name begins with it."""
+        """Every product that is a column, once: history first and calendar next, as names go by prefixes."""
         squares = [
             (first, second) for position, first in enumerate(self.polynomial) for second in self.polynomial[position:]
         ]
@@ -253,8 +254,5 @@ def check_time_zone(value: str) -> str:
 
 
 def _named_order(first: str, second: str) -> tuple[str, str]:
-    prefixes = ("history_", "calendar_")
-    rank = {
-        name: next((at for at, prefix in enumerate(prefixes) if name.startswith(prefix)), 2) for name in (first, second)
-    }
-    return (first, second) if rank[first] <= rank[second] else (second, first)
+    first, second = sorted((first, second), key=lambda name: (_PREFIXES.get(name.partition("_")[0], 2), name))
+    return first, second

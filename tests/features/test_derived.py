@@ -41,10 +41,11 @@ def test_what_has_no_logarithm_or_root_or_too_large_a_product_is_missing():
 
 
 def test_a_polynomial_has_every_square_and_every_pair_once():
-    chosen = Temporal(polynomial=["size", "history_mean"], interactions=[("history_mean", "size"), ("size", "other")])
+    pairs = [("size", "history_mean"), ("size", "other"), ("other", "size")]
+    chosen = Temporal(polynomial=["size", "history_mean"], interactions=pairs)
     assert chosen.pairs == [
         ("history_mean", "size"),
-        ("size", "other"),
+        ("other", "size"),
         ("size", "size"),
         ("history_mean", "history_mean"),
     ]

@@ -105,6 +105,8 @@ def test_a_specification_in_another_country_is_another_specification():
     assert (moved.features.temporal.country, moved.features.temporal.time_zone) == ("US", "America/New_York")
     assert moved.hash != spec.hash
     assert moved.feature_columns == spec.feature_columns
+    weeks = ModelSpec.model_validate(changed("features.temporal", {"calendar": True}))
+    assert weeks.in_place("US", None) == weeks
 
 
 def test_label_times_have_a_column_and_a_delay():
