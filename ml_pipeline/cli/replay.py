@@ -92,11 +92,13 @@ def _learner(
     from ml_pipeline.replay.learner import Learner
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.specs import load_specs
+    from ml_pipeline.work.tenant_settings import spec_for
 
     check_model_and_tenant(settings, tenant, model)
-    spec = load_specs(settings.specs)[model]
+    warehouse = Warehouse(settings)
+    spec = spec_for(warehouse, load_specs(settings.specs)[model], tenant)
     now = dt.datetime.now(dt.UTC)
-    rows = Warehouse(settings).read_source(spec, tenant)
+    rows = warehouse.read_source(spec, tenant)
     end = now if last is None else min(now, last.replace(tzinfo=dt.UTC) + dt.timedelta(days=1))
     frame = build(spec, rows, end)
     if frame.empty:

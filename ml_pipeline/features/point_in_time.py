@@ -7,7 +7,10 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.features.calendar import calendar_features
+from ml_pipeline.features.derived import derived_features
 from ml_pipeline.features.history import DAY, NEVER, Outcomes, history_features
+from ml_pipeline.features.temporal import temporal_features
 from ml_pipeline.specs import ModelSpec
 
 HOUR = DAY // 24
@@ -64,7 +67,8 @@ def build(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
         "state": np.where(matured, "matured", np.where(outcomes.finished_at <= moment, "excluded", "open")),
     }
     features = _features(spec, entities, event_time, outcomes)
-    return pd.DataFrame(columns | {name: features[name] for name in spec.feature_columns.all})
+    # Nobody else holds the arrays, and a copy of hundreds of columns would double the memory.
+    return pd.DataFrame(columns | {name: features[name] for name in spec.feature_columns.all}, copy=False)
 
 
 def build_one(spec: ModelSpec, rows: pd.DataFrame, entity_id: str, as_of: datetime) -> pd.DataFrame:
@@ -176,18 +180,23 @@ def _features(
     spec: ModelSpec, entities: pd.DataFrame, event_time: np.ndarray, outcomes: Outcomes
 ) -> dict[str, np.ndarray | pd.Series]:
     chosen = spec.features
-    features: dict[str, np.ndarray | pd.Series] = {column: _finite(entities[column]) for column in chosen.numeric}
+    features = {column: _finite(entities[column]) for column in chosen.numeric}
     texts = [_texts(entities[column]) for column in chosen.text]
     for column, values in zip(chosen.text, texts, strict=True):
         features[f"{column}_chars"] = np.array([len(text) for text in values], dtype="float64")
         features[f"{column}_words"] = np.array([len(text.split()) for text in values], dtype="float64")
-    if texts:
-        features["text"] = pd.Series(map(" ".join, zip(*texts, strict=True)), dtype="str").str.strip()
     if chosen.calendar:
         features |= _calendar(event_time)
     levels = {column: _levels(entities[column]) for column in dict.fromkeys([*chosen.categorical, *chosen.history])}
-    features |= history_features(spec, event_time, outcomes, {column: levels[column] for column in chosen.history})
-    return features | {column: pd.Series(levels[column], dtype=object) for column in chosen.categorical}
+    groups = {column: levels[column] for column in chosen.history}
+    features |= history_features(spec, event_time, outcomes, groups)
+    features |= calendar_features(chosen.temporal, event_time)
+    features |= temporal_features(spec, event_time, outcomes, groups)
+    features |= derived_features(chosen.temporal, event_time, features)
+    others = {column: pd.Series(levels[column], dtype=object) for column in chosen.categorical}
+    if texts:
+        others["text"] = pd.Series(map(" ".join, zip(*texts, strict=True)), dtype="str").str.strip()
+    return features | others
 
 
 def _calendar(event_time: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from ml_pipeline.features.selection import select
 from ml_pipeline.features.text import Text, TextMemo, fit_text
 from ml_pipeline.specs import FeatureColumns, ModelSpec, Selection
 from ml_pipeline.specs.preprocessing import Settled
+from ml_pipeline.specs.temporal import is_growing
 
 if TYPE_CHECKING:
     from sklearn.decomposition import TruncatedSVD
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
-GROWING = ("_known", "_open")
 TEXT = "text"
 LINEAR_REACH = 3.0
 LINEAR_WEIGHT = 0.1
@@ -158,7 +158,7 @@ def fit_preprocessor(
 
 def steady_columns(columns: FeatureColumns) -> list[str]:
     """The numeric columns that a learner sees: all but counts that grow with a tenant's age."""
-    return [name for name in columns.numeric if not (name.startswith("history_") and name.endswith(GROWING))]
+    return [name for name in columns.numeric if not is_growing(name)]
 
 
 def _for_linear(chosen: Settled) -> Settled:

@@ -31,12 +31,13 @@ from ml_pipeline.monitoring.profile_columns import (
 )
 from ml_pipeline.monitoring.profile_merge import merged_categorical, merged_numeric
 from ml_pipeline.specs.model_spec import ModelSpec
+from ml_pipeline.specs.temporal import SEASONAL, factors
 
 Floats = NDArray[np.float64]
 
 FORMAT = 1
 # Their windows differ without anything having changed: a count of everything so far, and the season. Left out.
-TIME_DRIVEN = frozenset({"history_known", "calendar_day", "calendar_month"})
+TIME_DRIVEN = SEASONAL | {"history_known"}
 # The tenant's state on its way through time: a window sees one short piece of one path, however many rows it has, so
 # two windows nearly always differ (on real tenants in 29 of 31 weekly reports). Reported, never judged.
 STATE_PREFIX = "history_"
@@ -182,7 +183,7 @@ def is_judged(name: str) -> bool:
 
 def numeric_names(spec: ModelSpec) -> list[str]:
     """Numeric columns that are compared."""
-    return [name for name in spec.feature_columns.numeric if name not in TIME_DRIVEN]
+    return [name for name in spec.feature_columns.numeric if TIME_DRIVEN.isdisjoint(factors(name))]
 
 
 def single_values(frame: pd.DataFrame, time: str, value: str) -> tuple[Floats, Days]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ml_pipeline.features.expressions import Expression, ExpressionError
 from ml_pipeline.specs.preprocessing import Preprocessing, Selection
 from ml_pipeline.specs.search_spec import Search
+from ml_pipeline.specs.temporal import Temporal, product
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
@@ -134,6 +135,12 @@ class Features(_Part):
         [], description="Columns whose level's earlier outcomes, counts and open items are features."
     )
     selection: Selection | None = Field(None, description="Which of the features the learner gets; all unless set.")
+    # Left out of the hash while it is off: a version trained before there was such a key answers the same question.
+    temporal: Temporal = Field(
+        Temporal(),
+        exclude_if=lambda temporal: temporal == Temporal(),
+        description="Families of columns about time and history, all off.",
+    )
 
 
 LearnerName = Literal["xgboost", "lightgbm", "hist_gradient_boosting", "random_forest", "linear"]
@@ -306,7 +313,23 @@ class ModelSpec(_Part):
         numeric += TENANT_HISTORY
         for column in chosen.history:
             numeric += [f"history_{column}_known", f"history_{column}_mean", f"history_{column}_open"]
+        numeric += chosen.temporal.columns(chosen.history)
+        numeric += [product(*pair) for pair in chosen.temporal.pairs]
+        # The last outcome is a lag and part of the whole past too; arrivals are a history and a queue.
+        numeric = list(dict.fromkeys(numeric))
         return FeatureColumns(tuple(numeric), tuple(chosen.categorical), ("text",) if chosen.text else ())
+
+    def in_place(self, country: str | None, time_zone: str | None) -> ModelSpec:
+        """The same model for a tenant that has a country or a clock of its own; None leaves the specification's.
+
+        Its hash is another: a version that learned one country's holidays answers nothing in another.
+        """
+        temporal = self.features.temporal
+        if temporal.business and country:
+            temporal = temporal.model_copy(update={"country": country})
+        if temporal.is_local and time_zone:
+            temporal = temporal.model_copy(update={"time_zone": time_zone})
+        return self.model_copy(update={"features": self.features.model_copy(update={"temporal": temporal})})
 
     @property
     def source_columns(self) -> tuple[str, ...]:
@@ -339,6 +362,7 @@ class ModelSpec(_Part):
                         f"{where}, a column of type {declared[column].type}; this list takes {' or '.join(allowed)}"
                     )
         self._check_target_encoding()
+        self.features.temporal.check(self.features.numeric, self.features.history, self.feature_columns.numeric)
         used = {
             "source.include": list(self.source.include),
             "source.require": self.source.require,

@@ -20,6 +20,7 @@ from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.backtest import origin, rolling_origin
 from ml_pipeline.work.context import Doors
+from ml_pipeline.work.tenant_settings import spec_for
 
 DAY = dt.timedelta(days=1)
 USUAL_DAYS = 56  # before a day, that its volume, missing values and predictions are held against
@@ -29,10 +30,14 @@ class TenantDays:
     """One tenant and model over some days, oldest first; each part is read or built when it is first asked for."""
 
     def __init__(self, settings: Settings, spec: ModelSpec, tenant: str, days: Sequence[dt.date]) -> None:
-        self.spec = spec
         self.tenant = tenant
         self.days = sorted(days)
         self.doors = Doors(settings)
+        self._written = spec
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        return spec_for(self.doors.warehouse, self._written, self.tenant)
 
     @property
     def own(self) -> dict[str, str]:

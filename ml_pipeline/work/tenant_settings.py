@@ -1,4 +1,4 @@
-"""What is switched on and off for one tenant, or one of its models, in ``ml.settings``."""
+"""What is set for one tenant, or one of its models, in ``ml.settings``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ml_pipeline.features.business import UnknownCountry, check_country
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.temporal import check_time_zone
 
 EVERY_MODEL = ""
 AUTO_RETRAIN, AUTO_ROLLBACK, OFF_PEAK = "auto_retrain", "auto_rollback", "off_peak"
+COUNTRY, TIME_ZONE = "country", "time_zone"
 HOURS = re.compile(r"([01]?\d|2[0-3])-([01]?\d|2[0-3])")
 
 
@@ -34,7 +38,27 @@ def _hours(name: str, text: str) -> str:
     return text
 
 
-_READERS: Mapping[str, Callable[[str, str], Any]] = {AUTO_RETRAIN: _switch, AUTO_ROLLBACK: _switch, OFF_PEAK: _hours}
+def _country(name: str, text: str) -> str:
+    try:
+        return check_country(text)
+    except UnknownCountry as error:
+        raise BadSetting(f"{name} is {text!r}: {error}") from error
+
+
+def _time_zone(name: str, text: str) -> str:
+    try:
+        return check_time_zone(text)
+    except ValueError as error:
+        raise BadSetting(f"{name} is {text!r}: {error}") from error
+
+
+_READERS: Mapping[str, Callable[[str, str], Any]] = {
+    AUTO_RETRAIN: _switch,
+    AUTO_ROLLBACK: _switch,
+    OFF_PEAK: _hours,
+    COUNTRY: _country,
+    TIME_ZONE: _time_zone,
+}
 
 
 def parse_setting(name: str, text: str) -> Any:
@@ -72,6 +96,18 @@ def read_settings(connection: sa.Connection) -> TenantSettings:
     table = tables.settings
     rows = connection.execute(sa.select(table.c.tenant_id, table.c.model, table.c.name, table.c.value))
     return TenantSettings({(row.tenant_id, row.model, row.name): row.value for row in rows})
+
+
+def spec_for(warehouse: Warehouse, spec: ModelSpec, tenant: str) -> ModelSpec:
+    """The specification with the tenant's own country and clock, where its features look at either.
+
+    Everything that builds features for a tenant, or asks whether a version answers its question, begins with this.
+    """
+    if not spec.features.temporal.is_local:
+        return spec
+    with warehouse.tenant(tenant) as connection:
+        settings = read_settings(connection)
+    return spec.in_place(*(settings.get(tenant, spec.name, name) for name in (COUNTRY, TIME_ZONE)))
 
 
 def write_setting(warehouse: Warehouse, tenant: str, model: str, name: str, value: Any, changed_by: str) -> None:

@@ -34,6 +34,7 @@ from ml_pipeline.work.deployment import PROMOTE
 from ml_pipeline.work.records import json_safe
 from ml_pipeline.work.retraining import DONE, FAILED, settle
 from ml_pipeline.work.scoring import answers, load_version, score_open_entities
+from ml_pipeline.work.tenant_settings import spec_for
 from ml_pipeline.work.version_files import comparison, contract_of, logged_metrics, write_files
 
 FEATURES, MODEL, PREDICTIONS = "features", "model", "predictions"
@@ -94,9 +95,12 @@ class _TenantModel:
 
     def __init__(self, task: TrainingTask) -> None:
         self.task = task
-        self.spec = task.spec
         self.tenant = task.tenant
         self.doors = Doors(task.settings)
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        return spec_for(self.doors.warehouse, self.task.spec, self.tenant)
 
     @cached_property
     def _current(self) -> tuple[pd.DataFrame, pd.DataFrame, dt.datetime]:

@@ -19,7 +19,7 @@ from ml_pipeline.work.decisions import WATCH, record_decision
 from ml_pipeline.work.deployment import KEPT, OPEN, ROLLBACK
 from ml_pipeline.work.records import raise_alert
 from ml_pipeline.work.scoring import answers
-from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, AUTO_ROLLBACK, read_settings, write_setting
+from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, AUTO_ROLLBACK, read_settings, spec_for, write_setting
 
 DAY = dt.timedelta(days=1)
 ROLLBACKS_TOO_MANY = 2  # within ROLLBACK_DAYS: what retrains itself into rollbacks is switched off
@@ -88,7 +88,8 @@ def look_at(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -
 def _comparable(doors: Doors, spec: ModelSpec, watched: Watched) -> bool:
     """Whether the version before is still there and answers the same question: else there is nothing to return to."""
     try:
-        return answers(spec, doors.registry.version(watched.tenant, watched.model, watched.replaced))
+        own = spec_for(doors.warehouse, spec, watched.tenant)
+        return answers(own, doors.registry.version(watched.tenant, watched.model, watched.replaced))
     except (NoSuchVersion, TamperedArtifact):
         return False
 

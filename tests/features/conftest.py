@@ -33,6 +33,27 @@ def lead_time(specs) -> ModelSpec:
 
 
 @pytest.fixture(scope="session")
+def everything(specs) -> dict[str, ModelSpec]:
+    """The models of issues with every family of ``features.temporal``; ``story_points`` and ``lead_time``."""
+
+    def chosen(spec: ModelSpec) -> ModelSpec:
+        content = spec.model_dump(mode="json")
+        content["source"]["columns"]["effort"] = {"type": "number"}
+        families = ("calendar", "business", "cyclical", "fourier", "lags", "rolling", "expanding", "trend", "queue")
+        transforms = ("log1p", "sqrt", "rank", "zscore")
+        content["features"] |= {
+            "numeric": ["effort"],
+            "temporal": dict.fromkeys(families, True)
+            | {transform: ["effort"] for transform in transforms}
+            | {"polynomial": ["effort", "history_mean"], "interactions": [["effort", "calendar_hour"]]}
+            | {"country": "CZ", "time_zone": "Europe/Prague"},
+        }
+        return ModelSpec.model_validate(content)
+
+    return {name: chosen(specs[name]) for name in ("story_points", "lead_time")}
+
+
+@pytest.fixture(scope="session")
 def issues() -> Callable[..., pd.DataFrame]:
     """Rows of source.issues: one per keyword dictionary, keyed A-1, A-2, ... unless it names its key."""
 

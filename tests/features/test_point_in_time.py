@@ -26,6 +26,12 @@ def visible_at(rows: pd.DataFrame, frame: pd.DataFrame, moment: pd.Timestamp) ->
     return rows[rows["created_at"] <= moment]
 
 
+def with_effort(rows: pd.DataFrame) -> pd.DataFrame:
+    """A numeric column known at creation, missing here and there, that follows from the row's place alone."""
+    number = pd.to_numeric(rows["issue_key"].str.extract(r"(\d+)")[0]).astype("float64")
+    return rows.assign(effort=np.where(number % 7 == 0, np.nan, number * 37 % 101 / 3))
+
+
 def features(spec, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[["entity_id", "event_time", *spec.feature_columns.all]]
 
@@ -206,15 +212,16 @@ def test_an_unknown_entity_is_refused_by_name(story_points, issues):
         build_one(story_points, issues({"created_at": "2024-01-01"}), "B-9", AS_OF)
 
 
-def test_training_batch_and_single_prediction_see_the_same_features(story_points, real_issues):
-    end = datetime(2100, 1, 1, tzinfo=UTC)
-    training = build(story_points, real_issues, end)
+@pytest.mark.parametrize("model", ["story_points", "lead_time"])
+def test_training_batch_and_single_prediction_see_the_same_features(everything, real_issues, model):
+    spec, rows = everything[model], with_effort(real_issues)
+    training = build(spec, rows, datetime(2100, 1, 1, tzinfo=UTC))
     entity = training.iloc[len(training) // 2]
-    batch = build(story_points, real_issues, entity["event_time"]).query("entity_id == @entity.entity_id")
-    single = build_one(story_points, real_issues, entity["entity_id"], entity["event_time"])
-    expected = features(story_points, training.query("entity_id == @entity.entity_id").reset_index(drop=True))
-    pd.testing.assert_frame_equal(features(story_points, batch.reset_index(drop=True)), expected, check_exact=True)
-    pd.testing.assert_frame_equal(features(story_points, single), expected, check_exact=True)
+    batch = build(spec, rows, entity["event_time"]).query("entity_id == @entity.entity_id")
+    single = build_one(spec, rows, entity["entity_id"], entity["event_time"])
+    expected = features(spec, training.query("entity_id == @entity.entity_id").reset_index(drop=True))
+    pd.testing.assert_frame_equal(features(spec, batch.reset_index(drop=True)), expected, check_exact=True)
+    pd.testing.assert_frame_equal(features(spec, single), expected, check_exact=True)
 
 
 hours = st.integers(0, 24 * 40)
@@ -239,16 +246,33 @@ def rows_of(issues, drawn: list[dict]) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("model", ["story_points", "lead_time"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.lists(issue, min_size=1, max_size=30), hour=hours)
-def test_features_before_t_do_not_change_when_everything_after_t_is_deleted(specs, issues, model, drawn, hour):
-    assert_future_changes_nothing(specs[model], rows_of(issues, drawn), ORIGIN + pd.Timedelta(hours=hour))
+def test_features_before_t_do_not_change_when_everything_after_t_is_deleted(everything, issues, model, drawn, hour):
+    rows = with_effort(rows_of(issues, drawn))
+    assert_future_changes_nothing(everything[model], rows, ORIGIN + pd.Timedelta(hours=hour))
 
 
 @pytest.mark.parametrize("model", ["story_points", "lead_time"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_the_past_of_a_real_project_does_not_change_with_its_future(specs, real_issues, model, share):
-    assert_future_changes_nothing(specs[model], real_issues, real_issues["created_at"].quantile(share).floor("s"))
+def test_the_past_of_a_real_project_does_not_change_with_its_future(everything, real_issues, model, share):
+    moment = real_issues["created_at"].quantile(share).floor("s")
+    assert_future_changes_nothing(everything[model], with_effort(real_issues), moment)
+
+
+def test_a_frame_has_every_column_of_the_specification_and_no_infinite_number(everything, real_issues):
+    spec = everything["lead_time"]
+    frame = build(spec, with_effort(real_issues), datetime(2100, 1, 1, tzinfo=UTC))
+    numeric = frame[list(spec.feature_columns.numeric)]
+    assert len(numeric.columns) > 300
+    assert set(numeric.dtypes.astype(str)) == {"float64"}
+    assert not np.isinf(numeric.to_numpy()).any()
+
+
+def test_a_frame_without_rows_has_the_temporal_columns_too(everything, issues):
+    rows = with_effort(issues({"created_at": "2024-01-01"}))
+    full, empty = (build(everything["lead_time"], part, AS_OF) for part in (rows, rows.iloc[:0]))
+    pd.testing.assert_series_equal(full.dtypes, empty.dtypes)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from ml_pipeline.monitoring import drift
 from ml_pipeline.monitoring.calibration_blocks import Days
 from ml_pipeline.monitoring.profile_columns import codes, counts_by_day, edges_of, numbers
-from ml_pipeline.monitoring.profiles import Profile, ProfileError, merge, profile
+from ml_pipeline.monitoring.profiles import Profile, ProfileError, merge, numeric_names, profile
 from ml_pipeline.specs import load_specs
+from ml_pipeline.specs.temporal import Temporal
 
 SPEC = load_specs()["rework_risk"]
 values = st.lists(st.one_of(st.integers(-3, 3), st.floats(allow_nan=True, allow_infinity=True)), max_size=300)
@@ -37,6 +38,14 @@ def wide_spec(columns: int, categorical: int = 0):
         update={"numeric": numeric, "categorical": levels, "text": [], "calendar": False, "history": []}
     )
     return SPEC.model_copy(update={"features": features}), numeric, levels
+
+
+def test_columns_that_follow_the_season_are_left_out_also_as_factors_of_products():
+    temporal = Temporal(cyclical=True, polynomial=["calendar_month", "calendar_hour"])
+    spec = SPEC.model_copy(update={"features": SPEC.features.model_copy(update={"temporal": temporal})})
+    names = {name for name in numeric_names(spec) if name.startswith("calendar_")}
+    assert {"calendar_hour", "calendar_hour_x_calendar_hour", "calendar_weekday_sin"} <= names
+    assert not any(season in name for name in names for season in ("month", "calendar_day"))
 
 
 @pytest.mark.parametrize("kind", ["continuous", "rounded", "categorical"])

@@ -73,6 +73,42 @@ def test_feature_columns_follow_from_the_chosen_features():
     assert (columns.categorical, columns.text) == (("team",), ("text",))
 
 
+def test_temporal_columns_follow_those_that_were_there_and_products_come_last():
+    temporal = {"calendar": True, "queue": True, "polynomial": ["history_mean"], "rank": ["size"]}
+    chosen = {"numeric": ["size"], "history": ["team"], "temporal": temporal}
+    numeric = ModelSpec.model_validate(changed("features", chosen)).feature_columns.numeric
+    without = ModelSpec.model_validate(changed("features", chosen | {"temporal": {}})).feature_columns.numeric
+    assert numeric[: len(without)] == without
+    assert numeric[-2:] == ("history_size_rank", "history_mean_x_history_mean")
+    assert len(set(numeric)) == len(numeric)
+    assert {"calendar_is_weekend", "history_team_in_progress_30d"} <= set(numeric)
+
+
+def test_a_source_column_named_as_a_temporal_one_is_refused():
+    chosen = changed("features", {"numeric": ["calendar_half"], "temporal": {"calendar": True}})
+    chosen["source"]["columns"]["calendar_half"] = {"type": "number"}
+    with pytest.raises(ValueError, match=r"'calendar_half', as features\.temporal names one"):
+        ModelSpec.model_validate(chosen)
+
+
+def test_the_hash_does_not_change_with_temporal_features_that_are_all_off():
+    assert "temporal" not in ModelSpec.model_validate(MINIMAL).model_dump_json()
+    assert ModelSpec.model_validate(changed("features.temporal", {"lags": True})).hash != (
+        ModelSpec.model_validate(MINIMAL).hash
+    )
+
+
+def test_a_specification_in_another_country_is_another_specification():
+    spec = ModelSpec.model_validate(changed("features.temporal", {"business": True, "country": "CZ"}))
+    assert spec.in_place(None, None) == spec
+    moved = spec.in_place("US", "America/New_York")
+    assert (moved.features.temporal.country, moved.features.temporal.time_zone) == ("US", "America/New_York")
+    assert moved.hash != spec.hash
+    assert moved.feature_columns == spec.feature_columns
+    weeks = ModelSpec.model_validate(changed("features.temporal", {"calendar": True}))
+    assert weeks.in_place("US", None) == weeks
+
+
 def test_label_times_have_a_column_and_a_delay():
     spec = ModelSpec.model_validate(changed("label.time", ["done_at", "created_at + 14d"]))
     assert spec.label.times == [("done_at", pd.Timedelta(0)), ("created_at", pd.Timedelta(days=14))]
@@ -118,6 +154,24 @@ def test_the_headline_metric_follows_from_the_task(task, loss, metric):
         ("label.value", "weight", "label.value names 'weight'"),
         ("label.time", "done_at + 2 weeks", "neither 'column' nor 'column . 14d'"),
         ("label.time", "team", "label.time names 'team', which is a category column, not a time"),
+        ("features.temporal", {"business": True}, "features.temporal.business needs a country. Add"),
+        (
+            "features.temporal",
+            {"country": "XX"},
+            "features.temporal.country: 'XX': there are no holidays of 'XX'. Write",
+        ),
+        ("features.temporal", {"time_zone": "Mars"}, "there is no time zone 'Mars'. Write an IANA name"),
+        (
+            "features.temporal",
+            {"log1p": ["size"]},
+            "features.temporal.log1p names 'size', which features.numeric does not",
+        ),
+        (
+            "features.temporal",
+            {"polynomial": ["size"]},
+            "polynomial names 'size', which is no numeric column of the frame",
+        ),
+        ("features.temporal", {"polynomial": ["history_open"]}, "'history_open', a count that grows with age"),
         ("training.loss", "log_loss", "a regression takes absolute_error or squared_error"),
         ("task", "binary", "a binary model takes log_loss"),
         ("monitoring.baseline_to", 5, "needs baseline_from > baseline_to >= current"),
