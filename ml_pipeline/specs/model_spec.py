@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
 import yaml
@@ -149,13 +149,36 @@ class Training(_Part):
     seed: int = 0
 
 
+QUALITY = {
+    "completeness": ("missing", "text_emptiness", "label_maturity", "freshness", "time_gaps"),
+    "consistency": ("duplicates", "inconsistent_categories", "type_mix", "unseen_levels", "volume_trend"),
+    "validity": ("outliers", "impossible_times", "constant_columns", "leakage", "class_balance"),
+}
+
+
 class Gate(_Part):
     """What a version must reach before it may serve."""
 
     min_skill: float = Field(
         0.0, description="1 - loss / loss of the constant baseline, on the test part; must be exceeded."
     )
-    min_quality: float = Field(40.0, ge=0, le=100, description="Data-quality score of the snapshot.")
+    min_quality: float = Field(
+        40.0, ge=0, le=100, description="Data-quality score of the snapshot below which nothing is trained."
+    )
+    min_quality_of: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
+        {}, description="The same for a dimension or a single measure of the data quality."
+    )
+
+    @field_validator("min_quality_of")
+    @classmethod
+    def _known_parts(cls, value: dict[str, float]) -> dict[str, float]:
+        known = [*QUALITY, *(measure for measures in QUALITY.values() for measure in measures)]
+        for name in value:
+            if name not in known:
+                raise ValueError(
+                    f"{name!r} is neither a dimension nor a measure of data quality. Take one of {', '.join(known)}"
+                )
+        return value
 
 
 Target = Literal["r2", "mae", "mdae", "rmse", "f1", "precision", "recall", "accuracy", "roc_auc", "brier", "ece"]

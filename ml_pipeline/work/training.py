@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.quality import assess
+from ml_pipeline.features.quality_gates import failed_gates
 from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision, judge
 from ml_pipeline.lifecycle.versions import Contract, next_semantic
 from ml_pipeline.resources import tables
@@ -136,7 +137,8 @@ class _TenantModel:
             "matured": matured,
             "open": int((frame["state"] == "open").sum()),
             "quality": round(quality.score, 1),
-            "weakest measure": f"{worst.name} ({worst.score:.0f} of 100). {worst.recommendation}",
+            "weakest measure": f"{worst.name} ({worst.score:.0f} of 100). {worst.recommendation or ''}".strip(),
+            "patterns": quality.patterns.sentence(),
             "as of": moment.isoformat(),
             "snapshot": digest[:24],
         }
@@ -169,7 +171,7 @@ class _TenantModel:
     def _trained_and_judged(self) -> dict[str, Any]:
         snapshot, frame, moment = self._snapshot
         rows, note = training_rows(self.spec, frame, moment, self._changed_at)
-        refusal = self._refusal(rows, snapshot["quality_score"])
+        refusal = self._refusal(rows, snapshot["quality"])
         if refusal is not None:
             return self._held(refusal, moment)
         base = self._to_update()
@@ -201,14 +203,19 @@ class _TenantModel:
         model, _ = load_version(self.doors, self.spec, base)
         return update(self.spec, model, rows, moment, dt.datetime.fromisoformat(base.as_of))
 
-    def _refusal(self, rows: pd.DataFrame, quality: float) -> Decision | None:
-        needed, minimum = self.spec.training.min_rows, self.spec.gate.min_quality
-        numbers: dict[str, float | int | str | None] = {"matured": len(rows), "needed": needed, "quality": quality}
+    def _refusal(self, rows: pd.DataFrame, quality: Mapping[str, Any]) -> Decision | None:
+        needed = self.spec.training.min_rows
+        numbers: dict[str, float | int | str | None] = {
+            "matured": len(rows),
+            "needed": needed,
+            "quality": quality["score"],
+        }
         if len(rows) < needed:
             return Decision("insufficient_data", f"insufficient_data: {len(rows)} of {needed} matured samples", numbers)
-        if quality < minimum:
-            reason = f"low_quality: data quality {quality:.0f} of 100, needed {minimum:.0f}"
-            return Decision("low_quality", reason, numbers | {"min_quality": minimum})
+        failed = failed_gates(self.spec.gate, quality)
+        if failed:
+            numbers |= {gate.name: gate.score for gate in failed} | {f"min_{gate.name}": gate.needed for gate in failed}
+            return Decision("low_quality", "low_quality: " + "; ".join(gate.sentence() for gate in failed), numbers)
         return None
 
     def _held(self, decision: Decision, moment: dt.datetime) -> dict[str, Any]:

@@ -164,3 +164,13 @@ def test_two_files_that_describe_one_model_are_refused(tmp_path):
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(SpecError, match=r"is not a folder\. Correct ML_PIPELINE_SPECS"):
         load_specs([tmp_path / "absent"])
+
+
+def test_a_gate_of_an_unknown_quality_measure_is_refused_by_name(tmp_path):
+    with pytest.raises(SpecError, match=r"gate\.min_quality_of: .*'completenes' is neither .* one of completeness"):
+        load_spec(written(tmp_path, changed("gate.min_quality_of", {"completenes": 50})))
+
+
+def test_a_quality_gate_beyond_100_is_refused(tmp_path):
+    with pytest.raises(SpecError, match=r"gate\.min_quality_of\.leakage: 200"):
+        load_spec(written(tmp_path, changed("gate.min_quality_of", {"leakage": 200})))
