@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ml_pipeline.features.expressions import Expression, ExpressionError
+from ml_pipeline.specs.business_metric import BusinessMetric
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
@@ -272,6 +273,7 @@ class ModelSpec(_Part):
     training: Training
     gate: Gate = Gate()
     monitoring: Monitoring = Monitoring()
+    business_metrics: list[BusinessMetric] = []
     max_open_days: int = Field(
         365, ge=1, description="Entities without an outcome after this many days are not scored."
     )
@@ -310,6 +312,15 @@ class ModelSpec(_Part):
     def _identifier(cls, value: str) -> str:
         if not _NAME.fullmatch(value):
             raise ValueError("use lower-case letters, digits and underscores, a letter first, at most 63")
+        return value
+
+    @field_validator("business_metrics")
+    @classmethod
+    def _distinct(cls, value: list[BusinessMetric]) -> list[BusinessMetric]:
+        names = [metric.name for metric in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two metrics are named {name!r}. Rename one of them")
         return value
 
     @model_validator(mode="after")

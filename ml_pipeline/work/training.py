@@ -362,6 +362,8 @@ class _TenantModel:
             self._record("promote", Decision("reject", decision.reason, decision.numbers), moment, version.number)
         numbers = decision.numbers | {"value": decision.numbers["baseline_value"], "skill": 0.0}
         numbers |= {"candidate": constant.candidate}
+        for asked in self.spec.business_metrics:
+            numbers[f"business_{asked.name}"] = decision.numbers[f"business_{asked.name}_baseline"]
         decision = Decision(decision.verdict, decision.reason, numbers)
         self._record("promote", decision, moment, serving.number)
         return self._told(constant, serving, decision)

@@ -206,6 +206,20 @@ def test_a_version_no_better_than_the_constant_stays_challenger_with_the_reason(
     assert report.done[MODEL]["reason"].startswith("baseline_not_beaten: ")
 
 
+def test_a_version_that_misses_the_gate_of_a_business_metric_stays_challenger_and_its_value_is_logged(
+    tenant, make_issues
+):
+    (metric,) = tenant.spec.business_metrics
+    strict = metric.model_copy(update={"gate": 1.01})
+    gated = dataclasses.replace(tenant, spec=tenant.spec.model_copy(update={"business_metrics": [strict]}))
+    report = gated.holds(make_issues(40)).train(40)
+    assert gated.aliases() == {CHALLENGER: 1}
+    assert report.done[MODEL]["reason"].startswith("gate_not_reached: within_one_point ")
+    assert ", needed at least 1.01 (Share estimated within one point)" in report.done[MODEL]["reason"]
+    logged = gated.registry.client.get_run(gated.versions()[0].run_id).data.metrics
+    assert 0 < logged["baseline_within_one_point"] < logged["within_one_point"] <= 1
+
+
 def test_an_estimator_that_refuses_its_parameters_is_named_in_the_decision(tenant, make_issues):
     broken = tenant.changed("training", params={"max_depth": -5})
     broken.holds(make_issues(40)).train(40)
