@@ -28,6 +28,7 @@ from ml_pipeline.cli.common import (
     progress_bar,
     tenant_option,
 )
+from ml_pipeline.cli.feedback import feedback_command
 from ml_pipeline.cli.loop import explain_command, retrain_command, set_command
 from ml_pipeline.cli.replay import replay_command
 from ml_pipeline.settings import Settings
@@ -336,6 +337,7 @@ for command in (
     set_command,
     explain_command,
     retrain_command,
+    feedback_command,
     replay_command,
     alerts_command,
     acknowledge_command,

@@ -79,6 +79,9 @@ class Label(_Part):
     unit_size: float = Field(
         1.0, gt=0, description="Size of the reported unit in units of the expression (86400 for days)."
     )
+    feedback: bool = Field(
+        False, description="Train on what people accepted and corrected too, while there is no outcome yet."
+    )
 
     @field_validator("value", "time", mode="before")
     @classmethod

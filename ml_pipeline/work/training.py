@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from ml_pipeline.features.feedback import VERDICT, own_outcomes, with_feedback
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.quality import assess
 from ml_pipeline.features.quality_gates import failed_gates
@@ -32,6 +33,7 @@ from ml_pipeline.training.update import update, updates_left
 from ml_pipeline.work.context import LATEST, Doors, moment_of
 from ml_pipeline.work.decisions import record_decision
 from ml_pipeline.work.deployment import PROMOTE
+from ml_pipeline.work.feedback import read_feedback
 from ml_pipeline.work.records import json_safe
 from ml_pipeline.work.retraining import DONE, FAILED, settle
 from ml_pipeline.work.scoring import answers, load_version, score_open_entities
@@ -110,7 +112,8 @@ class _TenantModel:
         """Source rows to a frozen feature snapshot with a quality report."""
         rows, frame, moment = self._current
         quality = assess(self.spec, rows, frame, moment)
-        digest, url = self.doors.snapshots.write(self.tenant, self.spec.name, frame)
+        kept = self._taught(frame, moment)
+        digest, url = self.doors.snapshots.write(self.tenant, self.spec.name, kept)
         matured = int((frame["state"] == "matured").sum())
         with self.doors.warehouse.tenant(self.tenant) as connection:
             self.doors.warehouse.upsert(
@@ -136,12 +139,21 @@ class _TenantModel:
             "rows": len(frame),
             "matured": matured,
             "open": int((frame["state"] == "open").sum()),
+            "labels from feedback": int(kept[VERDICT].notna().sum()) if VERDICT in kept else None,
             "quality": round(quality.score, 1),
             "weakest measure": f"{worst.name} ({worst.score:.0f} of 100). {worst.recommendation or ''}".strip(),
             "patterns": quality.patterns.sentence(),
             "as of": moment.isoformat(),
             "snapshot": digest[:24],
         }
+
+    def _taught(self, frame: pd.DataFrame, moment: dt.datetime) -> pd.DataFrame:
+        """The frame as it is trained on: with people's feedback, where the specification says so."""
+        if not self.spec.label.feedback:
+            return frame
+        return with_feedback(
+            self.spec, frame, read_feedback(self.doors.warehouse, self.spec, self.tenant, moment), moment
+        )
 
     def _latest_snapshot(self) -> sa.RowMapping:
         table = tables.feature_sets
@@ -204,14 +216,14 @@ class _TenantModel:
         return update(self.spec, model, rows, moment, dt.datetime.fromisoformat(base.as_of))
 
     def _refusal(self, rows: pd.DataFrame, quality: Mapping[str, Any]) -> Decision | None:
-        needed = self.spec.training.min_rows
+        needed, matured = self.spec.training.min_rows, int(own_outcomes(rows).sum())
         numbers: dict[str, float | int | str | None] = {
-            "matured": len(rows),
+            "matured": matured,
             "needed": needed,
             "quality": quality["score"],
         }
-        if len(rows) < needed:
-            return Decision("insufficient_data", f"insufficient_data: {len(rows)} of {needed} matured samples", numbers)
+        if matured < needed:
+            return Decision("insufficient_data", f"insufficient_data: {matured} of {needed} matured samples", numbers)
         failed = failed_gates(self.spec.gate, quality)
         if failed:
             numbers |= {gate.name: gate.score for gate in failed} | {f"min_{gate.name}": gate.needed for gate in failed}

@@ -42,7 +42,9 @@ def read_files(folder: Path) -> tuple[FittedModel, pd.DataFrame]:
 
 def contract_of(spec: ModelSpec) -> Contract:
     """Hashes that decide the semantic version: of source, label and features, and of the whole specification."""
-    asked = "".join(part.model_dump_json() for part in (spec.source, spec.label, spec.features))
+    # Feedback teaches the same question: a version that was trained without it answers it too.
+    label = spec.label.model_dump_json(exclude={"feedback"})
+    asked = spec.source.model_dump_json() + label + spec.features.model_dump_json()
     return Contract(hashlib.sha256(asked.encode()).hexdigest(), spec.hash)
 
 
