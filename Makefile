@@ -30,7 +30,7 @@ test: check
 	.venv/bin/pytest
 
 bench: setup
-	@for name in overhead sensor training story_points lead_time drift drift_speed degradation rollback policies; do \
+	@for name in overhead sensor training story_points lead_time drift drift_speed quality degradation rollback policies; do \
 	    $(PY) -m benchmarks.$$name || exit 1; done
 
 bench-peers: setup

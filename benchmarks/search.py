@@ -18,9 +18,7 @@ from benchmarks.installation import temporary_installation
 from ml_pipeline.resources import postgres
 from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.settings import Settings
-from ml_pipeline.specs.model_spec import Training
 from ml_pipeline.specs.search_spec import Search
-from ml_pipeline.training.boosters import fit_booster, predict_margin
 from ml_pipeline.training.spaces import space_of
 from ml_pipeline.training.splits import Fold, folds
 from ml_pipeline.training.trials import SearchResult
@@ -47,9 +45,9 @@ class Fits:
 
     def __call__(self, params: dict[str, Any], fold: int) -> float:
         part = self.folds[fold]
-        training = Training(estimator="xgboost", loss="absolute_error", params=params)
-        booster = fit_booster(training, self.matrix[part.train], self.target[part.train], seed=0)
-        predicted = predict_margin(booster, self.matrix[part.validation])
+        matrix, target = self.matrix[part.train], self.target[part.train]
+        learner = fit_learner("xgboost", params, "absolute_error", matrix, target, seed=0)
+        predicted = learner.margin(self.matrix[part.validation])
         return float(np.abs(predicted - self.target[part.validation]).mean())
 
 

@@ -33,6 +33,7 @@ STATUS_KEYS = [
     "reason",
     "health",
     "drift",
+    "business",
 ]
 
 
@@ -80,6 +81,7 @@ def test_from_an_export_to_a_serving_version_its_rollback_and_back(typed, tmp_pa
     assert (row["tenant"], row["model"], row["version"], row["alias"]) == ("acme", "story_points", 1, "champion")
     assert row["decision"] == "promote" and row["value"] < row["baseline_value"] and row["skill"] > 0
     assert row["health"] is not None and row["drift"] is not None
+    assert row["business"]["within_one_point"]["value"] > row["business"]["within_one_point"]["baseline_value"]
     assert status(typed("status", "--model", "story_points", "--json")) == row
 
     again = typed("promote", "--tenant", "acme", "--model", "story_points", "--version", 1)

@@ -78,6 +78,8 @@ def rows_of(tenant: str) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
     due = {"state": "pending", "due_at": days_ago(1), "next_attempt_at": NOW}
     yield tables.alert_deliveries, own | sent | due
     yield tables.outcomes, own | {"entity_id": "A-1", "label_time": days_ago(1), "value": 3.0}
+    said = {"entity_id": "A-2", "verdict": "corrected", "value": 5.0, "predicted": 3.0, "version": 2}
+    yield tables.feedback, own | said | {"given_at": days_ago(1), "given_by": "ann", "weight": 1.0}
     yield tables.settings, own | {"name": "auto_retrain", "value": True, "changed_by": "ann"}
     refused = {"file": "a.csv", "line": 7, "reason": "no time", "content": "x"}
     yield tables.quarantine, {"tenant_id": tenant} | refused

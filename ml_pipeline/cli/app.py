@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ml_pipeline.cli.common import (
     progress_bar,
     tenant_option,
 )
+from ml_pipeline.cli.feedback import feedback_command
 from ml_pipeline.cli.loop import explain_command, retrain_command, set_command
 from ml_pipeline.cli.replay import replay_command
 from ml_pipeline.settings import Settings
@@ -229,6 +230,9 @@ def show_status(settings: Settings, only_tenants: Sequence[str], only_models: Se
         table.add_column(
             name, no_wrap=True, justify="right" if name in ("rows", "baseline", "skill", "health") else "left"
         )
+    has_business = any(row.business for row in rows)
+    if has_business:
+        table.add_column("business (constant)")
     table.add_column("why")
     for row in rows:
         version = "" if row.version is None else f"{row.version} {row.alias}"
@@ -236,9 +240,22 @@ def show_status(settings: Settings, only_tenants: Sequence[str], only_models: Se
         baseline = "" if row.baseline_value is None else f"{row.baseline_value:.3g}"
         skill = "" if row.skill is None else f"{row.skill:+.0%}"
         health = "" if row.health is None else f"{row.health:.0f}"
-        cells = (row.tenant, row.model, version, str(row.rows or 0), metric, baseline, skill, health, row.drift or "")
+        cells = [row.tenant, row.model, version, str(row.rows or 0), metric, baseline, skill, health, row.drift or ""]
+        if has_business:
+            cells.append(
+                "; ".join(
+                    f"{name} {_against(found)}" for name, found in row.business.items() if found["value"] is not None
+                )
+            )
         table.add_row(*cells, row.reason.partition(" (")[0])
     output.print(table)
+
+
+def _against(found: Mapping[str, float | None]) -> str:
+    value, baseline = (
+        "-" if number is None else f"{number:.3g}" for number in (found["value"], found["baseline_value"])
+    )
+    return f"{value} ({baseline})"
 
 
 @main.command()
@@ -320,6 +337,7 @@ for command in (
     set_command,
     explain_command,
     retrain_command,
+    feedback_command,
     replay_command,
     alerts_command,
     acknowledge_command,

@@ -44,11 +44,12 @@ def _is_for_the_user(error: Exception) -> bool:
     from ml_pipeline.up import PortInUse, ServiceEnded
     from ml_pipeline.work.context import BadMoment
     from ml_pipeline.work.deployment import NothingToRollBackTo
+    from ml_pipeline.work.feedback import BadFeedback
     from ml_pipeline.work.tenant_settings import BadSetting
 
     stores = (DatabaseUnavailable, NoSuchVersion, TamperedArtifact, SourceUnreadable, ProfileError, NothingToRollBackTo)
     files = (SettingsError, SpecError, PolicyError, ImportFailed)
-    return isinstance(error, (*stores, *files, EmptyRange, BadMoment, BadSetting, PortInUse, ServiceEnded))
+    return isinstance(error, (*stores, *files, EmptyRange, BadMoment, BadSetting, BadFeedback, PortInUse, ServiceEnded))
 
 
 @contextmanager

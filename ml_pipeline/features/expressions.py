@@ -1,4 +1,4 @@
-"""The small expression language of model specifications: column names, arithmetic, comparisons, and, or, not, in."""
+"""The small expression language of model specifications: names, arithmetic, abs, min, max, comparisons, logic."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ _COMPARISON: dict[type[ast.cmpop], Callable] = {
 }
 
 
+_FUNCTIONS = {"abs": (1, 1), "min": (2, None), "max": (2, None)}  # least and most arguments
+
+
 class ExpressionError(ValueError):
     """The text is not an expression of this language; the message names the part that is not."""
 
@@ -38,11 +41,13 @@ class Expression:
     Raises
     ------
     ExpressionError
-        If the text does not parse, or uses anything beyond names, numbers, strings, ``+ - * /``, comparisons,
-        ``and``, ``or``, ``not`` and ``in [...]``.
+        If the text does not parse, or uses anything beyond names, numbers, strings, ``+ - * /``, ``abs(a)``,
+        ``min(a, b)``, ``max(a, b)``, comparisons, ``and``, ``or``, ``not`` and ``in [...]``.
 
     >>> frame = pd.DataFrame({"cycles": [1, 3, None], "commits": [5, 0, 9]})
     >>> Expression("cycles > 2 or commits > 3").evaluate(frame).tolist()
+    [1.0, 1.0, nan]
+    >>> Expression("max(abs(cycles - 2), 1)").evaluate(frame).tolist()
     [1.0, 1.0, nan]
     """
 
@@ -53,7 +58,8 @@ class Expression:
         except SyntaxError as error:
             raise ExpressionError(f"{text!r} is not an expression: {error.msg}") from error
         self._check(self._tree)
-        names = [node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)]
+        called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
+        names = [node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name) and id(node) not in called]
         self.names = tuple(dict.fromkeys(names))
 
     def evaluate(self, frame: pd.DataFrame) -> pd.Series:
@@ -78,6 +84,13 @@ class Expression:
                 parts = [left, right]
             case ast.Compare(left=left, ops=[ast.In()], comparators=[ast.List(elts=elements)]):
                 parts = [left, *elements]
+            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
+                least, most = _FUNCTIONS[name]
+                if not least <= len(arguments) <= (most or len(arguments)):
+                    raise ExpressionError(
+                        f"{self.text!r} gives {name} {len(arguments)} values, it takes {_taken(name)}"
+                    )
+                parts = arguments
             case _:
                 part = ast.unparse(node)
                 raise ExpressionError(f"{self.text!r} uses {part!r}, which this language does not have")
@@ -104,11 +117,36 @@ class Expression:
                 return self._value(left, frame).isin([self._value(element, frame) for element in elements])
             case ast.Compare(left=left, ops=[op], comparators=[right]):
                 return _COMPARISON[type(op)](self._value(left, frame), self._value(right, frame))
+            case ast.Call(func=ast.Name(id="abs"), args=[argument]):
+                return abs(self._value(argument, frame))
+            case ast.Call(func=ast.Name(id=name), args=arguments):
+                return reduce(_smaller if name == "min" else _larger, [self._value(a, frame) for a in arguments])
         raise AssertionError(f"unchecked node {ast.dump(node)}")
 
     def _truth(self, node: ast.AST, frame: pd.DataFrame) -> pd.Series:
         value = self._value(node, frame)
         return pd.Series(value, index=frame.index).fillna(False).astype(bool)
+
+
+def _smaller(a, b):
+    return _chosen(a, b, a <= b)
+
+
+def _larger(a, b):
+    return _chosen(a, b, a >= b)
+
+
+def _chosen(a, b, takes_a):
+    """``a`` where the condition holds, else ``b``; each a column or a single value, times included."""
+    if not isinstance(takes_a, pd.Series):
+        return a if takes_a else b
+    a = a if isinstance(a, pd.Series) else pd.Series(a, index=takes_a.index)
+    return a.where(takes_a, b)
+
+
+def _taken(name: str) -> str:
+    least, most = _FUNCTIONS[name]
+    return str(least) if most else f"{least} or more"
 
 
 def _in_seconds(value):

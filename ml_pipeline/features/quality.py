@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.features.patterns import Patterns, temporal_patterns
 from ml_pipeline.specs import ModelSpec
 
 _NUMBER = re.compile(r"\s*[-+]?(\d+([.,]\d*)?|[.,]\d+)\s*")
@@ -26,6 +27,7 @@ class Measure:
     """One measured property: its value in its own unit, 0 (useless) to 100 (nothing to say), and what to do."""
 
     name: str
+    dimension: str
     value: float
     score: float
     recommendation: str | None
@@ -33,13 +35,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """Scores 0-100; ``score`` is the mean of the other three."""
+    """Scores 0-100; ``score`` is the mean of the other three. The temporal patterns have no score."""
 
     score: float
     completeness: float
     consistency: float
     validity: float
     measures: list[Measure]
+    patterns: Patterns
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, none of them NaN, for JSON."""
@@ -57,38 +60,50 @@ def assess(spec: ModelSpec, rows: pd.DataFrame, frame: pd.DataFrame, as_of: date
     rows, frame
         What ``point_in_time.build`` took, and what it returned for ``spec`` and ``as_of``.
     """
-    names = [measure.__name__.removeprefix("_") for group in _DIMENSIONS.values() for measure in group]
+    patterns = temporal_patterns(spec, frame, as_of)
     if frame.empty:
         remedy = f"No entity at {as_of.isoformat()} passes source.include and source.require: load {spec.source.table}."
-        return QualityReport(0.0, 0.0, 0.0, 0.0, [Measure(name, 0.0, 0.0, remedy) for name in names])
+        nothing = [
+            Measure(_name(method), dimension, 0.0, 0.0, remedy)
+            for dimension, group in _DIMENSIONS.items()
+            for method in group
+        ]
+        return QualityReport(0.0, 0.0, 0.0, 0.0, nothing, patterns)
     data = _Data(spec, rows, frame, pd.Timestamp(as_of))
     measures: list[Measure] = []
     scores = {}
     for dimension, group in _DIMENSIONS.items():
-        found = [_measure(method, data) for method in group]
+        found = [_measure(method, dimension, data) for method in group]
         points = [measure.score for measure in found]
         scores[dimension] = round((sum(points) / len(points) + min(points)) / 2, 2)
         measures += found
-    return QualityReport(score=round(sum(scores.values()) / len(scores), 2), measures=measures, **scores)
+    score = round(sum(scores.values()) / len(scores), 2)
+    return QualityReport(score=score, measures=measures, patterns=patterns, **scores)
 
 
 @dataclass(frozen=True)
 class _Finding:
-    """A value, its score from 0 to 1 before clipping, and the remedy that is worth saying below a score of 90."""
+    """A value, its score from 0 to 1 before clipping, and the remedy: said below a score of 90, or below its gate."""
 
     value: float
     score: float
     remedy: str
 
 
-def _measure(method: Callable[[_Data], _Finding], data: _Data) -> Measure:
-    finding = method(data)
+def _name(method: Callable[[_Data], _Finding]) -> str:
+    return method.__name__.removeprefix("_")
+
+
+def _measure(method: Callable[[_Data], _Finding], dimension: str, data: _Data) -> Measure:
+    finding, name = method(data), _name(method)
     score = round(100 * min(max(float(finding.score), 0.0), 1.0), 2)
+    said_below = max(_SILENT_FROM, data.spec.gate.min_quality_of.get(name, 0.0))
     return Measure(
-        name=method.__name__.removeprefix("_"),
+        name=name,
+        dimension=dimension,
         value=round(float(finding.value), 4),
         score=score,
-        recommendation=finding.remedy if score < _SILENT_FROM else None,
+        recommendation=finding.remedy if score < said_below else None,
     )
 
 
@@ -245,14 +260,16 @@ def _outliers(data: _Data) -> _Finding:
 
 
 def _impossible_times(data: _Data) -> _Finding:
-    """Share of source rows with no event time, one before 1990, or a label column's time before it."""
-    wrong = (data.begun.isna() | (data.begun < _EARLIEST)).to_numpy()
+    """Share of source rows with no event time, a time before 1990, or a label column's time before the event time."""
+    event_time = data.spec.source.event_time
+    wrong = {event_time: (data.begun.isna() | (data.begun < _EARLIEST)).to_numpy()}
     for name, column in data.spec.source.columns.items():
-        if column.type == "time" and column.known_at == "label":
-            wrong = wrong | (pd.to_datetime(data.rows[name], utc=True) < data.begun).to_numpy()
-    value = float(wrong.mean())
-    times = ", ".join(dict.fromkeys([data.spec.source.event_time, *(term.column for term in data.spec.label.times)]))
-    return _Finding(value, 1 - 20 * value, f"Correct the order, zone or clock of {times}.")
+        if column.type == "time" and name != event_time:
+            earliest = data.begun.fillna(_EARLIEST) if column.known_at == "label" else _EARLIEST
+            wrong[name] = (pd.to_datetime(data.rows[name], utc=True) < earliest).to_numpy()
+    value = float(np.any(list(wrong.values()), axis=0).mean())
+    shares = {name: float(rows.mean()) for name, rows in wrong.items()}
+    return _Finding(value, 1 - 20 * value, f"Correct the order, zone or clock of {_worst(shares)}.")
 
 
 def _constant_columns(data: _Data) -> _Finding:
@@ -267,17 +284,21 @@ def _constant_columns(data: _Data) -> _Finding:
 def _leakage(data: _Data) -> _Finding:
     """Strongest association of an own feature with the label; from 0.90 suspicious, from 0.98 certain.
 
-    Ranks for numbers (Spearman's correlation; Somers' D, that is 2 AUC - 1, where the label is binary). For categories
-    the correlation of the label with the mean of the level's other labels.
+    Ranks for numbers (Spearman's correlation; Somers' D, that is 2 AUC - 1, where the label is binary), and whether the
+    number is there at all. For categories the correlation of the label with the mean of the level's other labels, a
+    missing level being one of them.
     """
     label = data.label
     if len(label) < _FEWEST_LABELS or _is_constant(label):
         return _Finding(0.0, 1.0, "")
     strength = {}
+    binary = data.spec.task == "binary"
     for name, values in data.numeric.items():
-        strength[name] = _rank_association(values[data.matured], label, binary=data.spec.task == "binary")
+        matured = values[data.matured]
+        missing = np.isnan(matured).astype(float)
+        strength[name] = max(_rank_association(part, label, binary) for part in (matured, missing))
     for name, (codes, levels) in data.categories.items():
-        strength[name] = _level_association(codes[data.matured], len(levels), label)
+        strength[name] = _level_association(codes[data.matured] + 1, len(levels) + 1, label)
     value = max(strength.values(), default=0.0)
     return _Finding(value, (0.98 - value) / 0.08, f"{_worst(strength)} almost equals the label: known at event time?")
 
@@ -328,8 +349,6 @@ def _rank_association(values: np.ndarray, label: np.ndarray, binary: bool) -> fl
 
 
 def _level_association(codes: np.ndarray, levels: int, label: np.ndarray) -> float:
-    known = codes >= 0
-    codes, label = codes[known], label[known]
     count = np.bincount(codes, minlength=levels)[codes]
     total = np.bincount(codes, weights=label, minlength=levels)[codes]
     shared = count > 1

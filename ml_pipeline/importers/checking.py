@@ -42,6 +42,11 @@ class Problems:
             if values is not None:
                 self.value[fresh] = values[fresh]
 
+    def told(self, position: int) -> str:
+        """What is wrong with the row at a position, with the value."""
+        kind, value = self.kind.iloc[position], self.value.iloc[position]
+        return f"{kind}: {value[:200]!r}" if isinstance(value, str) else str(kind)
+
     @property
     def good(self) -> pd.Series:
         return self.kind.isna()

@@ -71,7 +71,7 @@ def import_file(
     ImportFailed
         If the file cannot be read (to its end), the time zone is unknown, or no row of it is usable.
     """
-    zone = _zone(timezone)
+    zone = time_zone(timezone)
     shifts = _shifts(path, layout, zone, shift_to) if shift_to is not None else {}
     load = _Load(warehouse, path.name, layout, shifts)
     for parsed in _parse(path, layout, zone):
@@ -88,7 +88,14 @@ def import_file(
     return summary
 
 
-def _zone(name: str) -> ZoneInfo:
+def time_zone(name: str) -> ZoneInfo:
+    """The zone of that name.
+
+    Raises
+    ------
+    ImportFailed
+        If there is none.
+    """
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError) as error:

@@ -25,6 +25,36 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class BusinessValue:
+    """What a challenger and the constant reach in a business metric on the test part; ``None`` has no value there."""
+
+    name: str
+    title: str
+    value: float | None
+    baseline_value: float | None
+    better: Literal["higher", "lower"] = "higher"
+    gate: float | None = None
+
+    @property
+    def reached(self) -> bool:
+        if self.gate is None:
+            return True
+        if self.value is None:
+            return False
+        return self.value >= self.gate if self.better == "higher" else self.value <= self.gate
+
+    def numbers(self) -> dict[str, float | int | str | None]:
+        key = f"business_{self.name}"
+        numbers: dict[str, float | int | str | None] = {key: self.value, f"{key}_baseline": self.baseline_value}
+        return numbers if self.gate is None else numbers | {f"{key}_gate": self.gate}
+
+    def sentence(self) -> str:
+        value = "no value" if self.value is None else f"{self.value:.4g}"
+        bound = "at least" if self.better == "higher" else "at most"
+        return f"{self.name} {value}, needed {bound} {self.gate:.4g} ({self.title})"
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What is known of a challenger when it is judged.
 
@@ -32,7 +62,8 @@ class Evidence:
     that had not seen its outcome. Both are empty where there is no champion. ``label_times`` (datetime64, UTC) say when
     the outcomes were known, and ``changed_at`` when the outcomes began to be others, where a degradation was found: the
     outcomes since then are what the challenger is for, and are looked at apart. ``baseline_losses`` are those of the
-    constant on the same entities, by which a champion can be shown to be worse than no model at all.
+    constant on the same entities, by which a champion can be shown to be worse than no model at all. ``business`` are
+    the business metrics of the specification.
     """
 
     metric: str
@@ -46,6 +77,7 @@ class Evidence:
     label_times: np.ndarray | None = None
     changed_at: np.datetime64 | None = None
     baseline_losses: np.ndarray | None = None
+    business: tuple[BusinessValue, ...] = ()
 
 
 FALL_BACK = "fall back"
@@ -63,9 +95,21 @@ def judge(evidence: Evidence) -> Decision:
     A challenger that does not beat the constant is not promoted. Where the same entities prove the champion to be worse
     than the constant (those since ``changed_at`` alone, if that is given), the constant is to serve instead of it.
 
+    A challenger that would be promoted is rejected where it does not reach the gate of a business metric.
+
     >>> judge(Evidence("mae", 2.1, 2.0, 0.0, False, np.array([]), np.array([]))).reason
     'baseline_not_beaten: mae 2.1 against 2 of the constant (skill -5.0 %, needed more than 0.0 %)'
     """
+    decision = _by_loss(evidence)
+    for metric in evidence.business:
+        decision = replace(decision, numbers=decision.numbers | metric.numbers())
+    missed = [metric.sentence() for metric in evidence.business if not metric.reached]
+    if decision.verdict != "promote" or not missed:
+        return decision
+    return replace(decision, verdict="reject", reason=f"gate_not_reached: {'; '.join(missed)}; {decision.reason}")
+
+
+def _by_loss(evidence: Evidence) -> Decision:
     baseline = _against_baseline(evidence)
     if evidence.champion is None:
         return baseline

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ml_pipeline.lifecycle.promotion import losses
+from ml_pipeline.monitoring.business import business_metrics
 from ml_pipeline.monitoring.degradation import Degradation, degradation
 from ml_pipeline.monitoring.metrics import Metrics, evaluate
 from ml_pipeline.specs.model_spec import ModelSpec
@@ -38,7 +39,7 @@ class DailyMetrics:
     skill: float | None  # 1 - value / baseline_value
     version: int | None  # the newest version among the predictions used; 0 is a backtest
     origin: Literal["live", "backtest"]  # backtest when no live prediction was used but backtested ones were
-    metrics: Metrics  # all metrics of the task, those of the baseline as baseline_<name>, and `standard_error` of value
+    metrics: Metrics  # all of the task and the business, the baseline's as baseline_<name>; `standard_error` of value
 
 
 def daily_metrics(spec: ModelSpec, outcomes: pd.DataFrame, predictions: pd.DataFrame, day: date) -> DailyMetrics:
@@ -68,8 +69,9 @@ def window_metrics(
         predictions[name].to_numpy(np.float64, na_value=np.nan)[used]
         for name in ("value", "lower", "upper", "baseline")
     )
-    metrics = evaluate(spec.task, label[entity], value, lower, upper)
-    of_baseline = evaluate(spec.task, label[entity], baseline)
+    label = label[entity]
+    metrics = evaluate(spec.task, label, value, lower, upper) | business_metrics(spec, label, value, baseline)
+    of_baseline = evaluate(spec.task, label, baseline) | business_metrics(spec, label, baseline, baseline)
     origins = predictions["origin"].to_numpy(object)[used]
     versions = predictions["version"].to_numpy()[used]
     headline, reference = metrics[spec.headline_metric], of_baseline[spec.headline_metric]
@@ -85,7 +87,7 @@ def window_metrics(
         origin="backtest" if len(used) and not (origins == "live").any() else "live",
         metrics=metrics
         | {f"baseline_{name}": number for name, number in of_baseline.items()}
-        | {"standard_error": _standard_error(losses(spec.task, label[entity], value))},
+        | {"standard_error": _standard_error(losses(spec.task, label, value))},
     )
 
 

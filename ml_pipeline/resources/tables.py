@@ -126,6 +126,22 @@ outcomes = _table(
     key=("model", "entity_id"),
 )
 
+feedback = _table(
+    "ml",
+    "feedback",
+    _required("model", sa.Text),
+    _required("entity_id", sa.Text),
+    _required("given_at", Time),
+    _required("given_by", sa.Text),
+    _required("verdict", sa.Text),  # accepted, corrected or rejected
+    sa.Column("value", sa.Double),  # the label that follows from it, in the reported unit; nothing of a rejection
+    _required("weight", sa.Double),  # above 0, where an outcome weighs 1
+    _required("predicted", sa.Double),
+    _required("version", sa.Integer),
+    _now("recorded_at"),
+    key=("model", "entity_id", "given_at", "given_by"),
+)
+
 daily_metrics = _table(
     "ml",
     "daily_metrics",

@@ -6,13 +6,14 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ml_pipeline.features.expressions import Expression, ExpressionError
+from ml_pipeline.specs.business_metric import BusinessMetric
 from ml_pipeline.specs.preprocessing import Preprocessing, Selection
 from ml_pipeline.specs.search_spec import Search
 from ml_pipeline.specs.temporal import Temporal, product
@@ -80,6 +81,9 @@ class Label(_Part):
     unit: str = ""
     unit_size: float = Field(
         1.0, gt=0, description="Size of the reported unit in units of the expression (86400 for days)."
+    )
+    feedback: bool = Field(
+        False, description="Train on what people accepted and corrected too, while there is no outcome yet."
     )
 
     @field_validator("value", "time", mode="before")
@@ -186,13 +190,36 @@ class Training(_Part):
         return values
 
 
+QUALITY = {
+    "completeness": ("missing", "text_emptiness", "label_maturity", "freshness", "time_gaps"),
+    "consistency": ("duplicates", "inconsistent_categories", "type_mix", "unseen_levels", "volume_trend"),
+    "validity": ("outliers", "impossible_times", "constant_columns", "leakage", "class_balance"),
+}
+
+
 class Gate(_Part):
     """What a version must reach before it may serve."""
 
     min_skill: float = Field(
         0.0, description="1 - loss / loss of the constant baseline, on the test part; must be exceeded."
     )
-    min_quality: float = Field(40.0, ge=0, le=100, description="Data-quality score of the snapshot.")
+    min_quality: float = Field(
+        40.0, ge=0, le=100, description="Data-quality score of the snapshot below which nothing is trained."
+    )
+    min_quality_of: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
+        {}, description="The same for a dimension or a single measure of the data quality."
+    )
+
+    @field_validator("min_quality_of")
+    @classmethod
+    def _known_parts(cls, value: dict[str, float]) -> dict[str, float]:
+        known = [*QUALITY, *(measure for measures in QUALITY.values() for measure in measures)]
+        for name in value:
+            if name not in known:
+                raise ValueError(
+                    f"{name!r} is neither a dimension nor a measure of data quality. Take one of {', '.join(known)}"
+                )
+        return value
 
 
 Target = Literal["r2", "mae", "mdae", "rmse", "f1", "precision", "recall", "accuracy", "roc_auc", "brier", "ece"]
@@ -287,6 +314,7 @@ class ModelSpec(_Part):
     training: Training
     gate: Gate = Gate()
     monitoring: Monitoring = Monitoring()
+    business_metrics: list[BusinessMetric] = []
     max_open_days: int = Field(
         365, ge=1, description="Entities without an outcome after this many days are not scored."
     )
@@ -341,6 +369,15 @@ class ModelSpec(_Part):
     def _identifier(cls, value: str) -> str:
         if not _NAME.fullmatch(value):
             raise ValueError("use lower-case letters, digits and underscores, a letter first, at most 63")
+        return value
+
+    @field_validator("business_metrics")
+    @classmethod
+    def _distinct(cls, value: list[BusinessMetric]) -> list[BusinessMetric]:
+        names = [metric.name for metric in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two metrics are named {name!r}. Rename one of them")
         return value
 
     @model_validator(mode="after")

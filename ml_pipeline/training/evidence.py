@@ -8,7 +8,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.lifecycle.promotion import Evidence, losses
+from ml_pipeline.lifecycle.promotion import BusinessValue, Evidence, losses
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.predictors import Constant
 from ml_pipeline.training.train import Trained
@@ -46,6 +46,17 @@ def evidence_of(
         candidate_is_constant=isinstance(trained.model.predictor, Constant),
         losses=np.empty(0),
         champion_losses=np.empty(0),
+        business=tuple(
+            BusinessValue(
+                asked.name,
+                asked.title,
+                trained.metrics[asked.name],
+                trained.baseline_metrics[asked.name],
+                asked.better,
+                asked.gate,
+            )
+            for asked in spec.business_metrics
+        ),
     )
     if champion is None:
         return evidence

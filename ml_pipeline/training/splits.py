@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.features.feedback import own_outcomes
+
 MIN_KNOWN_ROWS = 30
 # Of the folds in time, the oldest rows that are only ever trained on: the folds then train on half or more of the rows,
 # so that what suits them suits the fit on all rows too.
@@ -46,25 +48,29 @@ def time_split(frame: pd.DataFrame, validation_share: float, test_share: float) 
     Advances in Financial Machine Learning, chapter 7). A purge that would leave fewer than 30 rows is not made, which
     ``unpurged`` says: a young tenant with slow labels is judged on optimistic rows rather than not at all.
 
+    Rows whose label is people's feedback are trained on and never judged by: who accepts a prediction makes it right.
+    The shares are of the other rows.
+
     Raises
     ------
     ValueError
         If a part would be empty.
     """
     order = oldest_first(frame)
-    first_test = len(order) - round(len(order) * test_share)
-    first_validation = first_test - round(len(order) * validation_share)
-    if not 0 < first_validation < first_test < len(order):
+    judged = np.flatnonzero(own_outcomes(frame)[order])
+    first_test = len(judged) - round(len(judged) * test_share)
+    first_validation = first_test - round(len(judged) * validation_share)
+    if not 0 < first_validation < first_test < len(judged):
         raise ValueError(
-            f"{len(order)} matured rows cannot be cut with validation_share={validation_share} and "
+            f"{len(judged)} matured rows cannot be cut with validation_share={validation_share} and "
             f"test_share={test_share}. Wait for more labels or lower the shares"
         )
-    validation_start = frame["event_time"].iloc[order[first_validation]]
-    test_start = frame["event_time"].iloc[order[first_test]]
+    validation_start = frame["event_time"].iloc[order[judged[first_validation]]]
+    test_start = frame["event_time"].iloc[order[judged[first_test]]]
     parts = {
-        "train": (order[:first_validation], validation_start),
-        "validation": (order[first_validation:first_test], test_start),
-        "refit": (order[:first_test], test_start),
+        "train": (order[: judged[first_validation]], validation_start),
+        "validation": (order[judged[first_validation:first_test]], test_start),
+        "refit": (order[: judged[first_test]], test_start),
     }
     known = {name: known_before(frame, positions, moment) for name, (positions, moment) in parts.items()}
     purged = {name: len(parts[name][0]) - len(positions) for name, positions in known.items()}
@@ -73,7 +79,7 @@ def time_split(frame: pd.DataFrame, validation_share: float, test_share: float) 
         for name, (positions, moment) in parts.items()
         if not purged[name] and (frame["label_time"].iloc[positions] >= moment).any()
     )
-    return Split(**known, test=order[first_test:], purged=purged, unpurged=unpurged)
+    return Split(**known, test=order[judged[first_test:]], purged=purged, unpurged=unpurged)
 
 
 def known_before(frame: pd.DataFrame, positions: np.ndarray, moment: pd.Timestamp) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.monitoring.business import business_metrics
 from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.intervals import conformal_interval
@@ -178,7 +179,10 @@ def _with_outcomes(rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFram
 
 def _evaluate(spec: ModelSpec, predictions: pd.DataFrame, column: str) -> dict[str, Any]:
     ends = (predictions["lower"].to_numpy(), predictions["upper"].to_numpy()) if column == "value" else (None, None)
-    return evaluate(spec.task, predictions["label"].to_numpy(), predictions[column].to_numpy(), *ends)
+    label, prediction = predictions["label"].to_numpy(), predictions[column].to_numpy()
+    return evaluate(spec.task, label, prediction, *ends) | business_metrics(
+        spec, label, prediction, predictions["baseline"]
+    )
 
 
 def _slices(spec: ModelSpec, rows: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, dict[str, Any]]:

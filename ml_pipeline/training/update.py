@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.ensembles import continued, room_to_grow
 from ml_pipeline.training.predictors import Constant, Predictor
@@ -66,7 +67,8 @@ def update(
     (the specification's test share, at least 30): with what was known when the first of them became known, as the
     open entities would have been scored then. The model returned is updated with them too. Held out by event time
     instead, the test part of slow labels would hold the quick ones alone. ``candidates`` compares the judged update
-    with the version as it was, on the same rows.
+    with the version as it was, on the same rows. Labels that are people's feedback wait for a training in full: what
+    trees have learnt is not taken back when the outcome comes.
 
     Parameters
     ----------
@@ -84,6 +86,7 @@ def update(
     started = time.perf_counter()
     seed = spec.training.seed if seed is None else seed
     check_rows(spec, frame, as_of)
+    frame = frame[own_outcomes(frame)].reset_index(drop=True)
     is_new = (frame["label_time"] > pd.Timestamp(since)).to_numpy()
     _check_update(spec, model, int(is_new.sum()))
     ordered = _by_label_time(frame)

@@ -58,6 +58,7 @@ class Status:
     reason: str
     health: float | None
     drift: str | None
+    business: dict[str, dict[str, float | None]]  # by metric: value, and baseline_value of the constant
 
 
 NEVER_TRAINED = "never trained: `ml-pipeline run`, or materialize its features and model"
@@ -133,6 +134,13 @@ def _status(
         reason=decision["reason"] if decision else NEVER_TRAINED,
         health=report["health"] if report else None,
         drift=_drift(report),
+        business={
+            metric.name: {
+                "value": numbers.get(f"business_{metric.name}"),
+                "baseline_value": numbers.get(f"business_{metric.name}_baseline"),
+            }
+            for metric in spec.business_metrics
+        },
     )
 
 

@@ -64,7 +64,7 @@ def write_metrics(tenant: TenantDays) -> dict[dt.date, dict[str, Any]]:
         warehouse.upsert(connection, tables.daily_metrics, rows)
         for day, metrics in found.items():
             _alert_incomplete(connection, tenant, day, metrics)
-    return {day: _metadata(metrics) for day, metrics in found.items()}
+    return {day: _metadata(tenant.spec, metrics) for day, metrics in found.items()}
 
 
 def _outcome_rows(tenant: TenantDays, connection: sa.Connection) -> list[dict[str, Any]]:
@@ -103,7 +103,11 @@ def _alert_incomplete(connection: sa.Connection, tenant: TenantDays, day: dt.dat
     )
 
 
-def _metadata(metrics: DailyMetrics) -> dict[str, Any]:
+def _metadata(spec: ModelSpec, metrics: DailyMetrics) -> dict[str, Any]:
+    business: dict[str, float | None] = {}
+    for asked in spec.business_metrics:
+        business[asked.title] = metrics.metrics[asked.name]
+        business[f"{asked.title}, of the constant"] = metrics.metrics[f"baseline_{asked.name}"]
     return {
         "outcomes": metrics.outcomes,
         "evaluated": metrics.evaluated,
@@ -111,4 +115,5 @@ def _metadata(metrics: DailyMetrics) -> dict[str, Any]:
         metrics.metric: metrics.value,
         f"{metrics.metric} of the constant": metrics.baseline_value,
         "skill": metrics.skill,
+        **business,
     }

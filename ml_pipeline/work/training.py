@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from ml_pipeline.features.feedback import VERDICT, own_outcomes, with_feedback
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.quality import assess
+from ml_pipeline.features.quality_gates import failed_gates
 from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision, judge
 from ml_pipeline.lifecycle.versions import Contract, next_semantic
 from ml_pipeline.resources import tables
@@ -31,6 +33,7 @@ from ml_pipeline.training.update import update, updates_left
 from ml_pipeline.work.context import LATEST, Doors, moment_of
 from ml_pipeline.work.decisions import record_decision
 from ml_pipeline.work.deployment import PROMOTE
+from ml_pipeline.work.feedback import read_feedback
 from ml_pipeline.work.records import json_safe
 from ml_pipeline.work.retraining import DONE, FAILED, settle
 from ml_pipeline.work.scoring import answers, load_version, score_open_entities
@@ -113,7 +116,8 @@ class _TenantModel:
         """Source rows to a frozen feature snapshot with a quality report."""
         rows, frame, moment = self._current
         quality = assess(self.spec, rows, frame, moment)
-        digest, url = self.doors.snapshots.write(self.tenant, self.spec.name, frame)
+        kept = self._taught(frame, moment)
+        digest, url = self.doors.snapshots.write(self.tenant, self.spec.name, kept)
         matured = int((frame["state"] == "matured").sum())
         with self.doors.warehouse.tenant(self.tenant) as connection:
             self.doors.warehouse.upsert(
@@ -139,11 +143,21 @@ class _TenantModel:
             "rows": len(frame),
             "matured": matured,
             "open": int((frame["state"] == "open").sum()),
+            "labels from feedback": int(kept[VERDICT].notna().sum()) if VERDICT in kept else None,
             "quality": round(quality.score, 1),
-            "weakest measure": f"{worst.name} ({worst.score:.0f} of 100). {worst.recommendation}",
+            "weakest measure": f"{worst.name} ({worst.score:.0f} of 100). {worst.recommendation or ''}".strip(),
+            "patterns": quality.patterns.sentence(),
             "as of": moment.isoformat(),
             "snapshot": digest[:24],
         }
+
+    def _taught(self, frame: pd.DataFrame, moment: dt.datetime) -> pd.DataFrame:
+        """The frame as it is trained on: with people's feedback, where the specification says so."""
+        if not self.spec.label.feedback:
+            return frame
+        return with_feedback(
+            self.spec, frame, read_feedback(self.doors.warehouse, self.spec, self.tenant, moment), moment
+        )
 
     def _latest_snapshot(self) -> sa.RowMapping:
         table = tables.feature_sets
@@ -173,7 +187,7 @@ class _TenantModel:
     def _trained_and_judged(self) -> dict[str, Any]:
         snapshot, frame, moment = self._snapshot
         rows, note = training_rows(self.spec, frame, moment, self._changed_at)
-        refusal = self._refusal(rows, snapshot["quality_score"])
+        refusal = self._refusal(rows, snapshot["quality"])
         if refusal is not None:
             return self._held(refusal, moment)
         base = self._to_update()
@@ -205,14 +219,19 @@ class _TenantModel:
         model, _ = load_version(self.doors, self.spec, base)
         return update(self.spec, model, rows, moment, dt.datetime.fromisoformat(base.as_of))
 
-    def _refusal(self, rows: pd.DataFrame, quality: float) -> Decision | None:
-        needed, minimum = self.spec.training.min_rows, self.spec.gate.min_quality
-        numbers: dict[str, float | int | str | None] = {"matured": len(rows), "needed": needed, "quality": quality}
-        if len(rows) < needed:
-            return Decision("insufficient_data", f"insufficient_data: {len(rows)} of {needed} matured samples", numbers)
-        if quality < minimum:
-            reason = f"low_quality: data quality {quality:.0f} of 100, needed {minimum:.0f}"
-            return Decision("low_quality", reason, numbers | {"min_quality": minimum})
+    def _refusal(self, rows: pd.DataFrame, quality: Mapping[str, Any]) -> Decision | None:
+        needed, matured = self.spec.training.min_rows, int(own_outcomes(rows).sum())
+        numbers: dict[str, float | int | str | None] = {
+            "matured": matured,
+            "needed": needed,
+            "quality": quality["score"],
+        }
+        if matured < needed:
+            return Decision("insufficient_data", f"insufficient_data: {matured} of {needed} matured samples", numbers)
+        failed = failed_gates(self.spec.gate, quality)
+        if failed:
+            numbers |= {gate.name: gate.score for gate in failed} | {f"min_{gate.name}": gate.needed for gate in failed}
+            return Decision("low_quality", "low_quality: " + "; ".join(gate.sentence() for gate in failed), numbers)
         return None
 
     def _held(self, decision: Decision, moment: dt.datetime) -> dict[str, Any]:
@@ -359,6 +378,8 @@ class _TenantModel:
             self._record("promote", Decision("reject", decision.reason, decision.numbers), moment, version.number)
         numbers = decision.numbers | {"value": decision.numbers["baseline_value"], "skill": 0.0}
         numbers |= {"candidate": constant.candidate}
+        for asked in self.spec.business_metrics:
+            numbers[f"business_{asked.name}"] = decision.numbers[f"business_{asked.name}_baseline"]
         decision = Decision(decision.verdict, decision.reason, numbers)
         self._record("promote", decision, moment, serving.number)
         return self._told(constant, serving, decision)

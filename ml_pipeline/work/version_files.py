@@ -43,10 +43,10 @@ def read_files(folder: Path) -> tuple[FittedModel, pd.DataFrame]:
 def contract_of(spec: ModelSpec) -> Contract:
     """Hashes that decide the semantic version: of source, label and features, and of the whole specification.
 
-    Which features are selected is a way to answer the question, not part of it.
+    Which features are selected, and whether feedback teaches, are ways to answer the question, not part of it.
     """
-    features = spec.features.model_dump_json(exclude={"selection"})
-    asked = spec.source.model_dump_json() + spec.label.model_dump_json() + features
+    label = spec.label.model_dump_json(exclude={"feedback"})
+    asked = spec.source.model_dump_json() + label + spec.features.model_dump_json(exclude={"selection"})
     return Contract(hashlib.sha256(asked.encode()).hexdigest(), spec.hash)
 
 

@@ -69,10 +69,43 @@ def test_each_name_is_listed_once():
         "a in b",
         "None",
         "f(a)",
+        "min(a, b, key=a)",
+        "max(*a, b)",
     ],
 )
 def test_what_the_language_does_not_have_is_refused(text):
     with pytest.raises(ExpressionError, match="which this language does not have"):
+        Expression(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("abs(a - b)", [3.0, 4.0]),
+        ("min(a, b)", [-1.0, 1.0]),
+        ("max(a, b, 3)", [3.0, 5.0]),
+        ("min(4, 2) + a", [1.0, 7.0]),
+        ("abs(min(a, -2)) == 2", [1.0, 1.0]),
+    ],
+)
+def test_abs_min_and_max_are_taken_row_by_row(text, expected):
+    frame = pd.DataFrame({"a": [-1.0, 5.0], "b": [2.0, 1.0]})
+    assert Expression(text).evaluate(frame).tolist() == expected
+
+
+def test_the_earlier_of_two_times_is_their_min():
+    times = pd.to_datetime(["2025-01-01", "2025-01-05"], utc=True)
+    frame = pd.DataFrame({"begun": times[0], "done": [times[1], times[1]], "dropped": [times[0], times[1]]})
+    assert Expression("min(done, dropped) - begun").evaluate(frame).tolist() == [0.0, 4 * 86_400]
+
+
+def test_a_function_is_no_column():
+    assert Expression("abs(a) + max(b, 1)").names == ("a", "b")
+
+
+@pytest.mark.parametrize(("text", "taken"), [("abs(a, b)", "1"), ("min(a)", "2 or more"), ("max()", "2 or more")])
+def test_a_wrong_number_of_values_is_refused_with_the_right_one(text, taken):
+    with pytest.raises(ExpressionError, match=f"it takes {taken}"):
         Expression(text)
 
 
@@ -86,7 +119,7 @@ value = st.none() | st.integers(-3, 3)
 
 
 @given(rows=st.lists(st.tuples(value, value), min_size=1, max_size=20))
-@pytest.mark.parametrize("text", ["a + b", "a > 1 or b > 1", "not a == b", "a in [1, 2] and b < 1"])
+@pytest.mark.parametrize("text", ["a + b", "a > 1 or b > 1", "not a == b", "a in [1, 2] and b < 1", "max(a, abs(b))"])
 def test_a_row_with_any_named_column_missing_has_no_value(text, rows):
     frame = pd.DataFrame(rows, columns=["a", "b"], dtype="float64")
     found = Expression(text).evaluate(frame)

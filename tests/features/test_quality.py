@@ -10,6 +10,8 @@ import pytest
 
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.quality import assess
+from ml_pipeline.features.quality_gates import failed_gates
+from ml_pipeline.specs.model_spec import QUALITY, Gate
 
 START = pd.Timestamp("2024-01-01", tz="UTC")
 AS_OF = START + pd.Timedelta(days=200)
@@ -135,6 +137,14 @@ def _leaking_category(rows):
     return rows.assign(author_kind=np.where(rows["review_cycles"] > 2, "reworked", "fine"))
 
 
+def _leaking_gap(rows):
+    return rows.assign(additions=rows["additions"].where(rows["review_cycles"] > 2))
+
+
+def _leaking_blank(rows):
+    return rows.assign(author_kind=rows["author_kind"].where(rows["review_cycles"] > 2, None))
+
+
 def _one_class(rows):
     return rows.assign(review_cycles=0.0)
 
@@ -160,6 +170,8 @@ def _one_class(rows):
         ("constant_columns", _constant),
         ("leakage", _leaking_number),
         ("leakage", _leaking_category),
+        ("leakage", _leaking_gap),
+        ("leakage", _leaking_blank),
         ("class_balance", _one_class),
     ],
 )
@@ -230,3 +242,68 @@ def test_every_score_lies_between_0_and_100_on_a_real_project(story_points, real
     scores = [report.score, report.completeness, report.consistency, report.validity]
     assert all(0 <= score <= 100 for score in [*scores, *(measure.score for measure in measures.values())])
     assert measures["missing"].value > 0.3
+
+
+def test_a_specification_can_name_every_dimension_and_measure_as_a_gate(spec, clean):
+    report, _ = measured(spec, clean)
+    found = {}
+    for measure in report.measures:
+        found[measure.dimension] = (*found.get(measure.dimension, ()), measure.name)
+    assert found == QUALITY
+
+
+def test_each_measure_has_a_recommendation_of_its_own(spec, clean):
+    worst = [_blank, _textless, _unlabelled, _holed, _repeated, _misspelt, _mixed, _renamed, _surging, _stopped]
+    worst += [_wild, _reversed, _constant, _leaking_number, _one_class]
+    found = {}
+    for fault in worst:
+        found |= {name: m.recommendation for name, m in measured(spec, fault(clean))[1].items() if m.recommendation}
+    assert sorted(found) == sorted(NAMES)
+    assert len(set(found.values())) == len(NAMES)
+
+
+def test_a_time_known_at_creation_that_lies_before_1990_is_impossible(spec, clean):
+    columns = spec.source.columns | {"branched_at": spec.source.columns["closed_at"].model_copy()}
+    columns["branched_at"] = columns["branched_at"].model_copy(update={"known_at": "created"})
+    dated = spec.model_copy(update={"source": spec.source.model_copy(update={"columns": columns})})
+    branched = (clean["created_at"] - pd.Timedelta(days=1)).where(clean.index % 20 > 0, pd.Timestamp(0, tz="UTC"))
+    _, measures = measured(dated, clean.assign(branched_at=branched))
+    assert measures["impossible_times"].recommendation == "Correct the order, zone or clock of branched_at (5 %)."
+
+
+def test_the_patterns_are_part_of_the_stored_report(spec, clean):
+    report, _ = measured(spec, clean)
+    assert report.to_dict()["patterns"]["arrivals"]["weeks"] == 28
+
+
+def test_bars_that_are_reached_fail_nothing(spec, clean):
+    report, _ = measured(spec, clean)
+    assert failed_gates(Gate(min_quality=90, min_quality_of={"leakage": 100, "validity": 90}), report.to_dict()) == []
+
+
+def test_a_failed_gate_of_a_measure_says_value_bar_and_what_to_do(spec, clean):
+    report, _ = measured(spec, _blank(clean))
+    (gate,) = failed_gates(Gate(min_quality_of={"missing": 95}), report.to_dict())
+    assert gate.sentence() == (
+        "missing 85.71 of 100, needed 95: Fill author (100 %) at the source, or remove what is never filled"
+    )
+
+
+def test_a_failed_gate_of_a_dimension_names_its_weakest_measure(spec, clean):
+    report, measures = measured(spec, _leaking_number(clean))
+    (gate,) = failed_gates(Gate(min_quality_of={"validity": 80, "consistency": 80}), report.to_dict())
+    assert (gate.name, gate.score, gate.needed) == ("validity", report.validity, 80)
+    assert gate.recommendation == f"leakage: {measures['leakage'].recommendation}"
+
+
+def test_every_gate_that_fails_is_told_the_overall_one_first(spec, clean):
+    report, _ = measured(spec, clean.iloc[:0])
+    bars = Gate(min_quality=40, min_quality_of={"leakage": 20, "completeness": 50})
+    assert [gate.name for gate in failed_gates(bars, report.to_dict())] == ["quality", "leakage", "completeness"]
+
+
+def test_a_bar_above_ninety_has_a_recommendation_too(spec, clean):
+    strict = spec.model_copy(update={"gate": Gate(min_quality_of={"missing": 99})})
+    report, measures = measured(strict, clean.assign(author=clean["author"].where(clean.index % 4 > 0, None)))
+    assert 90 < measures["missing"].score < 99 and report.score > 90
+    assert "author" in failed_gates(strict.gate, report.to_dict())[0].recommendation

@@ -8,7 +8,15 @@ import json
 import numpy as np
 import pytest
 
-from ml_pipeline.lifecycle.promotion import FALL_BACK, Evidence, judge, losses, mean_interval, relative_gain
+from ml_pipeline.lifecycle.promotion import (
+    FALL_BACK,
+    BusinessValue,
+    Evidence,
+    judge,
+    losses,
+    mean_interval,
+    relative_gain,
+)
 
 FIRST = Evidence("mae", 1.5, 2.0, 0.0, False, np.array([]), np.array([]))
 
@@ -196,3 +204,41 @@ def test_only_the_outcomes_since_a_change_tell_the_champion_from_the_constant():
     evidence = against_a_constant(champion_error=2.0, constant_error=1.0)
     assert judge(dataclasses.replace(evidence, changed_at=np.datetime64("2026-01-20"))).verdict == FALL_BACK
     assert judge(dataclasses.replace(evidence, changed_at=np.datetime64("2026-01-29"))).verdict == "reject"
+
+
+CLOSE = BusinessValue("close", "Share within one point", 0.4, 0.3)
+
+
+def test_a_business_metric_without_a_gate_is_a_number_of_the_decision_and_no_obstacle():
+    decision = judge(dataclasses.replace(FIRST, business=(CLOSE,)))
+    assert decision.verdict == "promote"
+    assert (decision.numbers["business_close"], decision.numbers["business_close_baseline"]) == (0.4, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("better", "gate", "verdict"),
+    [("higher", 0.4, "promote"), ("higher", 0.41, "reject"), ("lower", 0.4, "promote"), ("lower", 0.39, "reject")],
+)
+def test_a_gate_is_the_least_or_the_most_that_is_needed(better, gate, verdict):
+    gated = dataclasses.replace(CLOSE, better=better, gate=gate)
+    assert judge(dataclasses.replace(FIRST, business=(gated,))).verdict == verdict
+
+
+def test_a_missed_gate_names_metric_value_and_bar_also_against_a_champion():
+    gated = dataclasses.replace(CLOSE, gate=0.5)
+    decision = judge(dataclasses.replace(against(0.2), business=(gated,)))
+    assert decision.verdict == "reject"
+    assert decision.reason.startswith(
+        "gate_not_reached: close 0.4, needed at least 0.5 (Share within one point); better: mean loss"
+    )
+    assert decision.numbers["business_close_gate"] == 0.5
+
+
+def test_a_gated_metric_without_a_value_is_not_reached():
+    decision = judge(dataclasses.replace(FIRST, business=(dataclasses.replace(CLOSE, value=None, gate=0.1),)))
+    assert "close no value, needed at least 0.1" in decision.reason
+
+
+def test_a_rejection_by_the_loss_is_told_as_such_whatever_the_gates():
+    worse = dataclasses.replace(FIRST, value=2.5, business=(dataclasses.replace(CLOSE, gate=0.5),))
+    assert judge(worse).reason.startswith("baseline_not_beaten")

@@ -249,3 +249,44 @@ def test_a_search_takes_ranges_and_choices_in_place_of_the_usual_space():
 def test_a_search_that_cannot_be_made_is_refused_with_its_key(tmp_path, search, message):
     with pytest.raises(SpecError, match=message):
         load_spec(written(tmp_path, changed("training.search", search)))
+
+
+def test_a_gate_of_an_unknown_quality_measure_is_refused_by_name(tmp_path):
+    with pytest.raises(SpecError, match=r"gate\.min_quality_of: .*'completenes' is neither .* one of completeness"):
+        load_spec(written(tmp_path, changed("gate.min_quality_of", {"completenes": 50})))
+
+
+def test_a_quality_gate_beyond_100_is_refused(tmp_path):
+    with pytest.raises(SpecError, match=r"gate\.min_quality_of\.leakage: 200"):
+        load_spec(written(tmp_path, changed("gate.min_quality_of", {"leakage": 200})))
+
+
+METRIC = {"name": "close", "title": "Share within one point", "value": "abs(outcome - prediction) <= 1"}
+
+
+def test_a_business_metric_is_a_mean_of_which_more_is_better_without_a_gate():
+    (metric,) = ModelSpec.model_validate(changed("business_metrics", [METRIC])).business_metrics
+    assert (metric.aggregate, metric.better, metric.gate) == ("mean", "higher", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "mae"}, r"business_metrics\.0\.name: 'mae': is the name of a technical metric"),
+        ({"name": "baseline_close"}, "is the name of a technical metric"),
+        ({"name": "Close"}, r"business_metrics\.0\.name: 'Close'"),
+        ({"value": "forecast - outcome"}, "names 'forecast'; there is prediction, outcome, baseline"),
+        ({"value": "outcome ** 2"}, "which this language does not have"),
+        ({"value": "outcome < 'five'"}, "cannot be computed from numbers"),
+        ({"better": "more"}, r"business_metrics\.0\.better"),
+        ({"goal": 1}, r"business_metrics\.0\.goal: is no key"),
+    ],
+)
+def test_a_wrong_business_metric_is_refused_with_key_and_reason(tmp_path, change, said):
+    with pytest.raises(SpecError, match=said):
+        load_spec(written(tmp_path, changed("business_metrics", [METRIC | change])))
+
+
+def test_two_business_metrics_of_one_name_are_refused(tmp_path):
+    with pytest.raises(SpecError, match="two metrics are named 'close'"):
+        load_spec(written(tmp_path, changed("business_metrics", [METRIC, METRIC])))

@@ -201,3 +201,12 @@ def test_an_update_costs_less_than_a_third_of_a_training(make_frame, as_of):
     updates = [seconds(lambda: update(spec, model, frame, as_of, since)) for _ in range(3)]
     trainings = [seconds(lambda: train(spec, frame, as_of)) for _ in range(3)]
     assert min(updates) < min(trainings) / 3, f"ratio {min(updates) / min(trainings):.3f}"
+
+
+def test_labels_that_are_feedback_wait_for_a_training_in_full(case, as_of):
+    spec, frame, since, model = case
+    said = np.where((frame.index >= OLD) & (frame.index % 4 == 0), "accepted", None)
+    told = frame.assign(weight=1.0, feedback=pd.Series(said, dtype=object))
+    updated = update(spec, model, told, as_of, since)
+    assert updated.rows["new"] == NEW - NEW // 4
+    assert not updated.test_predictions["entity_id"].isin(told.loc[told["feedback"].notna(), "entity_id"]).any()

@@ -44,6 +44,12 @@ def test_a_serving_version_is_shown_with_the_numbers_that_it_was_promoted_with(t
     assert row.drift == "stable"
 
 
+def test_business_metrics_are_shown_with_what_the_constant_reaches(tenant, make_issues):
+    tenant.holds(make_issues(40)).train(40)
+    found = status(tenant).business["within_one_point"]
+    assert found["value"] > found["baseline_value"] > 0
+
+
 def test_a_rejected_challenger_is_shown_where_nothing_serves(tenant, make_issues):
     tenant.holds(make_issues(40, learnable=False)).train(40)
     row = status(tenant)

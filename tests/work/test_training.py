@@ -178,8 +178,25 @@ def test_a_tenant_without_any_row_has_insufficient_data(tenant):
 def test_a_snapshot_of_low_quality_is_not_trained_on(tenant, make_issues):
     report = tenant.changed("gate", min_quality=100.0).holds(make_issues(40)).train(40)
     assert report.done[MODEL]["decision"] == "low_quality"
-    assert report.done[MODEL]["reason"].endswith("of 100, needed 100")
+    assert "of 100, needed 100" in report.done[MODEL]["reason"]
     assert tenant.versions() == []
+
+
+def test_a_measure_below_its_gate_is_a_stored_decision_with_value_bar_and_remedy(tenant, make_issues):
+    rows = make_issues(40).assign(team=None)
+    tenant.changed("gate", min_quality_of={"missing": 90.0}).holds(rows).train(40)
+    (decision,) = tenant.rows(tables.decisions)
+    assert (decision["verdict"], decision["numbers"]["min_missing"]) == ("low_quality", 90.0)
+    assert decision["numbers"]["missing"] < 90
+    assert decision["reason"].startswith("low_quality: missing ")
+    assert "of 100, needed 90: Fill team (100 %)" in decision["reason"].replace("reporter (100 %), ", "")
+
+
+def test_the_temporal_patterns_are_stored_with_the_snapshot_and_told(tenant, make_issues):
+    report = tenant.holds(make_issues(40)).train(40)
+    (snapshot,) = tenant.rows(tables.feature_sets)
+    assert snapshot["quality"]["patterns"]["arrivals"]["unit"] == "entities a week"
+    assert report.done[FEATURES]["patterns"].startswith("outcomes: ")
 
 
 def test_a_version_no_better_than_the_constant_stays_challenger_with_the_reason(tenant, make_issues):
@@ -187,6 +204,20 @@ def test_a_version_no_better_than_the_constant_stays_challenger_with_the_reason(
     assert tenant.aliases() == {CHALLENGER: 1}
     assert report.done[MODEL]["decision"] == "reject"
     assert report.done[MODEL]["reason"].startswith("baseline_not_beaten: ")
+
+
+def test_a_version_that_misses_the_gate_of_a_business_metric_stays_challenger_and_its_value_is_logged(
+    tenant, make_issues
+):
+    (metric,) = tenant.spec.business_metrics
+    strict = metric.model_copy(update={"gate": 1.01})
+    gated = dataclasses.replace(tenant, spec=tenant.spec.model_copy(update={"business_metrics": [strict]}))
+    report = gated.holds(make_issues(40)).train(40)
+    assert gated.aliases() == {CHALLENGER: 1}
+    assert report.done[MODEL]["reason"].startswith("gate_not_reached: within_one_point ")
+    assert ", needed at least 1.01 (Share estimated within one point)" in report.done[MODEL]["reason"]
+    logged = gated.registry.client.get_run(gated.versions()[0].run_id).data.metrics
+    assert 0 < logged["baseline_within_one_point"] < logged["within_one_point"] <= 1
 
 
 def test_an_estimator_that_refuses_its_parameters_is_named_in_the_decision(tenant, make_issues):

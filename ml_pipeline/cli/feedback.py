@@ -1,0 +1,96 @@
+"""``ml-pipeline feedback``: what somebody says to a prediction, or a file of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ml_pipeline.cli.common import check_model_and_tenant, json_option, output, prepared
+from ml_pipeline.features.feedback import CORRECTED, VERDICTS
+from ml_pipeline.settings import Settings
+from ml_pipeline.specs import ModelSpec, load_specs
+
+
+@click.command("feedback")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--tenant", required=True)
+@click.option("--model", required=True)
+@click.option("--entity", help="What the prediction was about.")
+@click.option("--verdict", type=click.Choice(VERDICTS))
+@click.option("--value", type=float, help="The corrected value, in the unit of the label.")
+@click.option("--weight", type=float, default=1.0, show_default=True, help="Beside an outcome, which weighs 1.")
+@click.option("--by", default="command line", show_default=True, help="Who says it, where the file does not.")
+@click.option("--at", type=click.DateTime(), help="When it was said (UTC); now unless given.")
+@click.option("--timezone", default="UTC", show_default=True, help="Zone of a file's times that name none.")
+@json_option
+def feedback_command(
+    file: Path | None,
+    tenant: str,
+    model: str,
+    entity: str | None,
+    verdict: str | None,
+    value: float | None,
+    weight: float,
+    by: str,
+    at: dt.datetime | None,
+    timezone: str,
+    as_json: bool,
+) -> None:
+    """Say that a prediction was accepted, corrected or rejected: one, or a CSV FILE of them.
+
+    The columns of a file are entity_id, verdict, value, weight, given_by, given_at; the first two are needed. Bad rows
+    are set aside in ml.quarantine and counted.
+    """
+    of_one = [given is not None for given in (entity, verdict, value)]
+    if any(of_one) if file is not None else not all(of_one[:2]):
+        raise click.UsageError("Give a FILE, or --entity with --verdict (and --value, if corrected).")
+    now = dt.datetime.now(dt.UTC)
+    with prepared() as settings:
+        check_model_and_tenant(settings, tenant, model)
+        spec = load_specs(settings.specs)[model]
+        if file is not None:
+            _import(settings, spec, tenant, file, by, timezone, now, as_json)
+        else:
+            said = {"entity_id": entity, "verdict": verdict, "value": value, "weight": weight, "given_by": by}
+            _store(settings, spec, tenant, said | {"given_at": at.replace(tzinfo=dt.UTC) if at else now}, now, as_json)
+    if not spec.label.feedback and not as_json:
+        output.print(f"Kept, but not trained on: label.feedback of {model} is off.", highlight=False)
+
+
+def _import(
+    settings: Settings,
+    spec: ModelSpec,
+    tenant: str,
+    file: Path,
+    by: str,
+    timezone: str,
+    now: dt.datetime,
+    as_json: bool,
+) -> None:
+    from ml_pipeline.resources.warehouse import Warehouse
+    from ml_pipeline.work.feedback import import_feedback
+
+    summary = import_feedback(Warehouse(settings), spec, tenant, file, given_by=by, timezone=timezone, now=now)
+    if as_json:
+        print(json.dumps(asdict(summary)))
+        return
+    reasons = "".join(f"\n  {count} {reason}" for reason, count in summary.reasons.items())
+    stored = f"{summary.file}: {summary.rows_loaded:,} of {summary.rows_read:,} stored"
+    output.print(f"{stored}, {summary.quarantined:,} set aside{reasons}", highlight=False)
+
+
+def _store(settings: Settings, spec: ModelSpec, tenant: str, said: dict, now: dt.datetime, as_json: bool) -> None:
+    from ml_pipeline.resources.warehouse import Warehouse
+    from ml_pipeline.work.feedback import store_one
+
+    stored = store_one(Warehouse(settings), spec, tenant, **said, now=now)
+    if as_json:
+        print(json.dumps(stored, default=str))
+        return
+    what = f"{stored['verdict']} to {stored['value']:g}" if stored["verdict"] == CORRECTED else stored["verdict"]
+    about = f"version {stored['version']} said {stored['predicted']:.3g}"
+    output.print(f"{tenant} {spec.name} {stored['entity_id']}: {what}; {about}.", highlight=False)

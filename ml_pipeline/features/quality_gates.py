@@ -1,0 +1,51 @@
+"""Which bars of a specification the data quality of a snapshot does not reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_pipeline.specs.model_spec import Gate
+
+OVERALL = "quality"
+
+
+@dataclass(frozen=True)
+class FailedGate:
+    """``name``: ``quality``, a dimension or a measure; ``score`` and ``needed`` lie between 0 and 100."""
+
+    name: str
+    score: float
+    needed: float
+    recommendation: str | None
+
+    def sentence(self) -> str:
+        return f"{self.name} {self.score:.4g} of 100, needed {self.needed:.4g}" + (
+            f": {self.recommendation.rstrip('.')}" if self.recommendation else ""
+        )
+
+
+def failed_gates(gate: Gate, quality: Mapping[str, Any]) -> list[FailedGate]:
+    """The bars that are not reached, the overall one first, then in the order of the specification.
+
+    Of a dimension, and of the whole, the recommendation is the weakest measure's, with its name.
+
+    Parameters
+    ----------
+    quality
+        What ``QualityReport.to_dict`` made, as it is stored with the snapshot.
+    """
+    measures = {measure["name"]: measure for measure in quality["measures"]}
+    failed = []
+    for name, needed in {OVERALL: gate.min_quality, **gate.min_quality_of}.items():
+        if name in measures:
+            score, recommendation = measures[name]["score"], measures[name]["recommendation"]
+        else:
+            score = quality["score" if name == OVERALL else name]
+            parts = [part for part in quality["measures"] if name in (OVERALL, part["dimension"])]
+            weakest = min(parts, key=lambda part: part["score"])
+            recommendation = f"{weakest['name']}: {weakest['recommendation']}" if weakest["recommendation"] else None
+        if score < needed:
+            failed.append(FailedGate(name, score, needed, recommendation))
+    return failed
