@@ -206,7 +206,8 @@ def _volume(days: _Days, place: int) -> Anomaly | None:
 def _usual_counts(counts: np.ndarray, weekday: np.ndarray) -> np.ndarray:
     """Which days are not far from the median of their weekday, on the scale on which Poisson counts spread alike."""
     roots = 2 * np.sqrt(counts + 0.375)
-    departure = roots - np.array([np.median(roots[weekday == number]) for number in weekday])
+    days, of_day = np.unique(weekday, return_inverse=True)
+    departure = roots - np.array([np.median(roots[weekday == day]) for day in days])[of_day]
     return np.abs(departure) <= OUTLIER * max(1.4826 * float(np.median(np.abs(departure))), 1.0)
 
 
