@@ -29,6 +29,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec, load_specs
 from ml_pipeline.work.monitoring import DRIFT_REPORT, STEPS, MonitoringTask, run_monitoring
+from ml_pipeline.work.tenant_days import records
 
 DAY = dt.timedelta(days=1)
 TRAINED = 5
@@ -51,8 +52,10 @@ def wave(settings: Settings, count: int, seed: int) -> dict[str, Any]:
         first = _timed(lambda: launch.monitor(instance, known, trained, models, before, before, _silent))
         served = stage(settings, others, _midnight(yesterday))
         parts = part_milliseconds(settings, others[::PROFILED_EVERY], yesterday)
+        before_night = backtests(settings)
         night = _timed(lambda: launch.monitor(instance, known, tenants, models, yesterday, yesterday, _silent))
         check(instance, tenants, models, yesterday)
+        made = backtests(settings)
     work = count * len(models) * parts["task"] / 1000 / settings.workers
     return {
         "wave_tenants": count,
@@ -60,6 +63,7 @@ def wave(settings: Settings, count: int, seed: int) -> dict[str, Any]:
         "wave_training_seconds_per_model": training / TRAINED / len(models),
         "wave_first_night_seconds_per_model": first / TRAINED / len(models),
         "wave_served_models": served,
+        "wave_backtested_models": sum(count != before_night.get(of, 0) for of, count in made.items()),
         f"wave_seconds_{count}": night,
         "wave_work_seconds": work,
         **{f"wave_ms_{name}": value for name, value in parts.items()},
@@ -79,27 +83,38 @@ def load_fleet(settings: Settings, count: int, seed: int) -> list[str]:
 def stage(settings: Settings, tenants: Sequence[str], moment: dt.datetime) -> int:
     """What some weeks of nights until ``moment`` leave behind; returns how many tenants x models have a champion.
 
-    Every second one is served: a deployment, and a live prediction of each entity since. The rest has backtests.
+    The outcomes so far are stored. Every second one is served: a deployment, and a live prediction of each entity
+    since. The rest has the backtests that its nights have made.
     """
     warehouse, served = Warehouse(settings), 0
     for number, (tenant, spec) in enumerate(product(tenants, load_specs().values())):
         is_served = number % SERVED_EVERY == 0
         served += is_served
-        rows = predictions(spec, tenant, build(spec, warehouse.read_source(spec, tenant), moment), moment, is_served)
+        frame = build(spec, warehouse.read_source(spec, tenant), moment)
+        rows = predictions(spec, tenant, frame, moment, is_served)
         with warehouse.tenant(tenant) as connection:
             if is_served:
                 connection.execute(sa.insert(tables.deployments).values(_deployment(spec, tenant, moment)))
             if rows:
                 connection.execute(sa.insert(tables.predictions), rows)
+            if known := outcomes(spec, tenant, frame):
+                connection.execute(sa.insert(tables.outcomes), known)
     return served
+
+
+def outcomes(spec: ModelSpec, tenant: str, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The matured rows of a feature frame as the nights have stored them."""
+    names = {"entity_id": "entity_id", "label_time": "label_time", "label": "value"}
+    matured = frame.loc[frame["state"] == "matured", list(names)].rename(columns=names)
+    return [{"tenant_id": tenant, "model": spec.name, **record} for record in records(matured)]
 
 
 def predictions(
     spec: ModelSpec, tenant: str, frame: pd.DataFrame, moment: dt.datetime, served: bool
 ) -> list[dict[str, Any]]:
-    """One prediction for each entity that the night may ask for: still open, or matured in the health window."""
-    since = pd.Timestamp(moment) - spec.monitoring.health_days * DAY
-    wanted = frame[(frame["state"] == "open") | (frame["label_time"] >= since)]
+    """One prediction for each entity that has one after the nights since the deployment, or since as long ago."""
+    lived = frame[(frame["state"] == "open") | (frame["label_time"] >= pd.Timestamp(moment) - SERVING_SINCE)]
+    wanted = lived if served else lived[backtested(spec, lived, moment)]
     median = frame["label"].median()
     shared = {
         "tenant_id": tenant,
@@ -116,6 +131,26 @@ def predictions(
     ]
 
 
+def backtested(spec: ModelSpec, frame: pd.DataFrame, moment: dt.datetime) -> np.ndarray:
+    """Which entities of a model without a champion the nights until ``moment`` have backtested, one bool per row.
+
+    A night backtests where an entity has matured without a prediction, and then every entity so far of the same origin.
+    One that has been created since and matures before the next such night makes its night fit the origin again.
+    """
+    step = pd.Timedelta(days=spec.monitoring.backtest_days)
+    created, known = (
+        frame[name].dt.tz_convert(None).to_numpy("datetime64[us]") for name in ("event_time", "label_time")
+    )
+    origins = (created - np.datetime64(0, "us")) // step.to_numpy()
+    in_reach = known - created <= pd.Timedelta(days=spec.monitoring.backtest_reach_days)
+    nights = np.datetime64(moment.replace(tzinfo=None)) - np.arange(SERVING_SINCE.days, -1, -1) * np.timedelta64(1, "D")
+    done = created < nights[0]
+    for night in nights[1:]:
+        missing = (known < night) & in_reach & ~done
+        done |= (created < night) & np.isin(origins, origins[missing])
+    return done
+
+
 def _deployment(spec: ModelSpec, tenant: str, moment: dt.datetime) -> dict[str, Any]:
     return {
         "tenant_id": tenant,
@@ -127,6 +162,15 @@ def _deployment(spec: ModelSpec, tenant: str, moment: dt.datetime) -> dict[str, 
         "reason": "staged for the benchmark",
         "as_of": moment - SERVING_SINCE,
     }
+
+
+def backtests(settings: Settings) -> dict[tuple[str, str], int]:
+    """Backtested predictions stored for each tenant and model."""
+    table = tables.predictions
+    query = sa.select(table.c.tenant_id, table.c.model, sa.func.count()).where(table.c.origin == "backtest")
+    with Warehouse(settings).operator() as connection:
+        rows = connection.execute(query.group_by(table.c.tenant_id, table.c.model)).all()
+    return {(tenant, model): count for tenant, model, count in rows}
 
 
 def part_milliseconds(settings: Settings, tenants: Sequence[str], day: dt.date) -> dict[str, float]:

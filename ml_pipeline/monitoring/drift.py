@@ -123,12 +123,8 @@ def compare(
         The champion's feature importance, any unit.
     """
     kept = profile(spec, reference) if isinstance(reference, pd.DataFrame) else reference
-    lacking = _lacking_rows(spec.monitoring, kept.rows, len(current))
-    if lacking:
-        wait = "Wait for more rows, or lengthen the window: nothing can be said about drift yet."
-        return DriftReport(
-            "insufficient_data", None, None, [], lacking, {}, kept.rows, len(current), recommendation=wait
-        )
+    if lacking := too_few_rows(spec.monitoring, kept.rows, len(current)):
+        return lacking
     days = Days.of(current["event_time"])
     columns, unknown = _columns(spec, kept, current, days)
     singles = {
@@ -160,14 +156,19 @@ def severity(performance_loss: float | None, drift_score: float | None) -> Sever
     return next((level for level, threshold in thresholds.items() if value >= threshold), None)
 
 
-def _lacking_rows(monitoring: Monitoring, baseline_rows: int, current_rows: int) -> str | None:
+def too_few_rows(monitoring: Monitoring, baseline_rows: int, current_rows: int) -> DriftReport | None:
+    """The report that :func:`compare` gives where either side has too few rows, without a profile; else None."""
     if current_rows < monitoring.min_rows:
         rows, where = current_rows, f"in the last {monitoring.current} days"
     elif baseline_rows < monitoring.min_rows:
         rows, where = baseline_rows, f"between {monitoring.baseline_from} and {monitoring.baseline_to} days before"
     else:
         return None
-    return f"insufficient_data: {rows} of {monitoring.min_rows} rows {where}"
+    reason = f"insufficient_data: {rows} of {monitoring.min_rows} rows {where}"
+    wait = "Wait for more rows, or lengthen the window: nothing can be said about drift yet."
+    return DriftReport(
+        "insufficient_data", None, None, [], reason, {}, baseline_rows, current_rows, recommendation=wait
+    )
 
 
 def _columns(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) -> tuple[dict[str, Column], list[str]]:

@@ -20,6 +20,7 @@ MIN_PREDICTIONS = 5  # on a day, below which its mean says little about the day
 NAMED_COLUMNS = 3
 OUTLIER = 4.5  # robust standard deviations at which an earlier day is no example of a usual one
 _MISSING = "missing_"
+_DAY = 86_400_000_000  # microseconds
 _NO_VARIANCE = 1e-9
 _NO_TAIL = 1e-300
 _NODES = np.array([-np.sqrt(3), 0.0, np.sqrt(3)])  # Gauss-Hermite: the mean of a function of a standard normal value
@@ -48,13 +49,8 @@ def daily_summary(
         (NaN where there are too few).
     """
     days = pd.date_range(first, last, freq="D")
-    names = [name for name in judged_columns(spec.feature_columns).all if name in frame]
-    missing = frame[names].isna()
-    if "text" in spec.feature_columns.text and "text" in frame:
-        missing["text"] = frame["text"].isna() | (frame["text"] == "")
-    of_rows = missing.astype("int64").add_prefix(_MISSING).assign(volume=1).groupby(_day(frame["event_time"])).sum()
-    summary = of_rows.reindex(days, fill_value=0)
-    if predictions is None:
+    summary = _row_counts(spec, frame, days)
+    if predictions is None or predictions.empty:
         return summary.assign(predictions=0, prediction_mean=np.nan, prediction_variance=np.nan)
     value = predictions["value"].to_numpy(dtype="float64")
     if spec.task == "regression" and spec.label.above is not None and spec.label.above >= 0:
@@ -63,6 +59,23 @@ def daily_summary(
     grouped = values.groupby(_day(predictions["predicted_at"]).loc[values.index]).agg(["count", "mean", "var"])
     of_predictions = grouped.set_axis(["predictions", "prediction_mean", "prediction_variance"], axis=1).reindex(days)
     return pd.concat([summary, of_predictions.fillna({"predictions": 0}).astype({"predictions": "int64"})], axis=1)
+
+
+def _row_counts(spec: ModelSpec, frame: pd.DataFrame, days: pd.DatetimeIndex) -> pd.DataFrame:
+    """Rows, and rows without a value of each judged column, by day."""
+    names = [name for name in judged_columns(spec.feature_columns).all if name in frame]
+    missing = frame[names].isna().to_numpy()
+    if "text" in spec.feature_columns.text and "text" in frame:
+        names = [*names, "text"]
+        missing = np.column_stack([missing, (frame["text"].isna() | (frame["text"] == "")).to_numpy(bool)])
+    day = (frame["event_time"].array.as_unit("us").asi8 - days[0].value // 1000) // _DAY
+    within = (day >= 0) & (day < len(days))
+    day, missing = day[within], missing[within]
+    row, column = np.nonzero(missing)
+    shape = len(days), len(names)
+    counts = np.bincount(day[row] * shape[1] + column, minlength=shape[0] * shape[1]).reshape(shape)
+    summary = pd.DataFrame(counts, index=days, columns=[_MISSING + name for name in names])
+    return summary.assign(volume=np.bincount(day, minlength=len(days)))
 
 
 def unusual_days(summary: pd.DataFrame, days: Sequence[date] | None = None, *, rate: float = RATE) -> Anomalies:
@@ -148,7 +161,7 @@ class _Days:
         numbers = ("volume", "predictions", "prediction_mean", "prediction_variance")
         volume, predictions, mean, variance = (summary[name].to_numpy(dtype="float64") for name in numbers)
         return cls(
-            iso=[day.date().isoformat() for day in index],
+            iso=np.datetime_as_string(index.to_numpy(), unit="D").tolist(),
             weekday=index.day_of_week.to_numpy(),
             volume=volume,
             names=[name.removeprefix(_MISSING) for name in columns],
@@ -193,7 +206,8 @@ def _volume(days: _Days, place: int) -> Anomaly | None:
 def _usual_counts(counts: np.ndarray, weekday: np.ndarray) -> np.ndarray:
     """Which days are not far from the median of their weekday, on the scale on which Poisson counts spread alike."""
     roots = 2 * np.sqrt(counts + 0.375)
-    departure = roots - np.array([np.median(roots[weekday == number]) for number in weekday])
+    days, of_day = np.unique(weekday, return_inverse=True)
+    departure = roots - np.array([np.median(roots[weekday == day]) for day in days])[of_day]
     return np.abs(departure) <= OUTLIER * max(1.4826 * float(np.median(np.abs(departure))), 1.0)
 
 

@@ -70,12 +70,20 @@ def write_metrics(tenant: TenantDays) -> dict[dt.date, dict[str, Any]]:
 def _outcome_rows(tenant: TenantDays, connection: sa.Connection) -> list[dict[str, Any]]:
     """The outcomes of the days, and those of earlier days that came late: a tracker imported once a week."""
     columns = {"entity_id": "entity_id", "label_time": "label_time", "label": "value"}
-    table = tables.outcomes
-    query = sa.select(table.c.entity_id).where(tenant.is_own(table), table.c.label_time < midnight(tenant.days[0]))
-    of_days = tenant.outcomes["label_time"] >= midnight(tenant.days[0])
-    late = ~tenant.outcomes["entity_id"].isin(set(connection.scalars(query)))
-    found = tenant.outcomes.loc[of_days | late, list(columns)].rename(columns=columns)
+    outcomes = tenant.outcomes
+    earlier = (outcomes["label_time"] < midnight(tenant.days[0])).to_numpy()
+    late = _not_stored(tenant, connection, list(outcomes["entity_id"].to_numpy(object)[earlier]))
+    wanted = ~earlier | outcomes["entity_id"].isin(late).to_numpy() if late else ~earlier
+    found = outcomes.loc[wanted, list(columns)].rename(columns=columns)
     return [{**tenant.own, **record} for record in records(found)]
+
+
+def _not_stored(tenant: TenantDays, connection: sa.Connection, entities: list[str]) -> list[str]:
+    """Those of the entities of which no outcome from before the days is stored; on all but a few nights none."""
+    table = tables.outcomes
+    asked = sa.func.unnest(sa.cast(entities, sa.ARRAY(sa.Text))).column_valued("asked")
+    of_asked = (tenant.is_own(table), table.c.entity_id == asked, table.c.label_time < midnight(tenant.days[0]))
+    return list(connection.scalars(sa.select(asked).where(~sa.exists().where(*of_asked))))
 
 
 def _metrics_row(tenant: TenantDays, day: dt.date, metrics: DailyMetrics) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from ml_pipeline.monitoring.alert_rules import rank
 from ml_pipeline.monitoring.anomalies import Anomalies, unusual_inputs, unusual_outcomes, unusual_predictions
 from ml_pipeline.monitoring.concept import cause_of
 from ml_pipeline.monitoring.degradation import Degradation, degradation
-from ml_pipeline.monitoring.drift import DriftReport, Severity, compare, severity, windows
+from ml_pipeline.monitoring.drift import DriftReport, Severity, compare, severity, too_few_rows, windows
 from ml_pipeline.monitoring.health import Health, health_score
 from ml_pipeline.monitoring.performance import window_metrics
 from ml_pipeline.monitoring.profiles import Profile, profile
@@ -36,8 +36,9 @@ REMINDED_DAYS = 7  # a loss that stays as high as it was told of is told of agai
 class Reference:
     """What the last days are compared with, and the feature importance of the version that it is of."""
 
-    profile: Profile
+    rows: int
     name: str
+    profile: Callable[[], Profile]  # that of a window is made when there are rows to compare with it
     importance: dict[str, float] = field(default_factory=dict)
 
 
@@ -83,9 +84,9 @@ def report_of(tenant: TenantDays, day: dt.date, references: dict[int, Reference 
     reference = _reference(tenant, day, serving, baseline, references)
     start, end = midnight(day - (spec.monitoring.current - 1) * DAY), midnight(day + DAY)
     made = _made(tenant, day, serving)
-    drift = compare(
+    drift = too_few_rows(spec.monitoring, reference.rows, len(current)) or compare(
         spec,
-        _with_predictions(spec, reference.profile, made[made["predicted_at"] < start]),
+        _with_predictions(spec, reference.profile(), made[made["predicted_at"] < start]),
         current,
         predictions=made[made["predicted_at"] >= start],
         outcomes=_within(tenant.outcomes, "label_time", start, end),
@@ -124,9 +125,12 @@ def _reference(
             return found
     monitoring = tenant.spec.monitoring
     first, last = midnight(day - monitoring.baseline_from * DAY), midnight(day - monitoring.baseline_to * DAY)
-    outcomes = _within(tenant.outcomes, "label_time", first, last)
     name = f"the days from {first.date()} to {(last - DAY).date()}"
-    return Reference(profile(tenant.spec, baseline, None, outcomes), name)
+
+    def made() -> Profile:
+        return profile(tenant.spec, baseline, None, _within(tenant.outcomes, "label_time", first, last))
+
+    return Reference(len(baseline), name, made)
 
 
 def _with_predictions(spec: ModelSpec, reference: Profile, earlier: pd.DataFrame) -> Profile:
@@ -164,7 +168,8 @@ def _of_version(tenant: TenantDays, number: int) -> Reference | None:
     except TamperedArtifact as error:
         alert_tampered(tenant.doors, tenant.tenant, tenant.spec.name, number, error)
         return None
-    return Reference(Profile.from_bytes(kept), f"what version {number} was trained on", importance)
+    read = Profile.from_bytes(kept)
+    return Reference(read.rows, f"what version {number} was trained on", lambda: read, importance)
 
 
 def _within(frame: pd.DataFrame, time: str, start: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:

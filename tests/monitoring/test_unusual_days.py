@@ -9,6 +9,8 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ml_pipeline.monitoring.unusual_days import daily_summary, unusual_days, volume_p_value
 from ml_pipeline.specs import load_specs
@@ -167,3 +169,24 @@ def test_a_summary_without_predictions_has_none():
     frame = pd.DataFrame({"event_time": pd.to_datetime([], utc=True), "team": pd.Series([], dtype=object)})
     found = daily_summary(SPEC, frame, FIRST, FIRST)
     assert found[["volume", "predictions"]].to_numpy().tolist() == [[0, 0]]
+
+
+ROWS = st.tuples(st.integers(-72, 240), st.sampled_from([None, "x"]), st.sampled_from([None, "", "words"]))
+
+
+@given(st.lists(ROWS, max_size=40))
+def test_a_summary_counts_each_row_of_its_days_once_and_no_other(rows):
+    hours, teams, texts = zip(*rows, strict=True) if rows else ((), (), ())
+    first = pd.Timestamp(FIRST, tz="UTC")
+    frame = pd.DataFrame(
+        {
+            "event_time": pd.Series([first + pd.Timedelta(hours=hour) for hour in hours], dtype="datetime64[us, UTC]"),
+            "team": pd.Series(teams, dtype=object),
+            "text": pd.Series(texts, dtype=object),
+        }
+    )
+    found = daily_summary(SPEC, frame, FIRST, FIRST + dt.timedelta(days=3))
+    of_day = [[row for row in rows if row[0] // 24 == day] for day in range(4)]
+    assert found["volume"].tolist() == [len(day) for day in of_day]
+    assert found["missing_team"].tolist() == [sum(team is None for _, team, _ in day) for day in of_day]
+    assert found["missing_text"].tolist() == [sum(not text for _, _, text in day) for day in of_day]
