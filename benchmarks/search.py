@@ -19,6 +19,7 @@ from ml_pipeline.resources import postgres
 from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs.search_spec import Search
+from ml_pipeline.training.learners import fit_learner
 from ml_pipeline.training.spaces import space_of
 from ml_pipeline.training.splits import Fold, folds
 from ml_pipeline.training.trials import SearchResult

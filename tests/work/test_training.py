@@ -221,7 +221,7 @@ def test_a_version_that_misses_the_gate_of_a_business_metric_stays_challenger_an
 
 
 def test_an_estimator_that_refuses_its_parameters_is_named_in_the_decision(tenant, make_issues):
-    broken = tenant.changed("training", params={"max_depth": -5})
+    broken = tenant.changed("training", params={"max_depth": -5}, candidates={})
     broken.holds(make_issues(40)).train(40)
     (decision,) = tenant.rows(tables.decisions)
     assert decision["verdict"] == "reject"
