@@ -25,6 +25,7 @@ from benchmarks.common import (
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.specs import ModelSpec, load_specs
 from ml_pipeline.training.adaptive import Predictions, lived_intervals, waiting_unit
+from ml_pipeline.training.intervals import NEAR
 from ml_pipeline.training.race import run_race
 from ml_pipeline.training.splits import Split, time_split
 from ml_pipeline.training.train import refit, train_on_split, with_interval
@@ -40,7 +41,7 @@ def measure(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, Any]:
     matured = frame[frame["state"] == "matured"].reset_index(drop=True)
     split = time_split(matured, SHARE, SHARE)
     trained = train_on_split(spec, matured, split, seed)
-    label = trained.test_predictions["label"].to_numpy()
+    label, value = (trained.test_predictions[name].to_numpy() for name in ("label", "value"))
     train_median = float(matured["label"].iloc[split.train].median())
     rolling = matured["history_recent_median"].iloc[split.test].fillna(train_median).to_numpy()
     return {
@@ -54,13 +55,19 @@ def measure(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, Any]:
         "refit_median_mae": trained.baseline_metrics["mae"],
         "rolling_mae": mean_absolute_error(label, rolling),
         "rolling_mdae": float(np.median(np.abs(label - rolling))),
+        "confidence": float(trained.test_predictions["confidence"].mean()),
+        "near": float((np.abs(label - value) <= NEAR * value).mean()),
         **coverages(spec, frame, matured, split, seed),
         "seconds": trained.seconds,
     }
 
 
 def coverages(spec: ModelSpec, frame: pd.DataFrame, matured: pd.DataFrame, split: Split, seed: int) -> dict[str, float]:
-    """Coverage and mean width on the test part, of intervals that follow the outcomes and of the fixed one."""
+    """Of intervals that follow the outcomes and of the fixed one, on the test part: coverage, mean width and score.
+
+    The score is the width plus 20 times the distance of an outcome that is outside (for 90 %; Gneiting and Raftery
+    2007), in days: lower is better, and no wrong interval has a lower expected one than the right one.
+    """
     train_rows, validation, known = (matured.iloc[rows] for rows in (split.train, split.validation, split.refit))
     race = run_race(spec, train_rows, validation, seed)
     start = matured["event_time"].iloc[split.test[0]]
@@ -71,10 +78,10 @@ def coverages(spec: ModelSpec, frame: pd.DataFrame, matured: pd.DataFrame, split
     come = frame[
         (frame["event_time"] >= validation["event_time"].iloc[0]) & ~frame["entity_id"].isin(held_out["entity_id"])
     ]
-    values = version.predict(come)
+    predicted = version.predict(come)
     event_time, label_time = (come[name].dt.tz_convert(None).to_numpy("datetime64[us]") for name in TIMES)
     is_new = (come["event_time"] >= start).to_numpy()
-    value, lower, upper = (values[name].to_numpy() for name in ("value", "lower", "upper"))
+    value, lower, upper = (predicted[name].to_numpy() for name in ("value", "lower", "upper"))
     label = come["label"].to_numpy()
     made = Predictions(value, lower, upper, event_time, label_time, label, is_new)
     ends = lived_intervals(version, made, spec.training.interval, waiting_unit(spec))
@@ -82,7 +89,10 @@ def coverages(spec: ModelSpec, frame: pd.DataFrame, matured: pd.DataFrame, split
     found: dict[str, float] = {}
     for name, (low, high) in (("", ends), ("fixed_", (lower, upper))):
         inside = (low <= label) & (label <= high)
-        found |= {f"{name}coverage": float(inside[judged].mean()), f"{name}width": float((high - low)[judged].mean())}
+        outside = np.maximum(low - label, 0) + np.maximum(label - high, 0)
+        score = high - low + 2 / (1 - spec.training.interval) * outside
+        measures = {"coverage": inside, "width": high - low, "interval_score": score}
+        found |= {f"{name}{measure}": float(values[judged].mean()) for measure, values in measures.items()}
     return found
 
 
@@ -90,7 +100,8 @@ def summary(tenants: dict[str, dict[str, Any]], nominal: float) -> dict[str, Any
     """The figures named in the last line. A gain is 1 - ours / the train median's.
 
     ``coverage_ok_by_chance``: tenants that would be expected within the tolerance, had each outcome been inside with
-    the nominal probability, whatever the others did: so few rows have some tenants.
+    the nominal probability, whatever the others did: so few rows have some tenants. ``near_macro`` is the share of
+    outcomes within 20 % of their prediction, ``confidence_macro`` what the predictions said of it.
     """
     table = pd.DataFrame(tenants).T
     mae_gain = (1 - table["mae"] / table["median_mae"]).astype(float)
@@ -113,11 +124,15 @@ def summary(tenants: dict[str, dict[str, Any]], nominal: float) -> dict[str, Any
         "coverage_ok_by_chance": float((binom.cdf(most, rows, nominal) - binom.cdf(least - 1, rows, nominal)).sum()),
         "coverage_tolerance": COVERAGE_TOLERANCE,
         "width_macro": float(table["width"].mean()),
+        "interval_score_macro": float(table["interval_score"].mean()),
         "fixed_coverage_macro": float(fixed.mean()),
         "fixed_coverage_worst": float(fixed.min()),
         "fixed_coverage_mean_deviation": float((fixed - nominal).abs().mean()),
         "fixed_coverage_ok_tenants": _within(fixed, nominal),
         "fixed_width_macro": float(table["fixed_width"].mean()),
+        "fixed_interval_score_macro": float(table["fixed_interval_score"].mean()),
+        "confidence_macro": float(table["confidence"].mean()),
+        "near_macro": float(table["near"].mean()),
         "per_tenant": tenants,
     }
 

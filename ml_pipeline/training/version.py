@@ -97,6 +97,13 @@ class FittedModel:
         """The same version with the interval and residuals that follow from outcomes of its predictions."""
         if self.interval is None:
             return self
+        lowest, highest = (
+            (-np.inf if self.at_least is None else self.at_least),
+            (np.inf if self.at_most is None else self.at_most),
+        )
+        lower = np.where(known.lower <= lowest, -np.inf, known.lower)
+        upper = np.where(known.upper >= highest, np.inf, known.upper)
+        known = replace(known, lower=lower, upper=upper)
         interval, residuals = adaptive_interval(self.interval, np.array(self.residuals), known, coverage)
         return replace(self, interval=interval, residuals=tuple(residuals.tolist()))
 

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_pipeline.training.adaptive import MIN_OUTCOMES, Predictions, adaptive_interval, lived_intervals, waiting_unit
+from ml_pipeline.training.adaptive import (
+    MIN_OUTCOMES,
+    Known,
+    Predictions,
+    adaptive_interval,
+    lived_intervals,
+    waiting_unit,
+)
 from ml_pipeline.training.intervals import Interval, conformal_interval
 from ml_pipeline.training.predictors import Constant
 from ml_pipeline.training.version import FittedModel
@@ -125,9 +132,9 @@ def test_entities_that_had_waited_before_the_version_was_made_lend_their_residua
     made = replace(made, is_new=np.arange(20) < 10)
     known = made.known_at(made.event_time[-1], None)
     interval, residuals = adaptive_interval(version.interval, np.array(version.residuals), known, 0.9)
-    assert known.misses_too_many(0.05)[1] == pytest.approx(-0.5)
+    assert known.misses_too_many(residuals, "identity", 0.05)[1] == pytest.approx(-0.5)
     assert (residuals == 50).sum() == 10
-    assert interval.above > 50
+    assert interval.above > version.interval.above + 20
 
 
 def test_an_outcome_that_is_no_usable_label_drops_out():
@@ -137,13 +144,25 @@ def test_an_outcome_that_is_no_usable_label_drops_out():
     assert len(made.known_at(made.event_time[19], DAY).value) == 15
 
 
-def test_an_end_that_moves_in_stops_at_the_prediction():
-    residuals = np.random.default_rng(11).normal(0, 0.01, 50)
-    trained = Interval("identity", -100.0, 100.0)
-    version = replace(version_of(residuals), interval=trained)
-    made = predictions(version, np.zeros(400), every=1.0, delay=0.0)
-    interval, _ = adaptive_interval(trained, residuals, made.known_at(made.event_time[-1], None), 0.9)
-    assert interval.below <= 0 <= interval.above
+def test_an_end_that_moves_in_stops_at_the_median_residual():
+    rng = np.random.default_rng(11)
+    version = version_of(rng.normal(size=50))
+    version = replace(version, interval=Interval("identity", -100.0, 100.0))
+    made = predictions(version, rng.normal(size=400), every=1.0, delay=0.0)
+    interval = version.adapted(made.known_at(made.event_time[-1], None), 0.9).interval
+    assert interval.below == pytest.approx(interval.above)
+
+
+def test_beyond_an_end_at_the_limit_of_the_label_no_outcome_is_expected():
+    """Open outcomes behind a lower end of 0 are 0.05 fewer misses each than are due, whatever the residuals say."""
+    version = version_of(np.random.default_rng(12).normal(size=50), value=1.0, least=0.0)
+    made = predictions(version, np.append(np.full(10, 1.0), np.full(30, np.nan)), every=1.0, delay=0.0)
+    made.label_time[10:] = np.datetime64("NaT")
+    at_limit, above_it = (
+        version.adapted(replace(made, lower=np.full(40, end)).known_at(made.event_time[-1], None), 0.9).interval.below
+        for end in (0.0, 0.01)
+    )
+    assert at_limit > above_it
 
 
 def test_a_version_without_an_interval_is_left_as_it_is():
@@ -156,3 +175,14 @@ def test_waiting_is_told_from_the_specification(specs):
     assert waiting_unit(specs["lead_time"]) == DAY
     assert waiting_unit(specs["story_points"]) is None
     assert waiting_unit(specs["rework_risk"]) is None
+
+
+def test_open_outcomes_count_as_misses_as_often_as_their_kind_is():
+    """One of ten outcomes is above the end; of what may still come there, as many of the open ones are expected."""
+    value, pool = np.zeros(4), np.arange(1.0, 11.0)
+    label = np.array([np.nan, np.nan, np.nan, 10.0])
+    least = np.array([-np.inf, 5.0, 9.5, 10.0])
+    known = Known(value, np.full(4, 2.0), np.full(4, 9.0), label, least, np.ones(4, dtype=bool))
+    below, above = known.misses_too_many(pool, "identity", 0.0)
+    assert below == pytest.approx(0.1)
+    assert above == pytest.approx(0.1 + 0.2 + 1 + 1)
