@@ -78,6 +78,16 @@ def rows_of(tenant: str) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
     due = {"state": "pending", "due_at": days_ago(1), "next_attempt_at": NOW}
     yield tables.alert_deliveries, own | sent | due
     yield tables.outcomes, own | {"entity_id": "A-1", "label_time": days_ago(1), "value": 3.0}
+    for entity, confidence in (("A-1", 0.9), ("A-2", 0.8), ("A-3", 0.3)):
+        made = {
+            "entity_id": entity,
+            "origin": "live",
+            "version": 2,
+            "event_time": days_ago(3),
+            "confidence": confidence,
+        }
+        ends = {"value": 3.0, "lower": 1.0, "upper": 8.0, "baseline": 4.0}
+        yield tables.predictions, own | made | ends | {"predicted_at": days_ago(2)}
     said = {"entity_id": "A-2", "verdict": "corrected", "value": 5.0, "predicted": 3.0, "version": 2}
     yield tables.feedback, own | said | {"given_at": days_ago(1), "given_by": "ann", "weight": 1.0}
     yield tables.settings, own | {"name": "auto_retrain", "value": True, "changed_by": "ann"}

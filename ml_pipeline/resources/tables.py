@@ -105,6 +105,7 @@ predictions = _table(
     _required("baseline", sa.Double),
     sa.Column("features", JSONB),
     sa.Column("latency_ms", sa.Double),
+    sa.Column("confidence", sa.Double),
     key=("model", "entity_id", "origin", "version"),
 )
 sa.Index("predictions_by_time", predictions.c.tenant_id, predictions.c.predicted_at)

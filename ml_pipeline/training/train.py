@@ -13,7 +13,7 @@ import pandas as pd
 from ml_pipeline.monitoring.business import business_metrics
 from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.intervals import conformal_interval
+from ml_pipeline.training.intervals import conformal_interval, kept_residuals, residuals_of
 from ml_pipeline.training.predictors import Constant, Predictor, Scale
 from ml_pipeline.training.race import MEDIAN, PRIOR, Race, constants, failures, fit_again, run_race
 from ml_pipeline.training.splits import Split, time_split
@@ -119,9 +119,14 @@ def with_interval(spec: ModelSpec, model: FittedModel, held_out: pd.DataFrame, p
     if spec.task == "binary":
         return model
     value = replace(model, predictor=predictor, interval=None).predict(held_out)["value"].to_numpy()
+    return _with_residuals(spec, model, held_out["label"].to_numpy(), value)
+
+
+def _with_residuals(spec: ModelSpec, model: FittedModel, label: np.ndarray, value: np.ndarray) -> FittedModel:
     scale: Scale = "log" if spec.label.above is not None and spec.label.above >= 0 else "identity"
-    interval = conformal_interval(held_out["label"].to_numpy(), value, spec.training.interval, scale)
-    return replace(model, interval=interval)
+    residuals = residuals_of(label, value, scale)
+    interval = conformal_interval(residuals, spec.training.interval, scale)
+    return replace(model, interval=interval, residuals=kept_residuals(residuals))
 
 
 def constant_instead(spec: ModelSpec, trained: Trained) -> Trained:
@@ -134,10 +139,8 @@ def constant_instead(spec: ModelSpec, trained: Trained) -> Trained:
     test, name = trained.test_predictions, MEDIAN if spec.task == "regression" else PRIOR
     model = FittedModel.of(spec, name, Constant(trained.model.baseline), trained.model.baseline)
     if spec.task == "regression":
-        scale: Scale = "log" if spec.label.above is not None and spec.label.above >= 0 else "identity"
-        label, value = test["label"].to_numpy(), test["baseline"].to_numpy()
-        model = replace(model, interval=conformal_interval(label, value, spec.training.interval, scale))
-    predictions = test.assign(value=test["baseline"], lower=np.nan, upper=np.nan)
+        model = _with_residuals(spec, model, test["label"].to_numpy(), test["baseline"].to_numpy())
+    predictions = test.assign(value=test["baseline"], lower=np.nan, upper=np.nan, confidence=np.nan)
     note = f"{name} instead of {trained.candidate}, which was no better"
     return replace(
         trained,

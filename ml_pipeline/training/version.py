@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from ml_pipeline.features.preprocessing import Preprocessor
 from ml_pipeline.specs import FeatureColumns, ModelSpec
+from ml_pipeline.training.adaptive import Known, adaptive_interval
 from ml_pipeline.training.calibration import Calibration
 from ml_pipeline.training.ensembles import RECENT_MEDIAN
-from ml_pipeline.training.intervals import Interval
+from ml_pipeline.training.intervals import Interval, near_share
 from ml_pipeline.training.learners import load_learner
 from ml_pipeline.training.predictors import Constant, Ensemble, Member, Predictor
 
-FORMAT = 2
+FORMAT = 3
 # Types beyond skops' own defaults that a stored preprocessor may hold. The list inside a file is never believed.
 TRUSTED_TYPES = [
     "numpy.dtype",
@@ -36,16 +37,21 @@ class VersionError(Exception):
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A predictor with its baseline and interval. ``candidate`` is the name it had in the race."""
+    """A predictor with its baseline, its interval and the residuals that it stands on, ascending, at most 400.
+
+    ``candidate`` is the name it had in the race.
+    """
 
     spec_name: str
     spec_hash: str
+    task: Literal["regression", "binary"]
     candidate: str
     predictor: Predictor
     baseline: float
     interval: Interval | None
     at_least: float | None
     at_most: float | None
+    residuals: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, spec: ModelSpec, candidate: str, predictor: Predictor, baseline: float) -> FittedModel:
@@ -54,6 +60,7 @@ class FittedModel:
         return cls(
             spec_name=spec.name,
             spec_hash=spec.hash,
+            task=spec.task,
             candidate=candidate,
             predictor=predictor,
             baseline=baseline,
@@ -63,9 +70,11 @@ class FittedModel:
         )
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """One row per row of the feature frame, same index: value, lower, upper, baseline (float64, reported unit).
+        """One row per row of the feature frame, same index: value, lower, upper, baseline, confidence (float64).
 
-        ``lower`` and ``upper`` are NaN without an interval. Values and ends stay inside the label's range.
+        ``lower`` and ``upper`` are NaN without an interval. Values and ends are in the reported unit and stay inside
+        the label's range. ``confidence`` is a probability: binary, that of the likelier class; regression, that the
+        outcome is within 20 % of the value (:func:`~ml_pipeline.training.intervals.near_share`), NaN without residuals.
 
         Raises
         ------
@@ -73,12 +82,37 @@ class FittedModel:
             If the frame lacks a column that the version was trained with.
         """
         value = self._inside(self.predictor.predict(frame))
-        if self.interval is None:
-            lower = upper = np.full(len(frame), np.nan)
-        else:
-            lower, upper = (self._inside(end) for end in self.interval.around(value))
+        lower, upper = self.ends(value)
         columns = {"value": value, "lower": lower, "upper": upper, "baseline": np.full(len(frame), self.baseline)}
-        return pd.DataFrame(columns, index=frame.index)
+        return pd.DataFrame(columns | {"confidence": self._confidence(value)}, index=frame.index)
+
+    def ends(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper end of the interval around each value, NaN without one."""
+        if self.interval is None:
+            return np.full(len(value), np.nan), np.full(len(value), np.nan)
+        lower, upper = (self._inside(end) for end in self.interval.around(value))
+        return lower, upper
+
+    def adapted(self, known: Known, coverage: float) -> FittedModel:
+        """The same version with the interval and residuals that follow from outcomes of its predictions."""
+        if self.interval is None:
+            return self
+        lowest, highest = (
+            (-np.inf if self.at_least is None else self.at_least),
+            (np.inf if self.at_most is None else self.at_most),
+        )
+        lower = np.where(known.lower <= lowest, -np.inf, known.lower)
+        upper = np.where(known.upper >= highest, np.inf, known.upper)
+        known = replace(known, lower=lower, upper=upper)
+        interval, residuals = adaptive_interval(self.interval, np.array(self.residuals), known, coverage)
+        return replace(self, interval=interval, residuals=tuple(residuals.tolist()))
+
+    def _confidence(self, value: np.ndarray) -> np.ndarray:
+        if self.task == "binary":
+            return np.maximum(value, 1 - value)
+        if self.interval is None:
+            return np.full(len(value), np.nan)
+        return near_share(value, np.array(self.residuals), self.interval.scale)
 
     def save(self, folder: Path) -> None:
         """Writes a file for each learner and preprocessor, and ``version.json``, into ``folder``, made if absent.
@@ -90,12 +124,14 @@ class FittedModel:
             "format": FORMAT,
             "spec_name": self.spec_name,
             "spec_hash": self.spec_hash,
+            "task": self.task,
             "candidate": self.candidate,
             "predictor": _write_predictor(self.predictor, folder),
             "baseline": self.baseline,
             "interval": None if self.interval is None else asdict(self.interval),
             "at_least": self.at_least,
             "at_most": self.at_most,
+            "residuals": self.residuals,
         }
         (folder / _VERSION_FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -116,12 +152,14 @@ class FittedModel:
             return cls(
                 spec_name=content["spec_name"],
                 spec_hash=content["spec_hash"],
+                task=content["task"],
                 candidate=content["candidate"],
                 predictor=_load_predictor(content["predictor"], folder),
                 baseline=content["baseline"],
                 interval=None if content["interval"] is None else Interval(**content["interval"]),
                 at_least=content["at_least"],
                 at_most=content["at_most"],
+                residuals=tuple(content["residuals"]),
             )
         except (OSError, json.JSONDecodeError, KeyError) as error:
             raise VersionError(

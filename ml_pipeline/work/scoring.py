@@ -6,12 +6,14 @@ import datetime as dt
 import time
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact, Version
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.adaptive import MIN_OUTCOMES, Predictions, waiting_unit
 from ml_pipeline.training.version import FittedModel
 from ml_pipeline.work.context import Doors
 from ml_pipeline.work.deployment import OPEN
@@ -98,7 +100,8 @@ def _score(
     waiting = waiting[~waiting["entity_id"].isin(_scored(doors, spec, version, origin))]
     if waiting.empty:
         return 0, 0.0
-    model, _ = load_version(doors, spec, version)
+    model, own_test = load_version(doors, spec, version)
+    model = _adapted(doors, spec, version, model, frame, own_test["event_time"].min(), moment)
     started = time.perf_counter()
     values = model.predict(waiting)
     seconds = time.perf_counter() - started
@@ -106,6 +109,53 @@ def _score(
     with doors.warehouse.tenant(version.tenant) as connection:
         doors.warehouse.upsert(connection, tables.predictions, rows)
     return len(waiting), seconds
+
+
+def _adapted(
+    doors: Doors,
+    spec: ModelSpec,
+    version: Version,
+    model: FittedModel,
+    frame: pd.DataFrame,
+    since: pd.Timestamp,
+    moment: dt.datetime,
+) -> FittedModel:
+    """The version with the interval that the outcomes of its own live predictions call for, where there are enough.
+
+    Looked at are entities that came ``since`` its held-out part began: the residuals there lack what was slow.
+    """
+    as_of = pd.Timestamp(version.as_of)
+    if model.interval is None or (frame["label_time"] > as_of).sum() < MIN_OUTCOMES:
+        return model
+    made = _lived(doors, spec, version, as_of, since)
+    made = made.merge(frame.loc[frame["state"] != "excluded", ["entity_id", "label_time", "label"]], on="entity_id")
+    unit, times = waiting_unit(spec), ("event_time", "label_time", "predicted_at")
+    event_time, label_time, predicted_at = (made[name].dt.tz_convert(None).to_numpy("datetime64[us]") for name in times)
+    value, lower, upper, label = (made[name].to_numpy(np.float64) for name in ("value", "lower", "upper", "label"))
+    is_new = event_time > as_of.tz_convert(None).to_datetime64()
+    if unit is not None:  # a version that serves again may have predicted what had already waited for longer
+        is_new &= (predicted_at - event_time) / np.timedelta64(1, "s") / unit <= upper
+    lived = Predictions(value, lower, upper, event_time, label_time, label, is_new)
+    now = pd.Timestamp(moment).tz_convert(None).to_datetime64()
+    return model.adapted(lived.known_at(now, unit), spec.training.interval)
+
+
+def _lived(doors: Doors, spec: ModelSpec, version: Version, as_of: pd.Timestamp, since: pd.Timestamp) -> pd.DataFrame:
+    """What the version has predicted live, of entities that came at ``since`` or later."""
+    table = tables.predictions
+    names = ["entity_id", "event_time", "predicted_at", "value", "lower", "upper"]
+    query = sa.select(*(table.c[name] for name in names)).where(
+        table.c.tenant_id == version.tenant,
+        table.c.model == spec.name,
+        table.c.origin == LIVE,
+        table.c.version == version.number,
+        table.c.predicted_at >= as_of,  # all are; the index is by this time
+        table.c.event_time >= since,
+    )
+    with doors.warehouse.tenant(version.tenant) as connection:
+        found = pd.DataFrame(connection.execute(query).all(), columns=names)
+    times = {name: pd.to_datetime(found[name], utc=True).astype("datetime64[us, UTC]") for name in names[1:3]}
+    return found.astype(dict.fromkeys(("value", "lower", "upper"), "float64")).assign(**times)
 
 
 def _watched_predecessor(doors: Doors, spec: ModelSpec, champion: Version) -> Version | None:

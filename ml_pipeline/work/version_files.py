@@ -80,7 +80,7 @@ def _ml_model(spec: ModelSpec) -> str:
         (*columns.categorical, *columns.text), DataType.string
     )
     inputs = Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])
-    outputs = Schema([ColSpec(DataType.double, name) for name in ("value", "lower", "upper", "baseline")])
+    outputs = Schema([ColSpec(DataType.double, name) for name in ("value", "lower", "upper", "baseline", "confidence")])
     signature = {"inputs": json.dumps(inputs.to_dict()), "outputs": json.dumps(outputs.to_dict()), "params": None}
     content = {"flavors": {"ml_pipeline": {"loader": "ml_pipeline.training.version"}}, "signature": signature}
     return yaml.safe_dump(content | {"mlflow_version": mlflow.__version__, "artifact_path": "model"})

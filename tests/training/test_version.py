@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -76,3 +77,20 @@ def test_a_preprocessor_with_a_foreign_type_is_not_loaded(story_points, make_fra
     skops.io.dump(foreign, tmp_path / "preprocess-trees.skops")
     with pytest.raises(VersionError, match="holds types that no preprocessor consists of"):
         FittedModel.load(tmp_path)
+
+
+def test_the_confidence_of_a_probability_is_that_of_the_likelier_class(rework_risk, make_frame, as_of):
+    model = train(rework_risk, make_frame(rework_risk, 200), as_of).model
+    made = model.predict(make_frame(rework_risk, 40, seed=5))
+    assert made["confidence"].tolist() == [max(p, 1 - p) for p in made["value"]]
+
+
+def test_the_confidence_of_a_number_is_the_share_of_held_out_residuals_that_lead_near_it(
+    story_points, make_frame, as_of
+):
+    model = train(story_points, make_frame(story_points, 200), as_of).model
+    made = model.predict(make_frame(story_points, 40, seed=5))
+    labels = np.expm1(np.log1p(made["value"].to_numpy())[:, None] + np.array(model.residuals))
+    near = np.abs(labels - made[["value"]].to_numpy()) <= 0.2 * made[["value"]].to_numpy()
+    np.testing.assert_allclose(made["confidence"], near.mean(axis=1))
+    assert made["confidence"].nunique() > 1

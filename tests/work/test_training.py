@@ -72,7 +72,7 @@ def test_the_description_of_a_version_gives_mlflow_its_signature(tenant, make_is
     description = yaml.safe_load((files(tenant.versions()[0]) / "MLmodel").read_text())
     inputs, outputs = (json.loads(description["signature"][side]) for side in ("inputs", "outputs"))
     assert tuple(column["name"] for column in inputs) == tenant.spec.feature_columns.all
-    assert [column["name"] for column in outputs] == ["value", "lower", "upper", "baseline"]
+    assert [column["name"] for column in outputs] == ["value", "lower", "upper", "baseline", "confidence"]
 
 
 def test_a_version_that_beats_the_constant_serves_and_the_decision_has_its_numbers(tenant, make_issues):
