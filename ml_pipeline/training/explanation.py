@@ -91,7 +91,7 @@ def words(model: FittedModel, frame: pd.DataFrame) -> list[dict[str, float]]:
     if isinstance(ensemble, Constant) or "linear" not in ensemble.preprocessors:
         return found
     preprocessor = ensemble.preprocessors["linear"]
-    if not preprocessor.terms:
+    if preprocessor.vectorizer is None:
         return found
     terms = preprocessor.vectorizer.get_feature_names_out()
     slope = 1.0 if ensemble.calibration is None else ensemble.calibration.slope
@@ -154,7 +154,8 @@ def _explained(member: Member, ensemble: Ensemble, frame: pd.DataFrame, matrices
     matrix = matrices[wanted(member)]
     found = member.learner.contributions(matrix)
     if found is None:
-        names, added = (member.candidate,), member.learner.margin(matrix)[:, None]
+        names: tuple[str, ...] = (member.candidate,)
+        added = member.learner.margin(matrix)[:, None]
     else:
         names, added = ensemble.preprocessors[wanted(member)].features, found[:, :-1]
         start = start + found[:, -1]
