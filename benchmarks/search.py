@@ -57,6 +57,12 @@ def no_fit(params: dict[str, Any], fold: int) -> float:
     return fold + float(params["learning_rate"])
 
 
+def wait(params: dict[str, Any], fold: int) -> float:
+    """As long as a fit takes, but without a processor: what the search loses shows also on a machine that is busy."""
+    time.sleep(params["n_estimators"] * params["max_depth"] / 12_000)
+    return fold + float(params["learning_rate"])
+
+
 def _folds() -> list[Fold]:
     days = pd.date_range("2024-01-01", periods=ROWS, freq="h", tz="UTC")
     frame = pd.DataFrame({"entity_id": np.arange(ROWS).astype(str), "event_time": days, "label_time": days})
@@ -114,6 +120,8 @@ def measured(runs: Runs, rounds: int) -> SearchResult:
         runs.ceiling(result)
         runs.search("2 processes, PostgreSQL", PROCESSES, storage=runs.storage)
         runs.search("2 processes, pruning", PROCESSES, pruning="median")
+        runs.search("waits, 1 process", 1, objective=wait)
+        runs.search("waits, 2 processes", PROCESSES, objective=wait)
         runs.search("no fit", 1, objective=no_fit)
         runs.search("no fit, PostgreSQL", 1, objective=no_fit, storage=runs.storage)
     return result
@@ -138,6 +146,7 @@ def summary(runs: Runs, result: SearchResult) -> dict[str, Any]:
         f"search_seconds_{runs.trials}_pruning": float(seconds["2 processes, pruning"]),
         "search_parallel_speedup": _ratio(table, "1 process", "2 processes"),
         "bare_fits_speedup": _ratio(table, "1 process", "bare fits, 2 processes"),
+        "waits_speedup": _ratio(table, "waits, 1 process", "waits, 2 processes"),
         "search_ms_per_trial": per_trial * float(seconds["no fit"]),
         "record_ms_per_trial": per_trial * float(seconds["no fit, PostgreSQL"] - seconds["no fit"]),
         "gain_in_folds": result.gain,
@@ -157,7 +166,7 @@ def _ratio(table: pd.DataFrame, slow: str, fast: str) -> float:
 
 def main() -> None:
     arguments = parse_arguments(__doc__ or "")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, "benchmarks.search"])
     with temporary_installation() as settings:
         runs = Runs(QUICK_TRIALS if arguments.quick else TRIALS, arguments.seed, schema(settings))
         search(runs.fits, SPACE, DECLARED, Search(trials=4, processes=PROCESSES), seed=0, study="warm-up")

@@ -20,6 +20,7 @@ from ml_pipeline.training.predictors import Ensemble, Member, Scale, anchor_of, 
 HALF_LIFE_ROWS = 100.0
 SHARPNESS = 5.0
 LEAST_WEIGHT = 0.02
+CEILING = 10.0  # times the largest label
 RECENT_MEDIAN = "recent_median"
 _SECONDS_PER_DAY = 86_400
 
@@ -95,7 +96,8 @@ def fit_members(spec: ModelSpec, rows: pd.DataFrame, seed: int, members: Collect
         return Fit(None, errors)
     weights = np.full(len(done), 1 / len(done))
     combine: Literal["median", "mean"] = "mean" if spec.training.ensemble == "stacking" else "median"
-    return Fit(Ensemble(preprocessors, tuple(done), weights, combine, median), errors)
+    ceiling = CEILING * float(np.abs(label).max()) if spec.task == "regression" else np.inf
+    return Fit(Ensemble(preprocessors, tuple(done), weights, combine, median, ceiling), errors)
 
 
 def _loss(spec: ModelSpec, member: Member) -> str:

@@ -54,7 +54,8 @@ class Ensemble:
     Regression: the weighted median of the members' values (``combine`` ``median``), which one member that goes astray
     does not move far, or their weighted mean. Binary: the weighted mean of the log odds, then the calibration.
 
-    ``preprocessors`` are by the matrix that a learner wants, ``median`` is that of the training labels.
+    ``preprocessors`` are by the matrix that a learner wants, ``median`` is that of the training labels, and no member's
+    value goes beyond ``ceiling``, as a linear model of logarithms would on a row unlike all it has seen.
     """
 
     preprocessors: Mapping[str, Preprocessor]
@@ -62,6 +63,7 @@ class Ensemble:
     weights: np.ndarray
     combine: Literal["median", "mean"]
     median: float
+    ceiling: float = np.inf
     calibration: Calibration | None = None
 
     @property
@@ -89,7 +91,8 @@ class Ensemble:
     def value_of(self, member: Member, frame: pd.DataFrame, matrices: Mapping[str, Any]) -> np.ndarray:
         """One member's column of :meth:`member_values`."""
         departure = 0.0 if member.learner is None else member.learner.margin(matrices[wanted(member)])
-        return from_scale(anchor_of(member, frame, self.median) + departure, member.scale)
+        scaled = anchor_of(member, frame, self.median) + departure
+        return from_scale(np.minimum(scaled, to_scale(np.float64(self.ceiling), member.scale)), member.scale)
 
     def combined(self, values: np.ndarray) -> np.ndarray:
         """The answer, from what :meth:`member_values` returned."""

@@ -154,6 +154,7 @@ def _write_predictor(predictor: Predictor, folder: Path) -> dict[str, Any]:
         "weights": predictor.weights.tolist(),
         "combine": predictor.combine,
         "median": predictor.median,
+        "ceiling": predictor.ceiling if np.isfinite(predictor.ceiling) else None,
         "calibration": None if calibration is None else asdict(calibration),
         "columns": {kind: fitted.columns._asdict() for kind, fitted in predictor.preprocessors.items()},
     }
@@ -181,6 +182,7 @@ def _load_predictor(settings: dict[str, Any], folder: Path) -> Predictor:
         weights=np.array(settings["weights"]),
         combine=settings["combine"],
         median=settings["median"],
+        ceiling=np.inf if settings["ceiling"] is None else settings["ceiling"],
         calibration=None if calibration is None else Calibration(**calibration),
     )
 
