@@ -15,9 +15,11 @@ from ml_pipeline.training.predictors import (
     Constant,
     Ensemble,
     Member,
+    Scale,
     anchor_of,
     from_scale,
     middle,
+    to_scale,
     wanted,
 )
 from ml_pipeline.training.race import PRIOR
@@ -149,27 +151,34 @@ def _shares(ensemble: Ensemble, frame: pd.DataFrame, matrices: Mapping[str, Any]
 
 def _explained(member: Member, ensemble: Ensemble, frame: pd.DataFrame, matrices: Mapping[str, Any]) -> _Explained:
     start = anchor_of(member, frame, ensemble.median)
-    if member.learner is None:
-        return _Explained((), from_scale(start, member.scale), np.zeros((len(frame), 0)))
-    matrix = matrices[wanted(member)]
-    found = member.learner.contributions(matrix)
-    if found is None:
-        names: tuple[str, ...] = (member.candidate,)
-        added = member.learner.margin(matrix)[:, None]
-    else:
-        names, added = ensemble.preprocessors[wanted(member)].features, found[:, :-1]
-        start = start + found[:, -1]
-    if member.scale == "log":
-        added = added * _stretch(start, added.sum(axis=1))[:, None]
-    return _Explained(names, from_scale(start, member.scale), added)
+    names: tuple[str, ...] = ()
+    added = np.zeros((len(frame), 0))
+    if member.learner is not None:
+        matrix = matrices[wanted(member)]
+        found = member.learner.contributions(matrix)
+        if found is None:
+            names, added = (member.candidate,), member.learner.margin(matrix)[:, None]
+        else:
+            names, added = ensemble.preprocessors[wanted(member)].features, found[:, :-1]
+            start = start + found[:, -1]
+    ceiling = to_scale(np.float64(ensemble.ceiling), member.scale)
+    beyond = np.maximum(start - ceiling, 0)
+    start = start - beyond
+    total = added.sum(axis=1)
+    reached = np.minimum(total + beyond, ceiling - start)
+    factor = _reported_per_unit(start, total, reached, member.scale)
+    return _Explained(names, from_scale(start, member.scale), added * factor[:, None])
 
 
-def _stretch(start: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """What one unit of the log scale adds in the reported unit, on the way from ``start`` to ``start + total``.
+def _reported_per_unit(start: np.ndarray, total: np.ndarray, reached: np.ndarray, scale: Scale) -> np.ndarray:
+    """What one unit of the member's scale adds in the reported unit.
 
-    The slope of the secant; of the tangent where the contributions cancel out.
+    On the way from ``start`` it is ``reached`` that is added of ``total``, which is less where the ceiling cuts it off.
+    On the log scale that is the slope of a secant, and of the tangent where the contributions cancel out.
     """
-    return np.exp(start) * np.divide(np.expm1(total), total, out=np.ones_like(total), where=total != 0)
+    slope = np.exp(start) if scale == "log" else np.ones_like(start)
+    gained = slope * np.expm1(reached) if scale == "log" else reached
+    return np.divide(gained, total, out=slope, where=total != 0)
 
 
 def _calibrate(columns: _Columns, calibration: Calibration) -> None:

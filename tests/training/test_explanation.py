@@ -115,6 +115,18 @@ def test_contributions_that_cancel_out_on_the_log_scale_stay_finite(specs, make_
     assert found[ANCHOR].to_numpy() == pytest.approx(value)
 
 
+@pytest.mark.parametrize("ceiling", [4.0, 12.0])
+@pytest.mark.parametrize("scale", ["identity", "log"])
+@pytest.mark.parametrize("anchor", ["median", "recent"])
+def test_a_member_at_its_ceiling_is_explained_up_to_there(story_points, make_frame, anchor, scale, ceiling):
+    rows = make_frame(story_points, 150)
+    rows["history_recent_median"] = np.linspace(1, 9, 150)
+    model = fitted(story_points, rows, [Member("xgboost", anchor, scale)])
+    found, value = explained(replace(model, predictor=replace(model.predictor, ceiling=ceiling)), rows)
+    assert value.min() < value.max() == pytest.approx(ceiling)
+    assert found.sum(axis=1).to_numpy() == pytest.approx(value, rel=1e-5, abs=1e-5)
+
+
 @pytest.mark.parametrize(("name", "candidate"), [("story_points", "median"), ("rework_risk", "prior")])
 def test_of_a_constant_everything_is_anchor(specs, make_frame, name, candidate):
     rows = make_frame(specs[name], 20)
