@@ -45,6 +45,7 @@ def card(spec: ModelSpec, trained: Trained, rows: pd.DataFrame, origin: Origin, 
         "Rows": _rows(spec, trained, rows, origin),
         "Candidates": _candidates(spec, trained, origin),
         "Tuning": tuning or "Not tuned: the parameters are those that the specification declares.",
+        "Learning curve": _learning_curve(spec, trained),
         "Test part": _metrics(spec, trained),
         "Slices": _slices(trained),
         "Interval": _interval(spec, trained),
@@ -127,6 +128,15 @@ def _choice(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
         return f"The ensemble answers: {better}."
     alone = "the ensemble's was not" if spec.training.ensemble != "none" else "of those that did it is the best"
     return f"`{trained.candidate}` answers alone: {better}, and {alone}."
+
+
+def _learning_curve(spec: ModelSpec, trained: Trained) -> str:
+    if not trained.learning_curve:
+        return ""
+    metric = spec.headline_metric
+    points = [tuple(map(_number, point)) for point in trained.learning_curve]
+    table = _table([("rows fitted on", f"{metric} on later rows", f"{metric} of the constant there"), *points])
+    return f"{table}\n\nEach fit has later rows of its own: compare it with the constant on the same line."
 
 
 def _metrics(spec: ModelSpec, trained: Trained) -> str:

@@ -58,6 +58,7 @@ class TrainingTask:
     steps: tuple[str, ...] = STEPS
     decision: str = ""  # identifier of the decision that asked for it, if one did
     action: str = TRAIN
+    plots: bool = False  # whether a picture is drawn of the version that is registered
 
 
 @dataclass
@@ -278,7 +279,7 @@ class _TenantModel:
         )
         with TemporaryDirectory(prefix="ml-pipeline-") as folder:
             path = Path(folder) / "model"
-            write_files(path, self.spec, trained, rows, origin)
+            write_files(path, self.spec, trained, rows, origin, plots=self.task.plots)
             return self.doors.registry.register(
                 self.tenant,
                 self.spec.name,

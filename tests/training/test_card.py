@@ -67,6 +67,14 @@ def test_the_ten_most_important_features_are_listed_in_their_order(versions, nam
     assert told[2:] == list(importance(trained.model))[:10]
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_learning_curve_ends_with_the_fit_that_the_test_part_judges(versions, name):
+    spec, rows, trained = versions[name]
+    lines = list(table(sections(card(spec, trained, rows, ORIGIN))["Learning curve"]).items())[2:]
+    assert [int(size) for size, _ in lines] == [point.rows for point in trained.learning_curve]
+    assert float(lines[-1][1][0]) == pytest.approx(trained.metrics[spec.headline_metric], rel=1e-3)
+
+
 def test_it_says_which_rows_it_was_trained_on_and_where_they_came_from(versions):
     spec, rows, trained = versions["story_points"]
     told = sections(card(spec, trained, rows, ORIGIN))["Rows"]

@@ -80,6 +80,15 @@ def test_a_version_has_a_card_and_mlflow_shows_its_summary(tenant, make_issues):
     assert f"**{run.data.metrics['mae']:.4g} points**" in shown
 
 
+def test_a_version_has_plots_where_its_run_asks_for_them(tenant, make_issues):
+    task = tenant.holds(make_issues(40)).task(30)
+    run_training(dataclasses.replace(task, plots=True))
+    tenant.train(40)
+    drawn, plain = tenant.versions()
+    assert tenant.registry.file(drawn, "plots.png").startswith(b"\x89PNG")
+    assert tenant.registry.file(plain, "plots.png") is None
+
+
 def test_the_card_of_an_update_names_the_version_that_it_goes_on_from(tenant, make_issues, as_known):
     frame = make_issues(60)
     tenant.holds(as_known(frame, 40)).train(40)
