@@ -31,7 +31,7 @@ from ml_pipeline.features.preprocessing import fit_preprocessor
 from ml_pipeline.features.selection import stability
 from ml_pipeline.features.text import TextMemo
 from ml_pipeline.specs import ModelSpec, Preprocessing, Selection, load_specs
-from ml_pipeline.specs.model_spec import Training
+from ml_pipeline.specs.training import Training
 from ml_pipeline.training.learners import fit_learner
 from ml_pipeline.training.splits import time_split
 

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from ml_pipeline.training.preprocessing import steady_columns
 
 from benchmarks import data
 from benchmarks.common import (
@@ -34,9 +33,11 @@ from benchmarks.common import (
     source_rows,
 )
 from ml_pipeline.features.point_in_time import build
+from ml_pipeline.features.preprocessing import steady_columns
 from ml_pipeline.features.windows import training_window
 from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec, load_specs
+from ml_pipeline.training.predictors import Constant
 from ml_pipeline.training.splits import Split, time_split
 from ml_pipeline.training.train import train, train_on_split
 from ml_pipeline.training.version import FittedModel
@@ -179,7 +180,7 @@ def prequential(spec: ModelSpec, rows: pd.DataFrame, seed: int) -> dict[str, Any
             continue
         trained = train(spec, known, origin, seed)
         trainings += 1
-        if version is None or trained.candidate == spec.training.estimator:
+        if version is None or not isinstance(trained.model.predictor, Constant):
             version = trained.model
         asked = frame[(frame["event_time"] > origin) & frame["entity_id"].isin(outcome)]
         if len(asked):

@@ -18,7 +18,7 @@ from benchmarks.installation import temporary_installation
 from ml_pipeline.resources import postgres
 from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.settings import Settings
-from ml_pipeline.specs.search_spec import Search
+from ml_pipeline.specs.search import Search
 from ml_pipeline.training.learners import fit_learner
 from ml_pipeline.training.spaces import space_of
 from ml_pipeline.training.splits import Fold, folds

@@ -24,7 +24,7 @@ from ml_pipeline.monitoring.health import WEIGHTS
 from ml_pipeline.resources import postgres, tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings, load_settings
-from ml_pipeline.specs.model_spec import Monitoring
+from ml_pipeline.specs.monitoring import Monitoring
 
 PROJECT = Path(__file__).resolve().parent.parent
 GUIDE = (PROJECT / "docs" / "operations.md").read_text(encoding="utf-8")

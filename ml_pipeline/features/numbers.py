@@ -23,18 +23,19 @@ IS_MISSING = "_is_missing"
 class Numbers(NamedTuple):
     """The fitted parts for numeric columns; None for what is not asked for.
 
-    ``bounds`` (2 x columns) caps values, ``filling`` imputes and scales, ``indicator`` flags missing values and
-    ``forest`` unusual rows (isolation forest, Liu, Ting and Zhou 2008).
+    ``bounds`` (2 x columns) caps values, ``logs`` takes their signed logarithms, ``filling`` imputes and scales,
+    ``indicator`` flags missing values and ``forest`` unusual rows (isolation forest, Liu, Ting and Zhou 2008).
     """
 
     bounds: np.ndarray | None = None
     filling: Pipeline | None = None
     indicator: MissingIndicator | None = None
     forest: IsolationForest | None = None
+    logs: bool = False
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """The columns, then a flag for each column with missing values in training, then the flag of the forest."""
-        capped = values if self.bounds is None else np.clip(values, *self.bounds)
+        capped = _capped(values, self.bounds, self.logs)
         parts = [capped if self.filling is None else self.filling.transform(capped)]
         if self.indicator is not None:
             parts.append(self.indicator.transform(values))
@@ -59,22 +60,32 @@ def fit_numbers(chosen: Settled, values: np.ndarray, for_linear: bool, seed: int
     """
     from sklearn.ensemble import IsolationForest
 
-    bounds = _bounds(values) if chosen.outliers == "cap" else None
+    bounds = _bounds(values, CAP_SHARE) if chosen.outliers == "cap" else _bounds(values, 0.0) if for_linear else None
     steps = _steps(chosen, for_linear, seed)
-    capped = values if bounds is None else np.clip(values, *bounds)
+    capped = _capped(values, bounds, for_linear)
     return Numbers(
         bounds=bounds,
+        logs=for_linear,
         filling=_fit_steps(steps, capped) if steps else None,
         indicator=_fit_indicator(values) if chosen.missing_indicator else None,
         forest=IsolationForest(random_state=seed).fit(values) if chosen.outlier_flag else None,
     )
 
 
-def _bounds(values: np.ndarray) -> np.ndarray:
-    """Quantiles of each column; infinite where it has no value."""
+def _capped(values: np.ndarray, bounds: np.ndarray | None, logs: bool) -> np.ndarray:
+    capped = values if bounds is None else np.clip(values, *bounds)
+    return np.sign(capped) * np.log1p(np.abs(capped)) if logs else capped
+
+
+def _bounds(values: np.ndarray, share: float) -> np.ndarray:
+    """Quantiles of each column, ``share`` from either end; infinite where it has no value.
+
+    From 0 they are its range, which a linear model is kept to: it would go on along a line that it saw a part of, as of
+    the months of a year.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        low, high = np.nanquantile(values, [CAP_SHARE, 1 - CAP_SHARE], axis=0)
+        low, high = np.nanquantile(values, [share, 1 - share], axis=0)
     return np.stack([np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)])
 
 

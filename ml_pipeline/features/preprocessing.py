@@ -51,6 +51,7 @@ class Preprocessor:
     filling: Pipeline | None = None
     indicator: MissingIndicator | None = None
     forest: IsolationForest | None = None
+    logs: bool = False
     kept: np.ndarray | None = None
     memo: TextMemo | None = field(default=None, repr=False)
 
@@ -118,7 +119,7 @@ class Preprocessor:
 
     @property
     def _numbers(self) -> Numbers:
-        return Numbers(self.bounds, self.filling, self.indicator, self.forest)
+        return Numbers(self.bounds, self.filling, self.indicator, self.forest, self.logs)
 
     @property
     def _levels(self) -> Levels | None:
@@ -137,8 +138,9 @@ def fit_preprocessor(
     ----------
     for_linear
         Makes of the same specification what a linear model needs: no value is missing (the median, with a flag, where
-        the specification keeps missing values), numbers have one scale, a category has a column for each level where
-        the specification numbers them, and a text has one for each term. Beside terms, whose squares sum to 1 in a
+        the specification keeps missing values), numbers are signed logarithms, of which few stand far out, on one
+        scale and within the range that they had in training, a category has a column for each level where the
+        specification numbers them, and a text has one for each term. Beside terms, whose squares sum to 1 in a
         row, numbers are cut at 3 standard deviations and count a tenth: unweighted, the penalty that fits thousands of
         rare terms would hardly hold them.
     memo

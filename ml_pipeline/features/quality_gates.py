@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ml_pipeline.specs.model_spec import Gate
+from ml_pipeline.specs.training import Gate
 
 OVERALL = "quality"
 

@@ -12,7 +12,8 @@ import pandas as pd
 from ml_pipeline.monitoring.calibration import of_intervals, of_probabilities
 from ml_pipeline.monitoring.metrics import Floats, evaluate
 from ml_pipeline.monitoring.sequential import Rise, rise
-from ml_pipeline.specs.model_spec import ModelSpec, Monitoring
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.monitoring import Monitoring
 
 HIGHER_IS_BETTER = frozenset({"r2", "f1", "precision", "recall", "accuracy", "roc_auc"})
 OWN_OUTCOMES = 100  # from which on, before the last health window, a version is held to what it did itself

@@ -30,7 +30,8 @@ from ml_pipeline.monitoring.profiles import (
     profile,
     single_values,
 )
-from ml_pipeline.specs.model_spec import ModelSpec, Monitoring
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.monitoring import Monitoring
 
 __all__ = ["STATE_PREFIX", "TIME_DRIVEN", "DriftReport", "Severity", "compare", "severity", "windows"]
 

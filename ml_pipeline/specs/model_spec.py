@@ -6,125 +6,27 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ml_pipeline.features.expressions import Expression, ExpressionError
 from ml_pipeline.specs.business_metric import BusinessMetric
+from ml_pipeline.specs.monitoring import Monitoring
+from ml_pipeline.specs.part import Part
 from ml_pipeline.specs.preprocessing import Preprocessing, Selection
-from ml_pipeline.specs.search_spec import Search
+from ml_pipeline.specs.question import Label, Source
 from ml_pipeline.specs.temporal import Temporal, product
+from ml_pipeline.specs.training import Gate, Training
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
-_TIME_TERM = re.compile(r"(?P<column>[A-Za-z_][A-Za-z0-9_]*)(?:\s*\+\s*(?P<days>\d+)d)?")
 
 
 class SpecError(Exception):
     """A model specification cannot be used; the message names file, key, value and remedy."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Column(_Part):
-    """A source column: its type, and when its value is known."""
-
-    type: Literal["text", "category", "number", "time"]
-    known_at: Literal["created", "label"] = "created"
-
-
-class LabelTime(NamedTuple):
-    """One way to know when a label was known: a time column, plus an assumed delay in days."""
-
-    column: str
-    delay: pd.Timedelta
-
-
-class Source(_Part):
-    """The table or view that holds one row per entity."""
-
-    table: str = Field(description="schema.name of a table or view.")
-    url: str | None = Field(
-        None, description="PostgreSQL URL, or env:VARIABLE; the pipeline's own database unless set."
-    )
-    tenant: str = "tenant_id"
-    entity: str
-    event_time: str
-    columns: dict[str, Column]
-    include: dict[str, list[str | None]] = Field(
-        {}, description="Allowed levels per column; null allows a missing value."
-    )
-    require: list[str] = Field([], description="Columns that must have a value (for text: be non-blank).")
-
-    @field_validator("table")
-    @classmethod
-    def _schema_and_name(cls, value: str) -> str:
-        if not _TABLE.fullmatch(value):
-            raise ValueError("write it as schema.name, letters, digits and underscores only")
-        return value
-
-
-class Label(_Part):
-    """The value to predict. ``value`` lists expressions; a row takes the first that it has all columns for."""
-
-    value: list[str]
-    time: list[str] = Field(
-        description="When the label was known: the first of these that the row has ('column' or 'column + 14d')."
-    )
-    above: float | None = None
-    at_most: float | None = None
-    unit: str = ""
-    unit_size: float = Field(
-        1.0, gt=0, description="Size of the reported unit in units of the expression (86400 for days)."
-    )
-    feedback: bool = Field(
-        False, description="Train on what people accepted and corrected too, while there is no outcome yet."
-    )
-
-    @field_validator("value", "time", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
-    @field_validator("value")
-    @classmethod
-    def _parses(cls, value: list[str]) -> list[str]:
-        for text in value:
-            try:
-                Expression(text)
-            except ExpressionError as error:
-                raise ValueError(str(error)) from error
-        return value
-
-    @field_validator("time")
-    @classmethod
-    def _time_terms(cls, value: list[str]) -> list[str]:
-        for term in value:
-            if not _TIME_TERM.fullmatch(term.strip()):
-                raise ValueError(f"{term!r} is neither 'column' nor 'column + 14d'")
-        return value
-
-    @property
-    def expressions(self) -> list[Expression]:
-        return [Expression(text) for text in self.value]
-
-    @property
-    def times(self) -> list[LabelTime]:
-        terms = []
-        for term in self.time:
-            match = _TIME_TERM.fullmatch(term.strip())
-            if match is None:  # refused by the validator above
-                raise ValueError(term)
-            terms.append(LabelTime(match["column"], pd.Timedelta(days=int(match["days"] or 0))))
-        return terms
-
-
-class Features(_Part):
+class Features(Part):
     """What the model sees. Everything here is known at event time."""
 
     text: list[str] = Field(
@@ -145,137 +47,6 @@ class Features(_Part):
         exclude_if=lambda temporal: temporal == Temporal(),
         description="Families of columns about time and history, all off.",
     )
-
-
-LearnerName = Literal["xgboost", "lightgbm", "hist_gradient_boosting", "random_forest", "linear"]
-
-
-class Training(_Part):
-    """Which rows a version is trained on, and with which learner."""
-
-    window_days: int = Field(730, ge=1, description="Age of the oldest training row; widens when it holds too few.")
-    min_rows: int = Field(100, ge=10, description="Matured samples below which nothing is trained.")
-    test_share: float = Field(0.25, gt=0, lt=0.6)
-    validation_share: float = Field(0.20, gt=0, lt=0.4)
-    estimator: LearnerName
-    params: dict[str, float | int | str] = {}
-    candidates: dict[LearnerName, dict[str, float | int | str]] = Field(
-        {"linear": {}}, description="Further learners of the race, each with its parameters."
-    )
-    ensemble: Literal["voting", "stacking", "none"] = Field(
-        "voting", description="How the candidates answer together; 'none': the best one alone."
-    )
-    recency_half_life_days: float | None = Field(
-        None, gt=0, description="Age at which a row counts half in a fit; all count alike unless set."
-    )
-    latency_ms: float | None = Field(
-        None, gt=0, description="Most milliseconds that one prediction may take; the slowest members go until it holds."
-    )
-    calibration: Literal["auto", "none", "temperature", "sigmoid", "isotonic"] = Field(
-        "auto", description="Of a binary model's probabilities; 'auto': what held-out rows prefer."
-    )
-    search: Search | None = Field(None, description="Searches for better parameters than `params`; off unless set.")
-    loss: Literal["absolute_error", "squared_error", "log_loss"]
-    target: Literal["identity", "log"] = "identity"
-    interval: float = Field(0.9, gt=0, lt=1, description="Nominal coverage of the prediction interval (regression).")
-    slice_by: str | None = Field(None, description="Column whose levels get metrics of their own in each evaluation.")
-    seed: int = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _linear_once(cls, values: Any) -> Any:
-        """A linear model is a candidate unless the specification says otherwise; declared, it is none beside itself."""
-        if isinstance(values, dict) and values.get("estimator") == "linear":
-            return {"candidates": {}, **values}
-        return values
-
-
-QUALITY = {
-    "completeness": ("missing", "text_emptiness", "label_maturity", "freshness", "time_gaps"),
-    "consistency": ("duplicates", "inconsistent_categories", "type_mix", "unseen_levels", "volume_trend"),
-    "validity": ("outliers", "impossible_times", "constant_columns", "leakage", "class_balance"),
-}
-
-
-class Gate(_Part):
-    """What a version must reach before it may serve."""
-
-    min_skill: float = Field(
-        0.0, description="1 - loss / loss of the constant baseline, on the test part; must be exceeded."
-    )
-    min_quality: float = Field(
-        40.0, ge=0, le=100, description="Data-quality score of the snapshot below which nothing is trained."
-    )
-    min_quality_of: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
-        {}, description="The same for a dimension or a single measure of the data quality."
-    )
-
-    @field_validator("min_quality_of")
-    @classmethod
-    def _known_parts(cls, value: dict[str, float]) -> dict[str, float]:
-        known = [*QUALITY, *(measure for measures in QUALITY.values() for measure in measures)]
-        for name in value:
-            if name not in known:
-                raise ValueError(
-                    f"{name!r} is neither a dimension nor a measure of data quality. Take one of {', '.join(known)}"
-                )
-        return value
-
-
-Target = Literal["r2", "mae", "mdae", "rmse", "f1", "precision", "recall", "accuracy", "roc_auc", "brier", "ece"]
-
-
-class Monitoring(_Part):
-    """Windows in days before the report's day, and the error rate of the drift tests."""
-
-    baseline_from: int = Field(60, ge=2)
-    baseline_to: int = Field(30, ge=1)
-    current: int = Field(7, ge=1)
-    min_rows: int = Field(30, ge=2)
-    false_discovery_rate: float = Field(0.05, gt=0, lt=1)
-    alerts_per_1000_days: float = Field(
-        11.0, gt=0, lt=1000, description="False drift alerts to accept in 1,000 days; 11 is one a quarter."
-    )
-    min_completeness: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Share of outcomes with a prediction; an alert is raised where a day's is provably below.",
-    )
-    backtest_days: int = Field(28, ge=1, description="Spacing of the rolling origins of the baseline backtest.")
-    backtest_reach_days: int = Field(90, ge=1, description="Entities that took longer to mature are not backtested.")
-    health_days: int = Field(28, ge=1, description="Outcomes of so many days make the performance part of the health.")
-    degradation_days: int = Field(
-        180,
-        ge=2,
-        description="Days of outcomes in which a rise of the loss is looked for, and which it is held against.",
-    )
-    degradation_min_outcomes: int = Field(
-        20,
-        ge=2,
-        description="Outcomes needed before a change and after it, and in each window of the degradation rule.",
-    )
-    degradation_false_alarms: float = Field(
-        0.0005, gt=0, lt=1, description="False alarms a day and stream; 0.0005 is one in 2,000 quiet days."
-    )
-    degradation_rule: float = Field(
-        0.10,
-        gt=0,
-        description="Relative rise of the loss against the baseline window that breaks the degradation rule.",
-    )
-    degradation_severity: dict[Literal["MEDIUM", "HIGH", "CRITICAL"], float] = Field(
-        {"MEDIUM": 0.05, "HIGH": 0.10, "CRITICAL": 0.20},
-        description="Relative rise of the mean loss from which a proven degradation has this severity.",
-    )
-    targets: dict[Target, float] = Field(
-        {}, description="Health targets: the least (of an error: the most) that a metric should be. No alarms."
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Monitoring:
-        if not self.baseline_from > self.baseline_to >= self.current:
-            raise ValueError("needs baseline_from > baseline_to >= current, so that the windows do not overlap")
-        return self
 
 
 class FeatureColumns(NamedTuple):
@@ -301,7 +72,7 @@ TENANT_HISTORY = (
 )
 
 
-class ModelSpec(_Part):
+class ModelSpec(Part):
     """One model: a question that is answered per tenant."""
 
     name: str

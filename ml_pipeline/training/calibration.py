@@ -36,22 +36,24 @@ class Calibration:
 def calibrate(
     log_odds: np.ndarray, label: np.ndarray, methods: tuple[Method, ...] = METHODS
 ) -> tuple[Calibration, np.ndarray]:
-    """The method of the lowest Brier score out of sample, fitted on all rows; the plainest of equals.
+    """The method of the lowest Brier score out of sample, fitted on all rows, if it is proven to be better than none.
 
     Beside it the out-of-sample probabilities that it was chosen by, float64 per row.
 
-    Each is fitted on four of five interleaved parts and scored on the fifth. A method is out of the race where it
-    cannot be fitted on a part (one class only), where a sigmoid would turn the order of the predictions around, and
-    ``isotonic`` with fewer than 300 rows, where it repeats the noise (Niculescu-Mizil and Caruana 2005).
+    The rows are cut into five parts in their order, and each method is fitted on four and scored on the fifth: where
+    the share of the label moves, as it does when labels come late, what fits four parts fails on the fifth. Proven: by
+    more than one standard error of the paired difference.A method is out of the race where it cannot be fitted on a
+    part (one class only), where a sigmoid would turn the order of the predictions around, and ``isotonic`` with fewer
+    than 300 rows, where it repeats the noise (Niculescu-Mizil and Caruana 2005).
 
     Parameters
     ----------
     log_odds, label
-        Float64 per row of data that the model was not fitted on; labels are 0 and 1.
+        Float64 per row of data that the model was not fitted on, oldest first; labels are 0 and 1.
 
     Sources: Platt 1999 (sigmoid), Zadrozny and Elkan 2002 (isotonic), Guo et al. 2017 (temperature).
     """
-    fold = np.arange(len(label)) % FOLDS
+    fold = np.arange(len(label)) * FOLDS // len(label)
     crossed: dict[Method, np.ndarray] = {"none": Calibration("none").probability(log_odds)}
     for method in methods:
         parts = [_fit(method, log_odds[fold != part], label[fold != part]) for part in range(FOLDS)]
@@ -63,9 +65,12 @@ def calibrate(
             assert fitted is not None
             held_out[fold == part] = fitted.probability(log_odds[fold == part])
         crossed[method] = held_out
-    scores = {method: float(np.mean((crossed[method] - label) ** 2)) for method in crossed if method in methods}
-    ranked = sorted(scores, key=lambda method: (scores[method], METHODS.index(method)))
+    losses = {method: (held_out - label) ** 2 for method, held_out in crossed.items() if method in methods}
+    ranked = sorted(losses, key=lambda method: (losses[method].mean(), METHODS.index(method)))
     best: Method = ranked[0] if ranked else "none"
+    if "none" in losses:
+        gain = losses["none"] - losses[best]
+        best = best if gain.mean() > gain.std() / np.sqrt(len(gain)) else "none"
     return _fit(best, log_odds, label) or Calibration("none"), crossed[best]
 
 

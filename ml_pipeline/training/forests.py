@@ -98,6 +98,12 @@ def fit_sklearn_trees(
         else:
             histogram = HistGradientBoostingClassifier if binary else HistGradientBoostingRegressor
             model = histogram(**(_HISTOGRAM | dict(params)), early_stopping=False, random_state=seed)
-        return SklearnTrees(model.fit(matrix, target, sample_weight=weight))
+        return SklearnTrees(model.fit(_with_empty_columns_filled(matrix), target, sample_weight=weight))
     except (ValueError, TypeError) as error:
         raise FitError(f"{name}: {error}. Correct training.candidates of the specification") from error
+
+
+def _with_empty_columns_filled(matrix: np.ndarray) -> np.ndarray:
+    """Histogram boosting cannot bin a column without any value; of one value no tree splits on it."""
+    empty = np.isnan(matrix).all(axis=0)
+    return np.where(empty, np.float32(0), matrix) if empty.any() else matrix

@@ -192,7 +192,7 @@ def _entrant(spec: ModelSpec, members: Ensemble, values: np.ndarray, label: np.n
     if stacked:
         weights = stacking_weights(probabilities, label)
     else:
-        weights = voting_weights((probabilities - label[:, None]) ** 2)
+        weights = voting_weights((probabilities - label[:, None]) ** 2, half_life_rows=np.inf)
     wanted = spec.training.calibration
     calibration, crossed = calibrate(values @ weights, label, METHODS if wanted == "auto" else (wanted,))
     return _Entrant(replace(members, weights=weights, calibration=calibration), _loss(spec, crossed, label))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ml_pipeline.specs.search_spec import Value, is_range
+from ml_pipeline.specs.search import Value, is_range
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

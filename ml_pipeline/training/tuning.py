@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ml_pipeline.specs.search_spec import Search
+from ml_pipeline.specs.search import Search
 from ml_pipeline.training.evaluators import Objective, Pending, Submit, evaluator
 from ml_pipeline.training.search_record import Ending, Record, open_record
 from ml_pipeline.training.spaces import Space, grid, nearest

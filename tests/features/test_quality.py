@@ -11,7 +11,7 @@ import pytest
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.quality import assess
 from ml_pipeline.features.quality_gates import failed_gates
-from ml_pipeline.specs.model_spec import QUALITY, Gate
+from ml_pipeline.specs.training import QUALITY, Gate
 
 START = pd.Timestamp("2024-01-01", tz="UTC")
 AS_OF = START + pd.Timedelta(days=200)

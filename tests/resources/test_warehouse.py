@@ -16,7 +16,7 @@ from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.resources.warehouse import APP_ROLE, SourceUnreadable, Warehouse, source_url
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.specs.model_spec import Column
+from ml_pipeline.specs.question import Column
 
 CLAIMS = """
     CREATE SCHEMA shop;

@@ -45,6 +45,17 @@ def test_a_learner_read_from_its_file_answers_with_the_same_bits(data, name, los
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "linear"])
+def test_trees_take_missing_values_and_columns_without_any(data, name):
+    matrix, target = data
+    gaps = matrix.copy()
+    gaps[::7, 2] = np.nan
+    gaps[:, 5] = np.nan
+    fitted = fit_learner(name, SMALL[name], "squared_error", gaps, target, seed=0)
+    assert np.corrcoef(fitted.margin(gaps), target)[0, 1] > 0.8
+    assert np.isfinite(fitted.margin(matrix)).all()
+
+
 @pytest.mark.parametrize("name", ["xgboost", "lightgbm", "linear"])
 def test_contributions_sum_to_the_margin(data, name):
     matrix, target = data

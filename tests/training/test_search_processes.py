@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ml_pipeline.resources.compute import Compute
-from ml_pipeline.specs.search_spec import Search
+from ml_pipeline.specs.search import Search
 from ml_pipeline.training.spaces import Float, Int, Space
 from ml_pipeline.training.trials import SearchResult
 from ml_pipeline.training.tuning import SearchError, search

@@ -19,7 +19,7 @@ from optuna.exceptions import StorageInternalError
 
 from ml_pipeline.resources import postgres
 from ml_pipeline.settings import Settings
-from ml_pipeline.specs.search_spec import Search
+from ml_pipeline.specs.search import Search
 from ml_pipeline.training import search_record
 from ml_pipeline.training.spaces import Choice, Float, Int, Space
 from ml_pipeline.training.tuning import SearchError, search, trials_worth
