@@ -192,7 +192,7 @@ def _calibrate(columns: _Columns, calibration: Calibration) -> None:
 
 def _move_into_range(columns: _Columns, model: FittedModel) -> None:
     total = columns.total
-    moved = model.inside_range(total) - total
+    moved = np.clip(total, model.at_least, model.at_most) - total
     if moved.any():
         columns.add(RANGE, moved)
 

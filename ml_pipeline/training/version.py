@@ -72,11 +72,11 @@ class FittedModel:
         ValueError
             If the frame lacks a column that the version was trained with.
         """
-        value = self.inside_range(self.predictor.predict(frame))
+        value = self._inside(self.predictor.predict(frame))
         if self.interval is None:
             lower = upper = np.full(len(frame), np.nan)
         else:
-            lower, upper = (self.inside_range(end) for end in self.interval.around(value))
+            lower, upper = (self._inside(end) for end in self.interval.around(value))
         columns = {"value": value, "lower": lower, "upper": upper, "baseline": np.full(len(frame), self.baseline)}
         return pd.DataFrame(columns, index=frame.index)
 
@@ -129,8 +129,7 @@ class FittedModel:
                 "Restore its artifacts or roll back"
             ) from error
 
-    def inside_range(self, values: np.ndarray) -> np.ndarray:
-        """Values outside the label's range moved to its nearer end."""
+    def _inside(self, values: np.ndarray) -> np.ndarray:
         if self.at_least is None and self.at_most is None:
             return values
         return np.clip(values, self.at_least, self.at_most)
