@@ -58,11 +58,9 @@ def _sentences(found: PredictionExplanation, spec: ModelSpec) -> list[str]:
         lines.append(f"{known}. The version may have been trained on it.")
     if not found.contributions:
         return [*lines, "It is a constant: no feature adds anything."]
-    start = found.anchor
-    if found.in_log_odds:
-        start = 1 / (1 + math.exp(-start))
-    lines.append(f"Before any feature speaks it is {_quantity(start, spec)}; the constant says {found.baseline:.4g}.")
-    return lines
+    start = 1 / (1 + math.exp(-found.anchor)) if found.in_log_odds else found.anchor
+    constant = _quantity(found.baseline, spec)
+    return [*lines, f"Before any feature speaks it is {_quantity(start, spec)}; the constant says {constant}."]
 
 
 def _quantity(value: float, spec: ModelSpec) -> str:

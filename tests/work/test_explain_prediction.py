@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pandas as pd
@@ -10,11 +11,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ml_pipeline.cli import main
+from ml_pipeline.demo.simulator import Organisation, simulate
 from ml_pipeline.features.point_in_time import FeatureError
+from ml_pipeline.importers import import_tables
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Doors
 from ml_pipeline.work.explain_prediction import NothingToExplain, explain_prediction
+from ml_pipeline.work.training import TrainingTask, run_training
 
 DAY = 40
 
@@ -103,3 +108,20 @@ def test_the_command_ends_with_a_sentence_where_there_is_nothing_to_explain(tena
     done = typed("--model", "story_points", "--entity", "A-0000")
     assert done.exit_code == 1
     assert "no version serves" in " ".join(done.stderr.split())
+
+
+def test_of_a_probability_the_command_says_how_the_odds_change(settings, tenant, typed):
+    end = pd.Timestamp("2026-06-01", tz="UTC")
+    lived = simulate(Organisation("acme", 7, end - pd.Timedelta(weeks=30), end, 0, 25, people=8, teams=2))
+    import_tables(Warehouse(settings), "acme", None, lived.pull_requests)
+    risk = replace(tenant, spec=load_specs()["rework_risk"])
+    report = run_training(TrainingTask(settings, risk.spec, "acme", end.isoformat()))
+    assert report.error is None
+    entity = lived.pull_requests["pull_request"].iloc[-1]
+    words = ("--model", "rework_risk", "--entity", entity)
+    shown, found = typed(*words).stdout, json.loads(typed(*words, "--json").stdout)
+    assert f"acme rework_risk {entity}: {found['value']:.1%}, by version 1" in shown
+    total = found["anchor"] + sum(item["adds"] for item in found["contributions"])
+    assert 1 / (1 + math.exp(-total)) == pytest.approx(found["value"], rel=1e-4)
+    first = found["contributions"][0]
+    assert f"{first['adds']:+.3g}" in shown and f"x {math.exp(first['adds']):.2f}" in shown
