@@ -40,6 +40,7 @@ MEMORY_SIZES = {"10k": (10_000, 80), "100k": (100_000, 100)}
 QUICK_MEMORY_SIZES = {"10k": (10_000, 80)}
 # Of the feature frame's history columns the learner takes these; the others grow with time and are left out.
 HISTORY_FEATURES = 4
+FLAWLESS = {"name": "missing", "dimension": "completeness", "score": 100.0, "recommendation": None}
 SINCE = pd.Timestamp("2025-01-01", tz="UTC")
 # Set by the package for its own use; MLflow's defaults are without.
 OURS_FOR_MLFLOW = ("MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK", "MLFLOW_UV_AUTO_DETECT")
@@ -105,7 +106,7 @@ def store_snapshot(settings: Settings, spec: ModelSpec, tenant: str, frame: pd.D
         "matured": len(frame),
         "path": url,
         "quality_score": 100.0,
-        "quality": {},
+        "quality": {"score": 100.0, "measures": [FLAWLESS]},
         "created_at": dt.datetime.now(dt.UTC),
     }
     warehouse = Warehouse(settings)

@@ -72,6 +72,12 @@ class Settings(BaseModel):
     policy: Path | None = Field(
         None, description="ML_PIPELINE_POLICY. YAML file of the retraining policy; the product's unless set."
     )
+    plots_up_to: int = Field(
+        20,
+        ge=0,
+        description="ML_PIPELINE_PLOTS_UP_TO. A training run of at most so many tenants adds plots.png to each "
+        "version; 0: none does.",
+    )
     event_retention_days: int = Field(
         30, ge=1, description="ML_PIPELINE_EVENT_RETENTION_DAYS. Age at which Dagster's log rows are pruned."
     )
@@ -191,6 +197,7 @@ _VARIABLES = {
     "ML_PIPELINE_AUTO_RETRAIN_MODELS": "auto_retrain_models",
     "ML_PIPELINE_AUTO_ROLLBACK": "auto_rollback",
     "ML_PIPELINE_POLICY": "policy",
+    "ML_PIPELINE_PLOTS_UP_TO": "plots_up_to",
     "ML_PIPELINE_EVENT_RETENTION_DAYS": "event_retention_days",
     "ML_PIPELINE_FEATURE_RETENTION_DAYS": "feature_retention_days",
     "ML_PIPELINE_PREDICTION_RETENTION_DAYS": "prediction_retention_days",

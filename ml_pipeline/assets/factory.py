@@ -69,9 +69,11 @@ def training_assets(model: ModelSpec) -> dg.AssetsDefinition:
     def training(context: dg.AssetExecutionContext, config: TrainingConfig, installation: Installation) -> Iterator:
         as_of = parse_as_of(config.as_of or dt.datetime.now(dt.UTC).isoformat())
         settings, steps = installation.settings(), _selected(context)
+        tenants = requested(context)
+        plots = len(tenants) <= settings.plots_up_to
         tasks = [
-            (key, TrainingTask(settings, model, key, as_of, steps, config.decision, config.action))
-            for key in requested(context)
+            (key, TrainingTask(settings, model, key, as_of, steps, config.decision, config.action, plots))
+            for key in tenants
         ]
         results = installation.compute().map(run_training, tasks)
         for tenant, done in each_tenant(context, results, len(tasks)):

@@ -30,6 +30,7 @@ from ml_pipeline.cli.common import (
 )
 from ml_pipeline.cli.feedback import feedback_command
 from ml_pipeline.cli.loop import explain_command, retrain_command, set_command
+from ml_pipeline.cli.prediction import explain_prediction_command
 from ml_pipeline.cli.replay import replay_command
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
@@ -336,6 +337,7 @@ def up() -> None:
 for command in (
     set_command,
     explain_command,
+    explain_prediction_command,
     retrain_command,
     feedback_command,
     replay_command,

@@ -34,6 +34,7 @@ class Group(click.Group):
 
 
 def _is_for_the_user(error: Exception) -> bool:
+    from ml_pipeline.features.point_in_time import FeatureError
     from ml_pipeline.importers import ImportFailed
     from ml_pipeline.lifecycle.policy import PolicyError
     from ml_pipeline.monitoring.profiles import ProfileError
@@ -44,12 +45,14 @@ def _is_for_the_user(error: Exception) -> bool:
     from ml_pipeline.up import PortInUse, ServiceEnded
     from ml_pipeline.work.context import BadMoment
     from ml_pipeline.work.deployment import NothingToRollBackTo
+    from ml_pipeline.work.explain_prediction import NothingToExplain
     from ml_pipeline.work.feedback import BadFeedback
     from ml_pipeline.work.tenant_settings import BadSetting
 
     stores = (DatabaseUnavailable, NoSuchVersion, TamperedArtifact, SourceUnreadable, ProfileError, NothingToRollBackTo)
     files = (SettingsError, SpecError, PolicyError, ImportFailed)
-    return isinstance(error, (*stores, *files, EmptyRange, BadMoment, BadSetting, BadFeedback, PortInUse, ServiceEnded))
+    asked = (EmptyRange, BadMoment, BadSetting, BadFeedback, FeatureError, NothingToExplain)
+    return isinstance(error, (*stores, *files, *asked, PortInUse, ServiceEnded))
 
 
 @contextmanager

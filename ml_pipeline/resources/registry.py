@@ -107,10 +107,12 @@ class Registry:
         metrics: Mapping[str, float],
         params: Mapping[str, Any],
         tags: Mapping[str, str],
+        description: str = "",
     ) -> Version:
         """Stores the files of ``folder`` with a manifest of their hashes and registers them as the next version.
 
-        ``key`` names the work (snapshot and specification): work done twice registers once.
+        ``key`` names the work (snapshot and specification): work done twice registers once. ``description`` is Markdown
+        of at most 5,000 characters; MLflow's pages show it with the version and with its run.
         """
         name = registered_name(model, tenant)
         existing = self.find(tenant, model, key)
@@ -119,6 +121,7 @@ class Registry:
         manifest_hash = write_manifest(folder)
         experiment = self._experiment(tenant, model)
         described = {"semantic_version": semantic, "tenant": tenant, **tags, "mlflow.source.name": "ml-pipeline"}
+        described |= {"mlflow.note.content": description} if description else {}
         run = self._logged_run(
             experiment, f"{tenant} {model} {semantic}", metrics, {"as_of": as_of, **params}, described
         )
@@ -134,7 +137,9 @@ class Registry:
             "manifest_sha256": manifest_hash,
         }
         self._registered_model(name, tenant, model)
-        created = self.client.create_model_version(name, source, run.info.run_id, tags=version_tags)
+        created = self.client.create_model_version(
+            name, source, run.info.run_id, tags=version_tags, description=description
+        )
         return _version(tenant, model, created)
 
     def _logged_run(self, experiment: str, name: str, metrics, params, tags):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,15 +33,28 @@ class Race:
     winner: str
     predictor: Predictor
     candidates: list[dict[str, Any]]
+    curve: list[LearningPoint] = field(default_factory=list)
+
+
+class LearningPoint(NamedTuple):
+    """Rows that a fit learnt from, and on rows that it did not see its mean loss and the constant's."""
+
+    rows: int
+    loss: float
+    constant: float
 
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """Rows that no member was fitted on, oldest first: labels, members' values, and the losses of each constant."""
+    """Rows that no member was fitted on, oldest first.
+
+    Labels, members' values, the losses of each constant, and on how many rows the members were fitted.
+    """
 
     label: np.ndarray
     values: np.ndarray
     constants: np.ndarray
+    fitted_on: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +91,7 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
     records += _failed(spec, fit)
     if winner is None:
         return Race(next(iter(simple)), baseline, records)
-    return Race(winner, entrants[winner].ensemble, records)
+    return Race(winner, entrants[winner].ensemble, records, _curve(held_out, entrants[winner].losses))
 
 
 def constants(spec: ModelSpec, rows: pd.DataFrame) -> dict[str, Constant]:
@@ -128,22 +141,31 @@ def _held_out(
     seed: int,
 ) -> _HeldOut:
     rows = validation.iloc[oldest_first(validation)]
-    parts = [_predicted(spec, rows, fitted, simple)]
+    parts = [_predicted(spec, rows, fitted, simple, len(train_rows))]
     order = oldest_first(train_rows)
     newer = train_rows.iloc[order[len(order) // 2 :]]
     older = train_rows.iloc[known_before(train_rows, order[: len(order) // 2], newer["event_time"].iloc[0])]
     if len(older) >= 2 * MIN_KNOWN_ROWS:
         fit = fit_members(spec, older, seed, [replace(member, learner=None) for member in fitted.members])
         if fit.ensemble is not None and not fit.errors:
-            parts.insert(0, _predicted(spec, newer, fit.ensemble, constants(spec, older)))
+            parts.insert(0, _predicted(spec, newer, fit.ensemble, constants(spec, older), len(older)))
     return _HeldOut(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def _predicted(
-    spec: ModelSpec, rows: pd.DataFrame, fitted: Ensemble, simple: dict[str, Constant]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    spec: ModelSpec, rows: pd.DataFrame, fitted: Ensemble, simple: dict[str, Constant], fitted_on: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     losses = np.column_stack([row_losses(spec, rows, constant) for constant in simple.values()])
-    return rows["label"].to_numpy(), fitted.member_values(rows), losses
+    return rows["label"].to_numpy(), fitted.member_values(rows), losses, np.full(len(rows), fitted_on)
+
+
+def _curve(held_out: _HeldOut, losses: np.ndarray) -> list[LearningPoint]:
+    """A point for each fit that predicted held-out rows: a learning curve without further fits."""
+    parts = {int(size): held_out.fitted_on == size for size in np.unique(held_out.fitted_on)}
+    return [
+        LearningPoint(size, float(losses[part].mean()), float(held_out.constants[part, 0].mean()))
+        for size, part in parts.items()
+    ]
 
 
 def _entrants(spec: ModelSpec, fitted: Ensemble, held_out: _HeldOut) -> dict[str, _Entrant]:

@@ -15,7 +15,16 @@ from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.intervals import conformal_interval, kept_residuals, residuals_of
 from ml_pipeline.training.predictors import Constant, Predictor, Scale
-from ml_pipeline.training.race import MEDIAN, PRIOR, Race, constants, failures, fit_again, run_race
+from ml_pipeline.training.race import (
+    MEDIAN,
+    PRIOR,
+    LearningPoint,
+    Race,
+    constants,
+    failures,
+    fit_again,
+    run_race,
+)
 from ml_pipeline.training.splits import Split, time_split
 from ml_pipeline.training.version import FittedModel
 
@@ -39,6 +48,7 @@ class Trained:
     test_predictions: pd.DataFrame = field(repr=False)
     seconds: float
     notes: list[str]
+    learning_curve: list[LearningPoint] = field(default_factory=list)
 
 
 def train(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime, seed: int | None = None) -> Trained:
@@ -71,9 +81,18 @@ def train_on_split(spec: ModelSpec, frame: pd.DataFrame, split: Split, seed: int
     judged = with_interval(spec, refit(spec, race, known, seed), validation, race.predictor)
     final = with_interval(spec, refit(spec, race, frame, seed), test, judged.predictor)
     counts = {"all": len(frame), "train": len(train_rows), "validation": len(validation), "test": len(test)}
-    return judged_version(
+    trained = judged_version(
         spec, final, judged, test, race.candidates, counts, time.perf_counter() - started, _notes(race, split)
     )
+    return replace(trained, learning_curve=_learning_curve(spec, race, len(known), trained))
+
+
+def _learning_curve(spec: ModelSpec, race: Race, known: int, trained: Trained) -> list[LearningPoint]:
+    """The winner's held-out losses, and last that of the fit on all that was known before the test part."""
+    if not race.curve:
+        return []
+    metric = spec.headline_metric
+    return [*race.curve, LearningPoint(known, trained.metrics[metric], trained.baseline_metrics[metric])]
 
 
 def judged_version(
@@ -149,6 +168,7 @@ def constant_instead(spec: ModelSpec, trained: Trained) -> Trained:
         metrics=trained.baseline_metrics,
         skill=0.0,
         slices={},
+        learning_curve=[],
         test_predictions=predictions,
         notes=[*trained.notes, note],
     )

@@ -25,6 +25,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHALLENGER, Version, registered_name
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.card import Origin, summary
 from ml_pipeline.training.evidence import Opponent, evidence_of
 from ml_pipeline.training.predictors import Constant
 from ml_pipeline.training.since import training_rows
@@ -57,6 +58,7 @@ class TrainingTask:
     steps: tuple[str, ...] = STEPS
     decision: str = ""  # identifier of the decision that asked for it, if one did
     action: str = TRAIN
+    plots: bool = False  # whether a picture is drawn of the version that is registered
 
 
 @dataclass
@@ -264,16 +266,28 @@ class _TenantModel:
         parent = base or next(iter(self.doors.registry.versions(self.tenant, self.spec.name)), None)
         contract = contract_of(self.spec)
         parent_contract = Contract(parent.tags["question_hash"], parent.tags["spec_hash"]) if parent else None
+        cause = self._cause()
+        origin = Origin(
+            tenant=self.tenant,
+            semantic=next_semantic(parent.semantic if parent else None, parent_contract, contract),
+            as_of=moment.isoformat(),
+            snapshot_hash=snapshot_hash,
+            action=UPDATE if base else TRAIN,
+            parent=base.number if base else None,
+            quality=self._snapshot[0]["quality"],
+            why=cause.get("why", ""),
+        )
         with TemporaryDirectory(prefix="ml-pipeline-") as folder:
             path = Path(folder) / "model"
-            write_files(path, self.spec, trained, rows)
+            write_files(path, self.spec, trained, rows, origin, plots=self.task.plots)
             return self.doors.registry.register(
                 self.tenant,
                 self.spec.name,
                 path,
                 key=key,
-                semantic=next_semantic(parent.semantic if parent else None, parent_contract, contract),
-                as_of=moment.isoformat(),
+                semantic=origin.semantic,
+                as_of=origin.as_of,
+                description=summary(self.spec, trained),
                 metrics=logged_metrics(trained),
                 params={"candidate": trained.candidate, **self.spec.training.params, "loss": self.spec.training.loss},
                 tags={
@@ -283,9 +297,9 @@ class _TenantModel:
                     "question_hash": contract.question,
                     "parent_version": str(parent.number) if parent else "",
                     "rows": str(trained.rows["all"]),
-                    "action": UPDATE if base else TRAIN,
+                    "action": origin.action,
                     **self._change_learnt(rows),
-                    **self._cause(),
+                    **cause,
                 },
             )
 

@@ -12,26 +12,36 @@ import pandas as pd
 from ml_pipeline.lifecycle.versions import Contract
 from ml_pipeline.monitoring.profiles import profile
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.card import Origin, card
 from ml_pipeline.training.importance import importance
+from ml_pipeline.training.plots import picture
 from ml_pipeline.training.train import Trained
 from ml_pipeline.training.version import FittedModel
 
 TEST_PREDICTIONS = "test_predictions.parquet"
 PROFILE = "profile.bin"
 IMPORTANCE = "importance.json"
+CARD = "card.md"
+PLOTS = "plots.png"
 DESCRIPTION = "MLmodel"
 
 
-def write_files(folder: Path, spec: ModelSpec, trained: Trained, rows: pd.DataFrame) -> None:
+def write_files(
+    folder: Path, spec: ModelSpec, trained: Trained, rows: pd.DataFrame, origin: Origin, plots: bool
+) -> None:
     """Writes everything that is registered with a version into ``folder``, made if absent.
 
-    ``rows`` are those that it was trained on; their profile is all that drift needs of them later.
+    ``rows`` are those that it was trained on; their profile is all that drift needs of them later. ``plots`` is whether
+    there is a picture too: of all files it alone takes tens of milliseconds.
     """
     trained.model.save(folder)
     trained.test_predictions.to_parquet(folder / TEST_PREDICTIONS, index=False)
     made = trained.test_predictions.rename(columns={"event_time": "predicted_at"})[["predicted_at", "value"]]
     (folder / PROFILE).write_bytes(profile(spec, rows, made).to_bytes())
     (folder / IMPORTANCE).write_text(json.dumps(importance(trained.model), indent=1) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(card(spec, trained, rows, origin), encoding="utf-8")
+    if plots:
+        (folder / PLOTS).write_bytes(picture(spec, trained))
     (folder / DESCRIPTION).write_text(_ml_model(spec), encoding="utf-8")
 
 

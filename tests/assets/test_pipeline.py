@@ -29,6 +29,7 @@ from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec, load_specs
 from ml_pipeline.work import training
 from ml_pipeline.work.training import TaskReport, TrainingTask, run_training
+from ml_pipeline.work.version_files import PLOTS
 
 END = pd.Timestamp(partitions.today(), tz="UTC")
 YESTERDAY = partitions.today() - dt.timedelta(days=1)
@@ -166,6 +167,19 @@ def test_a_run_at_a_moment_is_told_so_by_its_configuration(instance, installed, 
     assert run(instance, spec, "train", tags, run_config=configuration).success
     with Warehouse(installed).operator() as connection:
         assert connection.scalar(sa.select(tables.feature_sets.c.as_of)) == pd.Timestamp(moment)
+
+
+def test_a_run_of_few_tenants_draws_their_versions_and_one_of_many_does_not(
+    instance, installed, spec, history, monkeypatch
+):
+    monkeypatch.setenv("ML_PIPELINE_PLOTS_UP_TO", "1")
+    tenants = ["acme", "globex", "initech"]
+    add(instance, installed, history, tenants)
+    assert run(instance, spec, "train", partitions.tenant_range(tenants, "acme", "acme")).success
+    assert run(instance, spec, "train", partitions.tenant_range(tenants, "globex", "initech")).success
+    registry = Registry(installed)
+    drawn = {name: registry.file(registry.version(name, spec.name, 1), PLOTS) is not None for name in tenants}
+    assert drawn == {"acme": True, "globex": False, "initech": False}
 
 
 def test_a_single_partition_can_be_materialized_as_the_page_of_an_asset_does(instance, installed, spec, history):

@@ -42,7 +42,7 @@ def synthetic_frame(spec: ModelSpec, rows: int, seed: int = 0, signal: float = 1
     return frame
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_frame() -> Callable[..., pd.DataFrame]:
     return synthetic_frame
 

@@ -117,3 +117,21 @@ def test_a_label_that_the_log_cannot_take_is_refused(specs, make_frame, as_of):
     frame.loc[0, "label"] = -2.0
     with pytest.raises(TrainingError, match=r"lead_time: a label is -2\.0"):
         train(specs["lead_time"], frame, as_of)
+
+
+@pytest.mark.parametrize("name", ["story_points", "rework_risk"])
+def test_the_learning_curve_has_the_fits_that_were_made_anyway_from_the_smallest_on(specs, make_frame, as_of, name):
+    spec = specs[name]
+    trained = train(spec, make_frame(spec, 400), as_of)
+    older, whole, judged = trained.learning_curve
+    assert older.rows == pytest.approx(trained.rows["train"] / 2, abs=1)
+    assert (whole.rows, judged.rows) == (trained.rows["train"], trained.rows["all"] - trained.rows["test"])
+    assert all(point.loss < point.constant for point in trained.learning_curve)
+    chosen = next(record for record in trained.candidates if record["name"] == trained.candidate)
+    held_out = {older.rows: trained.rows["train"] - older.rows, whole.rows: trained.rows["validation"]}
+    mean = np.average([older.loss, whole.loss], weights=list(held_out.values()))
+    assert mean == pytest.approx(chosen[spec.headline_metric], rel=0.01)
+
+
+def test_a_constant_has_no_learning_curve(story_points, make_frame, as_of):
+    assert train(story_points, make_frame(story_points, 300, signal=0.0), as_of).learning_curve == []

@@ -67,6 +67,38 @@ def test_a_version_is_registered_with_everything_that_it_came_from(tenant, make_
     assert {path.name for path in files(version).iterdir()} == {"manifest.json", *manifest}
 
 
+def test_a_version_has_a_card_and_mlflow_shows_its_summary(tenant, make_issues):
+    tenant.holds(make_issues(40)).train(40)
+    (version,) = tenant.versions()
+    card = tenant.registry.file(version, "card.md").decode()
+    shown = tenant.registry.client.get_model_version("story_points.acme", "1").description
+    run = tenant.registry.client.get_run(version.run_id)
+    assert card.startswith("# Story points of an issue: acme, version 1.0.0\n")
+    assert version.tags["snapshot_hash"] in card
+    assert shown in card
+    assert run.data.tags["mlflow.note.content"] == shown
+    assert f"**{run.data.metrics['mae']:.4g} points**" in shown
+
+
+def test_a_version_has_plots_where_its_run_asks_for_them(tenant, make_issues):
+    task = tenant.holds(make_issues(40)).task(30)
+    run_training(dataclasses.replace(task, plots=True))
+    tenant.train(40)
+    drawn, plain = tenant.versions()
+    assert tenant.registry.file(drawn, "plots.png").startswith(b"\x89PNG")
+    assert tenant.registry.file(plain, "plots.png") is None
+
+
+def test_the_card_of_an_update_names_the_version_that_it_goes_on_from(tenant, make_issues, as_known):
+    frame = make_issues(60)
+    tenant.holds(as_known(frame, 40)).train(40)
+    later = tenant.holds(as_known(frame, 60)).task(60)
+    assert run_training(dataclasses.replace(later, action="update")).error is None
+    card = tenant.registry.file(tenant.versions()[-1], "card.md").decode()
+    assert "An update of version 1, which serves: nothing was chosen anew." in card
+    assert "before the update" in card
+
+
 def test_the_description_of_a_version_gives_mlflow_its_signature(tenant, make_issues):
     tenant.holds(make_issues(40)).train(40)
     description = yaml.safe_load((files(tenant.versions()[0]) / "MLmodel").read_text())

@@ -1,0 +1,104 @@
+"""``ml-pipeline explain-prediction``: what each feature adds to one prediction."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from ml_pipeline.cli.common import check_model_and_tenant, json_option, output, prepared
+from ml_pipeline.specs import ModelSpec, load_specs
+
+if TYPE_CHECKING:
+    from ml_pipeline.work.explain_prediction import PredictionExplanation
+
+LARGEST = 10
+LARGEST_WORDS = 5
+
+
+@click.command("explain-prediction")
+@click.option("--tenant", required=True)
+@click.option("--model", required=True)
+@click.option("--entity", required=True, help="As the source names it (an issue key).")
+@json_option
+def explain_prediction_command(tenant: str, model: str, entity: str, as_json: bool) -> None:
+    """What the serving version predicts for an entity, and what each feature adds to it."""
+    from ml_pipeline.work.context import Doors
+    from ml_pipeline.work.explain_prediction import explain_prediction
+    from ml_pipeline.work.records import json_safe
+
+    with prepared() as settings:
+        check_model_and_tenant(settings, tenant, model)
+        spec = load_specs(settings.specs)[model]
+        found = explain_prediction(Doors(settings), spec, tenant, entity, dt.datetime.now(dt.UTC))
+    if as_json:
+        print(json.dumps(json_safe(asdict(found)), indent=1))
+        return
+    for line in _sentences(found, spec):
+        output.print(line, highlight=False)
+    if found.contributions:
+        output.print(_table(found))
+
+
+def _sentences(found: PredictionExplanation, spec: ModelSpec) -> list[str]:
+    said = f"[bold]{_quantity(found.value, spec)}[/bold]"
+    if found.lower is not None and found.upper is not None:
+        said += f", between {found.lower:.4g} and {_quantity(found.upper, spec)}"
+    version = f"version {found.version} ({found.semantic}, {found.candidate})"
+    lines = [f"{escape(f'{found.tenant} {found.model} {found.entity}')}: {said}, by {version}."]
+    if found.outcome is not None:
+        known = f"Its outcome is known: {_quantity(found.outcome, spec)}"
+        lines.append(f"{known}. The version may have been trained on it.")
+    if not found.contributions:
+        return [*lines, "It is a constant: no feature adds anything."]
+    start = 1 / (1 + math.exp(-found.anchor)) if found.in_log_odds else found.anchor
+    constant = _quantity(found.baseline, spec)
+    return [*lines, f"Before any feature speaks it is {_quantity(start, spec)}; the constant says {constant}."]
+
+
+def _quantity(value: float, spec: ModelSpec) -> str:
+    if spec.task == "binary":
+        return f"{value:.1%}"
+    return f"{value:.4g} {spec.label.unit}".strip()
+
+
+def _table(found: PredictionExplanation) -> Table:
+    unit = ("log odds", "odds") if found.in_log_odds else ("adds",)
+    table = Table("feature", "value", *unit, box=box.SIMPLE_HEAD, pad_edge=False)
+    largest, others = found.contributions[:LARGEST], found.contributions[LARGEST:]
+    rows = [(item.feature, _said(item.feature, item.value, found), item.adds) for item in largest]
+    if others:
+        rows.append((f"{len(others)} others", "", sum(item.adds for item in others)))
+    for name, value, adds in rows:
+        odds = (f"x {math.exp(adds):.2f}",) if found.in_log_odds else ()
+        table.add_row(escape(name), escape(value), f"{adds:+.3g}", *odds)
+    return table
+
+
+def _said(feature: str, value: object, found: PredictionExplanation) -> str:
+    """A value as a person reads it; of a text the words that weigh most, where they are known."""
+    if feature == "text":
+        weighed = [(word, adds) for word, adds in found.words.items() if adds][:LARGEST_WORDS]
+        return ", ".join(f"{word} {adds:+.2g}" for word, adds in weighed)
+    match value:
+        case None:
+            return _WITHOUT_VALUE.get(feature, "missing")
+        case float():
+            return f"{value:.4g}"
+    return str(value)
+
+
+_WITHOUT_VALUE = {
+    "random_forest": "(its trees, unattributed)",
+    "hist_gradient_boosting": "(its trees, unattributed)",
+    "is_outlier": "(all numbers together)",
+    "calibration": "(of the probability)",
+    "range": "(moved to the end of the label's range)",
+}

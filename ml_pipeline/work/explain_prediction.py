@@ -1,0 +1,110 @@
+"""Why the version that serves predicts what it does for one entity, as it is known now."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ml_pipeline.features.point_in_time import build_one
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.explanation import ANCHOR, contributions, in_log_odds, words
+from ml_pipeline.work.context import Doors
+from ml_pipeline.work.records import json_safe
+from ml_pipeline.work.scoring import answers, load_version
+from ml_pipeline.work.tenant_settings import spec_for
+
+
+class NothingToExplain(Exception):
+    """No version answers for the tenant; the message names tenant, model and the remedy."""
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one feature adds to the prediction, and its value (None where it is missing, or is no single feature)."""
+
+    feature: str
+    value: Any
+    adds: float
+
+
+@dataclass(frozen=True)
+class PredictionExplanation:
+    """One prediction taken apart: ``anchor`` and what ``contributions`` add, the largest first, sum to it.
+
+    They are in the reported unit, or in log odds of the probability (``in_log_odds``). ``words`` of the text, the
+    largest first, are what a linear member makes of them. ``lower`` and ``upper`` are None without an interval.
+    """
+
+    tenant: str
+    model: str
+    entity: str
+    version: int
+    semantic: str
+    candidate: str
+    as_of: str
+    state: str
+    outcome: float | None
+    value: float
+    lower: float | None
+    upper: float | None
+    baseline: float
+    in_log_odds: bool
+    anchor: float
+    contributions: tuple[Contribution, ...]
+    words: dict[str, float]
+
+
+def explain_prediction(
+    doors: Doors, spec: ModelSpec, tenant: str, entity: str, now: dt.datetime
+) -> PredictionExplanation:
+    """The champion's prediction for an entity from the features that it has at ``now``, taken apart.
+
+    Nothing is logged: it is asked for by a person, and the entity may have its outcome already.
+
+    Raises
+    ------
+    NothingToExplain
+        If no version serves, or the one that does answers another question than the specification's.
+    FeatureError
+        If the tenant has no such entity.
+    """
+    spec = spec_for(doors.warehouse, spec, tenant)
+    champion = doors.registry.aliased(tenant, spec.name)
+    if champion is None or not answers(spec, champion):
+        why = "no version serves"
+        if champion is not None:
+            why = f"version {champion.number} answers another question: the specification has changed since"
+        raise NothingToExplain(
+            f"tenant {tenant}, model {spec.name}: {why}. Train one with `ml-pipeline run --tenant {tenant} --model "
+            f"{spec.name}`; `ml-pipeline explain` says why none serves"
+        )
+    row = build_one(spec, doors.warehouse.read_source(spec, tenant), entity, now)
+    model, _ = load_version(doors, spec, champion)
+    (predicted,) = json_safe(model.predict(row).to_dict("records"))
+    (known,) = json_safe(row.to_dict("records"))
+    found = contributions(model, row).iloc[0]
+    return PredictionExplanation(
+        tenant=tenant,
+        model=spec.name,
+        entity=entity,
+        version=champion.number,
+        semantic=champion.semantic,
+        candidate=model.candidate,
+        as_of=now.isoformat(),
+        state=known["state"],
+        outcome=known["label"],
+        **{name: predicted[name] for name in ("value", "lower", "upper", "baseline")},
+        in_log_odds=in_log_odds(model),
+        anchor=float(found[ANCHOR]),
+        contributions=_largest_first(found, known),
+        words=dict(sorted(words(model, row)[0].items(), key=lambda word: -abs(word[1]))),
+    )
+
+
+def _largest_first(found: pd.Series, known: dict[str, Any]) -> tuple[Contribution, ...]:
+    added = found.drop(ANCHOR)
+    ordered = added[added != 0].sort_values(key=abs, ascending=False, kind="stable")
+    return tuple(Contribution(str(name), known.get(str(name)), float(adds)) for name, adds in ordered.items())
