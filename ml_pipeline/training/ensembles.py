@@ -21,7 +21,8 @@ HALF_LIFE_ROWS = 100.0
 SHARPNESS = 5.0
 LEAST_WEIGHT = 0.02
 CEILING = 10.0  # times the largest label
-RECENT_MEDIAN = "recent_median"
+MEDIAN, RECENT_MEDIAN = "median", "recent_median"
+ANCHORS = (MEDIAN, RECENT_MEDIAN)  # candidates that learn nothing
 _SECONDS_PER_DAY = 86_400
 
 
@@ -42,12 +43,14 @@ def candidates(spec: ModelSpec) -> dict[str, Params]:
 def members_of(spec: ModelSpec) -> list[Member]:
     """The members that are to be fitted.
 
-    Regression: each candidate from both anchors, and the recent median by itself. Binary: each candidate once.
+    Regression: each candidate from both anchors, and the anchors by themselves, which hold the vote back where the
+    learners go astray together. Binary: each candidate once.
     """
     if spec.task == "binary":
         return [Member(name, "none") for name in candidates(spec)]
     pairs = [Member(name, anchor, _scale(spec, name)) for name in candidates(spec) for anchor in ("median", "recent")]
-    return [*pairs, Member(RECENT_MEDIAN, "recent", spec.training.target)]
+    target = spec.training.target
+    return [*pairs, Member(MEDIAN, "median", target), Member(RECENT_MEDIAN, "recent", target)]
 
 
 def _scale(spec: ModelSpec, candidate: str) -> Scale:
@@ -64,7 +67,7 @@ def fit_members(spec: ModelSpec, rows: pd.DataFrame, seed: int, members: Collect
     """
     label = rows["label"].to_numpy()
     chosen = members_of(spec) if members is None else list(members)
-    kinds = sorted({wanted(member) for member in chosen if member.candidate != RECENT_MEDIAN})
+    kinds = sorted({wanted(member) for member in chosen if member.candidate not in ANCHORS})
     memo = TextMemo()
     fitted = {kind: fit_preprocessor(spec, rows, for_linear=kind == "linear", memo=memo) for kind in kinds}
     matrices = {kind: preprocessor.transform(rows) for kind, preprocessor in fitted.items()}
@@ -74,7 +77,7 @@ def fit_members(spec: ModelSpec, rows: pd.DataFrame, seed: int, members: Collect
     done: list[Member] = []
     errors: dict[str, str] = {}
     for member in chosen:
-        if member.candidate == RECENT_MEDIAN:
+        if member.candidate in ANCHORS:
             done.append(member)
         elif member.candidate not in errors:
             target = to_scale(label, member.scale) - anchor_of(member, rows, median)

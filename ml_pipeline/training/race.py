@@ -11,6 +11,8 @@ import pandas as pd
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.calibration import METHODS, calibrate
 from ml_pipeline.training.ensembles import (
+    ANCHORS,
+    MEDIAN,
     RECENT_MEDIAN,
     Fit,
     candidates,
@@ -23,7 +25,7 @@ from ml_pipeline.training.predictors import Constant, Ensemble, Predictor, calib
 from ml_pipeline.training.splits import MIN_KNOWN_ROWS, known_before, oldest_first
 
 RECENT_ROWS = 50
-MEDIAN, PRIOR = "median", "prior"
+PRIOR = "prior"
 
 
 @dataclass(frozen=True)
@@ -169,11 +171,11 @@ def _curve(held_out: _HeldOut, losses: np.ndarray) -> list[LearningPoint]:
 
 
 def _entrants(spec: ModelSpec, fitted: Ensemble, held_out: _HeldOut) -> dict[str, _Entrant]:
-    """Each candidate by itself, then all of them with the recent median, weighted and calibrated."""
+    """Each candidate by itself, then all of them with the anchors, weighted and calibrated."""
     learnt = [name for name in candidates(spec) if any(member.candidate == name for member in fitted.members)]
     groups = {name: [name] for name in learnt}
     if spec.training.ensemble != "none" and len(fitted.members) > 1:
-        groups[spec.training.ensemble] = [*learnt, RECENT_MEDIAN]
+        groups[spec.training.ensemble] = [*learnt, *ANCHORS]
     entrants = {}
     for name, names in groups.items():
         positions = [at for at, member in enumerate(fitted.members) if member.candidate in names]

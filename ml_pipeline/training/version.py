@@ -15,7 +15,7 @@ from ml_pipeline.features.preprocessing import Preprocessor
 from ml_pipeline.specs import FeatureColumns, ModelSpec
 from ml_pipeline.training.adaptive import Known, adaptive_interval
 from ml_pipeline.training.calibration import Calibration
-from ml_pipeline.training.ensembles import RECENT_MEDIAN
+from ml_pipeline.training.ensembles import ANCHORS
 from ml_pipeline.training.intervals import Interval, near_share
 from ml_pipeline.training.learners import load_learner
 from ml_pipeline.training.predictors import Constant, Ensemble, Member, Predictor
@@ -207,7 +207,7 @@ def _load_predictor(settings: dict[str, Any], folder: Path) -> Predictor:
         for kind, columns in settings["columns"].items()
     }
     members = tuple(
-        Member(**member, learner=None if member["candidate"] == RECENT_MEDIAN else load_learner(folder, f"member-{n}"))
+        Member(**member, learner=None if member["candidate"] in ANCHORS else load_learner(folder, f"member-{n}"))
         for n, member in enumerate(settings["members"])
     )
     calibration = settings["calibration"]

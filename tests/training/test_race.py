@@ -22,7 +22,7 @@ def parts(story_points, make_frame):
     return halves(make_frame(story_points, 300), 220)
 
 
-def test_the_ensemble_holds_every_candidate_from_both_anchors_and_the_recent_median(story_points, parts):
+def test_the_ensemble_holds_every_candidate_from_both_anchors_and_the_anchors_themselves(story_points, parts):
     race = run_race(story_points, *parts, seed=0)
     assert race.winner == "voting"
     assert [member.name for member in race.predictor.members] == [
@@ -30,6 +30,7 @@ def test_the_ensemble_holds_every_candidate_from_both_anchors_and_the_recent_med
         "xgboost from recent",
         "linear from median",
         "linear from recent",
+        "median from median",
         "recent_median from recent",
     ]
     assert race.predictor.weights.sum() == pytest.approx(1)
@@ -59,7 +60,7 @@ def test_stacking_answers_with_a_weighted_mean(story_points, parts):
 def test_further_candidates_join_the_vote(story_points, parts):
     more = {"linear": {}, "random_forest": {"n_estimators": 20}, "hist_gradient_boosting": {"max_iter": 20}}
     race = run_race(with_training(story_points, candidates=more), *parts, seed=0)
-    assert {"xgboost", "recent_median", *more} == {member.candidate for member in race.predictor.members}
+    assert {"xgboost", "median", "recent_median", *more} == {member.candidate for member in race.predictor.members}
     assert all(records(race)[name]["error"] is None for name in more)
 
 
@@ -92,7 +93,7 @@ def test_with_more_rows_the_newer_half_of_the_train_part_counts_too(story_points
 def test_a_refit_keeps_the_weights_and_learns_only_members_that_have_one(story_points, parts):
     train_rows, validation = parts
     chosen = run_race(story_points, train_rows, validation, seed=0).predictor
-    weights = np.array([0.6, 0.0, 0.4, 0.0, 0.0])
+    weights = np.array([0.6, 0.0, 0.4, 0.0, 0.0, 0.0])
     again = fit_again(story_points, type(chosen)(**(vars(chosen) | {"weights": weights})), train_rows, seed=0)
     assert [member.name for member in again.members] == ["xgboost from median", "linear from median"]
     assert again.weights == pytest.approx([0.6, 0.4])
@@ -101,7 +102,7 @@ def test_a_refit_keeps_the_weights_and_learns_only_members_that_have_one(story_p
 def test_a_refit_of_the_recent_median_alone_learns_nothing_but_the_median(story_points, parts):
     train_rows, validation = parts
     chosen = run_race(story_points, train_rows, validation, seed=0).predictor
-    alone = type(chosen)(**(vars(chosen) | {"weights": np.array([0.0, 0, 0, 0, 1])}))
+    alone = type(chosen)(**(vars(chosen) | {"weights": np.array([0.0, 0, 0, 0, 0, 1])}))
     again = fit_again(story_points, alone, train_rows, seed=0)
     new = validation.assign(history_recent_median=np.where(np.arange(len(validation)) % 2, 7.0, np.nan))
     assert again.predict(new) == pytest.approx(np.where(np.arange(len(new)) % 2, 7.0, train_rows["label"].median()))
