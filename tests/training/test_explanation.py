@@ -67,7 +67,7 @@ def log_scale_model(specs, make_frame):
 
 
 @settings(max_examples=40, deadline=None)
-@given(weights=st.lists(st.floats(0.01, 1.0), min_size=5, max_size=5), combine=st.sampled_from(["median", "mean"]))
+@given(weights=st.lists(st.floats(0.01, 1.0), min_size=6, max_size=6), combine=st.sampled_from(["median", "mean"]))
 def test_whatever_the_members_weigh_their_contributions_add_up_to_the_answer(
     log_scale_model, specs, make_frame, weights, combine
 ):
