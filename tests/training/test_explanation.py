@@ -139,8 +139,8 @@ def test_the_recent_median_alone_is_all_anchor_and_moves_with_each_row(story_poi
     rows = make_frame(story_points, 150)
     rows["history_recent_median"] = np.linspace(1, 9, 150)
     model = fitted(story_points, rows)
-    alone = replace(model, predictor=model.predictor.only([4]))
-    assert model.predictor.members[4].candidate == RECENT_MEDIAN
+    alone = replace(model, predictor=model.predictor.only([5]))
+    assert model.predictor.members[5].candidate == RECENT_MEDIAN
     assert contributions(alone, rows)[ANCHOR].to_numpy() == pytest.approx(np.linspace(1, 9, 150))
 
 
