@@ -105,7 +105,7 @@ def store_snapshot(settings: Settings, spec: ModelSpec, tenant: str, frame: pd.D
         "matured": len(frame),
         "path": url,
         "quality_score": 100.0,
-        "quality": {},
+        "quality": {"score": 100.0, "measures": []},
         "created_at": dt.datetime.now(dt.UTC),
     }
     warehouse = Warehouse(settings)

@@ -16,7 +16,7 @@ from ml_pipeline.specs import FeatureColumns, ModelSpec
 from ml_pipeline.training.calibration import Calibration
 from ml_pipeline.training.ensembles import RECENT_MEDIAN
 from ml_pipeline.training.intervals import Interval
-from ml_pipeline.training.learners import load_learner
+from ml_pipeline.training.learners import Params, load_learner
 from ml_pipeline.training.predictors import Constant, Ensemble, Member, Predictor
 
 FORMAT = 2
@@ -46,6 +46,7 @@ class FittedModel:
     interval: Interval | None
     at_least: float | None
     at_most: float | None
+    params: Params | None = None  # of the declared estimator, where a search found others than the declared ones
 
     @classmethod
     def of(cls, spec: ModelSpec, candidate: str, predictor: Predictor, baseline: float) -> FittedModel:
@@ -96,6 +97,7 @@ class FittedModel:
             "interval": None if self.interval is None else asdict(self.interval),
             "at_least": self.at_least,
             "at_most": self.at_most,
+            "params": None if self.params is None else dict(self.params),
         }
         (folder / _VERSION_FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -122,6 +124,7 @@ class FittedModel:
                 interval=None if content["interval"] is None else Interval(**content["interval"]),
                 at_least=content["at_least"],
                 at_most=content["at_most"],
+                params=content.get("params"),  # no version had any before there was a search
             )
         except (OSError, json.JSONDecodeError, KeyError) as error:
             raise VersionError(
