@@ -179,6 +179,7 @@ def constant_instead(spec: ModelSpec, trained: Trained) -> Trained:
         slices={},
         test_predictions=predictions,
         notes=[*trained.notes, note],
+        search=None,
     )
 
 

@@ -15,6 +15,7 @@ from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.importance import importance
 from ml_pipeline.training.train import Trained
 from ml_pipeline.training.version import FittedModel
+from ml_pipeline.work.searching import search_metrics, write_search
 
 TEST_PREDICTIONS = "test_predictions.parquet"
 PROFILE = "profile.bin"
@@ -32,6 +33,7 @@ def write_files(folder: Path, spec: ModelSpec, trained: Trained, rows: pd.DataFr
     made = trained.test_predictions.rename(columns={"event_time": "predicted_at"})[["predicted_at", "value"]]
     (folder / PROFILE).write_bytes(profile(spec, rows, made).to_bytes())
     (folder / IMPORTANCE).write_text(json.dumps(importance(trained.model), indent=1) + "\n", encoding="utf-8")
+    write_search(folder, trained)
     (folder / DESCRIPTION).write_text(_ml_model(spec), encoding="utf-8")
 
 
@@ -56,7 +58,7 @@ def logged_metrics(trained: Trained) -> dict[str, float]:
     baseline = {f"baseline_{name}": value for name, value in trained.baseline_metrics.items() if value is not None}
     skill = {} if trained.skill is None else {"skill": trained.skill}
     rows = {f"rows_{name}": float(count) for name, count in trained.rows.items()}
-    return metrics | baseline | skill | rows
+    return metrics | baseline | skill | rows | search_metrics(trained)
 
 
 def comparison(trained: Trained) -> list[tuple[str, Any, Any]]:
