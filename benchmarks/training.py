@@ -41,9 +41,7 @@ DEFAULT_CALLS = 2
 SEARCH_ROWS, SEARCH_FEATURES, SEARCH_TRIALS = 1_000, 60, 100
 SEARCH_ROUNDS = 3
 MEMORY_SIZES = {"10k": (10_000, 80), "100k": (100_000, 100)}
-QUICK_SEARCH_ROWS, SEARCH_FEATURES, SEARCH_TRIALS = 1_000, 60, 100
-SEARCH_ROUNDS = 3
-MEMORY_SIZES = {"10k": (10_000, 80)}
+QUICK_MEMORY_SIZES = {"10k": (10_000, 80)}
 # Of the feature frame's history columns the learner takes these; the others grow with time and are left out.
 HISTORY_FEATURES = 4
 GOOD = {"name": "missing", "dimension": "completeness", "score": 100.0, "recommendation": None}
@@ -257,13 +255,13 @@ def searches(settings: Settings, rounds: int, seed: int) -> list[dict[str, Any]]
 
 def search_figures(measured: list[dict[str, Any]]) -> dict[str, Any]:
     table = pd.DataFrame(measured)
-    middle = table.groupby("processes")[["version_seconds", "search_seconds"]].median()
-    by_round = table.pivot(index="round", columns="processes", values="search_seconds")
+    versions = {processes: float(part["version_seconds"].median()) for processes, part in table.groupby("processes")}
+    seconds = {processes: part["search_seconds"].to_numpy() for processes, part in table.groupby("processes")}
     return {
-        f"search_seconds_{SEARCH_TRIALS}": float(middle.loc[2, "version_seconds"]),
-        f"search_seconds_{SEARCH_TRIALS}_serial": float(middle.loc[1, "version_seconds"]),
-        "search_alone_seconds": float(middle.loc[2, "search_seconds"]),
-        "search_parallel_speedup": float((by_round[1] / by_round[2]).median()),
+        f"search_seconds_{SEARCH_TRIALS}": versions[2],
+        f"search_seconds_{SEARCH_TRIALS}_serial": versions[1],
+        "search_alone_seconds": float(np.median(seconds[2])),
+        "search_parallel_speedup": float(np.median(seconds[1] / seconds[2])),
         "search_load_median": float(table["load_before"].median()),
         "search_rows": SEARCH_ROWS,
         "search_features": SEARCH_FEATURES,

@@ -174,12 +174,13 @@ class FoldLosses:
 
     def __init__(self, spec: ModelSpec, rows: pd.DataFrame, parts: list[Fold], seed: int) -> None:
         self.spec = spec
-        self.parts = [(rows.iloc[part.train], rows.iloc[part.validation]) for part in parts]
+        self.rows = rows
+        self.parts = parts
         self.seed = seed
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"spec": self.spec, "parts": self.parts, "seed": self.seed}
+        return {"spec": self.spec, "rows": self.rows, "parts": self.parts, "seed": self.seed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -194,8 +195,9 @@ class FoldLosses:
 
     def of_rows(self, params: Mapping[str, Any], fold: int) -> np.ndarray:
         """Loss of each row that the fold validates."""
-        spec, train, validation = fitted_with(self.spec, params), *self.parts[fold]
-        preprocessor, matrix, unseen = self._matrices(spec, fold)
+        spec, part = fitted_with(self.spec, params), self.parts[fold]
+        train, validation = self.rows.iloc[part.train], self.rows.iloc[part.validation]
+        preprocessor, matrix, unseen = self._matrices(spec, fold, train, validation)
         median, plain = typical(spec, train), plain_member(spec)
         member = fit_member(spec, plain, train, matrix, median, self.seed)
         kind = wanted(member)
@@ -203,10 +205,11 @@ class FoldLosses:
         value = ensemble.combined(ensemble.value_of(member, validation, {kind: unseen})[:, None])
         return losses_of(spec, value, validation["label"].to_numpy())
 
-    def _matrices(self, spec: ModelSpec, fold: int) -> tuple[Preprocessor, Any, Any]:
+    def _matrices(
+        self, spec: ModelSpec, fold: int, train: pd.DataFrame, validation: pd.DataFrame
+    ) -> tuple[Preprocessor, Any, Any]:
         key = (fold, *spec.preprocessing.settled)
         if key not in self._prepared:
-            train, validation = self.parts[fold]
             for_linear = wanted(plain_member(spec)) == "linear"
             fitted = fit_preprocessor(spec, train, for_linear, self._memo)
             self._prepared[key] = fitted, fitted.transform(train), fitted.transform(validation)
