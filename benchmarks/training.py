@@ -1,4 +1,4 @@
-"""What a registered version costs beyond its own fits, beside MLflow's defaults, and the peak memory of training."""
+"""What a registered version costs beyond its fits, beside MLflow's defaults; its peak memory; what a search takes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
+from ml_pipeline.specs.search_spec import Search
 
 from benchmarks.common import parse_arguments, print_result, print_table
 from benchmarks.installation import temporary_installation
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.resources.registry import Registry, tracking_url
 from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.warehouse import Warehouse
@@ -36,6 +38,8 @@ ROWS, FEATURES, TREES = 500, 80, 100
 NEWER = 50  # rows that have come when a tenant is trained again
 TENANTS, QUICK_TENANTS = 10, 5
 DEFAULT_CALLS = 2
+SEARCH_ROWS, SEARCH_FEATURES, SEARCH_TRIALS = 1_000, 60, 100
+SEARCH_ROUNDS = 3
 MEMORY_SIZES = {"10k": (10_000, 80), "100k": (100_000, 100)}
 QUICK_MEMORY_SIZES = {"10k": (10_000, 80)}
 # Of the feature frame's history columns the learner takes these; the others grow with time and are left out.
@@ -224,6 +228,46 @@ def _peak_of_training(settings: Settings, spec: ModelSpec, tenant: str) -> tuple
     return _status_megabytes("VmHWM") - before, time.perf_counter() - started
 
 
+def search_spec(processes: int) -> ModelSpec:
+    """A model that searches the usual space of its booster, as many trials as the figures are named after."""
+    spec = wide_spec(SEARCH_FEATURES)
+    search = Search(trials=SEARCH_TRIALS, processes=processes, adaptive=False)
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"search": search})})
+
+
+def searches(settings: Settings, rounds: int, seed: int) -> list[dict[str, Any]]:
+    """Versions with a search of 100 trials, in one process and in two by turns, each with the load before it."""
+    get_context("forkserver").set_forkserver_preload(PRELOAD)
+    registry, measured = Registry(settings), []
+    for number in range(rounds):
+        for processes in (1, 2):
+            spec, tenant = search_spec(processes), f"search-{number}-{processes}"
+            store_snapshot(settings, spec, tenant, feature_frame(spec, SEARCH_ROWS, seed + number))
+            load, started = os.getloadavg()[0], time.perf_counter()
+            train_version(settings, spec, tenant)
+            seconds = time.perf_counter() - started
+            metrics = registry.client.get_run(registry.versions(tenant, spec.name)[0].run_id).data.metrics
+            told = {name: metrics[f"search_{name}"] for name in ("seconds", "complete", "pruned", "gain")}
+            row = {"round": number, "processes": processes, "version_seconds": seconds, "load_before": load}
+            measured.append(row | {f"search_{name}": value for name, value in told.items()})
+    return measured
+
+
+def search_figures(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    table = pd.DataFrame(measured)
+    versions = {processes: float(part["version_seconds"].median()) for processes, part in table.groupby("processes")}
+    seconds = {processes: part["search_seconds"].to_numpy() for processes, part in table.groupby("processes")}
+    return {
+        f"search_seconds_{SEARCH_TRIALS}": versions[2],
+        f"search_seconds_{SEARCH_TRIALS}_serial": versions[1],
+        "search_alone_seconds": float(np.median(seconds[2])),
+        "search_parallel_speedup": float(np.median(seconds[1] / seconds[2])),
+        "search_load_median": float(table["load_before"].median()),
+        "search_rows": SEARCH_ROWS,
+        "search_features": SEARCH_FEATURES,
+    }
+
+
 def _status_megabytes(field: str) -> float:
     """A figure of this process alone: ``getrusage`` would also count what the parent held when it started it."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -293,13 +337,10 @@ def main() -> None:
             figures[f"peak_mb_{name}"], figures[f"seconds_{name}"] = peak_megabytes(
                 settings, rows, features, arguments.seed
             )
-    missing = {
-        "search_seconds_100": None,
-        "search_parallel_speedup": None,
-        "search_reason": "search comes with tuning",
-    }
-    if arguments.quick:
-        missing |= {"peak_mb_100k": None, "peak_mb_100k_reason": "--quick leaves it out"}
+        searched = searches(settings, 1 if arguments.quick else SEARCH_ROUNDS, arguments.seed)
+        print_table(searched)
+        figures |= search_figures(searched)
+    missing = {"peak_mb_100k": None, "peak_mb_100k_reason": "--quick leaves it out"} if arguments.quick else {}
     figures = missing | figures | {"rows": ROWS, "features": FEATURES, "trees": TREES}
     print_table([{"figure": name, "value": value} for name, value in figures.items() if isinstance(value, int | float)])
     print_result(figures, arguments.seed, arguments.json)

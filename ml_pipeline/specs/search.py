@@ -31,6 +31,9 @@ class Search(BaseModel):
     processes: int = Field(
         1, ge=1, description="Worker processes of one search; more than 1 pays where tenants are few."
     )
+    resume: bool = Field(
+        True, description="Keeps the trials in the database until the training has ended: cut off, it goes on there."
+    )
     adaptive: bool = Field(True, description="Fewer trials for a tenant whose past searches gained nothing.")
     space: dict[str, list[Value]] = Field(
         {},

@@ -14,8 +14,8 @@ from ml_pipeline.features.text import TextMemo
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.boosters import declared_rounds
 from ml_pipeline.training.errors import FitError
-from ml_pipeline.training.learners import BOOSTERS, SQUARED, Params, fit_learner
-from ml_pipeline.training.predictors import Ensemble, Member, Scale, anchor_of, to_scale, wanted
+from ml_pipeline.training.learners import BOOSTERS, SQUARED, Matrix, Params, fit_learner
+from ml_pipeline.training.predictors import Ensemble, Member, Scale, anchor_of, to_scale, wanted, weighted_median
 
 HALF_LIFE_ROWS = 100.0
 SHARPNESS = 5.0
@@ -53,6 +53,11 @@ def members_of(spec: ModelSpec) -> list[Member]:
     return [*pairs, Member(MEDIAN, "median", target), Member(RECENT_MEDIAN, "recent", target)]
 
 
+def plain_member(spec: ModelSpec) -> Member:
+    """The declared estimator by itself, from the median of the labels: what its parameters are judged by."""
+    return members_of(spec)[0]
+
+
 def _scale(spec: ModelSpec, candidate: str) -> Scale:
     """A learner of squared errors sees logarithms where the loss is absolute: a mean of those is nearly a median."""
     above = spec.label.above
@@ -65,42 +70,57 @@ def fit_members(spec: ModelSpec, rows: pd.DataFrame, seed: int, members: Collect
 
     A candidate that fails is left out with its error; without any that learns there is no ensemble.
     """
-    label = rows["label"].to_numpy()
     chosen = members_of(spec) if members is None else list(members)
     kinds = sorted({wanted(member) for member in chosen if member.candidate not in ANCHORS})
     memo = TextMemo()
     fitted = {kind: fit_preprocessor(spec, rows, for_linear=kind == "linear", memo=memo) for kind in kinds}
     matrices = {kind: preprocessor.transform(rows) for kind, preprocessor in fitted.items()}
     preprocessors = {kind: replace(preprocessor, memo=None) for kind, preprocessor in fitted.items()}
-    median = float(np.median(label)) if spec.task == "regression" else 0.0
-    weight = sample_weight(spec, rows)
+    median = typical(spec, rows)
     done: list[Member] = []
     errors: dict[str, str] = {}
     for member in chosen:
         if member.candidate in ANCHORS:
             done.append(member)
         elif member.candidate not in errors:
-            target = to_scale(label, member.scale) - anchor_of(member, rows, median)
             try:
-                learner = fit_learner(
-                    member.candidate,
-                    candidates(spec)[member.candidate],
-                    _loss(spec, member),
-                    matrices[wanted(member)],
-                    target,
-                    seed,
-                    weight,
-                )
+                done.append(fit_member(spec, member, rows, matrices[wanted(member)], median, seed))
             except FitError as error:
                 errors[member.candidate] = str(error)
-            else:
-                done.append(replace(member, learner=learner))
     if not any(member.learner is not None for member in done):
         return Fit(None, errors)
     weights = np.full(len(done), 1 / len(done))
     combine: Literal["median", "mean"] = "mean" if spec.training.ensemble == "stacking" else "median"
-    ceiling = CEILING * float(np.abs(label).max()) if spec.task == "regression" else np.inf
+    ceiling = CEILING * float(rows["label"].abs().max()) if spec.task == "regression" else np.inf
     return Fit(Ensemble(preprocessors, tuple(done), weights, combine, median, ceiling), errors)
+
+
+def fit_member(spec: ModelSpec, member: Member, rows: pd.DataFrame, matrix: Matrix, median: float, seed: int) -> Member:
+    """``member`` with a learner that was fitted on ``matrix``, which has the rows of ``rows``.
+
+    Raises
+    ------
+    FitError
+        If the library refuses a parameter or the data.
+    """
+    params = candidates(spec)[member.candidate]
+    target = to_scale(rows["label"].to_numpy(), member.scale) - anchor_of(member, rows, median)
+    weight = sample_weight(spec, rows)
+    learner = fit_learner(member.candidate, params, _loss(spec, member), matrix, target, seed, weight)
+    return replace(member, learner=learner)
+
+
+def typical(spec: ModelSpec, rows: pd.DataFrame) -> float:
+    """Where members that start from the median start: that of the labels; 0 log odds for a binary model."""
+    return label_median(rows) if spec.task == "regression" else 0.0
+
+
+def label_median(rows: pd.DataFrame) -> float:
+    """Median of the labels, each counted by the column ``weight`` if there is one."""
+    label = rows["label"].to_numpy(dtype="float64")
+    if "weight" not in rows:
+        return float(np.median(label))
+    return float(weighted_median(label[None, :], rows["weight"].to_numpy(dtype="float64"))[0])
 
 
 def _loss(spec: ModelSpec, member: Member) -> str:
@@ -168,7 +188,7 @@ def continued(spec: ModelSpec, ensemble: Ensemble, rows: pd.DataFrame, seed: int
     The median of the rows becomes the anchor. Preprocessing, weights and calibration stay.
     """
     label = rows["label"].to_numpy()
-    median = float(np.median(label)) if spec.task == "regression" else 0.0
+    median = typical(spec, rows)
     matrices = ensemble.matrices(rows)
 
     def after(member: Member) -> Member:

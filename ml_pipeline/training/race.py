@@ -17,6 +17,7 @@ from ml_pipeline.training.ensembles import (
     Fit,
     candidates,
     fit_members,
+    label_median,
     stacking_weights,
     voting_weights,
 )
@@ -97,19 +98,22 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
 
 
 def constants(spec: ModelSpec, rows: pd.DataFrame) -> dict[str, Constant]:
-    """The constant candidates by name; the first is the baseline."""
+    """The constant candidates by name; the first is the baseline.
+
+    A label counts by the column ``weight`` if there is one, as in a fit, and never less for its age.
+    """
     if spec.task == "binary":
-        return {PRIOR: Constant(float(rows["label"].mean()))}
+        return {PRIOR: Constant(float(np.average(rows["label"], weights=rows.get("weight"))))}
     newest = np.lexsort((rows["entity_id"].to_numpy(dtype=str), rows["label_time"].to_numpy()))[-RECENT_ROWS:]
     return {
-        MEDIAN: Constant(float(rows["label"].median())),
-        RECENT_MEDIAN: Constant(float(rows["label"].iloc[newest].median())),
+        MEDIAN: Constant(label_median(rows)),
+        RECENT_MEDIAN: Constant(label_median(rows.iloc[newest])),
     }
 
 
 def row_losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.ndarray:
     """Loss per row whose mean is the headline metric: absolute error, or the square of a probability's error."""
-    return _loss(spec, predictor.predict(rows), rows["label"].to_numpy())
+    return losses_of(spec, predictor.predict(rows), rows["label"].to_numpy())
 
 
 def failures(records: list[dict[str, Any]]) -> list[str]:
@@ -130,7 +134,7 @@ def fit_again(spec: ModelSpec, chosen: Ensemble, rows: pd.DataFrame, seed: int) 
     if fit.errors:
         raise FitError("; ".join(fit.errors.values()))
     if fit.ensemble is None:  # the recent median has all the weight, and learns nothing
-        return replace(weighted, median=float(rows["label"].median()))
+        return replace(weighted, median=label_median(rows))
     return replace(fit.ensemble, weights=weighted.weights, calibration=chosen.calibration)
 
 
@@ -189,7 +193,7 @@ def _entrant(spec: ModelSpec, members: Ensemble, values: np.ndarray, label: np.n
     if spec.task == "regression":
         weights = stacking_weights(values, label) if stacked else voting_weights(np.abs(values - label[:, None]))
         weighted = replace(members, weights=weights)
-        return _Entrant(weighted, _loss(spec, weighted.combined(values), label))
+        return _Entrant(weighted, losses_of(spec, weighted.combined(values), label))
     probabilities = calibrated(None, values)
     if stacked:
         weights = stacking_weights(probabilities, label)
@@ -197,18 +201,19 @@ def _entrant(spec: ModelSpec, members: Ensemble, values: np.ndarray, label: np.n
         weights = voting_weights((probabilities - label[:, None]) ** 2, half_life_rows=np.inf)
     wanted = spec.training.calibration
     calibration, crossed = calibrate(values @ weights, label, METHODS if wanted == "auto" else (wanted,))
-    return _Entrant(replace(members, weights=weights, calibration=calibration), _loss(spec, crossed, label))
+    return _Entrant(replace(members, weights=weights, calibration=calibration), losses_of(spec, crossed, label))
 
 
 def _winner(entrants: dict[str, _Entrant], constant: np.ndarray, ensemble: str) -> str | None:
     singles = sorted((name for name in entrants if name != ensemble), key=lambda name: entrants[name].losses.mean())
     for name in [ensemble, *singles] if ensemble in entrants else singles:
-        if _proven(constant - entrants[name].losses):
+        if proven(constant - entrants[name].losses):
             return name
     return None
 
 
-def _proven(gain: np.ndarray) -> bool:
+def proven(gain: np.ndarray) -> bool:
+    """Whether paired differences of losses, one per row, are positive by more than one standard error."""
     return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
 
 
@@ -228,6 +233,7 @@ def _failed(spec: ModelSpec, fit: Fit) -> list[dict[str, Any]]:
     return [{"name": name, spec.headline_metric: None, "error": error} for name, error in fit.errors.items()]
 
 
-def _loss(spec: ModelSpec, value: np.ndarray, label: np.ndarray) -> np.ndarray:
+def losses_of(spec: ModelSpec, value: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """:func:`row_losses` of answers that are there already."""
     error = value - label
     return np.abs(error) if spec.task == "regression" else error**2

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.features.selection import Stability
 from ml_pipeline.monitoring.business import business_metrics
 from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.intervals import conformal_interval, kept_residuals, residuals_of
+from ml_pipeline.training.latency import within_latency
+from ml_pipeline.training.parameters import NO_CONTEXT, SearchContext, SearchReport, selection_stability, tuned
 from ml_pipeline.training.predictors import Constant, Predictor, Scale
 from ml_pipeline.training.race import (
     MEDIAN,
@@ -49,14 +52,24 @@ class Trained:
     seconds: float
     notes: list[str]
     learning_curve: list[LearningPoint] = field(default_factory=list)
+    search: SearchReport | None = None
+    stability: float | None = None  # of the features that the folds of the train part select, where they are selected
 
 
-def train(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime, seed: int | None = None) -> Trained:
+def train(
+    spec: ModelSpec,
+    frame: pd.DataFrame,
+    as_of: datetime,
+    seed: int | None = None,
+    context: SearchContext = NO_CONTEXT,
+) -> Trained:
     """Trains one version on a frame of matured rows (the training window is the caller's choice).
 
-    The rows are split in time. The candidates are fitted on train and compared on validation; the winner is refitted
-    on what was known when the test part began and evaluated on the test part beside the constant baseline; the model
-    returned is refitted on every row, with an interval from the test residuals.
+    The rows are split in time. Where ``training.search`` is set, parameters and open preprocessing are searched for on
+    train, ``context`` saying how (:func:`~ml_pipeline.training.parameters.tuned`). The candidates are fitted on train
+    and compared on validation; the winner is refitted on what was known when the test part began and evaluated on the
+    test part beside the constant baseline; the model returned is refitted on every row, with an interval from the test
+    residuals. Members that are too slow for ``training.latency_ms`` are left out of both.
 
     Raises
     ------
@@ -65,26 +78,43 @@ def train(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime, seed: int | Non
         ``as_of``.
     """
     check_rows(spec, frame, as_of)
-    return train_on_split(
-        spec, frame, time_split(frame, spec.training.validation_share, spec.training.test_share), seed
-    )
+    split = time_split(frame, spec.training.validation_share, spec.training.test_share)
+    return train_on_split(spec, frame, split, seed, context)
 
 
-def train_on_split(spec: ModelSpec, frame: pd.DataFrame, split: Split, seed: int | None = None) -> Trained:
+def train_on_split(
+    spec: ModelSpec,
+    frame: pd.DataFrame,
+    split: Split,
+    seed: int | None = None,
+    context: SearchContext = NO_CONTEXT,
+) -> Trained:
     """:func:`train` with a split that is given, such as a published one. The notes say what the split purged."""
     started = time.perf_counter()
     seed = spec.training.seed if seed is None else seed
     train_rows, validation, test, known = (
         frame.iloc[positions] for positions in (split.train, split.validation, split.test, split.refit)
     )
-    race = run_race(spec, train_rows, validation, seed)
-    judged = with_interval(spec, refit(spec, race, known, seed), validation, race.predictor)
-    final = with_interval(spec, refit(spec, race, frame, seed), test, judged.predictor)
+    fitting, searched = tuned(spec, train_rows, validation, seed, context)
+    race = run_race(fitting, train_rows, validation, seed)
+    notes = _notes(race, split) + ([searched.sentence()] if searched else [])
+    whole = refit(spec, race, frame, seed, fitting)
+    if spec.training.latency_ms is not None:
+        race, whole, told = within_latency(race, whole, frame, spec.training.latency_ms)
+        notes += told
+    judged = with_interval(spec, refit(spec, race, known, seed, fitting), validation, race.predictor)
+    final = with_interval(spec, whole, test, judged.predictor)
+    alike = selection_stability(fitting, train_rows, seed) if spec.features.selection else None
     counts = {"all": len(frame), "train": len(train_rows), "validation": len(validation), "test": len(test)}
     trained = judged_version(
-        spec, final, judged, test, race.candidates, counts, time.perf_counter() - started, _notes(race, split)
+        spec, final, judged, test, race.candidates, counts, time.perf_counter() - started, notes + _alike(alike)
     )
-    return replace(trained, learning_curve=_learning_curve(spec, race, len(known), trained))
+    return replace(
+        trained,
+        learning_curve=_learning_curve(spec, race, len(known), trained),
+        search=searched,
+        stability=alike.value if alike else None,
+    )
 
 
 def _learning_curve(spec: ModelSpec, race: Race, known: int, trained: Trained) -> list[LearningPoint]:
@@ -124,13 +154,18 @@ def judged_version(
     )
 
 
-def refit(spec: ModelSpec, race: Race, rows: pd.DataFrame, seed: int) -> FittedModel:
-    """The winner fitted on ``rows``, with the weights and the calibration that held-out rows chose; no interval yet."""
+def refit(spec: ModelSpec, race: Race, rows: pd.DataFrame, seed: int, fitting: ModelSpec | None = None) -> FittedModel:
+    """The winner fitted on ``rows``, with the weights and the calibration that held-out rows chose; no interval yet.
+
+    ``fitting`` is the specification to fit with, where a search found another; the version answers ``spec``.
+    """
     baseline = next(iter(constants(spec, rows).values()))
     predictor: Predictor = baseline
     if not isinstance(race.predictor, Constant):
-        predictor = fit_again(spec, race.predictor, rows, seed)
-    return FittedModel.of(spec, race.winner, predictor, baseline=baseline.value)
+        predictor = fit_again(fitting or spec, race.predictor, rows, seed)
+    model = FittedModel.of(spec, race.winner, predictor, baseline=baseline.value)
+    is_found = fitting is not None and fitting.training.params != spec.training.params
+    return replace(model, params=fitting.training.params) if fitting is not None and is_found else model
 
 
 def with_interval(spec: ModelSpec, model: FittedModel, held_out: pd.DataFrame, predictor: Predictor) -> FittedModel:
@@ -171,6 +206,7 @@ def constant_instead(spec: ModelSpec, trained: Trained) -> Trained:
         learning_curve=[],
         test_predictions=predictions,
         notes=[*trained.notes, note],
+        search=None,
     )
 
 
@@ -219,6 +255,13 @@ def _slices(spec: ModelSpec, rows: pd.DataFrame, predictions: pd.DataFrame) -> d
         errors = {name: float((part[name] - part["label"]).abs().mean()) for name in ("value", "baseline")}
         slices[level] = {"count": len(part), "mae": errors["value"], "baseline_mae": errors["baseline"]}
     return slices
+
+
+def _alike(found: Stability | None) -> list[str]:
+    if found is None:
+        return []
+    always = [name for name, share in found.frequency.items() if share == 1]
+    return [f"stability of the selected features over folds: {found.value:.2f}; always selected: {', '.join(always)}"]
 
 
 def _notes(race: Race, split: Split) -> list[str]:

@@ -42,6 +42,7 @@ def search(
     seed: int,
     study: str,
     storage: str | None = None,
+    processes: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> SearchResult:
     """The parameters of a space with the lowest mean loss over ``settings.folds`` folds.
@@ -51,8 +52,9 @@ def search(
     space says; the sampler sees it at the nearest point of the space. It is always finished, also past the time.
 
     Some trials are under way at once, each in one fold at a time. The oldest fit is waited for, and what follows from
-    it is decided before the next: the trials depend on the seed and on the number of processes alone, not on which of
-    them is faster, and one and two processes try the same. The sampler takes those under way for bad ones (constant
+    it is decided before the next: the trials depend on the seed and on ``settings.processes`` alone, not on which of
+    them is faster, and one and two try the same. ``processes`` are those that there are, if not as many: a matter of
+    speed alone. The sampler takes those under way for bad ones (constant
     liar: Ginsbourger, Le Riche and Carraro 2010), so that it does not try a place twice.
 
     A trial is pruned by how far its mean over the folds so far is above that of the declared parameters in the same
@@ -80,7 +82,7 @@ def search(
     }
     record = open_record(study, storage, description)
     try:
-        with evaluator(objective, settings.processes) as submit:
+        with evaluator(objective, processes or settings.processes) as submit:
             return _Searching(space, declared, settings, seed, study, record, submit, clock).run()
     finally:
         record.close()

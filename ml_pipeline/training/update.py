@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.ensembles import continued, room_to_grow
+from ml_pipeline.training.parameters import with_params
 from ml_pipeline.training.predictors import Constant, Predictor
 from ml_pipeline.training.race import constants, row_losses
 from ml_pipeline.training.splits import known_before
@@ -44,7 +46,7 @@ def updates_left(spec: ModelSpec, model: FittedModel) -> int | None:
         return 0
     if isinstance(model.predictor, Constant):
         return None
-    return room_to_grow(spec, model.predictor, ROUNDS_SHARE, MAX_GROWTH)
+    return room_to_grow(with_params(spec, model.params), model.predictor, ROUNDS_SHARE, MAX_GROWTH)
 
 
 def update(
@@ -145,8 +147,9 @@ def _updated(
         if spec.task == "binary":  # new labels of one class alone, as rare events give them, would teach nothing
             drawn = np.sort(np.random.default_rng(seed).permutation(len(older))[: len(new)])
             rows = frame.iloc[np.concatenate([older[drawn], new])]
-        predictor = continued(spec, model.predictor, rows, seed, ROUNDS_SHARE)
-    return FittedModel.of(spec, model.candidate, predictor, baseline=next(iter(simple.values())).value)
+        predictor = continued(with_params(spec, model.params), model.predictor, rows, seed, ROUNDS_SHARE)
+    updated = FittedModel.of(spec, model.candidate, predictor, baseline=next(iter(simple.values())).value)
+    return replace(updated, params=model.params)
 
 
 def _record(spec: ModelSpec, name: str, model: FittedModel, test: pd.DataFrame) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ml_pipeline.training.adaptive import Known, adaptive_interval
 from ml_pipeline.training.calibration import Calibration
 from ml_pipeline.training.ensembles import ANCHORS
 from ml_pipeline.training.intervals import Interval, near_share
-from ml_pipeline.training.learners import load_learner
+from ml_pipeline.training.learners import Params, load_learner
 from ml_pipeline.training.predictors import Constant, Ensemble, Member, Predictor
 
 FORMAT = 3
@@ -52,6 +52,7 @@ class FittedModel:
     at_least: float | None
     at_most: float | None
     residuals: tuple[float, ...] = ()
+    params: Params | None = None  # of the declared estimator, where a search found others than the declared ones
 
     @classmethod
     def of(cls, spec: ModelSpec, candidate: str, predictor: Predictor, baseline: float) -> FittedModel:
@@ -132,6 +133,7 @@ class FittedModel:
             "at_least": self.at_least,
             "at_most": self.at_most,
             "residuals": self.residuals,
+            "params": None if self.params is None else dict(self.params),
         }
         (folder / _VERSION_FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -160,6 +162,7 @@ class FittedModel:
                 at_least=content["at_least"],
                 at_most=content["at_most"],
                 residuals=tuple(content["residuals"]),
+                params=content.get("params"),  # no version had any before there was a search
             )
         except (OSError, json.JSONDecodeError, KeyError) as error:
             raise VersionError(

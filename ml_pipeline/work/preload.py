@@ -1,5 +1,6 @@
 """Imports of the fork server of the worker processes; nobody else imports this module."""
 
+import dagster  # noqa: F401 - what a run is started with: each worker imports the main module of its parent
 import lightgbm  # noqa: F401
 import mlflow
 import mlflow.store.model_registry.sqlalchemy_store

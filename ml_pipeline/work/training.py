@@ -21,7 +21,7 @@ from ml_pipeline.features.quality import assess
 from ml_pipeline.features.quality_gates import failed_gates
 from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision, judge
 from ml_pipeline.lifecycle.versions import Contract, next_semantic
-from ml_pipeline.resources import tables
+from ml_pipeline.resources import cores, tables
 from ml_pipeline.resources.registry import CHALLENGER, Version, registered_name
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
@@ -38,6 +38,7 @@ from ml_pipeline.work.feedback import read_feedback
 from ml_pipeline.work.records import json_safe
 from ml_pipeline.work.retraining import DONE, FAILED, settle
 from ml_pipeline.work.scoring import answers, load_version, score_open_entities
+from ml_pipeline.work.searching import end_search, search_context, search_params, search_tags
 from ml_pipeline.work.tenant_settings import spec_for
 from ml_pipeline.work.version_files import comparison, contract_of, logged_metrics, write_files
 
@@ -183,8 +184,11 @@ class _TenantModel:
 
         One run at a time does this for a tenant: two would register the same work twice.
         """
-        with self.doors.warehouse.alone(self.tenant, f"train {self.spec.name}"):
-            return self._trained_and_judged()
+        settings = self.task.settings
+        with self.doors.warehouse.alone(self.tenant, f"train {self.spec.name}"), cores.taken(settings, 1):
+            report = self._trained_and_judged()
+            end_search(settings, self.spec, self.tenant)
+        return report
 
     def _trained_and_judged(self) -> dict[str, Any]:
         snapshot, frame, moment = self._snapshot
@@ -200,7 +204,7 @@ class _TenantModel:
         existing = self.doors.registry.find(self.tenant, self.spec.name, key)
         if existing is not None:
             return self._settled(existing, moment, base)
-        trained = self._fitted(rows, moment, base)
+        trained = self._fitted(rows, moment, base, key)
         version = self._register(trained, key, snapshot["snapshot_hash"], moment, rows, base)
         return self._judge(trained, version, moment, rows, note)
 
@@ -215,11 +219,17 @@ class _TenantModel:
         is_constant = isinstance(model.predictor, Constant)
         return None if is_constant or updates_left(self.spec, model) == 0 else champion
 
-    def _fitted(self, rows: pd.DataFrame, moment: dt.datetime, base: Version | None) -> Trained:
+    def _fitted(self, rows: pd.DataFrame, moment: dt.datetime, base: Version | None, key: str) -> Trained:
         if base is None:
-            return train(self.spec, rows, moment)
+            # What the version itself gained, where it is made again to be judged, is no past of its own.
+            past = [version for version in self._versions() if version.tags.get("key") != key]
+            with search_context(self.task.settings, self.spec, self.tenant, key, past) as context:
+                return train(self.spec, rows, moment, context=context)
         model, _ = load_version(self.doors, self.spec, base)
         return update(self.spec, model, rows, moment, dt.datetime.fromisoformat(base.as_of))
+
+    def _versions(self) -> list[Version]:
+        return self.doors.registry.versions(self.tenant, self.spec.name)
 
     def _refusal(self, rows: pd.DataFrame, quality: Mapping[str, Any]) -> Decision | None:
         needed, matured = self.spec.training.min_rows, int(own_outcomes(rows).sum())
@@ -263,7 +273,7 @@ class _TenantModel:
         rows: pd.DataFrame,
         base: Version | None,
     ) -> Version:
-        parent = base or next(iter(self.doors.registry.versions(self.tenant, self.spec.name)), None)
+        parent = base or next(iter(self._versions()), None)
         contract = contract_of(self.spec)
         parent_contract = Contract(parent.tags["question_hash"], parent.tags["spec_hash"]) if parent else None
         cause = self._cause()
@@ -289,7 +299,11 @@ class _TenantModel:
                 as_of=origin.as_of,
                 description=summary(self.spec, trained),
                 metrics=logged_metrics(trained),
-                params={"candidate": trained.candidate, **self.spec.training.params, "loss": self.spec.training.loss},
+                params={
+                    "candidate": trained.candidate,
+                    **search_params(self.spec, trained),
+                    "loss": self.spec.training.loss,
+                },
                 tags={
                     "candidate": trained.candidate,
                     "snapshot_hash": snapshot_hash,
@@ -298,6 +312,7 @@ class _TenantModel:
                     "parent_version": str(parent.number) if parent else "",
                     "rows": str(trained.rows["all"]),
                     "action": origin.action,
+                    **search_tags(trained),
                     **self._change_learnt(rows),
                     **cause,
                 },
@@ -429,7 +444,8 @@ class _TenantModel:
         if judged is None:
             _, frame, _ = self._snapshot
             rows, window = training_rows(self.spec, frame, moment, self._changed_at)
-            return self._judge(self._fitted(rows, moment, base), version, moment, rows, window)
+            trained = self._fitted(rows, moment, base, version.tags["key"])
+            return self._judge(trained, version, moment, rows, window)
         return {
             "decision": "unchanged",
             "reason": f"unchanged: the same data and specification as version {version.number} ({judged.reason})",

@@ -14,9 +14,10 @@ from ml_pipeline.monitoring.profiles import profile
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.card import Origin, card
 from ml_pipeline.training.importance import importance
-from ml_pipeline.training.plots import picture
+from ml_pipeline.training.plots import Tried, picture
 from ml_pipeline.training.train import Trained
 from ml_pipeline.training.version import FittedModel
+from ml_pipeline.work.searching import search_metrics, write_search
 
 TEST_PREDICTIONS = "test_predictions.parquet"
 PROFILE = "profile.bin"
@@ -39,10 +40,19 @@ def write_files(
     made = trained.test_predictions.rename(columns={"event_time": "predicted_at"})[["predicted_at", "value"]]
     (folder / PROFILE).write_bytes(profile(spec, rows, made).to_bytes())
     (folder / IMPORTANCE).write_text(json.dumps(importance(trained.model), indent=1) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(card(spec, trained, rows, origin), encoding="utf-8")
+    searched = None if trained.search is None else trained.search.sentence()
+    (folder / CARD).write_text(card(spec, trained, rows, origin, searched), encoding="utf-8")
     if plots:
-        (folder / PLOTS).write_bytes(picture(spec, trained))
+        (folder / PLOTS).write_bytes(picture(spec, trained, _tried(trained)))
+    write_search(folder, trained)
     (folder / DESCRIPTION).write_text(_ml_model(spec), encoding="utf-8")
+
+
+def _tried(trained: Trained) -> list[Tried]:
+    """The trials of a search that have a loss."""
+    result = trained.search.result if trained.search else None
+    trials = () if result is None else result.trials
+    return [Tried(trial.number, trial.mean) for trial in trials if trial.mean is not None]
 
 
 def read_files(folder: Path) -> tuple[FittedModel, pd.DataFrame]:
@@ -66,7 +76,7 @@ def logged_metrics(trained: Trained) -> dict[str, float]:
     baseline = {f"baseline_{name}": value for name, value in trained.baseline_metrics.items() if value is not None}
     skill = {} if trained.skill is None else {"skill": trained.skill}
     rows = {f"rows_{name}": float(count) for name, count in trained.rows.items()}
-    return metrics | baseline | skill | rows
+    return metrics | baseline | skill | rows | search_metrics(trained)
 
 
 def comparison(trained: Trained) -> list[tuple[str, Any, Any]]:

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml_pipeline.training.race import run_race
+from ml_pipeline.training.ensembles import fit_members
+from ml_pipeline.training.race import constants, run_race
 from ml_pipeline.training.train import TrainingError, train
 
 
@@ -135,3 +136,26 @@ def test_the_learning_curve_has_the_fits_that_were_made_anyway_from_the_smallest
 
 def test_a_constant_has_no_learning_curve(story_points, make_frame, as_of):
     assert train(story_points, make_frame(story_points, 300, signal=0.0), as_of).learning_curve == []
+
+
+def test_constants_count_a_label_by_its_weight(story_points, rework_risk, make_frame):
+    regression, binary = make_frame(story_points, 4), make_frame(rework_risk, 4)
+    regression = regression.assign(label=[1.0, 2.0, 3.0, 50.0], weight=[1.0, 1.0, 1.0, 0.01])
+    assert constants(story_points, regression)["median"].value == pytest.approx(2.0, abs=0.02)
+    binary = binary.assign(label=[1.0, 0.0, 0.0, 0.0], weight=[1.0, 1 / 3, 1 / 3, 1 / 3])
+    assert constants(rework_risk, binary)["prior"].value == pytest.approx(0.5)
+
+
+def test_equal_weights_leave_the_constants_as_they_are(story_points, make_frame):
+    frame = make_frame(story_points, 101)
+    weighted, plain = (constants(story_points, rows) for rows in (frame.assign(weight=1.0), frame))
+    assert [one.value for one in weighted.values()] == pytest.approx([one.value for one in plain.values()])
+
+
+def test_a_row_of_hardly_any_weight_hardly_changes_a_version(story_points, make_frame):
+    frame = make_frame(story_points, 200).assign(weight=1.0)
+    absurd = frame.tail(40).assign(label=99.0, weight=1e-6)
+    with_absurd = pd.concat([frame.iloc[:160], absurd], ignore_index=True)
+    without, with_them = (fit_members(story_points, rows, 0).ensemble for rows in (frame.iloc[:160], with_absurd))
+    unseen = make_frame(story_points, 100, seed=5)
+    assert np.abs(with_them.predict(unseen) - without.predict(unseen)).mean() < 0.5

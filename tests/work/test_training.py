@@ -263,9 +263,9 @@ def test_an_estimator_that_refuses_its_parameters_is_named_in_the_decision(tenan
 def test_a_snapshot_that_another_run_stores_meanwhile_does_not_mix_with_the_one_trained_on(tenant, make_issues):
     tenant.holds(make_issues(60)).train(40)
 
-    def while_another_run_stands_earlier(*arguments):
+    def while_another_run_stands_earlier(*arguments, **named):
         tenant.train(20, (FEATURES,))
-        return training_function(*arguments)
+        return training_function(*arguments, **named)
 
     training_function = training.train
     with mock.patch.object(training, "train", while_another_run_stands_earlier):
