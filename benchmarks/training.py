@@ -17,7 +17,6 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
-from ml_pipeline.specs.search_spec import Search
 
 from benchmarks.common import parse_arguments, print_result, print_table
 from benchmarks.installation import temporary_installation
@@ -28,6 +27,7 @@ from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.search import Search
 from ml_pipeline.training import ensembles
 from ml_pipeline.training.boosters import BoostedTrees
 from ml_pipeline.training.learners import fit_learner

@@ -16,7 +16,7 @@ from ml_pipeline.features.preprocessing import TEXT, Preprocessor, fit_preproces
 from ml_pipeline.features.selection import Stability, stability
 from ml_pipeline.features.text import TextMemo
 from ml_pipeline.specs import ModelSpec, choices, with_choices
-from ml_pipeline.specs.search_spec import Search
+from ml_pipeline.specs.search import Search
 from ml_pipeline.training.ensembles import fit_member, fit_members, plain_member, typical
 from ml_pipeline.training.learners import Params
 from ml_pipeline.training.predictors import Ensemble, wanted

@@ -198,7 +198,7 @@ def test_the_files_of_a_version_can_be_read_on_its_runs_page(page, mlflow: str, 
     page.goto(f"{mlflow}/#/experiments/{experiment}/runs/{newest.run_id}/artifacts")
     page.get_by_text("model", exact=True).click()
     page.get_by_text("manifest.json", exact=True).click()
-    expect(page.get_by_text("preprocess.skops").last).to_be_visible()
+    expect(page.get_by_text("preprocess-trees.skops").last).to_be_visible()
 
 
 def test_a_first_visitor_of_mlflow_meets_the_models_and_no_dialog(page, mlflow: str, expect):

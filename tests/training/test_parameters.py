@@ -3,10 +3,10 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-from ml_pipeline.specs.search_spec import Search
 
 from ml_pipeline.features.feedback import VERDICT
 from ml_pipeline.specs.preprocessing import Preprocessing, Selection
+from ml_pipeline.specs.search import Search
 from ml_pipeline.training.parameters import (
     NO_CONTEXT,
     FoldLosses,

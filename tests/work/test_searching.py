@@ -10,13 +10,13 @@ from unittest import mock
 
 import pytest
 import sqlalchemy as sa
-from ml_pipeline.specs.search_spec import Search
 
 from ml_pipeline.resources import postgres
 from ml_pipeline.resources.compute import PRELOAD, Compute
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.studies import Studies
 from ml_pipeline.resources.warehouse import APP_ROLE
+from ml_pipeline.specs.search import Search
 from ml_pipeline.training.parameters import FoldLosses
 from ml_pipeline.work.training import FEATURES, MODEL, TrainingTask, run_training
 
