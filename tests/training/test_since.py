@@ -41,7 +41,7 @@ def test_where_the_types_were_turned_around_only_what_came_since_is_trained_on(s
 
 
 def test_where_nothing_changed_after_all_the_whole_window_is(story_points, frame):
-    first, second = (frame[name] > 0 for name in story_points.feature_columns.numeric[:2])
+    first, second = frame[story_points.feature_columns.categorical[0]] == "a", frame["summary_chars"] > 0
     frame["label"] = np.where(first == second, 8.0, 1.0)  # more than sixty rows can teach
     supposed = (START + pd.Timedelta(days=89)).to_pydatetime()
     rows, note = training_rows(story_points, frame, AS_OF, supposed)
