@@ -27,6 +27,11 @@ class Training(Part):
     ensemble: Literal["voting", "stacking", "none"] = Field(
         "voting", description="How the candidates answer together; 'none': the best one alone."
     )
+    proof: float = Field(
+        1.0,
+        description="Standard errors by which a loss on held-out rows must be below the constant's before learners may "
+        "answer; negative: they answer unless it is above by as many.",
+    )
     recency_half_life_days: float | None = Field(
         None, gt=0, description="Age at which a row counts half in a fit; all count alike unless set."
     )

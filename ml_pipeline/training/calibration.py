@@ -42,7 +42,7 @@ def calibrate(
 
     The rows are cut into five parts in their order, and each method is fitted on four and scored on the fifth: where
     the share of the label moves, as it does when labels come late, what fits four parts fails on the fifth. Proven: by
-    more than one standard error of the paired difference.A method is out of the race where it cannot be fitted on a
+    more than one standard error of the paired difference. A method is out of the race where it cannot be fitted on a
     part (one class only), where a sigmoid would turn the order of the predictions around, and ``isotonic`` with fewer
     than 300 rows, where it repeats the noise (Niculescu-Mizil and Caruana 2005).
 

@@ -12,6 +12,7 @@ import pandas as pd
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.importance import importance
 from ml_pipeline.training.predictors import Constant
+from ml_pipeline.training.race import proof_wanted
 from ml_pipeline.training.train import Trained
 
 FEW_TEST_ROWS = 50
@@ -123,7 +124,7 @@ def _choice(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
         return "The constant answers: nothing was proven to be better."
     if origin.parent is not None:
         return f"An {origin.action} of version {origin.parent}, which serves: nothing was chosen anew."
-    better = "its loss on held-out rows is below the constant's by more than one standard error of their difference"
+    better = f"its {proof_wanted(spec)}"
     if trained.candidate == spec.training.ensemble:
         return f"The ensemble answers: {better}."
     alone = "the ensemble's was not" if spec.training.ensemble != "none" else "of those that did it is the best"

@@ -26,6 +26,7 @@ from ml_pipeline.training.predictors import Constant, Ensemble, Predictor, calib
 from ml_pipeline.training.splits import MIN_KNOWN_ROWS, known_before, oldest_first
 
 RECENT_ROWS = 50
+LEAST_OF_A_CLASS = 5
 PRIOR = "prior"
 
 
@@ -37,6 +38,7 @@ class Race:
     predictor: Predictor
     candidates: list[dict[str, Any]]
     curve: list[LearningPoint] = field(default_factory=list)
+    reason: str | None = None  # why the constant answers, where it does
 
 
 class LearningPoint(NamedTuple):
@@ -59,6 +61,21 @@ class _HeldOut:
     constants: np.ndarray
     fitted_on: np.ndarray
 
+    def telling(self, task: str) -> np.ndarray:
+        """Rows that can tell a model from the prior: of a binary one, those beside enough of either class.
+
+        Where no outcome is positive any model that is a little below the prior is better in every single row, which
+        looks like a proof and is none.
+        """
+        if task == "regression":
+            return np.full(len(self.label), True)
+        rows = np.full(len(self.label), False)
+        for size in np.unique(self.fitted_on):
+            part = self.fitted_on == size
+            positives = self.label[part].sum()
+            rows |= part & (min(positives, part.sum() - positives) >= LEAST_OF_A_CLASS)
+        return rows
+
 
 @dataclass(frozen=True, eq=False)
 class _Entrant:
@@ -73,9 +90,10 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
     enough, its newer half, predicted by fits on the older one: out-of-fold predictions in the order of time. They give
     each member of the ensemble its weight, the probabilities their calibration, and every entrant its loss.
 
-    The ensemble answers where its loss is below the constant's by more than one standard error of the paired difference
-    (the one-standard-error rule, Breiman et al. 1984); else the best single candidate of which that is true; else the
-    constant. A single candidate that did better than the ensemble does not take its place: chosen so, it made the worst
+    The ensemble answers where its loss is below the constant's by more than ``training.proof`` standard errors of the
+    paired difference (one: the one-standard-error rule, Breiman et al. 1984); else the best single candidate of which
+    that is true; else the constant. A binary model is judged on the fits whose held-out rows are five or more of either
+    class. A single candidate that did better than the ensemble does not take its place: chosen so, it made the worst
     tenant of ``benchmarks.story_points`` 18 % worse than its training median instead of 7 %. The median of the newest
     50 labels runs beside them and cannot win alone: it made the worst tenant of ``benchmarks.lead_time`` 17 % worse.
     A candidate that fails is recorded with its error and the race goes on.
@@ -85,15 +103,17 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
     fit = fit_members(spec, train_rows, seed)
     if fit.ensemble is None:
         records = [_record(spec, name, row_losses(spec, validation, entrant)) for name, entrant in simple.items()]
-        return Race(next(iter(simple)), baseline, records + _failed(spec, fit))
+        return Race(next(iter(simple)), baseline, records + _failed(spec, fit), reason="no candidate could be fitted")
     held_out = _held_out(spec, train_rows, validation, fit.ensemble, simple, seed)
     entrants = _entrants(spec, fit.ensemble, held_out)
-    winner = _winner(entrants, held_out.constants[:, 0], spec.training.ensemble)
+    told = held_out.telling(spec.task)
+    gains = {name: (held_out.constants[:, 0] - one.losses)[told] for name, one in entrants.items()}
+    winner = _winner(spec, gains)
     records = [_record(spec, name, losses) for name, losses in zip(simple, held_out.constants.T, strict=True)]
     records += [_record(spec, name, one.losses) | _chosen(one.ensemble) for name, one in entrants.items()]
     records += _failed(spec, fit)
     if winner is None:
-        return Race(next(iter(simple)), baseline, records)
+        return Race(next(iter(simple)), baseline, records, reason=_unproven(spec, next(iter(simple)), bool(told.any())))
     return Race(winner, entrants[winner].ensemble, records, _curve(held_out, entrants[winner].losses))
 
 
@@ -204,17 +224,40 @@ def _entrant(spec: ModelSpec, members: Ensemble, values: np.ndarray, label: np.n
     return _Entrant(replace(members, weights=weights, calibration=calibration), losses_of(spec, crossed, label))
 
 
-def _winner(entrants: dict[str, _Entrant], constant: np.ndarray, ensemble: str) -> str | None:
-    singles = sorted((name for name in entrants if name != ensemble), key=lambda name: entrants[name].losses.mean())
-    for name in [ensemble, *singles] if ensemble in entrants else singles:
-        if proven(constant - entrants[name].losses):
+def _winner(spec: ModelSpec, gains: dict[str, np.ndarray]) -> str | None:
+    """The entrant that answers, from what each is better than the constant in every row; None: the constant."""
+    ensemble = spec.training.ensemble
+    singles = sorted((name for name in gains if name != ensemble), key=lambda name: -gains[name].sum())
+    for name in [ensemble, *singles] if ensemble in gains else singles:
+        if len(gains[name]) and proven(gains[name], spec.training.proof):
             return name
     return None
 
 
-def proven(gain: np.ndarray) -> bool:
-    """Whether paired differences of losses, one per row, are positive by more than one standard error."""
-    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+def _unproven(spec: ModelSpec, constant: str, told: bool) -> str:
+    if not told:
+        return (
+            f"nothing beat the {constant}: held-out rows hold fewer than {LEAST_OF_A_CLASS} of a class, too few to tell"
+        )
+    return f"nothing beat the {constant}: no {proof_wanted(spec)}"
+
+
+def proof_wanted(spec: ModelSpec) -> str:
+    """What must be true of a learner that answers.
+
+    >>> from ml_pipeline.specs import load_specs
+    >>> proof_wanted(load_specs()["story_points"])
+    'loss on held-out rows is below the constant's by more than 1 standard error of their difference'
+    """
+    wanted, count = spec.training.proof, f"{abs(spec.training.proof):g}"
+    errors = f"{count} standard error{'' if count == '1' else 's'} of their difference"
+    side = "below the constant's by more than" if wanted >= 0 else "above the constant's by less than"
+    return f"loss on held-out rows is {side} {errors}"
+
+
+def proven(gain: np.ndarray, standard_errors: float = 1.0) -> bool:
+    """Whether the mean of paired differences of losses, one per row, exceeds as many of its standard errors."""
+    return bool(gain.mean() > standard_errors * gain.std() / np.sqrt(len(gain)))
 
 
 def _record(spec: ModelSpec, name: str, losses: np.ndarray) -> dict[str, Any]:

@@ -275,6 +275,4 @@ def _notes(race: Race, split: Split) -> list[str]:
         for part in split.unpurged
     ]
     notes += failures(race.candidates)
-    if isinstance(race.predictor, Constant):
-        notes.append(f"nothing beat the {race.winner} by more than one standard error on the validation part")
-    return notes
+    return [*notes, race.reason] if race.reason else notes

@@ -127,3 +127,25 @@ def test_the_same_rows_in_another_order_give_the_same_race(story_points, parts):
     pd.testing.assert_series_equal(
         pd.Series(first.predictor.predict(validation)), pd.Series(second.predictor.predict(validation))
     )
+
+
+def test_held_out_rows_of_one_class_prove_nothing(rework_risk, make_frame):
+    train_rows, validation = halves(make_frame(rework_risk, 130), 100)
+    race = run_race(rework_risk, train_rows, validation.assign(label=0.0), seed=0)
+    assert race.winner == "prior"
+    assert race.reason == "nothing beat the prior: held-out rows hold fewer than 5 of a class, too few to tell"
+
+
+def test_a_burden_of_proof_that_nothing_can_bear_leaves_the_constant(story_points, parts):
+    race = run_race(with_training(story_points, proof=100.0), *parts, seed=0)
+    assert race.winner == "median"
+    assert race.reason == (
+        "nothing beat the median: no loss on held-out rows is below the constant's by more than 100 standard errors of "
+        "their difference"
+    )
+
+
+def test_with_the_burden_turned_around_learners_answer_unless_they_are_clearly_worse(story_points, make_frame):
+    noise = halves(make_frame(story_points, 300, signal=0.0), 220)
+    assert run_race(with_training(story_points, proof=1.0), *noise, seed=0).winner == "median"
+    assert run_race(with_training(story_points, proof=-100.0), *noise, seed=0).winner == "voting"

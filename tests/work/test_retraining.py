@@ -187,7 +187,7 @@ def test_the_run_of_an_approved_retraining_settles_it_and_names_it_in_mlflow(ser
 def test_a_retraining_that_fails_is_settled_as_failed(serving, monkeypatch):
     report(serving, dt.date(2026, 2, 28), performance=LOSS)
     (approved,) = tick(serving).approved
-    monkeypatch.setattr("ml_pipeline.work.training.train", lambda *_: 1 / 0)
+    monkeypatch.setattr("ml_pipeline.work.training.train", lambda *_, **__: 1 / 0)
     assert "ZeroDivisionError" in str(run(serving, "train", 59, str(approved.decision_id)).error)
     assert decisions(serving)[0]["state"] == "failed"
 
