@@ -91,12 +91,13 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
     each member of the ensemble its weight, the probabilities their calibration, and every entrant its loss.
 
     The ensemble answers where its loss is below the constant's by more than ``training.proof`` standard errors of the
-    paired difference (one: the one-standard-error rule, Breiman et al. 1984); else the best single candidate of which
-    that is true; else the constant. A binary model is judged on the fits whose held-out rows are five or more of either
-    class. A single candidate that did better than the ensemble does not take its place: chosen so, it made the worst
-    tenant of ``benchmarks.story_points`` 18 % worse than its training median instead of 7 %. The median of the newest
-    50 labels runs beside them and cannot win alone: it made the worst tenant of ``benchmarks.lead_time`` 17 % worse.
-    A candidate that fails is recorded with its error and the race goes on.
+    paired difference (one: the one-standard-error rule, Breiman et al. 1984); else the constant. Of a binary model the
+    best single candidate of which that is true comes before the constant, and it is judged on the fits whose held-out
+    rows are five or more of either class. A regression's vote holds the constants: where it is not proven, a candidate
+    without them that seems to be is luck. Taken, it made the worst tenant of ``benchmarks.story_points`` 27 % worse
+    than its training median instead of 7 %. The median of the newest 50 labels runs beside them and cannot win alone:
+    it made the worst tenant of ``benchmarks.lead_time`` 17 % worse. A candidate that fails is recorded with its error
+    and the race goes on.
     """
     simple = constants(spec, train_rows)
     baseline = next(iter(simple.values()))
@@ -228,7 +229,9 @@ def _winner(spec: ModelSpec, gains: dict[str, np.ndarray]) -> str | None:
     """The entrant that answers, from what each is better than the constant in every row; None: the constant."""
     ensemble = spec.training.ensemble
     singles = sorted((name for name in gains if name != ensemble), key=lambda name: -gains[name].sum())
-    for name in [ensemble, *singles] if ensemble in gains else singles:
+    if ensemble in gains:
+        singles = [ensemble] if spec.task == "regression" else [ensemble, *singles]
+    for name in singles:
         if len(gains[name]) and proven(gains[name], spec.training.proof):
             return name
     return None

@@ -182,7 +182,20 @@ def test_open_outcomes_count_as_misses_as_often_as_their_kind_is():
     value, pool = np.zeros(4), np.arange(1.0, 11.0)
     label = np.array([np.nan, np.nan, np.nan, 10.0])
     least = np.array([-np.inf, 5.0, 9.5, 10.0])
-    known = Known(value, np.full(4, 2.0), np.full(4, 9.0), label, least, np.ones(4, dtype=bool))
+    known = Known(value, np.full(4, 2.0), np.full(4, 9.0), label, least, np.ones(4), np.ones(4, dtype=bool))
     below, above = known.misses_too_many(pool, "identity", 0.0)
     assert below == pytest.approx(0.1)
     assert above == pytest.approx(0.1 + 0.2 + 1 + 1)
+
+
+def test_what_has_waited_for_as_long_as_others_that_ended_without_a_label_counts_for_less():
+    """Of two that lasted longer than its 5 days one never had a label; of those that wait for 1 day, one of four."""
+    waits = np.array([2.0, 3.0, 8.0, 9.0])
+    label = np.array([1.0, 1.0, 1.0, np.nan])
+    now = days(np.array([20.0]))[0]
+    arrived = np.concatenate([20 - 2 * waits, [15.0, 19.0]])
+    ended = np.append(days(arrived[:4] + waits), np.full(2, np.datetime64("NaT")))
+    made = Predictions(*np.zeros((3, 6)), days(arrived), ended, np.append(label, [np.nan, np.nan]), np.full(6, True))
+    known = made.known_at(now, DAY)
+    assert known.usable.tolist() == pytest.approx([1, 1, 1, 2 / 3, 4 / 5])
+    assert known.misses_too_many(np.array([0.0]), "identity", 0.5)[0] == pytest.approx(-0.5 * (3 + 2 / 3 + 4 / 5))
