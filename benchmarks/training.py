@@ -236,8 +236,15 @@ def search_spec(processes: int) -> ModelSpec:
 
 
 def searches(settings: Settings, rounds: int, seed: int) -> list[dict[str, Any]]:
-    """Versions with a search of 100 trials, in one process and in two by turns, each with the load before it."""
-    get_context("forkserver").set_forkserver_preload(PRELOAD)
+    """Versions with a search of 100 trials, in one process and in two by turns, each with the load before it.
+
+    As in a worker of a run, the fork server that the search takes its processes from has been started before.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    first = context.Process(target=os.getpid)
+    first.start()
+    first.join()
     registry, measured = Registry(settings), []
     for number in range(rounds):
         for processes in (1, 2):

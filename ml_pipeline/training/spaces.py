@@ -87,8 +87,8 @@ Space = dict[str, Parameter]
 # Ranges for tenants of a few hundred to some ten thousand rows, by the libraries' own names.
 SPACES: dict[str, Space] = {
     "xgboost": {
-        "n_estimators": Int(50, 400, 100, log=True),
-        "max_depth": Int(2, 8, 6),
+        "n_estimators": Int(50, 300, 100, log=True),
+        "max_depth": Int(2, 6, 6),
         "learning_rate": Float(0.01, 0.3, 0.3, log=True),
         "subsample": Float(0.5, 1.0, 1.0),
         "colsample_bytree": Float(0.4, 1.0, 1.0),
@@ -97,7 +97,7 @@ SPACES: dict[str, Space] = {
         "reg_alpha": Float(0.001, 10.0, 0.0, log=True),
     },
     "lightgbm": {
-        "n_estimators": Int(50, 400, 100, log=True),
+        "n_estimators": Int(50, 300, 100, log=True),
         "num_leaves": Int(4, 64, 31, log=True),
         "learning_rate": Float(0.01, 0.3, 0.1, log=True),
         "min_data_in_leaf": Int(5, 60, 20, log=True),
@@ -108,7 +108,7 @@ SPACES: dict[str, Space] = {
         "lambda_l2": Float(0.001, 30.0, 0.0, log=True),
     },
     "hist_gradient_boosting": {
-        "max_iter": Int(50, 400, 100, log=True),
+        "max_iter": Int(50, 300, 100, log=True),
         "max_leaf_nodes": Int(4, 64, 31, log=True),
         "learning_rate": Float(0.01, 0.3, 0.1, log=True),
         "min_samples_leaf": Int(5, 60, 20, log=True),

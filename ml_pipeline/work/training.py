@@ -222,7 +222,8 @@ class _TenantModel:
     def _fitted(self, rows: pd.DataFrame, moment: dt.datetime, base: Version | None, key: str) -> Trained:
         if base is None:
             # What the version itself gained, where it is made again to be judged, is no past of its own.
-            past = [version for version in self._versions() if version.tags.get("key") != key]
+            versions = self._versions() if self.spec.training.search else []
+            past = [version for version in versions if version.tags.get("key") != key]
             with search_context(self.task.settings, self.spec, self.tenant, key, past) as context:
                 return train(self.spec, rows, moment, context=context)
         model, _ = load_version(self.doors, self.spec, base)
