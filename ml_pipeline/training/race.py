@@ -242,6 +242,8 @@ def _unproven(spec: ModelSpec, constant: str, told: bool) -> str:
         return (
             f"nothing beat the {constant}: held-out rows hold fewer than {LEAST_OF_A_CLASS} of a class, too few to tell"
         )
+    if spec.training.proof < 0:
+        return f"nothing came near the {constant}: every loss on held-out rows is above it by {_errors(spec)}"
     return f"nothing beat the {constant}: no {proof_wanted(spec)}"
 
 
@@ -250,12 +252,16 @@ def proof_wanted(spec: ModelSpec) -> str:
 
     >>> from ml_pipeline.specs import load_specs
     >>> proof_wanted(load_specs()["story_points"])
-    'loss on held-out rows is below the constant's by more than 1 standard error of their difference'
+    "loss on held-out rows is below the constant's by more than 2 standard errors of their difference"
     """
-    wanted, count = spec.training.proof, f"{abs(spec.training.proof):g}"
-    errors = f"{count} standard error{'' if count == '1' else 's'} of their difference"
-    side = "below the constant's by more than" if wanted >= 0 else "above the constant's by less than"
-    return f"loss on held-out rows is {side} {errors}"
+    if spec.training.proof < 0:
+        return f"loss on held-out rows is not above the constant's by {_errors(spec)}"
+    return f"loss on held-out rows is below the constant's by more than {_errors(spec)}"
+
+
+def _errors(spec: ModelSpec) -> str:
+    count = f"{abs(spec.training.proof):g}"
+    return f"{count} standard error{'' if count == '1' else 's'} of their difference"
 
 
 def proven(gain: np.ndarray, standard_errors: float = 1.0) -> bool:
