@@ -30,7 +30,8 @@ test: check
 	.venv/bin/pytest
 
 bench: setup
-	@for name in overhead sensor training story_points lead_time drift drift_speed quality degradation rollback policies; do \
+	@for name in overhead sensor training concurrent_trainings story_points lead_time rework_risk ablation temporal quality \
+	    preprocessing search drift drift_speed degradation rollback policies; do \
 	    $(PY) -m benchmarks.$$name || exit 1; done
 
 bench-peers: setup
