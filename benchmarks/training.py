@@ -238,7 +238,8 @@ def search_spec(processes: int) -> ModelSpec:
 def searches(settings: Settings, rounds: int, seed: int) -> list[dict[str, Any]]:
     """Versions with a search of 100 trials, in one process and in two by turns, each with the load before it.
 
-    As in a worker of a run, the fork server that the search takes its processes from has been started before.
+    The fork server that a search takes its processes from has been started before, as it has for all searches of a
+    worker but its first.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)

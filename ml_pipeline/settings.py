@@ -50,7 +50,7 @@ class Settings(BaseModel):
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
-        description="ML_PIPELINE_WORKERS. Worker processes of one run.",
+        description="ML_PIPELINE_WORKERS. Worker processes of one run, and cores that searches share on this machine.",
     )
     tenant_timeout: float = Field(
         600.0, gt=0, description="ML_PIPELINE_TENANT_TIMEOUT. Seconds one tenant may take in one run before it fails."

@@ -29,7 +29,7 @@ class Search(BaseModel):
         "median", description="Gives a trial up after a fold in which it fell behind; null never does (tpe only)."
     )
     processes: int = Field(
-        1, ge=1, description="Worker processes of one search; more than 1 pays where tenants are few."
+        1, ge=1, description="Worker processes of one search, as far as ML_PIPELINE_WORKERS has cores left."
     )
     resume: bool = Field(
         True, description="Keeps the trials in the database until the training has ended: cut off, it goes on there."

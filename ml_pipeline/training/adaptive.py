@@ -130,10 +130,11 @@ def adaptive_interval(
     """The interval for predictions made now, and the residuals it stands on; ``trained`` while too little is known.
 
     Quantiles of all known residuals, those held out in training and those lived since (:func:`conformal_interval`),
-    and each end is moved out by half of its distance from the median residual for every miss too many on its side, in
-    for every miss too few: the error integration of conformal PID control (Angelopoulos, Candes and Tibshirani 2023),
-    of which adaptive conformal inference (Gibbs and Candes 2021) is the kind that moves the level in place of the end.
-    Both take for granted that outcomes come at once; here late ones count as expected. What is summed has no order: the
+    and each end is moved out by 0.8 of its distance from the median residual for every miss too many on its side (two
+    at most), in for every miss too few (to the median residual at most): the error integration of conformal PID control
+    (Angelopoulos, Candes and Tibshirani 2023), of which adaptive conformal inference (Gibbs and Candes 2021) is the
+    kind that moves the level in place of the end. Both take for granted that outcomes come at once; here late ones
+    count as expected. What is summed has no order: the
     same outcomes give the same interval, whenever each became known.
 
     Chosen on the lead times of ``benchmarks.lead_time``. Worse there, in coverage or in width: moving the level,

@@ -52,7 +52,7 @@ def card(spec: ModelSpec, trained: Trained, rows: pd.DataFrame, origin: Origin, 
         "Interval": _interval(spec, trained),
         "Reliability": _reliability(spec, trained.test_predictions),
         "What it relies on": _importance(trained),
-        "Known limits": _limits(spec, trained, origin),
+        "Known limits": _limits(spec, trained, origin, tuning),
     }
     told = [f"# {spec.title}: {origin.tenant}, version {origin.semantic}", summary(spec, trained)]
     told += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
@@ -121,14 +121,15 @@ def _candidates(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
 
 def _choice(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
     if isinstance(trained.model.predictor, Constant):
-        return "The constant answers: nothing was proven to be better."
+        return "The constant answers; why, the known limits say."
     if origin.parent is not None:
         return f"An {origin.action} of version {origin.parent}, which serves: nothing was chosen anew."
     better = f"its {proof_wanted(spec)}"
     if trained.candidate == spec.training.ensemble:
         return f"The ensemble answers: {better}."
-    alone = "the ensemble's was not" if spec.training.ensemble != "none" else "of those that did it is the best"
-    return f"`{trained.candidate}` answers alone: {better}, and {alone}."
+    raced = any(record["name"] == spec.training.ensemble for record in trained.candidates)
+    alone = "which cannot be said of the ensemble" if raced else "and it is the best of which that is true"
+    return f"`{trained.candidate}` answers alone: {better}, {alone}."
 
 
 def _learning_curve(spec: ModelSpec, trained: Trained) -> str:
@@ -200,8 +201,8 @@ def _importance(trained: Trained) -> str:
     return _table([("feature", "share of the gain"), *((name, f"{share:.1%}") for name, share in shares)])
 
 
-def _limits(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
-    limits = [*trained.notes]
+def _limits(spec: ModelSpec, trained: Trained, origin: Origin, tuning: str | None) -> str:
+    limits = [note for note in trained.notes if note != tuning]
     if trained.rows["test"] < FEW_TEST_ROWS:
         limits.append(f"the metrics are of {trained.rows['test']} rows only, and will differ on others")
     limits += [

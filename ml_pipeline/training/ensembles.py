@@ -146,8 +146,8 @@ def voting_weights(losses: np.ndarray, half_life_rows: float = HALF_LIFE_ROWS) -
 
     A row counts half as much as the hundredth after it, so that the members that follow a change come to the fore; of
     rare events a hundred rows say too little, and classifiers are weighed by all rows alike (an infinite half-life).
-    Members of less than 2 % get none. Any weights make a valid ensemble; these were compared on 14 real projects with
-    equal ones, with exponential ones and with the best member alone (``benchmarks.ablation``).
+    Members of less than 2 % get none. Any weights make a valid ensemble; ``benchmarks.ablation`` compares these with
+    those of stacking and with the best candidate alone.
 
     Parameters
     ----------

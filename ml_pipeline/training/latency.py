@@ -21,9 +21,10 @@ def within_latency(
 ) -> tuple[Race, FittedModel, list[str]]:
     """Race and version with the members that answer for one row in ``most`` milliseconds, and what there is to note.
 
-    The slowest member goes first, never the one of most weight; the others keep their weights among themselves. What
-    counts is the median of 7 predictions of ``model``, fitted on all rows, on the machine that trains: on another day
-    a member close to the limit may stay.
+    The slowest member goes first, never the one of most weight; the others keep their weights among themselves. The
+    race has judged all of them together, the test part judges those that are left. What counts is the median of 7
+    predictions of ``model``, fitted on all rows, on the machine that trains: on another day a member close to the limit
+    may stay.
     """
     if isinstance(model.predictor, Constant) or isinstance(race.predictor, Constant):
         return race, model, []
@@ -43,7 +44,8 @@ def within_latency(
     names = {whole.members[at].name for at in kept}
     raced = race.predictor
     positions = [at for at, member in enumerate(raced.members) if member.name in names]
-    return replace(race, predictor=raced.only(positions)), replace(model, predictor=whole.only(kept)), notes
+    left = replace(race, predictor=raced.only(positions), curve=[] if dropped else race.curve)
+    return left, replace(model, predictor=whole.only(kept)), notes
 
 
 def _milliseconds(ensemble: Ensemble, row: pd.DataFrame) -> float:

@@ -20,7 +20,7 @@ from ml_pipeline.specs.search import Search
 from ml_pipeline.training.ensembles import fit_member, fit_members, plain_member, typical
 from ml_pipeline.training.learners import Params
 from ml_pipeline.training.predictors import Ensemble, wanted
-from ml_pipeline.training.race import losses_of, proven, row_losses
+from ml_pipeline.training.race import enough_of_either, losses_of, proven, row_losses
 from ml_pipeline.training.spaces import Space, space_of
 from ml_pipeline.training.splits import Fold, folds
 from ml_pipeline.training.trials import SearchResult
@@ -257,7 +257,10 @@ def _weighed(
     if best.declared:
         return spec, _kept(spec, budget, result, "the declared parameters stay: no trial was better")
     if result.declared is not None:
-        tried = range(len(losses.parts))
+        tried = [fold for fold, part in enumerate(losses.parts) if _tells(spec, rows["label"].iloc[part.validation])]
+        if not tried:
+            why = "the declared parameters stay: every fold holds too few of one class to tell"
+            return spec, _kept(spec, budget, result, why)
         declared, found = (
             np.concatenate([losses.of_rows(trial.params, fold) for fold in tried]) for trial in (result.declared, best)
         )
@@ -276,8 +279,17 @@ def _kept(spec: ModelSpec, budget: int, result: SearchResult | None, why: str) -
     return SearchReport(dict(spec.training.params), preprocessing, False, 0.0, budget, result, why)
 
 
+def _tells(spec: ModelSpec, label: pd.Series) -> bool:
+    """Of rare events, a part without any makes better of two models the one that expects fewer."""
+    return spec.task == "regression" or enough_of_either(label.to_numpy())
+
+
 def _gain(spec: ModelSpec, chosen: ModelSpec, rows: pd.DataFrame, validation: pd.DataFrame, seed: int) -> float:
-    """On rows that chose neither; 0 where one of the two cannot be fitted on all rows, or nothing can be gained."""
+    """On rows that chose neither; 0 where they tell nothing, where one of the two cannot be fitted on all rows, or
+    nothing can be gained.
+    """
+    if not _tells(spec, validation["label"]):
+        return 0.0
     losses = []
     for one in (spec, chosen):
         ensemble = fit_members(one, rows, seed, [plain_member(one)]).ensemble

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.calibration import METHODS, calibrate
 from ml_pipeline.training.ensembles import (
@@ -72,8 +73,7 @@ class _HeldOut:
         rows = np.full(len(self.label), False)
         for size in np.unique(self.fitted_on):
             part = self.fitted_on == size
-            positives = self.label[part].sum()
-            rows |= part & (min(positives, part.sum() - positives) >= LEAST_OF_A_CLASS)
+            rows |= part & enough_of_either(self.label[part])
         return rows
 
 
@@ -114,7 +114,8 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
     records += [_record(spec, name, one.losses) | _chosen(one.ensemble) for name, one in entrants.items()]
     records += _failed(spec, fit)
     if winner is None:
-        return Race(next(iter(simple)), baseline, records, reason=_unproven(spec, next(iter(simple)), bool(told.any())))
+        reason = _unproven(spec, next(iter(simple)), _asked(spec, gains) if told.any() else [])
+        return Race(next(iter(simple)), baseline, records, reason=reason)
     return Race(winner, entrants[winner].ensemble, records, _curve(held_out, entrants[winner].losses))
 
 
@@ -172,7 +173,8 @@ def _held_out(
     order = oldest_first(train_rows)
     newer = train_rows.iloc[order[len(order) // 2 :]]
     older = train_rows.iloc[known_before(train_rows, order[: len(order) // 2], newer["event_time"].iloc[0])]
-    if len(older) >= 2 * MIN_KNOWN_ROWS:
+    newer = newer[own_outcomes(newer)]
+    if len(newer) and len(older) >= 2 * MIN_KNOWN_ROWS:
         fit = fit_members(spec, older, seed, [replace(member, learner=None) for member in fitted.members])
         if fit.ensemble is not None and not fit.errors:
             parts.insert(0, _predicted(spec, newer, fit.ensemble, constants(spec, older), len(older)))
@@ -227,24 +229,39 @@ def _entrant(spec: ModelSpec, members: Ensemble, values: np.ndarray, label: np.n
 
 def _winner(spec: ModelSpec, gains: dict[str, np.ndarray]) -> str | None:
     """The entrant that answers, from what each is better than the constant in every row; None: the constant."""
-    ensemble = spec.training.ensemble
-    singles = sorted((name for name in gains if name != ensemble), key=lambda name: -gains[name].sum())
-    if ensemble in gains:
-        singles = [ensemble] if spec.task == "regression" else [ensemble, *singles]
-    for name in singles:
+    for name in _asked(spec, gains):
         if len(gains[name]) and proven(gains[name], spec.training.proof):
             return name
     return None
 
 
-def _unproven(spec: ModelSpec, constant: str, told: bool) -> str:
-    if not told:
+def _asked(spec: ModelSpec, gains: dict[str, np.ndarray]) -> list[str]:
+    """The entrants that may answer, the first of them before the others."""
+    ensemble = spec.training.ensemble
+    singles = sorted((name for name in gains if name != ensemble), key=lambda name: -gains[name].sum())
+    if ensemble not in gains:
+        return singles
+    return [ensemble] if spec.task == "regression" else [ensemble, *singles]
+
+
+def _unproven(spec: ModelSpec, constant: str, asked: list[str]) -> str:
+    if not asked:
         return (
             f"nothing beat the {constant}: held-out rows hold fewer than {LEAST_OF_A_CLASS} of a class, too few to tell"
         )
+    alone = asked == [spec.training.ensemble]
     if spec.training.proof < 0:
-        return f"nothing came near the {constant}: every loss on held-out rows is above it by {_errors(spec)}"
+        whose = "the ensemble's" if alone else "every"
+        return f"nothing came near the {constant}: {whose} loss on held-out rows is above it by {_errors(spec)}"
+    if alone:
+        return f"nothing beat the {constant}: it is not true of the ensemble that its {proof_wanted(spec)}"
     return f"nothing beat the {constant}: no {proof_wanted(spec)}"
+
+
+def enough_of_either(label: np.ndarray) -> bool:
+    """Whether labels of 0 and 1 are enough of either class to tell models apart by."""
+    positives = label.sum()
+    return bool(min(positives, len(label) - positives) >= LEAST_OF_A_CLASS)
 
 
 def proof_wanted(spec: ModelSpec) -> str:

@@ -195,7 +195,8 @@ def constant_instead(spec: ModelSpec, trained: Trained) -> Trained:
     if spec.task == "regression":
         model = _with_residuals(spec, model, test["label"].to_numpy(), test["baseline"].to_numpy())
     predictions = test.assign(value=test["baseline"], lower=np.nan, upper=np.nan, confidence=np.nan)
-    note = f"{name} instead of {trained.candidate}, which was no better"
+    searched = None if trained.search is None else trained.search.sentence()
+    notes = [note for note in trained.notes if note != searched]
     return replace(
         trained,
         model=model,
@@ -205,8 +206,9 @@ def constant_instead(spec: ModelSpec, trained: Trained) -> Trained:
         slices={},
         learning_curve=[],
         test_predictions=predictions,
-        notes=[*trained.notes, note],
+        notes=[*notes, f"{name} instead of {trained.candidate}, which was no better"],
         search=None,
+        stability=None,
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from ml_pipeline.resources import cores
+from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.resources.registry import Version
 from ml_pipeline.resources.studies import Studies, study_name
 from ml_pipeline.settings import Settings
@@ -26,8 +28,8 @@ def search_context(
 ) -> Iterator[SearchContext]:
     """What the search of one piece of work goes by; ``versions`` are the tenant's, newest first.
 
-    Beside the training itself it has the cores that no other training has taken, so that five trainings at once are
-    five processes on a machine of two cores, and one alone uses both.
+    Beside the training itself it has the cores that no other training has taken when it begins: of five that begin at
+    once on a machine of two cores each has one process, one alone uses both.
     """
     search = spec.training.search
     if search is None:
@@ -35,14 +37,15 @@ def search_context(
         return
     gains = tuple(float(version.tags[GAIN]) for version in reversed(versions) if GAIN in version.tags)
     storage = Studies(settings).prepare() if search.resume else None
+    # A worker of a run is no fork server's parent yet: its own would import everything again in every process.
+    get_context("forkserver").set_forkserver_preload(PRELOAD)
     with cores.taken(settings, search.processes - 1) as more:
         yield SearchContext(gains, study_name(tenant, spec.name, key), storage, 1 + more)
 
 
 def end_search(settings: Settings, spec: ModelSpec, tenant: str) -> None:
-    """Forgets the trials of a training that has ended."""
-    if spec.training.search is not None and spec.training.search.resume:
-        Studies(settings).remove(tenant, spec.name)
+    """Forgets the trials of a training that has ended, and of one that was killed when a search was still asked for."""
+    Studies(settings).remove(tenant, spec.name)
 
 
 def search_tags(trained: Trained) -> dict[str, str]:

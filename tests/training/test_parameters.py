@@ -99,7 +99,8 @@ def test_fewer_processes_than_the_specification_asks_for_change_no_trial(searchi
     frame = make_frame(searching(), 300)
     alone = search_of(searching(search=SMALL.model_copy(update={"processes": 4})), frame, SearchContext(processes=1))
     two = search_of(searching(search=SMALL.model_copy(update={"processes": 4})), frame, SearchContext(processes=2))
-    assert alone[1].params == two[1].params
+    tried = [[(trial.params, trial.losses) for trial in report.result.trials] for _, report in (alone, two)]
+    assert tried[0] == tried[1]
 
 
 def test_a_tenant_whose_searches_gained_nothing_gets_fewer_trials(searching, make_frame):
@@ -207,3 +208,14 @@ def test_selections_of_noise_are_not_stable(searching, make_frame):
     selected = spec.features.model_copy(update={"selection": Selection(method="correlation", keep=3)})
     spec = spec.model_copy(update={"features": selected})
     assert selection_stability(spec, make_frame(spec, 300, signal=0.0), 0).value < 0.6
+
+
+def test_folds_without_a_positive_outcome_change_no_parameters(specs, make_frame):
+    spec = specs["rework_risk"]
+    timid = Search(trials=6, folds=2, space={"learning_rate": [0.0001, 0.3]})
+    spec = spec.model_copy(update={"training": spec.training.model_copy(update={"search": timid})})
+    frame = make_frame(spec, 300)
+    frame["label"] = frame["label"].where(frame.index < 120, 0.0)
+    report = search_of(spec, frame)[1]
+    assert not report.used
+    assert "every fold holds too few of one class to tell" in report.sentence()

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml_pipeline.features.feedback import VERDICT
 from ml_pipeline.training.race import constants, fit_again, row_losses, run_race
 
 
@@ -140,8 +141,8 @@ def test_a_burden_of_proof_that_nothing_can_bear_leaves_the_constant(story_point
     race = run_race(with_training(story_points, proof=100.0), *parts, seed=0)
     assert race.winner == "median"
     assert race.reason == (
-        "nothing beat the median: no loss on held-out rows is below the constant's by more than 100 standard errors of "
-        "their difference"
+        "nothing beat the median: it is not true of the ensemble that its loss on held-out rows is below the "
+        "constant's by more than 100 standard errors of their difference"
     )
 
 
@@ -149,3 +150,18 @@ def test_with_the_burden_turned_around_learners_answer_unless_they_are_clearly_w
     noise = halves(make_frame(story_points, 300, signal=0.0), 220)
     assert run_race(with_training(story_points, proof=1.0), *noise, seed=0).winner == "median"
     assert run_race(with_training(story_points, proof=-100.0), *noise, seed=0).winner == "voting"
+
+
+def test_people_s_feedback_is_trained_on_and_decides_no_race(story_points, parts):
+    train_rows, validation = parts
+    verdict = np.where(np.arange(len(train_rows)) % 3 == 0, "accepted", None)
+    told = train_rows.assign(weight=1.0, **{VERDICT: verdict})
+    spoiled = told.assign(label=told["label"].where(told[VERDICT].isna() | (told.index < 110), 99.0))
+    first, second = (records(run_race(story_points, rows, validation, seed=0)) for rows in (told, spoiled))
+    newer = train_rows.iloc[110:][told[VERDICT].isna().to_numpy()[110:]]
+    judged = [
+        row_losses(story_points, newer, constants(story_points, told.iloc[:110])["median"]),
+        row_losses(story_points, validation, constants(story_points, told)["median"]),
+    ]
+    assert first["median"]["mae"] == pytest.approx(np.concatenate(judged).mean())
+    assert second["median"]["mae"] < 2 * first["median"]["mae"]

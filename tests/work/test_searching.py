@@ -126,7 +126,7 @@ def test_searches_that_gain_nothing_become_smaller(tenant, make_issues):
     assert [sum(one[f"search_{state}"] for state in states) for one in metrics] == [20, 20, 10]
 
 
-def test_searches_start_processes_of_their_own_inside_the_workers_of_a_run(searching):
+def test_a_search_of_two_processes_is_finished_inside_a_worker_of_a_run(searching):
     parallel = searching.changed("training", search=SMALL.model_copy(update={"processes": 2}))
     settings = parallel.settings.model_copy(update={"workers": 2})
     task = TrainingTask(settings, parallel.spec, parallel.name, parallel.task(40).as_of, (FEATURES, MODEL))
