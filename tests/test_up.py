@@ -121,6 +121,13 @@ def stopped_by(number: signal.Signals, process: subprocess.Popen) -> int:
     return process.wait(60)
 
 
+def ended(process: subprocess.Popen, log: Path) -> int:
+    try:
+        return process.wait(60)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"it goes on after a minute:\n{log.read_text()}") from None
+
+
 @needs_proc
 def test_everything_answers_stops_without_a_trace_and_remembers(tmp_path: Path):
     settings = Settings(home=tmp_path / "home", dagster_port=free_port(), mlflow_port=free_port())
@@ -206,4 +213,5 @@ def test_dagster_dev_with_a_database_serves_the_assets(settings: Settings, tmp_p
         wait_until_it_answers(f"http://127.0.0.1:{port}/server_info", process)
         nodes = graphql(port, "{ assetNodes { assetKey { path } } }")["assetNodes"]
         assert ["story_points", "model"] in [node["assetKey"]["path"] for node in nodes]
-        assert stopped_by(signal.SIGINT, process) == 0
+        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C in a terminal reaches the whole group
+        assert ended(process, log) == 0
