@@ -29,7 +29,8 @@ def set_command(name: str, value: str, tenant: str, model: str | None, by: str) 
 
     NAME and VALUE: auto_retrain on or off, auto_rollback on or off, off_peak with hours in UTC (22-5); for models with
     calendar features, country with the code of its holidays (CZ, DE-BY) and time_zone with the name of its clock
-    (Europe/Prague). A value of - takes it back: what the installation, or the specification, says holds again.
+    (Europe/Prague); for models with training.share, share on or off. A value of - takes it back: what the installation,
+    or the specification, says holds again.
     """
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.tenant_settings import EVERY_MODEL, parse_setting, write_setting

@@ -86,6 +86,7 @@ feature_sets = _table(
     _required("path", sa.Text),
     _required("quality_score", sa.Double),
     _required("quality", JSONB),
+    sa.Column("typical", sa.Double),  # median or share of the outcomes; None without any
     _now("created_at"),
     key=("model", "snapshot_hash"),
 )

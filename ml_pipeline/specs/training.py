@@ -32,6 +32,11 @@ class Training(Part):
         description="Standard errors by which a loss on held-out rows must be below the constant's before learners may "
         "answer; negative: they answer unless it is above by as many.",
     )
+    share: Literal["none", "opt_in"] = Field(
+        "none",
+        description="'opt_in': what is typical of the other tenants that share (`ml-pipeline set share on`) races as a "
+        "constant of its own; nothing else ever crosses.",
+    )
     recency_half_life_days: float | None = Field(
         None, gt=0, description="Age at which a row counts half in a fit; all count alike unless set."
     )

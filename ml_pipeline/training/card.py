@@ -12,7 +12,7 @@ import pandas as pd
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.importance import importance
 from ml_pipeline.training.predictors import Constant
-from ml_pipeline.training.race import proof_wanted
+from ml_pipeline.training.race import POOLED, proof_wanted
 from ml_pipeline.training.train import Trained
 
 FEW_TEST_ROWS = 50
@@ -121,6 +121,8 @@ def _candidates(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
 
 def _choice(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
     if isinstance(trained.model.predictor, Constant):
+        if trained.candidate == POOLED:
+            return f"What is typical of the tenant and of others that share answers: its {proof_wanted(spec)}."
         return "The constant answers; why, the known limits say."
     if origin.parent is not None:
         return f"An {origin.action} of version {origin.parent}, which serves: nothing was chosen anew."

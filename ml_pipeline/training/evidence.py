@@ -11,6 +11,7 @@ import pandas as pd
 from ml_pipeline.lifecycle.promotion import BusinessValue, Evidence, losses
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.predictors import Constant
+from ml_pipeline.training.race import POOLED
 from ml_pipeline.training.train import Trained
 from ml_pipeline.training.version import FittedModel
 
@@ -43,7 +44,7 @@ def evidence_of(
         value=trained.metrics[metric],
         baseline_value=trained.baseline_metrics[metric],
         min_skill=spec.gate.min_skill,
-        candidate_is_constant=isinstance(trained.model.predictor, Constant),
+        candidate_is_constant=isinstance(trained.model.predictor, Constant) and trained.candidate != POOLED,
         losses=np.empty(0),
         champion_losses=np.empty(0),
         business=tuple(

@@ -31,21 +31,23 @@ MATRIX_BYTES = 128 * 2**20  # of prepared folds to keep; a trial that tries a wa
 
 
 @dataclass(frozen=True)
-class SearchContext:
-    """What a search needs to know beside the rows.
+class TrainingContext:
+    """What a training needs to know beside the rows.
 
     ``gains`` are those of the tenant's earlier searches, newest last. With ``storage`` the trials are kept there under
     ``study`` (unique for tenant, model and rows), and a search that was cut off goes on. ``processes`` are those that
-    the machine has to spare; as many as the specification asks for, unless given. They change no result.
+    the machine has to spare; as many as the specification asks for, unless given. They change no result. ``pooled`` is
+    what is typical of the outcomes of other tenants that share, in the reported unit, and None where nobody does.
     """
 
     gains: tuple[float, ...] = ()
     study: str = "search"
     storage: str | None = None
     processes: int | None = None
+    pooled: float | None = None
 
 
-NO_CONTEXT = SearchContext()
+NO_CONTEXT = TrainingContext()
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class SearchReport:
 
 
 def tuned(
-    spec: ModelSpec, rows: pd.DataFrame, validation: pd.DataFrame, seed: int, context: SearchContext
+    spec: ModelSpec, rows: pd.DataFrame, validation: pd.DataFrame, seed: int, context: TrainingContext
 ) -> tuple[ModelSpec, SearchReport | None]:
     """The specification to fit with, and what the search behind it did (None unless ``training.search`` is set).
 

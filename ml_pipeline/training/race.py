@@ -28,7 +28,8 @@ from ml_pipeline.training.splits import MIN_KNOWN_ROWS, known_before, oldest_fir
 
 RECENT_ROWS = 50
 LEAST_OF_A_CLASS = 5
-PRIOR = "prior"
+PRIOR, POOLED = "prior", "pooled"
+POOLED_ROWS = 50  # outcomes of its own that a tenant needs for as much weight as what is typical of the others
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ class _Entrant:
     losses: np.ndarray
 
 
-def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame, seed: int) -> Race:
+def run_race(
+    spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame, seed: int, pooled: float | None = None
+) -> Race:
     """Fits every candidate on ``train_rows`` and picks what answers.
 
     Held-out rows are the validation part, predicted by fits on the train part, and, where the train part is large
@@ -96,16 +99,17 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
     rows are five or more of either class. A regression's vote holds the constants: where it is not proven, a candidate
     without them that seems to be is luck. Taken, it made the worst tenant of ``benchmarks.story_points`` 27 % worse
     than its training median instead of 7 %. The median of the newest 50 labels runs beside them and cannot win alone:
-    it made the worst tenant of ``benchmarks.lead_time`` 17 % worse. A candidate that fails is recorded with its error
-    and the race goes on.
+    it made the worst tenant of ``benchmarks.lead_time`` 17 % worse. With ``pooled``, what is typical of other tenants,
+    the constant drawn toward it answers where no learner does and it is proven in the same way. A candidate that fails
+    is recorded with its error and the race goes on.
     """
-    simple = constants(spec, train_rows)
+    simple = constants(spec, train_rows, pooled)
     baseline = next(iter(simple.values()))
     fit = fit_members(spec, train_rows, seed)
     if fit.ensemble is None:
         records = [_record(spec, name, row_losses(spec, validation, entrant)) for name, entrant in simple.items()]
         return Race(next(iter(simple)), baseline, records + _failed(spec, fit), reason="no candidate could be fitted")
-    held_out = _held_out(spec, train_rows, validation, fit.ensemble, simple, seed)
+    held_out = _held_out(spec, train_rows, validation, fit.ensemble, simple, seed, pooled)
     entrants = _entrants(spec, fit.ensemble, held_out)
     told = held_out.telling(spec.task)
     gains = {name: (held_out.constants[:, 0] - one.losses)[told] for name, one in entrants.items()}
@@ -113,24 +117,35 @@ def run_race(spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame
     records = [_record(spec, name, losses) for name, losses in zip(simple, held_out.constants.T, strict=True)]
     records += [_record(spec, name, one.losses) | _chosen(one.ensemble) for name, one in entrants.items()]
     records += _failed(spec, fit)
+    if winner is None and POOLED in simple:
+        gain = held_out.constants[:, 0] - held_out.constants[:, list(simple).index(POOLED)]
+        if told.any() and proven(gain[told], spec.training.proof):
+            return Race(POOLED, simple[POOLED], records)
     if winner is None:
         reason = _unproven(spec, next(iter(simple)), _asked(spec, gains) if told.any() else [])
         return Race(next(iter(simple)), baseline, records, reason=reason)
     return Race(winner, entrants[winner].ensemble, records, _curve(held_out, entrants[winner].losses))
 
 
-def constants(spec: ModelSpec, rows: pd.DataFrame) -> dict[str, Constant]:
+def constants(spec: ModelSpec, rows: pd.DataFrame, pooled: float | None = None) -> dict[str, Constant]:
     """The constant candidates by name; the first is the baseline.
 
-    A label counts by the column ``weight`` if there is one, as in a fit, and never less for its age.
+    A label counts by the column ``weight`` if there is one, as in a fit, and never less for its age. With ``pooled``,
+    what is typical of other tenants, the last is the baseline drawn toward it with the weight of 50 outcomes.
     """
     if spec.task == "binary":
-        return {PRIOR: Constant(float(np.average(rows["label"], weights=rows.get("weight"))))}
-    newest = np.lexsort((rows["entity_id"].to_numpy(dtype=str), rows["label_time"].to_numpy()))[-RECENT_ROWS:]
-    return {
-        MEDIAN: Constant(label_median(rows)),
-        RECENT_MEDIAN: Constant(label_median(rows.iloc[newest])),
-    }
+        found = {PRIOR: Constant(float(np.average(rows["label"], weights=rows.get("weight"))))}
+    else:
+        newest = np.lexsort((rows["entity_id"].to_numpy(dtype=str), rows["label_time"].to_numpy()))[-RECENT_ROWS:]
+        found = {
+            MEDIAN: Constant(label_median(rows)),
+            RECENT_MEDIAN: Constant(label_median(rows.iloc[newest])),
+        }
+    if pooled is None:
+        return found
+    own = next(iter(found.values())).value
+    drawn = (len(rows) * own + POOLED_ROWS * pooled) / (len(rows) + POOLED_ROWS)
+    return found | {POOLED: Constant(drawn)}
 
 
 def row_losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.ndarray:
@@ -167,6 +182,7 @@ def _held_out(
     fitted: Ensemble,
     simple: dict[str, Constant],
     seed: int,
+    pooled: float | None,
 ) -> _HeldOut:
     rows = validation.iloc[oldest_first(validation)]
     parts = [_predicted(spec, rows, fitted, simple, len(train_rows))]
@@ -177,7 +193,7 @@ def _held_out(
     if len(newer) and len(older) >= 2 * MIN_KNOWN_ROWS:
         fit = fit_members(spec, older, seed, [replace(member, learner=None) for member in fitted.members])
         if fit.ensemble is not None and not fit.errors:
-            parts.insert(0, _predicted(spec, newer, fit.ensemble, constants(spec, older), len(older)))
+            parts.insert(0, _predicted(spec, newer, fit.ensemble, constants(spec, older, pooled), len(older)))
     return _HeldOut(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 

@@ -16,10 +16,11 @@ from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.intervals import conformal_interval, kept_residuals, residuals_of
 from ml_pipeline.training.latency import within_latency
-from ml_pipeline.training.parameters import NO_CONTEXT, SearchContext, SearchReport, selection_stability, tuned
+from ml_pipeline.training.parameters import NO_CONTEXT, SearchReport, TrainingContext, selection_stability, tuned
 from ml_pipeline.training.predictors import Constant, Predictor, Scale
 from ml_pipeline.training.race import (
     MEDIAN,
+    POOLED,
     PRIOR,
     LearningPoint,
     Race,
@@ -61,7 +62,7 @@ def train(
     frame: pd.DataFrame,
     as_of: datetime,
     seed: int | None = None,
-    context: SearchContext = NO_CONTEXT,
+    context: TrainingContext = NO_CONTEXT,
 ) -> Trained:
     """Trains one version on a frame of matured rows (the training window is the caller's choice).
 
@@ -87,7 +88,7 @@ def train_on_split(
     frame: pd.DataFrame,
     split: Split,
     seed: int | None = None,
-    context: SearchContext = NO_CONTEXT,
+    context: TrainingContext = NO_CONTEXT,
 ) -> Trained:
     """:func:`train` with a split that is given, such as a published one. The notes say what the split purged."""
     started = time.perf_counter()
@@ -96,13 +97,13 @@ def train_on_split(
         frame.iloc[positions] for positions in (split.train, split.validation, split.test, split.refit)
     )
     fitting, searched = tuned(spec, train_rows, validation, seed, context)
-    race = run_race(fitting, train_rows, validation, seed)
+    race = run_race(fitting, train_rows, validation, seed, context.pooled)
     notes = _notes(race, split) + ([searched.sentence()] if searched else [])
-    whole = refit(spec, race, frame, seed, fitting)
+    whole = refit(spec, race, frame, seed, fitting, context.pooled)
     if spec.training.latency_ms is not None:
         race, whole, told = within_latency(race, whole, frame, spec.training.latency_ms)
         notes += told
-    judged = with_interval(spec, refit(spec, race, known, seed, fitting), validation, race.predictor)
+    judged = with_interval(spec, refit(spec, race, known, seed, fitting, context.pooled), validation, race.predictor)
     final = with_interval(spec, whole, test, judged.predictor)
     alike = selection_stability(fitting, train_rows, seed) if spec.features.selection else None
     counts = {"all": len(frame), "train": len(train_rows), "validation": len(validation), "test": len(test)}
@@ -154,13 +155,22 @@ def judged_version(
     )
 
 
-def refit(spec: ModelSpec, race: Race, rows: pd.DataFrame, seed: int, fitting: ModelSpec | None = None) -> FittedModel:
+def refit(
+    spec: ModelSpec,
+    race: Race,
+    rows: pd.DataFrame,
+    seed: int,
+    fitting: ModelSpec | None = None,
+    pooled: float | None = None,
+) -> FittedModel:
     """The winner fitted on ``rows``, with the weights and the calibration that held-out rows chose; no interval yet.
 
-    ``fitting`` is the specification to fit with, where a search found another; the version answers ``spec``.
+    ``fitting`` is the specification to fit with, where a search found another; the version answers ``spec``. ``pooled``
+    is what the race had.
     """
-    baseline = next(iter(constants(spec, rows).values()))
-    predictor: Predictor = baseline
+    simple = constants(spec, rows, pooled)
+    baseline = next(iter(simple.values()))
+    predictor: Predictor = simple.get(race.winner, baseline)
     if not isinstance(race.predictor, Constant):
         predictor = fit_again(fitting or spec, race.predictor, rows, seed)
     model = FittedModel.of(spec, race.winner, predictor, baseline=baseline.value)
@@ -188,7 +198,7 @@ def constant_instead(spec: ModelSpec, trained: Trained) -> Trained:
 
     Its metrics are those that the constant had on the test part, its interval is from the residuals there.
     """
-    if isinstance(trained.model.predictor, Constant):
+    if isinstance(trained.model.predictor, Constant) and trained.candidate != POOLED:
         return trained
     test, name = trained.test_predictions, MEDIAN if spec.task == "regression" else PRIOR
     model = FittedModel.of(spec, name, Constant(trained.model.baseline), trained.model.baseline)

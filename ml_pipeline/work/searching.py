@@ -15,7 +15,7 @@ from ml_pipeline.resources.registry import Version
 from ml_pipeline.resources.studies import Studies, study_name
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.parameters import NO_CONTEXT, SearchContext
+from ml_pipeline.training.parameters import TrainingContext
 from ml_pipeline.training.train import Trained
 
 GAIN, STOPPED = "search_gain", "search_stopped"
@@ -23,24 +23,29 @@ SEARCH = "search.json"
 
 
 @contextmanager
-def search_context(
-    settings: Settings, spec: ModelSpec, tenant: str, key: str, versions: Sequence[Version]
-) -> Iterator[SearchContext]:
-    """What the search of one piece of work goes by; ``versions`` are the tenant's, newest first.
+def training_context(
+    settings: Settings,
+    spec: ModelSpec,
+    tenant: str,
+    key: str,
+    versions: Sequence[Version],
+    pooled: float | None,
+) -> Iterator[TrainingContext]:
+    """What the training of one piece of work goes by; ``versions`` are the tenant's, newest first.
 
-    Beside the training itself it has the cores that no other training has taken when it begins: of five that begin at
-    once on a machine of two cores each has one process, one alone uses both.
+    Beside the training itself a search has the cores that no other training has taken when it begins: of five that
+    begin at once on a machine of two cores each has one process, one alone uses both.
     """
     search = spec.training.search
     if search is None:
-        yield NO_CONTEXT
+        yield TrainingContext(pooled=pooled)
         return
     gains = tuple(float(version.tags[GAIN]) for version in reversed(versions) if GAIN in version.tags)
     storage = Studies(settings).prepare() if search.resume else None
     # A worker of a run is no fork server's parent yet: its own would import everything again in every process.
     get_context("forkserver").set_forkserver_preload(PRELOAD)
     with cores.taken(settings, search.processes - 1) as more:
-        yield SearchContext(gains, study_name(tenant, spec.name, key), storage, 1 + more)
+        yield TrainingContext(gains, study_name(tenant, spec.name, key), storage, 1 + more, pooled)
 
 
 def end_search(settings: Settings, spec: ModelSpec, tenant: str) -> None:

@@ -19,6 +19,7 @@ from ml_pipeline.specs.temporal import check_time_zone
 EVERY_MODEL = ""
 AUTO_RETRAIN, AUTO_ROLLBACK, OFF_PEAK = "auto_retrain", "auto_rollback", "off_peak"
 COUNTRY, TIME_ZONE = "country", "time_zone"
+SHARE = "share"
 HOURS = re.compile(r"([01]?\d|2[0-3])-([01]?\d|2[0-3])")
 
 
@@ -58,6 +59,7 @@ _READERS: Mapping[str, Callable[[str, str], Any]] = {
     OFF_PEAK: _hours,
     COUNTRY: _country,
     TIME_ZONE: _time_zone,
+    SHARE: _switch,
 }
 
 

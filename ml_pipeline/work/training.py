@@ -38,7 +38,8 @@ from ml_pipeline.work.feedback import read_feedback
 from ml_pipeline.work.records import json_safe
 from ml_pipeline.work.retraining import DONE, FAILED, settle
 from ml_pipeline.work.scoring import answers, load_version, score_open_entities
-from ml_pipeline.work.searching import end_search, search_context, search_params, search_tags
+from ml_pipeline.work.searching import end_search, search_params, search_tags, training_context
+from ml_pipeline.work.sharing import pooled, typical
 from ml_pipeline.work.tenant_settings import spec_for
 from ml_pipeline.work.version_files import comparison, contract_of, logged_metrics, write_files
 
@@ -137,6 +138,7 @@ class _TenantModel:
                         "path": url,
                         "quality_score": quality.score,
                         "quality": json_safe(quality.to_dict()),
+                        "typical": typical(self.spec, kept),
                         "created_at": dt.datetime.now(dt.UTC),
                     }
                 ],
@@ -224,7 +226,8 @@ class _TenantModel:
             # What the version itself gained, where it is made again to be judged, is no past of its own.
             versions = self._versions() if self.spec.training.search else []
             past = [version for version in versions if version.tags.get("key") != key]
-            with search_context(self.task.settings, self.spec, self.tenant, key, past) as context:
+            shared = pooled(self.doors.warehouse, self.spec, self.tenant, moment)
+            with training_context(self.task.settings, self.spec, self.tenant, key, past, shared) as context:
                 return train(self.spec, rows, moment, context=context)
         model, _ = load_version(self.doors, self.spec, base)
         return update(self.spec, model, rows, moment, dt.datetime.fromisoformat(base.as_of))

@@ -10,7 +10,7 @@ from ml_pipeline.specs.search import Search
 from ml_pipeline.training.parameters import (
     NO_CONTEXT,
     FoldLosses,
-    SearchContext,
+    TrainingContext,
     fitted_with,
     selection_stability,
     tuned,
@@ -97,21 +97,21 @@ def test_the_same_seed_finds_the_same_parameters(searching, make_frame):
 
 def test_fewer_processes_than_the_specification_asks_for_change_no_trial(searching, make_frame):
     frame = make_frame(searching(), 300)
-    alone = search_of(searching(search=SMALL.model_copy(update={"processes": 4})), frame, SearchContext(processes=1))
-    two = search_of(searching(search=SMALL.model_copy(update={"processes": 4})), frame, SearchContext(processes=2))
+    alone = search_of(searching(search=SMALL.model_copy(update={"processes": 4})), frame, TrainingContext(processes=1))
+    two = search_of(searching(search=SMALL.model_copy(update={"processes": 4})), frame, TrainingContext(processes=2))
     tried = [[(trial.params, trial.losses) for trial in report.result.trials] for _, report in (alone, two)]
     assert tried[0] == tried[1]
 
 
 def test_a_tenant_whose_searches_gained_nothing_gets_fewer_trials(searching, make_frame):
     spec = searching(search=SMALL.model_copy(update={"trials": 80}))
-    report = search_of(spec, make_frame(spec, 300), SearchContext(gains=(0.0, 0.001)))[1]
+    report = search_of(spec, make_frame(spec, 300), TrainingContext(gains=(0.0, 0.001)))[1]
     assert (report.budget, len(report.result.trials)) == (20, 20)
 
 
 def test_without_the_adaptive_rule_the_budget_is_what_was_declared(searching, make_frame):
     spec = searching(search=SMALL.model_copy(update={"trials": 14, "adaptive": False}))
-    assert search_of(spec, make_frame(spec, 300), SearchContext(gains=(0.0, 0.0)))[1].budget == 14
+    assert search_of(spec, make_frame(spec, 300), TrainingContext(gains=(0.0, 0.0)))[1].budget == 14
 
 
 def test_open_preprocessing_is_searched_and_fixed_to_what_was_found(searching, make_frame):

@@ -165,3 +165,21 @@ def test_people_s_feedback_is_trained_on_and_decides_no_race(story_points, parts
     ]
     assert first["median"]["mae"] == pytest.approx(np.concatenate(judged).mean())
     assert second["median"]["mae"] < 2 * first["median"]["mae"]
+
+
+def test_the_pooled_constant_is_the_own_one_drawn_toward_the_others(story_points, rework_risk, make_frame):
+    rows = make_frame(story_points, 150)
+    own, drawn = (constants(story_points, rows, pooled=40.0)[name].value for name in ("median", "pooled"))
+    assert drawn == pytest.approx((150 * own + 50 * 40) / 200)
+    assert "pooled" not in constants(rework_risk, make_frame(rework_risk, 150))
+
+
+def test_the_pooled_constant_answers_where_it_is_proven_and_no_learner_is(rework_risk, make_frame):
+    train_rows, validation = halves(make_frame(rework_risk, 130, signal=0.0), 100)
+    train_rows = train_rows.assign(label=np.arange(100) % 2.0)
+    validation = validation.assign(label=(np.arange(30) % 5 == 0) * 1.0)
+    spec = with_training(rework_risk, calibration="none")
+    assert run_race(spec, train_rows, validation, seed=0).winner == "prior"
+    race = run_race(spec, train_rows, validation, seed=0, pooled=0.2)
+    assert race.winner == "pooled"
+    assert race.predictor.value == pytest.approx((100 * 0.5 + 50 * 0.2) / 150)

@@ -2,9 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml_pipeline.lifecycle.promotion import judge
 from ml_pipeline.training.ensembles import fit_members
+from ml_pipeline.training.evidence import evidence_of
+from ml_pipeline.training.parameters import TrainingContext
 from ml_pipeline.training.race import constants, run_race
-from ml_pipeline.training.train import TrainingError, train
+from ml_pipeline.training.train import TrainingError, constant_instead, train
 
 
 def with_training(spec, **changes):
@@ -159,3 +162,16 @@ def test_a_row_of_hardly_any_weight_hardly_changes_a_version(story_points, make_
     without, with_them = (fit_members(story_points, rows, 0).ensemble for rows in (frame.iloc[:160], with_absurd))
     unseen = make_frame(story_points, 100, seed=5)
     assert np.abs(with_them.predict(unseen) - without.predict(unseen)).mean() < 0.5
+
+
+def test_a_pooled_constant_is_judged_by_its_skill_and_is_no_tenants_own_constant(rework_risk, make_frame, as_of):
+    frame = make_frame(rework_risk, 130, signal=0.0)
+    frame["label"] = np.where(frame.index < 70, frame.index % 2.0, frame.index % 7 == 0)
+    spec = with_training(rework_risk, calibration="none")
+    trained = train(spec, frame, as_of, context=TrainingContext(pooled=0.1))
+    assert trained.candidate == "pooled"
+    decision = judge(evidence_of(spec, trained, None, frame, None))
+    assert decision.verdict == "promote"
+    assert decision.numbers["skill"] == pytest.approx(trained.skill)
+    own = constant_instead(spec, trained)
+    assert (own.candidate, own.model.predictor.value) == ("prior", trained.model.baseline)
