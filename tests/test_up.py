@@ -67,12 +67,23 @@ def processes_of(home: Path) -> dict[int, str]:
     return found
 
 
+HEEDING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 @contextmanager
 def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
-    """A command in the project's folder, killed with its group in the end if it still runs."""
+    """A command in the project's folder, killed with its group in the end if it still runs.
+
+    Ctrl-C is not ignored there, as it is in what a shell starts in the background.
+    """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=environment, cwd=PROJECT_ROOT, stdout=output, stderr=output, start_new_session=True
+            [sys.executable, "-c", HEEDING, *command],
+            env=environment,
+            cwd=PROJECT_ROOT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         yield process
