@@ -41,6 +41,7 @@ def _is_for_the_user(error: Exception) -> bool:
     from ml_pipeline.partitions import EmptyRange
     from ml_pipeline.resources.postgres import DatabaseUnavailable
     from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
+    from ml_pipeline.resources.store import Unwritable
     from ml_pipeline.resources.warehouse import SourceUnreadable
     from ml_pipeline.up import PortInUse, ServiceEnded
     from ml_pipeline.work.context import BadMoment
@@ -50,7 +51,7 @@ def _is_for_the_user(error: Exception) -> bool:
     from ml_pipeline.work.tenant_settings import BadSetting
 
     stores = (DatabaseUnavailable, NoSuchVersion, TamperedArtifact, SourceUnreadable, ProfileError, NothingToRollBackTo)
-    files = (SettingsError, SpecError, PolicyError, ImportFailed)
+    files = (SettingsError, SpecError, PolicyError, ImportFailed, Unwritable)
     asked = (EmptyRange, BadMoment, BadSetting, BadFeedback, FeatureError, NothingToExplain)
     return isinstance(error, (*stores, *files, *asked, PortInUse, ServiceEnded))
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ml_pipeline.resources import postgres
+from ml_pipeline.resources import postgres, store
+from ml_pipeline.resources.scratch import scratch_folder
 from ml_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ CHALLENGER = "challenger"
 PREVIOUS = "previous"
 MANIFEST = "manifest.json"
 SCHEMA = "mlflow"
+LARGEST, LARGEST_MANIFEST = 2**31, 2**20  # bytes, where nothing says how many a file has to have
+
+logger = logging.getLogger(__name__)
 
 
 class TamperedArtifact(Exception):
@@ -120,14 +124,12 @@ class Registry:
             return existing
         manifest_hash = write_manifest(folder)
         experiment = self._experiment(tenant, model)
+        self._end_cut_off_runs(tenant, model, experiment)
         described = {"semantic_version": semantic, "tenant": tenant, **tags, "mlflow.source.name": "ml-pipeline"}
         described |= {"mlflow.note.content": description} if description else {}
         run = self._logged_run(
             experiment, f"{tenant} {model} {semantic}", metrics, {"as_of": as_of, **params}, described
         )
-        source = f"{run.info.artifact_uri}/model"
-        _upload(folder, source)
-        self.client.set_terminated(run.info.run_id)
         # MLflow's pages show them in this order: what a person looks for first.
         version_tags = {
             "semantic_version": semantic,
@@ -137,10 +139,42 @@ class Registry:
             "manifest_sha256": manifest_hash,
         }
         self._registered_model(name, tenant, model)
-        created = self.client.create_model_version(
-            name, source, run.info.run_id, tags=version_tags, description=description
-        )
+        run_id, source = run.info.run_id, f"{self._run_folder(tenant, model, run.info.run_id)}/artifacts/model"
+        try:
+            store.put_all(source, {file.name: file.read_bytes() for file in sorted(folder.iterdir())})
+            created = self.client.create_model_version(name, source, run_id, tags=version_tags, description=description)
+        except Exception:
+            self._abandon(tenant, model, run_id)
+            raise
+        # Last: a run that is still under way is one whose process died before its version was there, or just after.
+        self.client.set_terminated(run_id)
         return _version(tenant, model, created)
+
+    def _run_folder(self, tenant: str, model: str, run_id: str) -> str:
+        """The folder of a run, in the artifact store of today: MLflow's tables may still name one of before a move."""
+        return f"{store.as_url(self.settings.artifacts)}/models/{tenant}/{model}/{run_id}"
+
+    def _end_cut_off_runs(self, tenant: str, model: str, experiment: str) -> None:
+        """Ends the runs whose process died while it registered; the files of those without a version are deleted.
+
+        One process at a time registers for a tenant's model (``Warehouse.alone``), so none of them is under way.
+        """
+        for run in self.client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+            run_id = run.info.run_id
+            if self.client.search_model_versions(f"run_id = '{run_id}'"):
+                self.client.set_terminated(run_id)
+            else:
+                self._abandon(tenant, model, run_id)
+
+    def _abandon(self, tenant: str, model: str, run_id: str) -> None:
+        """Marks a run as failed and deletes its files; where that fails too, the next registration does it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            store.remove(self._run_folder(tenant, model, run_id))
+            self.client.set_terminated(run_id, "FAILED")
+        except (OSError, MlflowException) as error:
+            logger.warning("tenant %s, model %s: run %s is not tidied up: %s", tenant, model, run_id, error)
 
     def _logged_run(self, experiment: str, name: str, metrics, params, tags):
         from mlflow.entities import Metric, Param, RunTag
@@ -161,7 +195,7 @@ class Registry:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return found.experiment_id
-        location = f"{_as_url(self.settings.artifacts)}/models/{tenant}/{model}"
+        location = f"{store.as_url(self.settings.artifacts)}/models/{tenant}/{model}"
         self._unless_exists(lambda: self.client.create_experiment(name, artifact_location=location))
         return self._experiment(tenant, model)
 
@@ -259,24 +293,9 @@ class Registry:
         TamperedArtifact
             If the manifest or the file is not the one that was registered.
         """
-        import fsspec
-
-        filesystem, path = fsspec.url_to_fs(version.source)
-
-        def read(stored: str) -> bytes:
-            try:
-                return filesystem.cat_file(f"{path}/{stored}")
-            except FileNotFoundError as error:
-                raise TamperedArtifact(f"{_what(version)}: {stored} is missing. {_remedy(version)}") from error
-
-        manifest = read(MANIFEST)
-        _check_hash(version, MANIFEST, manifest, version.tags["manifest_sha256"])
-        expected = json.loads(manifest).get(name)
-        if expected is None:
-            return None
-        content = read(name)
-        _check_hash(version, name, content, expected)
-        return content
+        folder = self._folder(version)
+        expected = _manifest(version, folder)
+        return _checked(version, folder, name, *expected[name]) if name in expected else None
 
     @contextmanager
     def files(self, version: Version) -> Iterator[Path]:
@@ -287,11 +306,29 @@ class Registry:
         TamperedArtifact
             If a file is missing or is not the one that was registered. Nothing of it is read further.
         """
-        with TemporaryDirectory(prefix="ml-pipeline-") as folder:
-            target = Path(folder) / "model"
-            _download(version.source, target)
-            check_manifest(target, version)
+        stored = self._folder(version)
+        with scratch_folder() as folder:
+            target = folder / "model"
+            target.mkdir()
+            for name, content in _all_checked(version, stored):
+                (target / name).write_bytes(content)
             yield target
+
+    def check(self, version: Version) -> None:
+        """Whether the version could be loaded.
+
+        Raises
+        ------
+        TamperedArtifact
+            If not, as for :meth:`files`.
+        """
+        for _ in _all_checked(version, self._folder(version)):
+            pass
+
+    def _folder(self, version: Version) -> str:
+        """Where the version's files are; in an installation that was moved, MLflow's tables say where they were."""
+        below = f"models/{version.tenant}/{version.model}"
+        return store.present(self.settings.artifacts, version.source, below)
 
 
 def write_manifest(folder: Path) -> str:
@@ -302,36 +339,45 @@ def write_manifest(folder: Path) -> str:
     return _sha256(manifest)
 
 
-def check_manifest(folder: Path, version: Version) -> None:
-    """Compares every file with the manifest, and the manifest with the hash kept in the registry."""
-    what, remedy = _what(version), _remedy(version)
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        raise TamperedArtifact(f"{what}: {MANIFEST} is missing. {remedy}")
-    _check_hash(version, MANIFEST, manifest.read_bytes(), version.tags["manifest_sha256"])
-    expected = json.loads(manifest.read_text(encoding="utf-8"))
-    found = {path.name for path in folder.iterdir()} - {MANIFEST}
+def _manifest(version: Version, folder: str) -> dict[str, tuple[str, int | None]]:
+    """SHA-256 and size of each file by name, from the manifest whose own hash the registry keeps."""
+    content = _checked(version, folder, MANIFEST, version.tags["manifest_sha256"], None, at_most=LARGEST_MANIFEST)
+    listed = json.loads(content)
+    return {name: (digest, None) for name, digest in listed.items()}
+
+
+def _all_checked(version: Version, folder: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file, none of them missing or added."""
+    expected = _manifest(version, folder)
+    try:
+        found = store.names(folder) - {MANIFEST}
+    except store.Unreadable as error:
+        raise _tampered(version, folder, "its folder", str(error)) from error
     for name in sorted(found ^ set(expected)):
-        raise TamperedArtifact(f"{what}: {name} {'is missing' if name in expected else 'was added'}. {remedy}")
-    for name, digest in expected.items():
-        _check_hash(version, name, (folder / name).read_bytes(), digest)
+        raise _tampered(version, folder, name, "is missing" if name in expected else "was added")
+    for name, (digest, size) in expected.items():
+        yield name, _checked(version, folder, name, digest, size)
 
 
-def _check_hash(version: Version, name: str, content: bytes, registered: str) -> None:
+def _checked(
+    version: Version, folder: str, name: str, registered: str, size: int | None, at_most: int = LARGEST
+) -> bytes:
+    """The content of one file, if it is the one that was registered."""
+    try:
+        content = store.read(f"{folder}/{name}", size=size, at_most=at_most)
+    except store.Unreadable as error:
+        raise _tampered(version, folder, name, str(error)) from error
     actual = hashlib.sha256(content).hexdigest()
     if actual != registered:
-        raise TamperedArtifact(
-            f"{_what(version)}: {name} has SHA-256 {actual[:12]}..., registered {registered[:12]}.... "
-            f"{_remedy(version)}"
-        )
+        raise _tampered(version, folder, name, f"has SHA-256 {actual[:12]}..., registered {registered[:12]}...")
+    return content
 
 
-def _what(version: Version) -> str:
-    return f"tenant {version.tenant}, model {version.model}, version {version.number}"
-
-
-def _remedy(version: Version) -> str:
-    return f"It was not loaded. Restore it under {version.source}, or roll back with `ml-pipeline rollback`"
+def _tampered(version: Version, folder: str, name: str, what: str) -> TamperedArtifact:
+    return TamperedArtifact(
+        f"tenant {version.tenant}, model {version.model}, version {version.number}: {name} {what}. It was not loaded. "
+        f"Restore it under {folder}, or roll back with `ml-pipeline rollback`"
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -348,25 +394,3 @@ def _version(tenant: str, model: str, item: ModelVersion) -> Version:
         )
     semantic, run_id, source = tags["semantic_version"], item.run_id or "", item.source or ""
     return Version(tenant, model, int(item.version), semantic, run_id, source, tags)
-
-
-def _as_url(location: str) -> str:
-    return location.rstrip("/") if "://" in location else Path(location).resolve().as_uri()
-
-
-def _upload(folder: Path, url: str) -> None:
-    import fsspec
-
-    filesystem, path = fsspec.url_to_fs(url)
-    filesystem.makedirs(path, exist_ok=True)
-    for file in sorted(folder.iterdir()):
-        filesystem.put_file(str(file), f"{path}/{file.name}")
-
-
-def _download(url: str, folder: Path) -> None:
-    import fsspec
-
-    filesystem, path = fsspec.url_to_fs(url)
-    folder.mkdir(parents=True)
-    for remote in filesystem.ls(path, detail=False):
-        filesystem.get_file(remote, str(folder / Path(remote).name))

@@ -76,8 +76,12 @@ class Deployer:
         ------
         NoSuchVersion
             If the version is not registered.
+        TamperedArtifact
+            If its files are not those that were registered: it could predict nothing.
         """
         target = self.registry.version(tenant, model, version)
+        if action != PROMOTE:  # a promoted one has just been registered
+            self.registry.check(target)
         with self.warehouse.alone(tenant, f"deploy {model}"):  # a run and a person at once would mix their steps
             last = self.last_deployment(tenant, model)
             if last is not None and last["state"] == "intent":  # of a process that died

@@ -20,6 +20,7 @@ from ml_pipeline.work.context import Doors
 from ml_pipeline.work.run_failures import NO_TENANT
 
 BATCH = 5000
+BEGUN_SECONDS = 86_400.0  # from which age on nobody writes at a file any more
 
 # What a serving version is shown and judged with is kept as long as its deployments are.
 KEPT_DECISIONS = ("promote", "promote_by_hand", "rollback", "alias_by_hand")
@@ -131,6 +132,8 @@ def _prune_tenant(doors: Doors, tenant: str, now: dt.datetime, dry_run: bool) ->
         if not dry_run:
             _remove_snapshot(doors, tenant, row)
         yield "feature snapshots", 1
+    if not dry_run:
+        yield "half-written files", doors.snapshots.remove_begun(tenant, BEGUN_SECONDS)
 
 
 def _count(warehouse: Warehouse, tenant: str, rule: Rule) -> int:
