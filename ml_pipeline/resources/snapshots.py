@@ -83,7 +83,7 @@ class Snapshots:
         if not self.owns(tenant, url):
             raise SnapshotUnusable(f"{url} is no snapshot of tenant {tenant} under {self.root}, and was not deleted")
         try:
-            store.remove(self._present(url))
+            store.remove_file(self._present(url))
         except OSError as error:
             raise SnapshotUnusable(f"{url} cannot be deleted: {error}. Correct the rights on it") from error
 

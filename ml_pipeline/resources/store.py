@@ -7,6 +7,7 @@ is whole; other stores are believed no further than the hash that each reader ch
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -195,6 +196,22 @@ def exists(url: str) -> bool:
     """Whether anything is there, whatever it is."""
     filesystem, path = _filesystem(url)
     return os.path.lexists(path) if _is_local(filesystem) else bool(filesystem.exists(path))
+
+
+def remove_file(url: str) -> None:
+    """Deletes a file; nothing happens if it is gone.
+
+    Raises
+    ------
+    OSError
+        If the store does not let it be deleted, or it is a folder.
+    """
+    filesystem, path = _filesystem(url)
+    with contextlib.suppress(FileNotFoundError):
+        if _is_local(filesystem):
+            Path(path).unlink()
+        else:
+            filesystem.rm_file(path)
 
 
 def remove(url: str) -> None:

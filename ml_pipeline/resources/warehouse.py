@@ -187,7 +187,9 @@ class Warehouse:
         statement = insert(table)
         key = [column.name for column in table.primary_key]
         updated = {name: statement.excluded[name] for name in rows[0] if name not in key}
-        refreshed = {"computed_at": sa.func.now()} if "computed_at" in table.c else {}
+        refreshed: dict[str, Any] = {"computed_at": sa.func.now()} if "computed_at" in table.c else {}
+        if "sequence" in table.c:  # written anew, it is the newest
+            refreshed["sequence"] = statement.excluded["sequence"]
         connection.execute(statement.on_conflict_do_update(index_elements=key, set_=updated | refreshed), rows)
 
 

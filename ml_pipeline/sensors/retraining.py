@@ -102,7 +102,8 @@ def unasked(instance: dg.DagsterInstance, doors: Doors, known: Sequence[str], no
         ended[decision] = ended.get(decision, True) and run.is_finished
     models, waits = load_specs(doors.settings.specs), []
     for item in approved:
-        age, decision = now - item.approved_at, str(item.decision_id)
+        # Approved in the future is what was approved before the clock went back: as long ago as it is ahead, or longer.
+        age, decision = abs(now - item.approved_at), str(item.decision_id)
         if ended.get(decision, False) or item.tenant not in known or item.model not in models or age > GIVEN_UP_AFTER:
             settle(doors.warehouse, item.tenant, item.decision_id, FAILED)
         elif decision not in ended and (item.cause != "manual" or age > STARTED_BY_HAND_WITHIN):

@@ -162,11 +162,11 @@ def _old_snapshots(doors: Doors, tenant: str, now: dt.datetime) -> list[sa.RowMa
     What lies in another artifact store than the present one is left.
     """
     table = tables.feature_sets
-    newest = sa.select(table.c.model, sa.func.max(table.c.created_at).label("at")).group_by(table.c.model)
+    newest = sa.select(table.c.model, sa.func.max(table.c.sequence).label("last")).group_by(table.c.model)
     latest = newest.where(table.c.tenant_id == tenant).subquery()
     query = (
         sa.select(table.c.model, table.c.snapshot_hash, table.c.path)
-        .join(latest, (latest.c.model == table.c.model) & (table.c.created_at < latest.c.at))
+        .join(latest, (latest.c.model == table.c.model) & (table.c.sequence < latest.c.last))
         .where(table.c.tenant_id == tenant)
         .where(table.c.created_at < now - dt.timedelta(days=doors.settings.snapshot_retention_days))
     )

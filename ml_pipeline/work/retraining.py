@@ -193,7 +193,7 @@ def _since(state: State) -> dt.date | None:
 def waiting(warehouse: Warehouse) -> list[Approved]:
     """Every approved retraining whose run has not ended, oldest first: also those whose sensor died before asking."""
     table = tables.decisions
-    query = sa.select(table).where(table.c.state == APPROVED).order_by(table.c.created_at)
+    query = sa.select(table).where(table.c.state == APPROVED).order_by(table.c.sequence)
     with warehouse.operator() as connection:
         rows = connection.execute(query).mappings().all()
     return [

@@ -38,7 +38,7 @@ def pooled(warehouse: Warehouse, spec: ModelSpec, tenant: str, moment: dt.dateti
     newest = (
         sa.select(table.c.tenant_id, table.c.typical)
         .where(table.c.model == spec.name, table.c.as_of <= moment, table.c.typical.is_not(None))
-        .order_by(table.c.tenant_id, table.c.as_of.desc(), table.c.created_at.desc())
+        .order_by(table.c.tenant_id, table.c.as_of.desc(), table.c.sequence.desc())
         .distinct(table.c.tenant_id)
     )
     with warehouse.operator() as connection:

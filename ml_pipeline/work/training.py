@@ -168,7 +168,7 @@ class _TenantModel:
         query = (
             sa.select(table)
             .where(table.c.tenant_id == self.tenant, table.c.model == self.spec.name)
-            .order_by(table.c.created_at.desc())
+            .order_by(table.c.sequence.desc())
             .limit(1)
         )
         with self.doors.warehouse.tenant(self.tenant) as connection:

@@ -53,6 +53,28 @@ def due_watches(doors: Doors, now: dt.datetime) -> list[Watched]:
     ]
 
 
+def date_watches(doors: Doors, now: dt.datetime) -> list[Watched]:
+    """Lets undecided watches that are dated more than a day ahead begin now: a clock that was wrong has gone back.
+
+    Otherwise none of them would be due, nor an outcome counted, until that time comes. For ``now`` by the clock only.
+    """
+    table = tables.deployments
+    ahead = (table.c.watch == OPEN) & ((table.c.as_of > now + DAY) | (table.c.watched_at > now + DAY))
+    with doors.warehouse.operator() as connection:
+        rows = connection.execute(sa.select(table).where(ahead)).mappings().all()
+    for row in rows:
+        with doors.warehouse.tenant(row["tenant_id"]) as connection:
+            connection.execute(
+                sa.update(table)
+                .where(table.c.tenant_id == row["tenant_id"], table.c.deployment_id == row["deployment_id"], ahead)
+                .values(as_of=sa.func.least(table.c.as_of, now), watched_at=sa.func.least(table.c.watched_at, now))
+            )
+    return [
+        Watched(row["deployment_id"], row["tenant_id"], row["model"], row["version"], row["replaced"], now)
+        for row in rows
+    ]
+
+
 def look_at(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -> Decision:
     """Compares, records the decision, and rolls back where it says so and that is switched on.
 

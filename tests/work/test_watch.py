@@ -62,7 +62,7 @@ class Watched:
         return self.doors.registry.aliases()["acme", SPEC.name][CHAMPION]
 
     def rows(self, table: sa.Table, **where: Any) -> list[dict[str, Any]]:
-        query = sa.select(table).filter_by(**where).order_by(table.c.created_at)
+        query = sa.select(table).filter_by(**where).order_by(table.c.sequence)
         with self.doors.warehouse.tenant("acme") as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
