@@ -39,7 +39,7 @@ class Explanation:
 def explain(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime, day: dt.date | None = None) -> Explanation:
     """What was decided for a tenant's model by the end of ``day``, or until now."""
     table = tables.decisions
-    by_then = sa.true()
+    by_then: sa.ColumnElement[bool] = sa.true()
     if day is not None:
         by_then = table.c.as_of < dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), dt.UTC)
     with doors.warehouse.tenant(tenant) as connection:
