@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from ml_pipeline.identifiers import check_model_name, check_tenant_id
 from ml_pipeline.resources import postgres
 from ml_pipeline.settings import Settings
 
@@ -54,8 +55,17 @@ class Version:
 
 
 def registered_name(model: str, tenant: str) -> str:
-    """Name of a tenant's model in MLflow."""
-    return f"{model}.{tenant}"
+    """Name of a tenant's model in MLflow; without quotes, for which MLflow's filters know no escape.
+
+    Raises
+    ------
+    BadIdentifier
+        If the tenant or the model has a name that is no safe part of MLflow's names and of paths.
+
+    >>> registered_name("story_points", "acme")
+    'story_points.acme'
+    """
+    return f"{check_model_name(model)}.{check_tenant_id(tenant)}"
 
 
 def tracking_url(settings: Settings) -> str:

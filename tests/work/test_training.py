@@ -48,7 +48,7 @@ def crash(task: TrainingTask, method: str) -> None:
 def test_features_are_frozen_under_their_hash_with_a_quality_report(tenant, make_issues):
     report = tenant.holds(make_issues(40)).train(40, (FEATURES,))
     (stored,) = tenant.rows(tables.feature_sets)
-    frame = Snapshots(tenant.settings).read(stored["path"], stored["snapshot_hash"])
+    frame = Snapshots(tenant.settings).read(stored["path"], stored["snapshot_hash"], tenant=tenant.name)
     assert report.error is None
     assert content_hash(frame) == stored["snapshot_hash"]
     assert (stored["rows"], stored["matured"]) == (len(frame), (frame["state"] == "matured").sum()) == (240, 229)
