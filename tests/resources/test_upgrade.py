@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import sqlalchemy as sa
 
 from ml_pipeline.identifiers import BadIdentifier
-from ml_pipeline.resources import postgres
 from ml_pipeline.resources.warehouse import Warehouse
-
-
-@pytest.fixture
-def release_before(warehouse: Warehouse) -> sa.Engine:
-    """The database as revision 0006 left it."""
-    engine = postgres.engine(warehouse.url)
-    with engine.begin() as connection:
-        for statement in (
-            "DROP TABLE ml.versions",
-            "DROP INDEX source.tenants_without_case_twins",
-            "ALTER TABLE source.tenants DROP CONSTRAINT tenant_id_rule",
-            "UPDATE ml.alembic_version SET version_num = '0006'",
-        ):
-            connection.execute(sa.text(statement))
-    return engine
 
 
 def insert_tenants(engine: sa.Engine, *tenants: str) -> None:
@@ -32,16 +18,17 @@ def insert_tenants(engine: sa.Engine, *tenants: str) -> None:
 
 
 def test_ids_that_no_tenant_can_have_stop_the_upgrade_by_name_and_nothing_is_changed(
-    warehouse: Warehouse, release_before: sa.Engine
+    warehouse: Warehouse, release_before: Callable[[], sa.Engine]
 ):
-    insert_tenants(release_before, "fine", "../../evil", "o'brien", "Acme", "acme")
+    engine = release_before()
+    insert_tenants(engine, "fine", "../../evil", "o'brien", "Acme", "acme")
     with pytest.raises(BadIdentifier) as caught:
         warehouse.migrate()
     said = str(caught.value)
     assert "'../../evil' starts with '.'" in said and '"o\'brien" holds "\'"' in said
     assert "'acme' differs only in case from 'Acme'" in said and "'fine'" not in said
     assert "DELETE FROM source.tenants" in said and "Nothing was changed" in said
-    with release_before.begin() as connection:
+    with engine.begin() as connection:
         assert connection.scalar(sa.text("SELECT version_num FROM ml.alembic_version")) == "0006"
         assert connection.scalar(sa.text("SELECT to_regclass('ml.versions')")) is None
         assert connection.scalar(sa.text("SELECT count(*) FROM source.tenants")) == 5
