@@ -75,7 +75,7 @@ def stored(settings: Settings, tenant: str, table: sa.Table) -> list[dict]:
 
 def snapshot(settings: Settings, tenant: str) -> pd.DataFrame:
     (row,) = stored(settings, tenant, tables.feature_sets)
-    return Snapshots(settings).read(row["path"], row["snapshot_hash"])
+    return Snapshots(settings).read(row["path"], row["snapshot_hash"], tenant=tenant)
 
 
 def test_lead_score_goes_from_a_table_to_the_probabilities_of_open_leads(settings: Settings, specs, calls):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
 import uuid
 
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.identifiers import check_model_name, check_tenant_id, is_model_name, tenant_problem
 from ml_pipeline.resources import store
 from ml_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
+_FILE = re.compile(r"[0-9a-f]{24}\.parquet")
 
 
 class SnapshotUnusable(Exception):
@@ -33,14 +36,16 @@ class Snapshots:
 
         Raises
         ------
+        BadIdentifier
+            If the tenant or the model has a name that is no safe part of a path.
         Unwritable
             If the artifact store takes no file.
         """
         digest = content_hash(frame)
-        url = f"{self.root}/snapshots/{tenant}/{model}/{digest[:24]}.parquet"
+        url = f"{self.root}/snapshots/{check_tenant_id(tenant)}/{check_model_name(model)}/{digest[:24]}.parquet"
         if store.exists(url):
             try:
-                self.read(url, digest)
+                self.read(url, digest, tenant=tenant)
             except SnapshotUnusable as error:
                 logger.warning("tenant %s, model %s: a snapshot is written again: %s", tenant, model, error)
                 store.remove(url)  # a folder or a link in its place would stay in the way
@@ -70,7 +75,11 @@ class Snapshots:
 
     def owns(self, tenant: str, url: str) -> bool:
         """Whether the URL is one of the tenant's snapshots in this artifact store."""
-        return self._present(url).startswith(f"{self._url}/snapshots/{tenant}/") and "/../" not in url
+        folder, here = f"{store.as_url(self.root)}/snapshots/{tenant}/", self._present(url)
+        if tenant_problem(tenant) is not None or not here.startswith(folder):
+            return False
+        model, _, file = here.removeprefix(folder).partition("/")
+        return is_model_name(model) and _FILE.fullmatch(file) is not None
 
     def remove(self, tenant: str, url: str) -> None:
         """Deletes a snapshot of the tenant; nothing happens if it is gone.
@@ -94,14 +103,20 @@ class Snapshots:
         """
         return store.remove_begun(f"{self.root}/snapshots/{tenant}", older_than)
 
-    def read(self, url: str, digest: str) -> pd.DataFrame:
-        """The frame behind the hash and URL that ``write`` returned, also where the installation has been moved since.
+    def read(self, url: str, digest: str, *, tenant: str) -> pd.DataFrame:
+        """The tenant's frame behind the hash and URL that ``write`` returned, also where the installation was moved.
 
         Raises
         ------
         SnapshotUnusable
-            If the file is gone, or holds something else than what was written.
+            If the URL is none of the tenant's snapshots, the file is gone, or it holds something else than what was
+            written.
         """
+        if not self.owns(tenant, url):
+            raise SnapshotUnusable(
+                f"{url} is no snapshot of tenant {tenant} under {self.root}, and was not read. Materialize the "
+                "features of the tenant again"
+            )
         here = self._present(url)
         try:
             content = store.read(here)
@@ -116,10 +131,6 @@ class Snapshots:
         if content_hash(frame) != digest:
             raise SnapshotUnusable(f"{here} is not what was stored under its hash. Materialize the features again")
         return frame
-
-    @property
-    def _url(self) -> str:
-        return store.as_url(self.root)
 
     def _present(self, url: str) -> str:
         """Where the snapshot is in the artifact store of today, as a URL."""

@@ -11,8 +11,9 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchTableError
 
+from ml_pipeline.identifiers import BadIdentifier, case_twin, check_tenant_id
 from ml_pipeline.resources import postgres, tables
 from ml_pipeline.settings import Settings, environment_value
 from ml_pipeline.specs import ModelSpec
@@ -94,9 +95,29 @@ class Warehouse:
             return list(connection.scalars(query))
 
     def add_tenant(self, tenant_id: str) -> None:
-        """Makes the tenant known; nothing happens if it is."""
+        """Makes the tenant known; nothing happens if it is. Raises as :meth:`make_known`."""
         with self.tenant(tenant_id) as connection:
-            connection.execute(insert(tables.tenants).values(tenant_id=tenant_id).on_conflict_do_nothing())
+            self.make_known(connection, tenant_id)
+
+    def make_known(self, connection: sa.Connection, tenant_id: str) -> None:
+        """Writes the tenant into ``source.tenants`` unless it is there, in a transaction of the caller's.
+
+        Raises
+        ------
+        BadIdentifier
+            If the text can be no tenant's id, or differs only in case from the id of another tenant.
+        """
+        check_tenant_id(tenant_id)
+        added = insert(tables.tenants).values(tenant_id=tenant_id)
+        try:
+            # Only the tenant itself may be there already: a twin by case is an error, not a row to be skipped.
+            connection.execute(added.on_conflict_do_nothing(index_elements=[tables.tenants.c.tenant_id]))
+        except IntegrityError as error:
+            twin = case_twin(tenant_id, self.tenants())
+            raise BadIdentifier(
+                f"tenant id {tenant_id!r} differs only in upper and lower case from tenant {twin!r}, and file systems "
+                f"that know no case would mix their files. Use {twin!r}, or give another id"
+            ) from error
 
     def read_source(self, spec: ModelSpec, tenant_id: str) -> pd.DataFrame:
         """The tenant's rows of a model's source, columns ``spec.source_columns``, in no particular order.

@@ -57,7 +57,7 @@ def test_files_come_back_as_they_were_registered(registry: Registry, tmp_path: P
 
 
 def alter(version: Version) -> str:
-    stored(version, "model.ubj").write_bytes(b"malice")
+    stored(version, "model.ubj").write_bytes(b"evil" * 25)  # as long as what was registered
     return "model.ubj has SHA-256"
 
 
@@ -73,7 +73,7 @@ def add(version: Version) -> str:
 
 def alter_with_manifest(version: Version) -> str:
     stored(version, "model.ubj").write_bytes(b"malice")
-    write_manifest(stored(version, "model.ubj").parent)
+    write_manifest(stored(version, "model.ubj").parent, "acme", "story_points", "a")
     return "manifest.json has SHA-256"
 
 
@@ -117,7 +117,7 @@ def link_the_folder(version: Version) -> str:
 def fill(version: Version) -> str:
     with stored(version, "model.ubj").open("wb") as file:
         file.truncate(10 * 2**30)
-    return "model.ubj has 10,737,418,240 bytes"
+    return "model.ubj has 10,737,418,240 bytes, not 100"
 
 
 WAYS = [alter, remove, add, alter_with_manifest, lose_the_folder, replace_by_a_pipe, replace_by_a_link]

@@ -41,7 +41,7 @@ def test_rows_from_before_are_numbered_by_their_time_and_new_ones_go_on_from_the
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["url"] = plain_login
-    command.upgrade(config, "0006")
+    command.upgrade(config, "0007")
     warehouse = Warehouse(Settings(database_url=postgres.plain(plain_login)))
     for tenant, reason, created_at in (("a", "2", "2026-02-01"), ("b", "3", "2026-03-01"), ("a", "1", "2026-01-01")):
         with warehouse.tenant(tenant) as connection:

@@ -31,7 +31,7 @@ def snapshots(tmp_path: Path) -> Snapshots:
 
 def test_a_snapshot_is_read_back_with_its_values_and_its_hash(snapshots: Snapshots):
     digest, url = snapshots.write("acme", "story_points", frame())
-    again = snapshots.read(url, digest)
+    again = snapshots.read(url, digest, tenant="acme")
     pd.testing.assert_frame_equal(again, frame().astype({"level": "str"}))
     assert content_hash(again) == digest == content_hash(frame())
 
@@ -74,14 +74,14 @@ def test_a_snapshot_that_is_gone_says_how_to_make_it_again(snapshots: Snapshots)
     digest, url = snapshots.write("acme", "story_points", frame())
     Path(url).unlink()
     with pytest.raises(SnapshotUnusable, match=r"is gone\. Materialize the features of its tenant again"):
-        snapshots.read(url, digest)
+        snapshots.read(url, digest, tenant="acme")
 
 
 def test_a_snapshot_that_was_changed_is_refused(snapshots: Snapshots):
     digest, url = snapshots.write("acme", "story_points", frame())
     frame(number=[1.5, np.nan, 7.0]).to_parquet(url, index=False)
     with pytest.raises(SnapshotUnusable, match="is not what was stored under its hash"):
-        snapshots.read(url, digest)
+        snapshots.read(url, digest, tenant="acme")
 
 
 @pytest.mark.parametrize("damage", ["cut off", "another frame", "a folder", "a link"])
@@ -99,7 +99,7 @@ def test_a_snapshot_that_was_damaged_is_written_again(snapshots: Snapshots, dama
     else:
         path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SnapshotUnusable, match="Materialize the features"):
-        snapshots.read(url, digest)
+        snapshots.read(url, digest, tenant="acme")
     assert snapshots.write("acme", "story_points", frame()) == (digest, url)
     assert path.read_bytes() == whole and not path.is_symlink()
     assert "tenant acme, model story_points: a snapshot is written again" in caplog.text
@@ -115,18 +115,18 @@ def test_a_full_disk_leaves_no_half_snapshot(snapshots: Snapshots, tmp_path: Pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     digest, url = snapshots.write("acme", "story_points", frame())
-    assert content_hash(snapshots.read(url, digest)) == digest
+    assert content_hash(snapshots.read(url, digest, tenant="acme")) == digest
 
 
 def test_snapshots_in_a_store_without_folders_are_written_read_and_removed():
     snapshots = Snapshots(Settings(artifacts_url="memory://durability"))
     digest, url = snapshots.write("acme", "story_points", frame())
     assert snapshots.write("acme", "story_points", frame()) == (digest, url)
-    assert content_hash(snapshots.read(url, digest)) == digest
+    assert content_hash(snapshots.read(url, digest, tenant="acme")) == digest
     snapshots.check()
     snapshots.remove("acme", url)
     with pytest.raises(SnapshotUnusable, match="is gone"):
-        snapshots.read(url, digest)
+        snapshots.read(url, digest, tenant="acme")
 
 
 def test_snapshots_of_an_installation_that_was_moved_are_found_and_removed(tmp_path: Path):
@@ -134,7 +134,7 @@ def test_snapshots_of_an_installation_that_was_moved_are_found_and_removed(tmp_p
     digest, url = Snapshots(before).write("acme", "story_points", frame())
     before.home.rename(after.home)
     moved = Snapshots(after)
-    assert content_hash(moved.read(url, digest)) == digest
+    assert content_hash(moved.read(url, digest, tenant="acme")) == digest
     assert moved.owns("acme", url) and not moved.owns("globex", url)
     moved.remove("acme", url)
     assert list(after.home.rglob("*.parquet")) == []

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 
 TABLES = ("ml.alerts", "ml.decisions", "ml.deployments", "ml.feature_sets")
 
@@ -17,7 +17,7 @@ GOES_ON = """
 """
 
 INDEXES = (
-    "DROP INDEX ml.decisions_newest",
+    "DROP INDEX IF EXISTS ml.decisions_newest",
     "CREATE INDEX decisions_newest ON ml.decisions (tenant_id, model, kind, sequence)",
     "CREATE INDEX deployments_newest ON ml.deployments (tenant_id, model, sequence)",
     "CREATE INDEX feature_sets_newest ON ml.feature_sets (tenant_id, model, sequence)",
