@@ -26,6 +26,7 @@ from ml_pipeline.cli.common import (
     output,
     prepared,
     progress_bar,
+    recover_and_tell,
     tenant_option,
 )
 from ml_pipeline.cli.feedback import feedback_command
@@ -190,6 +191,7 @@ def run_pipeline(
         )
     total, failures = len(tenants) * len(models), []
     with launch.dagster_instance(settings) as instance:
+        recover_and_tell(instance, Warehouse(settings))
         known = launch.add_partitions(instance, everyone)
         if trains:
             with progress_bar("Training and predicting", total) as advance:

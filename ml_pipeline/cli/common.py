@@ -82,6 +82,15 @@ def prepared() -> Iterator[Settings]:
         yield settings
 
 
+def recover_and_tell(instance: Any, warehouse: Any) -> None:
+    """Ends what a killed command or a lost machine has left, so that it holds nobody's place; see ``recovery``."""
+    from ml_pipeline.recovery import recover, run_ids
+
+    done = recover(instance, warehouse)
+    if done.runs:
+        console.print(f"The process of run {run_ids(done.runs)} had died; it is marked as failed.", highlight=False)
+
+
 @contextmanager
 def progress_bar(title: str, total: int | None) -> Iterator[Callable[[Any], None]]:
     """A bar that moves by one each time the function it yields is called."""
