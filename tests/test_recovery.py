@@ -1,7 +1,5 @@
 """What died must not block: leases end with their process, and what it left is ended."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import signal
@@ -25,6 +23,7 @@ from ml_pipeline.importers import import_tables
 from ml_pipeline.lifecycle.retraining import Request
 from ml_pipeline.recovery import recover
 from ml_pipeline.resources import leases, postgres, tables
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.leases import LEASE_TAG, held, lease
 from ml_pipeline.resources.warehouse import TenantBusy, Warehouse
 from ml_pipeline.sensors.retraining import under_way
@@ -32,7 +31,7 @@ from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.retraining import DECISION_TAG, TENANT_TAG, decide_for, waiting
 
-TENANTS = str(partitions.tenants.name)
+STARTED = dg.DagsterRunStatus.STARTED
 HOLDS = """
 import sys
 from ml_pipeline.resources.leases import lease
@@ -75,14 +74,14 @@ def eventually(true) -> bool:
     return true()
 
 
-def a_run(instance: dg.DagsterInstance, status=dg.DagsterRunStatus.STARTED, *, leased: bool = True, **tags) -> str:
+def a_run(instance: dg.DagsterInstance, *, leased: bool = True, **tags) -> str:
     from ml_pipeline.definitions import defs
 
     run_id = str(uuid.uuid4())
     tags |= {partitions.PARTITION_TAG: "acme"} | ({LEASE_TAG: run_id} if leased else {})
     selection = {dg.AssetKey(["story_points", "model"])}
     job = defs.resolve_job_def("train")
-    run = instance.create_run_for_job(job, run_id=run_id, tags=tags, status=status, asset_selection=selection)
+    run = instance.create_run_for_job(job, run_id=run_id, tags=tags, status=STARTED, asset_selection=selection)
     return run.run_id
 
 
@@ -114,20 +113,15 @@ def test_a_lease_that_is_lost_with_the_servers_connections_is_taken_again(settin
 
 def test_a_run_whose_process_was_killed_ends_and_counts_no_more_while_others_go_on(instance, settings, warehouse):
     warehouse.add_tenant("acme")
-    killed, lives, queued, unknown = (
-        a_run(instance),
-        a_run(instance),
-        a_run(instance, dg.DagsterRunStatus.QUEUED),
-        a_run(instance, leased=False),
-    )
+    killed, lives, unknown = a_run(instance), a_run(instance), a_run(instance, leased=False)
     first, second = a_process_that_holds(settings, killed, lives)
     assert recover(instance, warehouse).runs == []
     end(first)
     assert eventually(lambda: killed not in held(warehouse, [killed]))
     assert [run.run_id for run in recover(instance, warehouse).runs] == [killed]
-    found = [status(instance, run_id).value for run_id in (killed, lives, queued, unknown)]
-    assert found == ["FAILURE", "STARTED", "QUEUED", "STARTED"]
-    assert under_way(instance, ["acme"], ["story_points"]) == {("acme", "story_points"): 3}
+    found = [status(instance, run_id).value for run_id in (killed, lives, unknown)]
+    assert found == ["FAILURE", "STARTED", "STARTED"]
+    assert under_way(instance, ["acme"], ["story_points"]) == {("acme", "story_points"): 2}
     (event,) = [one for one in instance.all_logs(killed) if one.dagster_event_type == dg.DagsterEventType.RUN_FAILURE]
     assert "died without a word" in event.message
     end(second)
@@ -176,8 +170,6 @@ def test_a_killed_retrain_settles_its_decision_and_can_be_asked_for_again_at_onc
 
 
 def test_runs_of_commands_and_of_the_daemon_hold_their_lease_while_they_go_on(instance, settings, warehouse):
-    from ml_pipeline.resources.dagster_resources import Installation
-
     seen = []
 
     @dg.op

@@ -320,6 +320,16 @@ def doctor(as_json: bool) -> None:
 
 
 @main.command()
+def relocate() -> None:
+    """After a move or a restore elsewhere: let MLflow's pages find the files too."""
+    from ml_pipeline.resources import relocation
+
+    with prepared() as settings:
+        count = relocation.relocate(settings)
+    output.print(f"MLflow finds the files of {count} models under {settings.artifacts} now.", highlight=False)
+
+
+@main.command()
 def demo() -> None:
     """Four simulated tenants: trained, watched for twelve weeks, retrained, one of them rolled back."""
     from ml_pipeline.demo.tour import take_tour
