@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ml_pipeline.importers.checking import EARLIEST
+from ml_pipeline.importers.checking import AHEAD, EARLIEST
 
 _EARLIEST = EARLIEST.to_pydatetime()
 _LOGINS = (("user", "login"), ("author", "login"), ("user",), ("author",))
@@ -118,6 +118,7 @@ def _time(item: dict[str, Any], paths: Iterable[Sequence[str]]) -> datetime | No
         except ValueError:
             continue
         time = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-        if time >= _EARLIEST:  # a program that has no time may write that of the year 1
+        # A program that has no time may write that of the year 1.
+        if _EARLIEST <= time <= datetime.now(UTC) + AHEAD:
             return time
     return None
