@@ -139,6 +139,19 @@ def test_a_moment_that_is_none_is_refused_before_anything_is_done(typed):
     assert "as-of is 'yesterday'. Write 'latest', a date (2026-01-31) or a time" in re.sub(r"\s+", " ", result.stderr)
 
 
+def test_two_files_that_would_become_one_tenant_are_refused_before_anything_is_loaded(typed, tmp_path: Path, settings):
+    for customer in ("custA", "custB"):
+        (tmp_path / customer).mkdir()
+    paths = [export(tmp_path / customer, "Jira", 20) for customer in ("custA", "custB")]
+    refused = typed("import", "jira", *paths)
+    assert refused.exit_code == 1
+    assert "custA/Jira.csv" in refused.stderr and "custB/Jira.csv" in refused.stderr and "--tenant" in refused.stderr
+    assert Warehouse(settings).tenants() == []
+    parts = typed("import", "jira", *paths, "--tenant", "acme", "--json")
+    assert [part["file"] for part in json.loads(parts.stdout)] == ["custA/Jira.csv", "custB/Jira.csv"]
+    assert Warehouse(settings).tenants() == ["acme"]
+
+
 def test_an_import_reports_its_counts_and_goes_on_after_a_file_that_fails(typed, tmp_path: Path):
     (tmp_path / "broken.csv").write_text("no,known,column\n1,2,3\n")
     result = typed("import", "jira", tmp_path / "broken.csv", export(tmp_path, "acme", 20), "--json")
