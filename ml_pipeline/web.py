@@ -151,8 +151,8 @@ def _wrong_graphql(scope: Scope) -> Refusal | None:
     if scope["method"] != "POST":
         return None
     given = _header(scope, b"content-type")
-    # Compared as a whole: "text/plain; application/json" needs no consent, and Dagster takes it for JSON. In lower case:
-    # of "Application/JSON" Dagster reads the query string.
+    # Compared as a whole: "text/plain; application/json" needs no consent, and Dagster takes it for JSON. And in lower
+    # case: where it says "Application/JSON", Dagster reads the query string instead.
     if [value.partition(";")[0].strip() for value in given] != ["application/json"]:
         return Refusal(415, f"GraphQL is not answered to content type {_shown(given)}. Send it as application/json.")
     return None

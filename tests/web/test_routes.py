@@ -1,4 +1,4 @@
-"""Every route of Dagster and MLflow is behind the guard; `make up` starts no page without it, and warns of open ones."""
+"""Every route of Dagster and MLflow is behind the guard; `make up` starts no page without it and warns of open ones."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from starlette.routing import Route, WebSocketRoute
 
 from ml_pipeline import dagster_pages, hosts, up, web
+from ml_pipeline.cli import main
 from ml_pipeline.settings import Settings
 
 SETTINGS = Settings(allowed_hosts=("pages.example.com", "tight.example.com:8443"))
@@ -138,3 +140,17 @@ def test_pages_for_others_are_warned_of_with_what_is_open_and_the_remedy(host: s
         assert part in warning
     operations = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     assert "Show the pages to others" in warning and "Show the pages to others" in operations
+
+
+def test_up_warns_before_it_opens_the_pages_to_others(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    nobodys = "192.0.2.1"  # an address for examples: nothing listens there, so the command ends
+    for name, value in (
+        ("DATABASE_URL", settings.database_url),
+        ("ML_PIPELINE_HOME", settings.home),
+        ("ML_PIPELINE_HOST", nobodys),
+    ):
+        monkeypatch.setenv(name, str(value))
+    ended = CliRunner().invoke(main, ["up"])
+    said = " ".join(ended.output.split())
+    assert ended.exit_code != 0
+    assert said.index(f"WARNING: ML_PIPELINE_HOST={nobodys} opens Dagster's pages") < said.index("cannot be used")
