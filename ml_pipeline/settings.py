@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
+from ml_pipeline import hosts
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 AlertLevel = Literal["LOW", "MEDIUM", "HIGH", "CRITICAL"]
@@ -42,6 +44,11 @@ class Settings(BaseModel):
         (), description="ML_PIPELINE_SPECS. Further folders of model YAML files, separated by the path separator."
     )
     host: str = Field("127.0.0.1", description="ML_PIPELINE_HOST. Address that the web pages listen on.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="ML_PIPELINE_ALLOWED_HOSTS. Further names, separated by commas, under which the web pages may be "
+        "opened, as behind a reverse proxy; with a port where only that one counts.",
+    )
     dagster_port: int = Field(3000, ge=1, le=65535, description="ML_PIPELINE_DAGSTER_PORT.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="ML_PIPELINE_MLFLOW_PORT.")
     mlflow_url: str | None = Field(
@@ -170,13 +177,30 @@ class Settings(BaseModel):
                 raise ValueError(f"expected {schemes[0]}://host or {schemes[1]}://host, with a valid port if any")
         return value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            address = hosts.parse(name)
+            if address is None or address.is_any:
+                raise ValueError(f"{name!r} is not a host name; expected names as pages.example.com or 10.0.0.5:3000")
+        return value
+
+    @property
+    def page_host(self) -> str:
+        """Where a browser on this machine finds the pages, as a URL has it."""
+        address = hosts.parse(self.host)
+        if address is None:
+            return self.host
+        return "127.0.0.1" if address.is_any else address.in_url
+
     @property
     def artifacts(self) -> str:
         return self.artifacts_url or str(self.home / "artifacts")
 
     def version_page(self, registered_model: str, version: int) -> str:
         """Address of a model version's page in MLflow."""
-        base = self.mlflow_url or f"http://{self.host}:{self.mlflow_port}"
+        base = self.mlflow_url or f"http://{self.page_host}:{self.mlflow_port}"
         return f"{base.rstrip('/')}/#/models/{registered_model}/versions/{version}"
 
 
@@ -187,6 +211,7 @@ _VARIABLES = {
     "ML_PIPELINE_ARTIFACTS": "artifacts_url",
     "ML_PIPELINE_SPECS": "specs",
     "ML_PIPELINE_HOST": "host",
+    "ML_PIPELINE_ALLOWED_HOSTS": "allowed_hosts",
     "ML_PIPELINE_DAGSTER_PORT": "dagster_port",
     "ML_PIPELINE_MLFLOW_PORT": "mlflow_port",
     "ML_PIPELINE_MLFLOW_URL": "mlflow_url",
@@ -243,12 +268,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         values["specs"] = tuple(
             Path(part).expanduser().resolve() for part in str(values["specs"]).split(os.pathsep) if part
         )
-    if "auto_retrain_models" in values:
-        values["auto_retrain_models"] = tuple(
-            name.strip() for name in str(values["auto_retrain_models"]).split(",") if name.strip()
-        )
-    if "alert_to" in values:
-        values["alert_to"] = tuple(part.strip() for part in str(values["alert_to"]).split(",") if part.strip())
+    for field in ("allowed_hosts", "auto_retrain_models", "alert_to"):
+        if field in values:
+            values[field] = tuple(part.strip() for part in str(values[field]).split(",") if part.strip())
     if "home" in values:
         values["home"] = Path(str(values["home"])).expanduser().resolve()
     try:

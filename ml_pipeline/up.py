@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ml_pipeline import launch
+from ml_pipeline import launch, web
 from ml_pipeline.resources.registry import tracking_url
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children
@@ -60,8 +60,8 @@ def services(settings: Settings) -> list[Service]:
     return [
         Service(
             "Dagster",
-            [*python, "dagster_webserver", "-h", host, "-p", dagster, "-w", workspace],
-            f"http://{host}:{dagster}/",
+            [*python, "ml_pipeline.dagster_pages", "-h", host, "-p", dagster, "-w", workspace],
+            f"http://{settings.page_host}:{dagster}/",
         ),
         Service("daemon", [*python, "dagster._daemon", "run", "-w", workspace]),
         Service(
@@ -78,10 +78,23 @@ def services(settings: Settings) -> list[Service]:
                 "1",
                 "--app-name",
                 "ml-pipeline",
+                *_mlflow_names(settings),
             ],
-            f"http://{host}:{mlflow}/#/models",
+            f"http://{settings.page_host}:{mlflow}/#/models",
         ),
     ]
+
+
+def _mlflow_names(settings: Settings) -> list[str]:
+    """MLflow's own checks, behind those of ``web``, told of the same names; a pattern matches any port."""
+    allowed, origins = [], []
+    for address in sorted(web.allowed_addresses(settings), key=str):
+        name, port = address.in_url, address.port or "*"
+        # MLflow takes a bracket in a pattern for a set of characters.
+        pattern = f"{name.replace('[', '[[]') if port == '*' else name}:{port}"
+        allowed += [name, pattern]
+        origins += [f"{scheme}://{end}" for scheme in ("http", "https") for end in (name, pattern)]
+    return ["--allowed-hosts", ",".join(allowed), "--cors-allowed-origins", ",".join(origins)]
 
 
 def check_port(host: str, port: int, variable: str) -> None:

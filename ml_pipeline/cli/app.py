@@ -335,8 +335,11 @@ def demo() -> None:
 def up() -> None:
     """Dagster UI, daemon and MLflow UI until Ctrl-C."""
     from ml_pipeline.up import serve
+    from ml_pipeline.web import exposure_warning
 
     with prepared() as settings:
+        if warning := exposure_warning(settings):
+            console.print(warning, style="bold yellow", highlight=False, markup=False)
         serve(settings, console)
 
 
