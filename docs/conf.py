@@ -23,15 +23,13 @@ extensions = [
     "generated_reference",
     "inline_svg",
     "offline",
+    "undocumented",
 ]
 exclude_patterns = ["_build"]
 
 # Warnings are errors, so a reference that leads nowhere fails the build. Types of other packages have no page here.
 nitpicky = True
-nitpick_ignore_regex = [
-    (r"py:.*", r"(?!ml_pipeline\b).*"),
-    (r"py:class", r"ml_pipeline\..*"),  # what an argument is made of: only the entry points are documented
-]
+nitpick_ignore_regex = [(r"py:.*", r"(?!ml_pipeline\b).*")]
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4
@@ -62,4 +60,11 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": [], "getting-started": [], "concepts": [], "benchmarks": [], "contributing": [], "changelog": []}
+html_sidebars = {
+    "index": [],
+    "getting-started": [],
+    "concepts": [],
+    "benchmarks": [],
+    "contributing": [],
+    "changelog": [],
+}

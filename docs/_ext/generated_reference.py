@@ -1,7 +1,7 @@
-"""Tables of settings and of specification keys, made from the pydantic models, so that they follow the code by themselves.
+"""Tables of settings and of specification keys, made from the pydantic models, so that they follow the code.
 
-``{settings-table} package.module:Class`` lists the environment variables of a settings class and makes each a target of the
-role ``envvar``; ``{specification-keys} package.module:Class`` lists the keys of a specification, a section for each part.
+``{settings-table} package.module:Class`` lists the environment variables of a settings class and makes each a target of
+the role ``envvar``; ``{specification-keys} package.module:Class`` lists the keys of a specification, a section a part.
 """
 
 from __future__ import annotations

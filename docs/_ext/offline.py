@@ -1,7 +1,7 @@
 """Fails the build if a page would load anything from another server.
 
-Links that a reader may follow are fine; a script, style sheet, font or picture from elsewhere is not: the site has to look
-the same on a machine without a network, and reading it must tell nobody.
+Links that a reader may follow are fine; a script, style sheet, font or picture from elsewhere is not: the site has to
+look the same on a machine without a network, and reading it must tell nobody.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ _REMOTE = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
 _IN_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""", re.IGNORECASE)
 # What a browser fetches by itself; `a` and `form` wait for the reader, and `link` depends on its relation.
 _LOADS = {"src", "srcset", "data", "poster", "xlink:href"}
-_FETCHED_RELATIONS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch", "manifest"}
+_FETCHED_RELATIONS = {
+    "stylesheet",
+    "icon",
+    "preload",
+    "modulepreload",
+    "prefetch",
+    "preconnect",
+    "dns-prefetch",
+    "manifest",
+}
 
 
 class _Loads(HTMLParser):
