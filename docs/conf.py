@@ -37,10 +37,13 @@ myst_heading_anchors = 4
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
+autodoc_default_options = {"exclude-members": "model_config"}
 python_maximum_signature_line_length = 90
 # Pages name the objects that they show; no files are generated beside them.
 autosummary_generate = False
 numpydoc_show_class_members = False
+
+highlight_language = "none"  # most blocks are commands; others name their language
 
 html_theme = "pydata_sphinx_theme"
 html_title = "ml-pipeline"
@@ -48,10 +51,11 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": "ml-pipeline"},
     "navigation_with_keys": True,
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 5,
     "show_toc_level": 2,
     "navigation_depth": 3,
     "secondary_sidebar_items": ["page-toc"],
@@ -60,11 +64,16 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+# Pages without pages below them have nothing to show at the left.
 html_sidebars = {
-    "index": [],
-    "getting-started": [],
-    "concepts": [],
-    "benchmarks": [],
-    "contributing": [],
-    "changelog": [],
+    page: []
+    for page in (
+        "index",
+        "getting-started",
+        "concepts",
+        "architecture/index",
+        "benchmarks",
+        "contributing",
+        "changelog",
+    )
 }

@@ -87,10 +87,9 @@ def test_every_page_is_reached_from_the_first():
         page = waiting.pop()
         reached.add(page)
         for block in re.findall(r"^```\{toctree\}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S):
-            names = [line for line in block.splitlines() if line and not line.startswith(":")]
-            waiting += [
-                found for name in names if (found := page.parent / f"{name}.md") not in reached and found.exists()
-            ]
+            names = re.findall(r"^(?:.*<)?([\w/-]+)>?$", block, re.MULTILINE)
+            below = {page.parent / f"{name}.md" for name in names}
+            waiting += [found for found in below - reached if found.exists()]
     assert set(PAGES) - reached == set()
 
 

@@ -23,6 +23,7 @@ from sphinx.util.docutils import SphinxDirective
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 _LEADING_VARIABLE = re.compile(r"([A-Z][A-Z0-9_]{2,})\.\s*")
 _SIMPLE = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
+_PLURALS = {"text": "texts", "number": "numbers", "whole number": "whole numbers", "path": "paths", "part": "parts"}
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
@@ -96,7 +97,8 @@ def _parts(schema: dict[str, Any], path: str, definitions: dict[str, Any]) -> It
         else:
             default = default_text(property_.get("default"))
         text = type_text(property_, definitions)
-        rows.append(Row(key, text, default, property_.get("description", ""), within if part is not None else None))
+        meaning = property_.get("description") or (part or {}).get("description", "").partition("\n\n")[0]
+        rows.append(Row(key, text, default, meaning, within if part is not None else None))
     yield SpecificationPart(path, schema.get("description", ""), rows)
     for within, part in nested:
         yield from _parts(part, within, definitions)
@@ -138,7 +140,8 @@ def type_text(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     if kind == "array":
         if "prefixItems" in schema:
             return f"list of {len(schema['prefixItems'])}"
-        return f"list of {type_text(schema.get('items', {}), definitions)}"
+        item = type_text(schema.get("items", {}), definitions)
+        return f"list of {_PLURALS.get(item, item)}"
     if kind == "object":
         values = schema.get("additionalProperties")
         of = type_text(values, definitions) if isinstance(values, dict) else "anything"
