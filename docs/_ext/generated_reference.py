@@ -92,7 +92,7 @@ def _parts(schema: dict[str, Any], path: str, definitions: dict[str, Any]) -> It
         required = key in schema.get("required", ())
         if required:
             default = "required"
-        elif part is not None and property_.get("default") not in (None, [], {}):
+        elif part is not None and isinstance(property_.get("default"), dict):
             default = "those of its keys"
         else:
             default = default_text(property_.get("default"))
@@ -173,6 +173,8 @@ def default_text(value: Any) -> str:
         return f"`{value}`"
     if isinstance(value, dict):
         return f"`{', '.join(f'{key}: {item}' for key, item in value.items())}`" if value else "none"
+    if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+        return ", ".join(default_text(item) for item in value)
     if isinstance(value, list | tuple):
         return f"`{', '.join(str(item) for item in value)}`" if value else "none"
     return f"`{value}`" if value != "" else "empty"
