@@ -184,23 +184,31 @@ def test_the_license_is_that_of_the_package_metadata():
     assert metadata["license"] == "Apache-2.0" and "Apache License" in text and "The ml-pipeline authors" in text
 
 
+def built(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-E", "-q", str(source), str(target)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, cwd=PROJECT)
+
+
+@pytest.mark.slow
+def test_a_page_that_loads_something_from_elsewhere_fails_the_build(tmp_path):
+    source = tmp_path / "docs"
+    source.mkdir()
+    (source / "conf.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(DOCS / '_ext')!r})\nextensions = ['myst_parser', 'offline']\n",
+        encoding="utf-8",
+    )
+    (source / "index.md").write_text(
+        '# Title\n\n```{raw} html\n<img src="https://cdn.example/x.png">\n```\n', encoding="utf-8"
+    )
+    build = built(source, tmp_path / "html")
+    assert build.returncode == 1
+    assert "index.html loads https://cdn.example/x.png from another server" in build.stderr
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-b",
-        "html",
-        "-W",
-        "--keep-going",
-        "-E",
-        "-q",
-        str(DOCS),
-        str(tmp_path / "html"),
-    ]
-    built = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, cwd=PROJECT)
-    assert built.returncode == 0, built.stderr
+    build = built(DOCS, tmp_path / "html")
+    assert build.returncode == 0, build.stderr
     settings = (tmp_path / "html" / "reference" / "settings.html").read_text(encoding="utf-8")
     assert all(row.name in settings for row in reference.settings_rows(Settings))
     assert offline.check(tmp_path / "html") == []

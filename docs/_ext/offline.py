@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
+from sphinx.util import logging
 
 _REMOTE = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
 _IN_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""", re.IGNORECASE)
@@ -73,8 +73,11 @@ def check(folder: Path) -> list[str]:
 
 
 def _check_site(app: Sphinx, exception: Exception | None) -> None:
-    if exception is None and app.builder.format == "html" and (problems := check(Path(app.outdir))):
-        raise ExtensionError("The site needs a network: " + "; ".join(problems) + ". Put the files into docs/_static.")
+    if exception is not None or app.builder.format != "html":
+        return
+    for problem in check(Path(app.outdir)):
+        logging.getLogger(__name__).warning("%s from another server. Put the file into docs/_static.", problem)
+        app.statuscode = 1  # also where warnings are no errors
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
