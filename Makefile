@@ -3,7 +3,7 @@ PY := .venv/bin/python
 # keeps it, and every command would compile all of its imports again.
 UV := .venv/bin/uv pip install --quiet --python $(PY) --system-certs --no-deps --compile-bytecode
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
-.PHONY: setup setup-browser demo test test-slow up check bench bench-peers lock
+.PHONY: setup setup-browser demo test test-slow up check docs bench bench-peers lock
 
 setup: .venv/installed
 
@@ -38,6 +38,12 @@ test: check
 
 test-slow: setup
 	.venv/bin/pytest -m slow --durations=10
+
+# Offline; warnings are errors, and so is a page that would load something from elsewhere. -E: what the reference is made
+# of lies outside docs/.
+docs: setup
+	.venv/bin/sphinx-build -b html -W --keep-going -E -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 bench: setup
 	@for name in overhead sensor training concurrent_trainings story_points lead_time rework_risk ablation temporal quality \

@@ -27,7 +27,7 @@ from ml_pipeline.settings import Settings, load_settings
 from ml_pipeline.specs.monitoring import Monitoring
 
 PROJECT = Path(__file__).resolve().parent.parent
-GUIDE = (PROJECT / "docs" / "operations.md").read_text(encoding="utf-8")
+GUIDE = (PROJECT / "docs" / "how-to" / "operate.md").read_text(encoding="utf-8")
 RETENTION = "8. Baselines and retention"
 TENANTS = ("acme", "globex")
 NOW = dt.datetime.now(dt.UTC)
@@ -305,7 +305,7 @@ def as_written(default: Any) -> str:
 
 
 def test_the_keys_of_monitoring_are_described_with_their_defaults():
-    text = (PROJECT / "docs" / "add-a-model.md").read_text(encoding="utf-8")
+    text = (PROJECT / "docs" / "how-to" / "add-a-model.md").read_text(encoding="utf-8")
     chapter = text.partition("## What is watched\n")[2].partition("\n## ")[0]
     described, default = [], Monitoring()
     for names, defaults in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", chapter, re.MULTILINE):
