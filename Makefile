@@ -19,7 +19,7 @@ setup: .venv/installed
 	@touch $@
 
 setup-browser: setup
-	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
+	@{ command -v chromium && command -v nginx; } >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium nginx-light)
 
 demo: setup
 	@.venv/bin/ml-pipeline demo

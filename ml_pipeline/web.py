@@ -213,5 +213,5 @@ def exposure_warning(settings: Settings) -> str | None:
         f"WARNING: ML_PIPELINE_HOST={settings.host} opens Dagster's pages (port {settings.dagster_port}) and MLflow's "
         f"(port {settings.mlflow_port}) to every machine that reaches this one. Neither has a login: whoever comes can "
         "start and stop runs, read what is kept of every tenant, and delete models. Remedy: unset ML_PIPELINE_HOST and "
-        'put a reverse proxy with authentication in front (docs/operations.md, "Show the pages to others").'
+        'put a reverse proxy with authentication in front (docs/how-to/operate.md, "Show the pages to others").'
     )

@@ -162,7 +162,7 @@ def take_tour() -> None:
         f"  .venv/bin/ml-pipeline explain --tenant initech --model {MODEL}   the last decisions, with their numbers\n"
         f"  .venv/bin/ml-pipeline replay --tenant initech --model {MODEL} --against weekly\n"
         "                                                                     what another policy would have done\n"
-        "  .venv/bin/ml-pipeline import jira FILE                             your own issues (docs/import.md)\n"
+        "  .venv/bin/ml-pipeline import jira FILE                             your own issues (docs/how-to/import.md)\n"
         "  .venv/bin/ml-pipeline run                                          models for them\n",
         highlight=False,
     )

@@ -109,7 +109,7 @@ def import_file(
         found = "; ".join(f"{reason} ({count})" for reason, count in list(summary.reasons.items())[:3])
         raise ImportFailed(
             f"{source.label}: none of {summary.rows_read:,} rows is usable{f': {found}' if found else ''}. "
-            "See ml.quarantine for each row, and docs/import.md for what a file must hold"
+            "See ml.quarantine for each row, and docs/how-to/import.md for what a file must hold"
         )
     return summary
 
