@@ -163,14 +163,10 @@ class EmbeddedServer:
         self._write_config(user, binaries)
         command = [sys.executable, "-I", "-S", guardian.__file__, str(self.control)]
         self._guardians += 1
-        process = subprocess.Popen(
-            command,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.control / guardian.LOG).open("ab"),
-            start_new_session=True,
-        )
+        with guardian.append(self.control / guardian.LOG) as log:
+            process = subprocess.Popen(
+                command, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         self._wait_until_ready(process)
         prepare_logins(str(self.socket), DATABASE)
 
@@ -281,12 +277,15 @@ class EmbeddedServer:
             "command": [str(binaries / "postgres"), "-D", str(self.data), *given],
             "data": str(self.data),
             "socket": str(self.socket),
+            "pause": 0.1,  # seconds, doubled after each death
             "temporary": _is_temporary(self.socket),
             "uid": user.uid if user.name else None,
             "gid": user.gid,
         }
         written = self.control / f"{guardian.CONFIG}.new"
-        written.write_text(json.dumps(config, indent=1), encoding="utf-8")
+        written.unlink(missing_ok=True)
+        with guardian.append(written) as file:
+            json.dump(config, file, indent=1)
         written.replace(self.control / guardian.CONFIG)
 
     def _see_log(self) -> str:

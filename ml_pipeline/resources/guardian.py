@@ -32,9 +32,14 @@ LOG_BYTES = 10_000_000
 PR_SET_PDEATHSIG = 1
 
 
+def append(path: Path) -> IO[str]:
+    """The file, opened for more; nobody but its owner reads one that is made."""
+    return open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
 def lock(path: Path, how: int) -> IO[str] | None:
     """The open file of a lock that was taken, or None where ``LOCK_NB`` is given and somebody has it."""
-    file = path.open("a")
+    file = append(path)
     try:
         fcntl.flock(file, how)
     except BlockingIOError:
@@ -50,7 +55,7 @@ class Guardian:
         self.control = control
         self.config = json.loads((control / CONFIG).read_text(encoding="utf-8"))
         self.terminated = False
-        self.users = (control / USERS_LOCK).open("a")
+        self.users = append(control / USERS_LOCK)
         self.start: IO[str] | None = None
         self.libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -71,7 +76,7 @@ class Guardian:
                 self._give_up(server.returncode)
                 return
             self._say(f"PostgreSQL ended with code {server.returncode}; it is started again")
-            time.sleep(min(0.1 * 2 ** len(deaths), 5.0))
+            time.sleep(self.config["pause"] * 2 ** len(deaths))
 
     def _terminate(self, *_: object) -> None:
         self.terminated = True
@@ -95,7 +100,7 @@ class Guardian:
         log = self.control / LOG
         if log.exists() and log.stat().st_size > LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
-        with log.open("ab") as output:
+        with append(log) as output:
             return subprocess.Popen(
                 self.config["command"],
                 stdin=subprocess.DEVNULL,
@@ -135,7 +140,7 @@ class Guardian:
 
     def _say(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        with (self.control / LOG).open("a", encoding="utf-8") as log:
+        with append(self.control / LOG) as log:
             log.write(f"{stamp} guardian: {text}\n")
 
 
