@@ -70,6 +70,7 @@ def installed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The test's installation, as Dagster finds it in the environment."""
     environment = {
         "DATABASE_URL": settings.database_url,
+        "ML_PIPELINE_WORKER_DATABASE_URL": settings.worker_database_url,
         "ML_PIPELINE_HOME": str(settings.home),
         "ML_PIPELINE_WORKERS": "2",
         "ML_PIPELINE_TENANT_TIMEOUT": "20",
