@@ -20,7 +20,6 @@ import os
 import pwd
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,10 +30,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
 import psycopg2
 
 from ml_pipeline.resources import guardian
+from ml_pipeline.resources.embedded_leftover import stop_leftover
 from ml_pipeline.resources.embedded_logins import OWNER, SUPERUSER, WORKER, prepare_logins
 from ml_pipeline.resources.folders import FolderUnsafe, closed_above, make_home, own_folder
 from ml_pipeline.resources.postgres import DATABASE, DatabaseUnavailable
@@ -45,7 +44,6 @@ PATIENCE = 60.0  # seconds for a start or a stop by another process
 SOCKET = ".s.PGSQL.5432"
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 PLAIN = re.compile(r"[A-Za-z0-9/._+@=-]+")  # paths that mean themselves in URLs, connection strings and option lists
-CLOCK_ERROR = 60.0  # seconds by which two accounts of when a process started may differ
 NEW_GUARDIANS = 3  # that one process starts in place of those that were killed
 
 
@@ -346,58 +344,6 @@ def _exists(user: str) -> bool:
     except KeyError:
         return False
     return True
-
-
-def stop_leftover(data: Path) -> None:
-    """Stops a server that runs on the folder without a guardian, and removes what a server that is gone left there.
-
-    No process is signalled that is not proven to be that server: its command, its folder, and the time at which it
-    started. The number in ``postmaster.pid`` may be another's since: after a restart, or in a container.
-
-    Raises
-    ------
-    DatabaseUnavailable
-        If a process looks like that server and cannot be proven to be it, or does not stop.
-    """
-    file = data / "postmaster.pid"
-    if not file.exists():
-        return
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    found = _postmaster(data, lines[0] if lines else "")
-    if found is None:
-        file.unlink(missing_ok=True)
-        return
-    started = float(lines[2]) if len(lines) > 2 and lines[2].strip().isdigit() else None
-    if started is None or abs(found.create_time() - started) > CLOCK_ERROR:
-        raise DatabaseUnavailable(
-            f"Process {found.pid} looks like a PostgreSQL server on {data}, but {file} says that it started at another "
-            f"time, so it is not stopped. If it is one: kill -INT {found.pid}"
-        )
-    for number, patience in ((signal.SIGINT, 30), (signal.SIGQUIT, 10)):
-        try:
-            found.send_signal(number)
-            found.wait(patience)
-            file.unlink(missing_ok=True)
-            return
-        except psutil.NoSuchProcess:
-            file.unlink(missing_ok=True)
-            return
-        except psutil.TimeoutExpired:
-            continue
-    raise DatabaseUnavailable(f"PostgreSQL on {data} (process {found.pid}) does not stop. Look at it, then stop it")
-
-
-def _postmaster(data: Path, number: str) -> psutil.Process | None:
-    """The process of that number where it is PostgreSQL in this data folder."""
-    if not number.strip().isdigit():
-        return None
-    try:
-        process = psutil.Process(int(number))
-        if process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE:
-            return process if Path(process.cwd()) == data.resolve() else None
-    except (psutil.NoSuchProcess, psutil.AccessDenied, OverflowError):
-        return None
-    return None
 
 
 def _binaries() -> Path:

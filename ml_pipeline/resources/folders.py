@@ -72,7 +72,7 @@ def own_folder(folder: Path, uid: int, gid: int) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
         raise FolderUnsafe(
             f"{folder} is not a folder of user {uid}, but {_kind(found)} of user {found.st_uid}. Move it away, "
-            "or set ML_PIPELINE_HOME to a folder of your own"
+            "give it to that user if it is yours (chown -R), or set ML_PIPELINE_HOME to a folder of your own"
         )
     close(folder)
     return folder

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from ml_pipeline import launch
 from ml_pipeline.resources import embedded, guardian, postgres
 from ml_pipeline.resources.embedded import OWNER, SUPERUSER, WORKER, EmbeddedServer, embedded_server
+from ml_pipeline.resources.embedded_leftover import stop_leftover
 from ml_pipeline.resources.folders import FolderUnsafe, make_home
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.resources.registry import Registry
@@ -196,7 +197,7 @@ def test_a_server_that_says_it_started_at_another_time_is_left_alone(data: Path)
         lines = file.read_text().splitlines()
         file.write_text("\n".join([*lines[:2], str(int(lines[2]) - 3600), *lines[3:], ""]))
         with pytest.raises(DatabaseUnavailable, match=rf"Process {before.pid} looks like .* kill -INT {before.pid}"):
-            embedded.stop_leftover(data)
+            stop_leftover(data)
         assert before.is_running()
 
 
