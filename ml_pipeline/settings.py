@@ -30,6 +30,11 @@ class Settings(BaseModel):
     database_url: str | None = Field(
         None, description="DATABASE_URL. Any PostgreSQL; without it the embedded server under `home`."
     )
+    worker_database_url: str | None = Field(
+        None,
+        description="ML_PIPELINE_WORKER_DATABASE_URL. The same database for the worker processes, with a login that "
+        "can do nothing but their work; DATABASE_URL unless set.",
+    )
     home: Path = Field(
         PROJECT_ROOT / ".local", description="ML_PIPELINE_HOME. Everything that is kept on this machine."
     )
@@ -194,9 +199,24 @@ class Settings(BaseModel):
             return self.host
         return "127.0.0.1" if address.is_any else address.in_url
 
+    @field_validator("home")
+    @classmethod
+    def _is_a_usable_path(cls, value: Path) -> Path:
+        """``::`` chains stores in the URLs of artifacts; a line break ends a line of the files that name the path."""
+        for character in ("::", *(character for character in str(value) if not character.isprintable())):
+            if character in str(value):
+                raise ValueError(f"the path holds {character!r}, which the artifact store cannot take")
+        return value
+
     @property
     def artifacts(self) -> str:
         return self.artifacts_url or str(self.home / "artifacts")
+
+    def for_workers(self) -> Settings:
+        """What a worker process is given: its own login, where there is one."""
+        if self.worker_database_url is None:
+            return self
+        return self.model_copy(update={"database_url": self.worker_database_url})
 
     def version_page(self, registered_model: str, version: int) -> str:
         """Address of a model version's page in MLflow."""
@@ -206,6 +226,7 @@ class Settings(BaseModel):
 
 _VARIABLES = {
     "DATABASE_URL": "database_url",
+    "ML_PIPELINE_WORKER_DATABASE_URL": "worker_database_url",
     "ML_PIPELINE_HOME": "home",
     "DAGSTER_HOME": "dagster_home",
     "ML_PIPELINE_ARTIFACTS": "artifacts_url",
@@ -246,7 +267,7 @@ _VARIABLES = {
     "ML_PIPELINE_ALERT_ATTEMPTS": "alert_attempts",
 }
 
-_SECRETS = ("DATABASE_URL", "ML_PIPELINE_ALERT_WEBHOOK", "ML_PIPELINE_ALERT_SMTP")
+_SECRETS = ("DATABASE_URL", "ML_PIPELINE_WORKER_DATABASE_URL", "ML_PIPELINE_ALERT_WEBHOOK", "ML_PIPELINE_ALERT_SMTP")
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -304,6 +325,7 @@ export_to_children(
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "1",  # connections that each of its stores keeps, in each worker process
         "DAGSTER_DISABLE_TELEMETRY": "true",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }

@@ -64,6 +64,19 @@ def test_a_name_of_the_pages_that_is_none_is_refused_with_what_is_expected(name:
         load_settings({"ML_PIPELINE_ALLOWED_HOSTS": f"good.example.com,{name}"})
 
 
+@pytest.mark.parametrize("home", ["/srv/a::b", "/srv/a\nb", "/srv/a\x07b", "/srv/a\udcffb"])
+def test_a_home_that_the_artifact_store_cannot_take_is_refused_by_name(home: str):
+    with pytest.raises(SettingsError, match=r"^ML_PIPELINE_HOME=.* which the artifact store cannot take"):
+        load_settings({"ML_PIPELINE_HOME": home})
+
+
+def test_workers_are_given_their_own_login():
+    ours, theirs = "postgresql://ann:x@db/shop", "postgresql://bob:y@db/shop"
+    logins = {"DATABASE_URL": ours, "ML_PIPELINE_WORKER_DATABASE_URL": theirs}
+    assert load_settings(logins).for_workers().database_url == theirs
+    assert load_settings({"DATABASE_URL": ours}).for_workers().database_url == ours
+
+
 def test_settings_travel_to_worker_processes():
     settings = load_settings({"DATABASE_URL": "postgresql://db/x", "ML_PIPELINE_WORKERS": "3"})
     assert pickle.loads(pickle.dumps(settings)) == settings

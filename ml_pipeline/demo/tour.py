@@ -18,6 +18,7 @@ from ml_pipeline.demo.story import lived_until, tell
 from ml_pipeline.importers import import_tables
 from ml_pipeline.lifecycle.retraining import Request
 from ml_pipeline.resources.compute import Compute
+from ml_pipeline.resources.connections import bounded_workers
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
@@ -94,7 +95,7 @@ class Tour:
         waiting = list(tenants)
         while waiting:
             lives = [(tenant, life) for tenant in waiting if (life := self._life(tenant, until)) is not None]
-            compute = Compute(self.settings.workers, self.settings.tenant_timeout, advance)
+            compute = Compute(bounded_workers(self.settings), self.settings.tenant_timeout, advance)
             waiting = []
             for lived in self._lived(compute, lives):
                 if lived.approved is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ml_pipeline.resources import postgres
+from ml_pipeline.resources.stores import open_store
 from ml_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -259,9 +260,7 @@ class Registry:
         TamperedArtifact
             If the manifest or the file is not the one that was registered.
         """
-        import fsspec
-
-        filesystem, path = fsspec.url_to_fs(version.source)
+        filesystem, path = open_store(version.source)
 
         def read(stored: str) -> bytes:
             try:
@@ -355,18 +354,14 @@ def _as_url(location: str) -> str:
 
 
 def _upload(folder: Path, url: str) -> None:
-    import fsspec
-
-    filesystem, path = fsspec.url_to_fs(url)
+    filesystem, path = open_store(url)
     filesystem.makedirs(path, exist_ok=True)
     for file in sorted(folder.iterdir()):
         filesystem.put_file(str(file), f"{path}/{file.name}")
 
 
 def _download(url: str, folder: Path) -> None:
-    import fsspec
-
-    filesystem, path = fsspec.url_to_fs(url)
+    filesystem, path = open_store(url)
     folder.mkdir(parents=True)
     for remote in filesystem.ls(path, detail=False):
         filesystem.get_file(remote, str(folder / Path(remote).name))

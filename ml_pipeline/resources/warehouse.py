@@ -67,7 +67,7 @@ class Warehouse:
     def operator(self) -> Iterator[sa.Connection]:
         """A read-only transaction that sees every tenant: for fleet status, never for a tenant's own work.
 
-        One figure of those who agreed to share is the exception (``ml_pipeline.work.sharing``).
+        The login of the workers may not.
         """
         with self._begin(self._url_as(OPERATOR_ROLE, default_transaction_read_only="on")) as connection:
             yield connection
