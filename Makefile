@@ -1,18 +1,25 @@
 PY := .venv/bin/python
-.PHONY: setup setup-browser demo test up check bench bench-peers lock
+# Bytecode is compiled here, once: where PYTHONDONTWRITEBYTECODE is set, as in most container images, Python itself never
+# keeps it, and every command would compile all of its imports again.
+UV := .venv/bin/uv pip install --quiet --python $(PY) --system-certs --no-deps --compile-bytecode
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+.PHONY: setup setup-browser demo test test-slow up check docs bench bench-peers lock
 
 setup: .venv/installed
 
 .venv/installed: requirements.lock requirements-uv.lock pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	python3 -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
-	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --require-hashes -r requirements.lock
-	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	$(PIP) --require-hashes -r requirements-uv.lock
+	$(UV) --require-hashes -r requirements.lock || { \
+	    echo "uv could not install for the reason above (a proxy, or its certificates): pip does it, which takes minutes."; \
+	    $(PIP) --no-deps --require-hashes -r requirements.lock; }
+	$(PIP) --no-deps --no-build-isolation --editable .
+	$(PY) -m compileall -q ml_pipeline
 	@touch $@
 
 setup-browser: setup
-	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
+	@{ command -v chromium && command -v nginx; } >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium nginx-light)
 
 demo: setup
 	@.venv/bin/ml-pipeline demo
@@ -28,6 +35,15 @@ check: setup
 
 test: check
 	.venv/bin/pytest
+
+test-slow: setup
+	.venv/bin/pytest -m slow --durations=10
+
+# Offline; warnings are errors, and so is a page that would load something from elsewhere. -E: what the reference is made
+# of lies outside docs/.
+docs: setup
+	.venv/bin/sphinx-build -b html -W --keep-going -E -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 bench: setup
 	@for name in overhead sensor training concurrent_trainings story_points lead_time rework_risk ablation temporal quality \

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import dagster as dg
 
 from ml_pipeline import launch
-from ml_pipeline.resources import postgres
+from ml_pipeline.resources import embedded, postgres
 from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children
 
 
@@ -22,10 +22,13 @@ def temporary_installation(workers: int = 2) -> Iterator[Settings]:
     launch.quiet()
     with TemporaryDirectory(prefix="ml-pipeline-benchmark-") as folder:
         home = Path(folder)
-        with postgres.embedded_server(home / "postgres") as url:
-            values = {"DATABASE_URL": url, "ML_PIPELINE_HOME": folder, "ML_PIPELINE_WORKERS": str(workers)}
-            export_to_children(values | {"DAGSTER_HOME": folder})
-            settings = Settings(database_url=url, home=home, workers=workers)
+        home.chmod(0o711)  # PostgreSQL, where root runs this, is another user
+        with embedded.embedded_server(home / "postgres") as server:
+            urls = {"database_url": server.url(), "worker_database_url": server.url(embedded.WORKER)}
+            values = {"DATABASE_URL": server.url(), "ML_PIPELINE_WORKER_DATABASE_URL": server.url(embedded.WORKER)}
+            values |= {"ML_PIPELINE_HOME": folder, "ML_PIPELINE_WORKERS": str(workers), "DAGSTER_HOME": folder}
+            export_to_children(values)
+            settings = Settings(**urls, home=home, workers=workers)
             launch.prepare(settings)
             yield settings
             postgres.close_engines(postgres.DATABASE)

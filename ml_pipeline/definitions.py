@@ -10,6 +10,7 @@ from ml_pipeline import partitions
 from ml_pipeline.assets.factory import monitoring_assets, training_assets
 from ml_pipeline.jobs import rollback_job
 from ml_pipeline.resources.dagster_resources import Installation
+from ml_pipeline.resources.folders import hide_new_files
 from ml_pipeline.sensors.alert_delivery import alert_delivery
 from ml_pipeline.sensors.deployments import cut_off_deployments
 from ml_pipeline.sensors.registry_sync import registry_sync
@@ -66,4 +67,5 @@ def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> d
     )
 
 
+hide_new_files()  # of the processes in which Dagster runs this code
 defs = definitions(load_specs(load_settings().specs), Installation())

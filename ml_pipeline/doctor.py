@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from ml_pipeline.lifecycle.policy import PolicyError
+from ml_pipeline.resources.connections import excessive_rights
 from ml_pipeline.resources.notifier import channels
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.resources.registry import Registry
@@ -36,6 +37,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings = [
         Finding("database", True, f"PostgreSQL {server}, {len(tenants)} tenants"),
         Finding("MLflow", True, f"{len(Registry(settings).aliases())} registered models"),
+        *(Finding("logins", ok, detail) for ok, detail in excessive_rights(settings)),
         _artifacts(settings),
         *_loop(settings),
     ]

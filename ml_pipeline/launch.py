@@ -16,7 +16,9 @@ import dagster as dg
 from ml_pipeline import partitions
 from ml_pipeline.recovery import leased_run
 from ml_pipeline.resources.compute import Compute
+from ml_pipeline.resources.connections import admit_worker, bounded_workers
 from ml_pipeline.resources.dagster_resources import Installation
+from ml_pipeline.resources.registry import SCHEMA as MLFLOW_SCHEMA
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, load_settings
@@ -33,7 +35,7 @@ def watched_installation(announce: Progress) -> Installation:
     class WatchedInstallation(Installation):
         def compute(self) -> Compute:
             settings = self.settings()
-            return Compute(settings.workers, settings.tenant_timeout, announce)
+            return Compute(bounded_workers(settings), settings.tenant_timeout, announce)
 
     return WatchedInstallation()
 
@@ -49,6 +51,7 @@ def prepare(settings: Settings) -> None:
     """Makes everything that the pipeline keeps in the database: tables, MLflow's and Dagster's schemas."""
     Warehouse(settings).migrate()
     Registry(settings).prepare()
+    admit_worker(settings, MLFLOW_SCHEMA)
 
 
 @contextmanager
@@ -57,6 +60,7 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     export_to_children(
         {
             "DATABASE_URL": settings.database_url or "",
+            "ML_PIPELINE_WORKER_DATABASE_URL": settings.worker_database_url or "",
             "ML_PIPELINE_HOME": str(settings.home),
             "DAGSTER_HOME": str(dagster_home(settings)),
         }

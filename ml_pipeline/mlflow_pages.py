@@ -2,18 +2,20 @@
 
 Registered as an ``mlflow.app``. What a first visitor sees otherwise (a promotion over the registry, an assistant that
 opens by itself, a note about telemetry, which is off) is switched off in the browser's local storage alone, so the page
-itself sets it there, for keys that the visitor has not set.
+itself sets it there, for keys that the visitor has not set. MLflow's own checks believe every page of this machine,
+whatever its port; ``ml_pipeline.web`` in front of them does not.
 """
 
 from __future__ import annotations
 
 import json
 
-from mlflow.server.fastapi_app import app
+from mlflow.server.fastapi_app import app as mlflow_app
 from starlette.requests import Request
 from starlette.responses import Response
 
-__all__ = ["app"]
+from ml_pipeline import web
+from ml_pipeline.settings import load_settings
 
 SEEN_BEFORE = {
     "_mlflow_model_registry_promo_modal_dismissed_v1": True,
@@ -30,7 +32,7 @@ SCRIPT = (
 )
 
 
-@app.middleware("http")
+@mlflow_app.middleware("http")
 async def as_on_a_second_visit(request: Request, call_next) -> Response:
     """Puts the script in front of everything else in the one page that MLflow's pages consist of."""
     response = await call_next(request)
@@ -39,3 +41,6 @@ async def as_on_a_second_visit(request: Request, call_next) -> Response:
     page = b"".join([chunk async for chunk in response.body_iterator])
     headers = {name: value for name, value in response.headers.items() if name not in ("content-length", "etag")}
     return Response(page.replace(b"<head>", b"<head>" + SCRIPT.encode(), 1), response.status_code, headers)
+
+
+app = web.guarded(mlflow_app, load_settings())

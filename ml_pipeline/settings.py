@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
+from ml_pipeline import hosts
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 AlertLevel = Literal["LOW", "MEDIUM", "HIGH", "CRITICAL"]
@@ -28,6 +30,11 @@ class Settings(BaseModel):
     database_url: str | None = Field(
         None, description="DATABASE_URL. Any PostgreSQL; without it the embedded server under `home`."
     )
+    worker_database_url: str | None = Field(
+        None,
+        description="ML_PIPELINE_WORKER_DATABASE_URL. The same database for the worker processes, with a login that "
+        "can do nothing but their work; DATABASE_URL unless set.",
+    )
     home: Path = Field(
         PROJECT_ROOT / ".local", description="ML_PIPELINE_HOME. Everything that is kept on this machine."
     )
@@ -42,6 +49,11 @@ class Settings(BaseModel):
         (), description="ML_PIPELINE_SPECS. Further folders of model YAML files, separated by the path separator."
     )
     host: str = Field("127.0.0.1", description="ML_PIPELINE_HOST. Address that the web pages listen on.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="ML_PIPELINE_ALLOWED_HOSTS. Further names, separated by commas, under which the web pages may be "
+        "opened, as behind a reverse proxy; with a port where only that one counts.",
+    )
     dagster_port: int = Field(3000, ge=1, le=65535, description="ML_PIPELINE_DAGSTER_PORT.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="ML_PIPELINE_MLFLOW_PORT.")
     mlflow_url: str | None = Field(
@@ -170,23 +182,57 @@ class Settings(BaseModel):
                 raise ValueError(f"expected {schemes[0]}://host or {schemes[1]}://host, with a valid port if any")
         return value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            address = hosts.parse(name)
+            if address is None or address.is_any:
+                raise ValueError(f"{name!r} is not a host name; expected names as pages.example.com or 10.0.0.5:3000")
+        return value
+
+    @property
+    def page_host(self) -> str:
+        """Where a browser on this machine finds the pages, as a URL has it."""
+        address = hosts.parse(self.host)
+        if address is None:
+            return self.host
+        return "127.0.0.1" if address.is_any else address.in_url
+
+    @field_validator("home")
+    @classmethod
+    def _is_a_usable_path(cls, value: Path) -> Path:
+        """``::`` chains stores in the URLs of artifacts; a line break ends a line of the files that name the path."""
+        for character in ("::", *(character for character in str(value) if not character.isprintable())):
+            if character in str(value):
+                raise ValueError(f"the path holds {character!r}, which the artifact store cannot take")
+        return value
+
     @property
     def artifacts(self) -> str:
         return self.artifacts_url or str(self.home / "artifacts")
 
+    def for_workers(self) -> Settings:
+        """What a worker process is given: its own login, where there is one."""
+        if self.worker_database_url is None:
+            return self
+        return self.model_copy(update={"database_url": self.worker_database_url})
+
     def version_page(self, registered_model: str, version: int) -> str:
         """Address of a model version's page in MLflow."""
-        base = self.mlflow_url or f"http://{self.host}:{self.mlflow_port}"
+        base = self.mlflow_url or f"http://{self.page_host}:{self.mlflow_port}"
         return f"{base.rstrip('/')}/#/models/{registered_model}/versions/{version}"
 
 
 _VARIABLES = {
     "DATABASE_URL": "database_url",
+    "ML_PIPELINE_WORKER_DATABASE_URL": "worker_database_url",
     "ML_PIPELINE_HOME": "home",
     "DAGSTER_HOME": "dagster_home",
     "ML_PIPELINE_ARTIFACTS": "artifacts_url",
     "ML_PIPELINE_SPECS": "specs",
     "ML_PIPELINE_HOST": "host",
+    "ML_PIPELINE_ALLOWED_HOSTS": "allowed_hosts",
     "ML_PIPELINE_DAGSTER_PORT": "dagster_port",
     "ML_PIPELINE_MLFLOW_PORT": "mlflow_port",
     "ML_PIPELINE_MLFLOW_URL": "mlflow_url",
@@ -221,7 +267,7 @@ _VARIABLES = {
     "ML_PIPELINE_ALERT_ATTEMPTS": "alert_attempts",
 }
 
-_SECRETS = ("DATABASE_URL", "ML_PIPELINE_ALERT_WEBHOOK", "ML_PIPELINE_ALERT_SMTP")
+_SECRETS = ("DATABASE_URL", "ML_PIPELINE_WORKER_DATABASE_URL", "ML_PIPELINE_ALERT_WEBHOOK", "ML_PIPELINE_ALERT_SMTP")
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -243,12 +289,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         values["specs"] = tuple(
             Path(part).expanduser().resolve() for part in str(values["specs"]).split(os.pathsep) if part
         )
-    if "auto_retrain_models" in values:
-        values["auto_retrain_models"] = tuple(
-            name.strip() for name in str(values["auto_retrain_models"]).split(",") if name.strip()
-        )
-    if "alert_to" in values:
-        values["alert_to"] = tuple(part.strip() for part in str(values["alert_to"]).split(",") if part.strip())
+    for field in ("allowed_hosts", "auto_retrain_models", "alert_to"):
+        if field in values:
+            values[field] = tuple(part.strip() for part in str(values[field]).split(",") if part.strip())
     if "home" in values:
         values["home"] = Path(str(values["home"])).expanduser().resolve()
     try:
@@ -282,6 +325,7 @@ export_to_children(
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "1",  # connections that each of its stores keeps, in each worker process
         "DAGSTER_DISABLE_TELEMETRY": "true",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }

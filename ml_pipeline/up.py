@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -10,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ml_pipeline import launch
+from ml_pipeline import launch, leash, web
+from ml_pipeline.resources import embedded
 from ml_pipeline.resources.registry import tracking_url
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children
@@ -60,8 +61,8 @@ def services(settings: Settings) -> list[Service]:
     return [
         Service(
             "Dagster",
-            [*python, "dagster_webserver", "-h", host, "-p", dagster, "-w", workspace],
-            f"http://{host}:{dagster}/",
+            [*python, "ml_pipeline.dagster_pages", "-h", host, "-p", dagster, "-w", workspace],
+            f"http://{settings.page_host}:{dagster}/",
         ),
         Service("daemon", [*python, "dagster._daemon", "run", "-w", workspace]),
         Service(
@@ -78,10 +79,23 @@ def services(settings: Settings) -> list[Service]:
                 "1",
                 "--app-name",
                 "ml-pipeline",
+                *_mlflow_names(settings),
             ],
-            f"http://{host}:{mlflow}/#/models",
+            f"http://{settings.page_host}:{mlflow}/#/models",
         ),
     ]
+
+
+def _mlflow_names(settings: Settings) -> list[str]:
+    """MLflow's own checks, behind those of ``web``, told of the same names; a pattern matches any port."""
+    allowed, origins = [], []
+    for address in sorted(web.allowed_addresses(settings), key=str):
+        name, port = address.in_url, address.port or "*"
+        # MLflow takes a bracket in a pattern for a set of characters.
+        pattern = f"{name.replace('[', '[[]') if port == '*' else name}:{port}"
+        allowed += [name, pattern]
+        origins += [f"{scheme}://{end}" for scheme in ("http", "https") for end in (name, pattern)]
+    return ["--allowed-hosts", ",".join(allowed), "--cors-allowed-origins", ",".join(origins)]
 
 
 def check_port(host: str, port: int, variable: str) -> None:
@@ -117,15 +131,17 @@ def serve(settings: Settings, console: Console) -> None:
             while not stopping.wait(0.5):
                 _check_alive(running)
         finally:
-            console.print("Stopping.")
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                console.print("Stopping.")
             _stop(running)
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and a termination signal set, in place of what they do otherwise."""
+    """An event that Ctrl-C, a closed terminal and a termination signal set, in place of what they do otherwise."""
     stopping = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in numbers}
     try:
         yield stopping
     finally:
@@ -147,11 +163,15 @@ def _tell_mlflow(settings: Settings) -> None:
 
 
 def _start(service: Service, logs: Path) -> Running:
-    logs.mkdir(parents=True, exist_ok=True)
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = logs / f"{service.name.lower()}.log"
+    command = [sys.executable, "-I", "-S", leash.__file__, *service.command]
     with path.open("ab") as log:
-        # A session of its own: Ctrl-C reaches this process alone, which then stops the others with all they started.
-        process = subprocess.Popen(service.command, cwd=PROJECT_ROOT, stdout=log, stderr=log, start_new_session=True)
+        # A session of its own: Ctrl-C reaches this process alone, which then stops the others with all they started. If
+        # it is killed itself, the pipe ends, and what holds its other end stops them.
+        process = subprocess.Popen(
+            command, cwd=PROJECT_ROOT, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
     return Running(service, process, path)
 
 
@@ -175,7 +195,7 @@ def _answers(page: str) -> bool:
     try:
         with urllib.request.urlopen(page, timeout=5):
             return True
-    except (urllib.error.URLError, TimeoutError):
+    except (OSError, http.client.HTTPException):  # not yet: refused, cut off, or an error of a server that starts
         return False
 
 
@@ -184,7 +204,10 @@ def _check_alive(running: list[Running]) -> None:
     ------
     ServiceEnded
         If a process has ended by itself.
+    DatabaseUnavailable
+        If the embedded PostgreSQL has died too often.
     """
+    embedded.check_held()
     for one in running:
         code = one.process.poll()
         if code is not None:

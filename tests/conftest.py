@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ml_pipeline.resources import postgres
+from ml_pipeline import launch
+from ml_pipeline.resources import embedded, postgres
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
@@ -37,19 +38,36 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """URL of the session's PostgreSQL server.
+    """URL of the session's PostgreSQL server for its superuser, who makes and removes the tests' databases.
 
     Not in pytest's own folder: each pytest that starts closes that to everybody but its user, and PostgreSQL, when root
     runs the tests, is another. Nothing of these databases has to outlive a power cut, so nothing is flushed to disk.
     """
-    folder = TemporaryDirectory(prefix="ml-pipeline-tests-", ignore_cleanup_errors=True)
-    with folder as path, postgres.embedded_server(Path(path) / "data") as url:
-        connecting = sa.create_engine(postgres.parse_url(url), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with connecting.connect() as connection:
-            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-                connection.execute(sa.text(f"ALTER SYSTEM SET {setting} = off"))
-            connection.execute(sa.text("SELECT pg_reload_conf()"))
-        yield url
+    with TemporaryDirectory(prefix="ml-pipeline-tests-", ignore_cleanup_errors=True) as path:
+        Path(path).chmod(0o711)
+        with embedded.embedded_server(Path(path) / "home" / "postgres") as running:
+            url = running.url(embedded.SUPERUSER)
+            connecting = sa.create_engine(postgres.parse_url(url), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+            with connecting.connect() as connection:
+                for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                    connection.execute(sa.text(f"ALTER SYSTEM SET {setting} = off"))
+                connection.execute(sa.text("SELECT pg_reload_conf()"))
+            yield url
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can pass through, as PostgreSQL has to where root runs the tests."""
+    with TemporaryDirectory(prefix="ml-pipeline-tests-", ignore_cleanup_errors=True) as path:
+        Path(path).chmod(0o711)
+        yield Path(path)
+
+
+def settings_of(server: str, database: str, **changes: Any) -> Settings:
+    """Settings of an installation in one of the server's databases, with the logins of the product."""
+    url = postgres.parse_url(server).set(drivername="postgresql", database=database)
+    logins = {"database_url": embedded.OWNER, "worker_database_url": embedded.WORKER}
+    return Settings(**{name: postgres.plain(url.set(username=login)) for name, login in logins.items()} | changes)
 
 
 @pytest.fixture(scope="session")
@@ -57,12 +75,11 @@ def template_database(server: str) -> str:
     """Name of a migrated database that others are copied from: a copy takes a tenth of a migration's time."""
     name = "template_migrated"
     administration = postgres.parse_url(server)
-    postgres.create_database(administration, name)
-    migrated = Settings(database_url=postgres.plain(administration.set(database=name)))
-    Warehouse(migrated).migrate()
-    Registry(migrated).prepare()
-    # A database can be copied only while nobody is connected to it, and MLflow keeps its connections.
-    with sa.create_engine(administration, poolclass=sa.NullPool).connect() as connection:
+    connecting = sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with connecting.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER {embedded.OWNER}"))
+        launch.prepare(settings_of(server, name))
+        # A database can be copied only while nobody is connected to it, and MLflow keeps its connections.
         query = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE datname = :name"
         connection.execute(sa.text(query), {"name": name})
     return name
@@ -75,12 +92,18 @@ def settings(server: str, template_database: str, tmp_path: Path) -> Iterator[Se
     name = f"test_{uuid.uuid4().hex[:12]}"
     connecting = sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with connecting.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template_database}"))
-    database_url = postgres.plain(administration.set(drivername="postgresql", database=name))
-    yield Settings(database_url=database_url, home=tmp_path, workers=2)
+        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER {embedded.OWNER} TEMPLATE {template_database}"))
+    yield settings_of(server, name, home=tmp_path, workers=2)
     postgres.close_engines(name)
     with connecting.connect() as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def superuser(server: str, settings: Settings) -> sa.Engine:
+    """The test's own database for the superuser, whom nothing of the product is."""
+    database = postgres.parse_url(settings.database_url or "").database
+    return postgres.engine(postgres.parse_url(server).set(database=database))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from ml_pipeline.cli import main
 from ml_pipeline.partitions import today
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.folders import OWN_FOLDERS
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 
@@ -37,10 +38,17 @@ STATUS_KEYS = [
 ]
 
 
+def closed(home: Path) -> bool:
+    """Whether what the pipeline has written into its folders can be read by its own user alone."""
+    made = [path for name in OWN_FOLDERS for path in [home / name, *(home / name).rglob("*")] if path.exists()]
+    return {path.stat().st_mode & 0o777 for path in made} == {0o700, 0o600}
+
+
 @pytest.fixture
 def typed(settings: Settings, monkeypatch: pytest.MonkeyPatch):
     """Runs a command against the test's own installation."""
     environment = {"DATABASE_URL": settings.database_url, "ML_PIPELINE_HOME": settings.home, "ML_PIPELINE_WORKERS": 2}
+    environment["ML_PIPELINE_WORKER_DATABASE_URL"] = str(settings.worker_database_url)
     for name, value in (environment | {"DAGSTER_HOME": settings.home}).items():
         monkeypatch.setenv(name, str(value))
 
@@ -92,6 +100,7 @@ def test_from_an_export_to_a_serving_version_its_rollback_and_back(typed, tmp_pa
     absent = typed("promote", "--tenant", "acme", "--model", "story_points", "--version", 7)
     assert absent.exit_code == 1
     assert "there is no version 7; the versions are: 1" in absent.stderr
+    assert closed(tmp_path)
 
 
 def test_a_second_version_is_promoted_by_hand_and_rolled_back(typed, tmp_path: Path, settings: Settings):
@@ -137,6 +146,19 @@ def test_a_moment_that_is_none_is_refused_before_anything_is_done(typed):
     result = typed("run", "--as-of", "yesterday")
     assert result.exit_code == 1
     assert "as-of is 'yesterday'. Write 'latest', a date (2026-01-31) or a time" in re.sub(r"\s+", " ", result.stderr)
+
+
+def test_two_files_that_would_become_one_tenant_are_refused_before_anything_is_loaded(typed, tmp_path: Path, settings):
+    for customer in ("custA", "custB"):
+        (tmp_path / customer).mkdir()
+    paths = [export(tmp_path / customer, "Jira", 20) for customer in ("custA", "custB")]
+    refused = typed("import", "jira", *paths)
+    assert refused.exit_code == 1
+    assert "custA/Jira.csv" in refused.stderr and "custB/Jira.csv" in refused.stderr and "--tenant" in refused.stderr
+    assert Warehouse(settings).tenants() == []
+    parts = typed("import", "jira", *paths, "--tenant", "acme", "--json")
+    assert [part["file"] for part in json.loads(parts.stdout)] == ["custA/Jira.csv", "custB/Jira.csv"]
+    assert Warehouse(settings).tenants() == ["acme"]
 
 
 def test_an_import_reports_its_counts_and_goes_on_after_a_file_that_fails(typed, tmp_path: Path):

@@ -22,12 +22,13 @@ from ml_pipeline.lifecycle.safeguards import BY_CRITICAL, BY_HAND, REPORTED, che
 from ml_pipeline.lifecycle.state import State
 from ml_pipeline.monitoring.health import WEIGHTS
 from ml_pipeline.resources import postgres, tables
+from ml_pipeline.resources.connections import admit_worker
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings, load_settings
 from ml_pipeline.specs.monitoring import Monitoring
 
 PROJECT = Path(__file__).resolve().parent.parent
-GUIDE = (PROJECT / "docs" / "operations.md").read_text(encoding="utf-8")
+GUIDE = (PROJECT / "docs" / "how-to" / "operate.md").read_text(encoding="utf-8")
 RETENTION = "8. Baselines and retention"
 TENANTS = ("acme", "globex")
 NOW = dt.datetime.now(dt.UTC)
@@ -108,6 +109,28 @@ def operator(settings: Settings, warehouse: Warehouse) -> Iterator[sa.Connection
     with engine.connect() as connection:
         connection.exec_driver_sql(CONNECTING)
         yield connection
+
+
+def test_the_login_for_workers_that_the_guide_makes_has_no_more_rights_than_they_need(
+    settings: Settings, superuser: sa.Engine
+):
+    (statement,) = blocks("pgsql")
+    url = postgres.parse_url(settings.database_url or "")
+    login = statement.split()[2]
+    with postgres.engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(statement)
+        try:
+            own = settings.model_copy(update={"worker_database_url": postgres.plain(url.set(username=login))})
+            admit_worker(own, "mlflow")
+            rights = (
+                "SELECT pg_has_role(%s, 'ml_app', 'SET'), pg_has_role(%s, 'ml_operator', 'SET'), rolsuper FROM pg_roles"
+            )
+            found = connection.exec_driver_sql(f"{rights} WHERE rolname = %s", (login,) * 3).one()
+            assert found == (True, False, False)
+        finally:
+            with superuser.begin() as removing:
+                removing.exec_driver_sql(f"DROP OWNED BY {login}")
+                removing.exec_driver_sql(f"DROP ROLE {login}")
 
 
 def answers(connection: sa.Connection, query: str) -> list[sa.RowMapping]:
@@ -305,7 +328,7 @@ def as_written(default: Any) -> str:
 
 
 def test_the_keys_of_monitoring_are_described_with_their_defaults():
-    text = (PROJECT / "docs" / "add-a-model.md").read_text(encoding="utf-8")
+    text = (PROJECT / "docs" / "how-to" / "add-a-model.md").read_text(encoding="utf-8")
     chapter = text.partition("## What is watched\n")[2].partition("\n## ")[0]
     described, default = [], Monitoring()
     for names, defaults in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", chapter, re.MULTILINE):

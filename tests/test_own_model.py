@@ -95,6 +95,7 @@ def installed(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The test's installation in the environment, with a folder for specifications."""
     (tmp_path / "specs").mkdir()
     monkeypatch.setenv("DATABASE_URL", str(settings.database_url))
+    monkeypatch.setenv("ML_PIPELINE_WORKER_DATABASE_URL", str(settings.worker_database_url))
     monkeypatch.setenv("ML_PIPELINE_HOME", str(settings.home))
     monkeypatch.setenv("ML_PIPELINE_SPECS", str(tmp_path / "specs"))
     monkeypatch.setenv("ML_PIPELINE_WORKERS", "2")

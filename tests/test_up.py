@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 import pytest
 
 from ml_pipeline import up
+from ml_pipeline.resources import embedded, guardian
+from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.settings import PROJECT_ROOT, Settings
 
 PATIENCE = 120.0
@@ -139,9 +142,32 @@ def ended(process: subprocess.Popen, log: Path) -> int:
         raise AssertionError(f"it goes on after a minute:\n{log.read_text()}") from None
 
 
+def is_gone(home: Path, seconds: float = 15.0) -> bool:
+    """Whether nothing of an installation runs, now or soon."""
+    deadline = time.monotonic() + seconds
+    while processes_of(home) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not processes_of(home)
+
+
+def postmaster(home: Path) -> int:
+    return int((home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+
+
+def answers_again(question: Callable[[], Any]) -> Any:
+    """What is answered within a minute of a server that was started again."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return question()
+        except (OSError, KeyError, TypeError):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
 @needs_proc
-def test_everything_answers_stops_without_a_trace_and_remembers(tmp_path: Path):
-    settings = Settings(home=tmp_path / "home", dagster_port=free_port(), mlflow_port=free_port())
+def test_everything_answers_stops_without_a_trace_and_remembers(open_folder: Path):
+    settings = Settings(home=open_folder / "home", dagster_port=free_port(), mlflow_port=free_port())
     dagster, mlflow = settings.dagster_port, f"http://127.0.0.1:{settings.mlflow_port}"
     with up_and_running(settings) as process:
         location = '{repositoryLocationName: "ml_pipeline", repositoryName: "__repository__"}'
@@ -152,8 +178,10 @@ def test_everything_answers_stops_without_a_trace_and_remembers(tmp_path: Path):
         assert telemetry["disable_ui_telemetry"] is True
         experiment = answer(f"{mlflow}/api/2.0/mlflow/experiments/create", {"name": "kept"})["experiment_id"]
         assert any("postgres" in command for command in processes_of(settings.home).values())
-        assert stopped_by(signal.SIGINT, process) == 0
+        assert stopped_by(signal.SIGHUP, process) == 0
     assert processes_of(settings.home) == {}
+    opened = [path for path in settings.home.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o066]
+    assert opened == []
 
     with up_and_running(settings) as process:
         keys = graphql(
@@ -163,8 +191,86 @@ def test_everything_answers_stops_without_a_trace_and_remembers(tmp_path: Path):
         assert keys["assetNodeOrError"]["partitionKeys"] == ["acme"]
         kept = answer(f"{mlflow}/api/2.0/mlflow/experiments/get?experiment_id={experiment}")
         assert kept["experiment"]["name"] == "kept"
-        assert stopped_by(signal.SIGTERM, process) == 0
-    assert processes_of(settings.home) == {}
+
+        before = postmaster(settings.home)
+        os.kill(before, signal.SIGKILL)
+        runs = "{ runsOrError(limit: 1) { __typename } assetsOrError { __typename } }"
+        listed = answers_again(lambda: graphql(dagster, runs))
+        assert (listed["runsOrError"]["__typename"], listed["assetsOrError"]["__typename"]) == (
+            "Runs",
+            "AssetConnection",
+        )
+        kept = answers_again(lambda: answer(f"{mlflow}/api/2.0/mlflow/experiments/get?experiment_id={experiment}"))
+        assert kept["experiment"]["name"] == "kept"
+        assert postmaster(settings.home) != before
+        assert process.poll() is None
+
+        assert stopped_by(signal.SIGKILL, process) == -signal.SIGKILL
+    assert is_gone(settings.home)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_a_closed_terminal_and_a_termination_signal_stop_everything(number: signal.Signals):
+    before = signal.getsignal(number)
+    with up._stop_signals() as stopping:
+        os.kill(os.getpid(), number)
+        assert stopping.wait(5)
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 500 Oh\r\n\r\n", b"HTTP/1.1 503 Wait\r\n\r\n", b"", b"nonsense\r\n\r\n"])
+def test_whatever_a_server_says_while_it_starts_is_not_yet_an_answer(said: bytes):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def reply() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(said)
+
+        server = threading.Thread(target=reply)
+        server.start()
+        assert up._answers(f"http://127.0.0.1:{listening.getsockname()[1]}/") is False
+        server.join()
+    assert up._answers(f"http://127.0.0.1:{free_port()}/") is False
+
+
+LEADER = """
+import sys, time
+from pathlib import Path
+from ml_pipeline import up
+from ml_pipeline.resources import embedded, guardian
+from ml_pipeline.resources.postgres import DatabaseUnavailable
+print(up._start(up.Service("parent", [sys.executable, "-c", sys.argv[1]]), Path(sys.argv[2])).process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@needs_proc
+def test_what_the_services_started_ends_with_a_leader_that_is_killed(tmp_path: Path):
+    """Also a grandchild that ignores every signal that can be ignored."""
+    deaf = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid(), '.', flush=True)"
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {deaf + '; time.sleep(600)'!r}]).wait()"
+    leader = subprocess.Popen([sys.executable, "-c", LEADER, parent, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert leader.stdout is not None
+    group = int(leader.stdout.readline())
+    wait_for(".", tmp_path / "parent.log", leader)
+    child = int((tmp_path / "parent.log").read_text().split()[0])
+    leader.kill()
+    leader.communicate()
+    deadline = time.monotonic() + 20
+    while any(state_of(one) not in ("Z", None) for one in (group, child)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_database_that_stays_down_ends_everything_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    server = embedded.EmbeddedServer(tmp_path / "postgres", 20)
+    server.control.mkdir()
+    (server.control / guardian.FAILED).write_text("PostgreSQL ended 6 times within 10 minutes")
+    monkeypatch.setattr(embedded, "_held", [server])
+    with pytest.raises(DatabaseUnavailable, match=r"stays down: PostgreSQL ended 6 times .*postgres\.log says why"):
+        up._check_alive([])
 
 
 def test_a_port_in_use_names_the_variable_that_changes_it():

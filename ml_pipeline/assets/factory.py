@@ -72,9 +72,10 @@ def training_assets(model: ModelSpec) -> dg.AssetsDefinition:
         tenants = requested(context)
         plots = len(tenants) <= settings.plots_up_to
         tasks = [
-            (key, TrainingTask(settings, model, key, as_of, steps, config.decision, config.action, plots))
+            (key, TrainingTask(settings.for_workers(), model, key, as_of, steps, config.decision, config.action, plots))
             for key in tenants
         ]
+        installation.prepare_search(model)
         results = installation.compute().map(run_training, tasks)
         for tenant, done in each_tenant(context, results, len(tasks)):
             for step, facts in done.items():
@@ -99,7 +100,8 @@ def monitoring_assets(model: ModelSpec) -> dg.AssetsDefinition:
         for key in requested(context):
             dimensions = key.keys_by_dimension
             days_of[dimensions[partitions.TENANT]].append(dt.date.fromisoformat(dimensions[partitions.DATE]))
-        tasks = [(name, MonitoringTask(settings, model, name, tuple(days), steps)) for name, days in days_of.items()]
+        own = settings.for_workers()
+        tasks = [(name, MonitoringTask(own, model, name, tuple(days), steps)) for name, days in days_of.items()]
         results = installation.compute().map(run_monitoring, tasks)
         for tenant, done in each_tenant(context, results, len(tasks)):
             for (step, day), facts in done.items():

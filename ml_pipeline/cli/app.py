@@ -69,12 +69,13 @@ def import_jira_command(
     """Issues from Jira CSV exports, plain or gzip."""
     from ml_pipeline.importers import import_jira
 
-    def load(settings: Settings, file: Path):
+    def load(settings: Settings, file: Path, label: str):
         from ml_pipeline.resources.warehouse import Warehouse
 
-        return import_jira(Warehouse(settings), file, tenant, timezone=timezone, shift_to=_shift(shift_to_today))
+        warehouse, shift = Warehouse(settings), _shift(shift_to_today)
+        return import_jira(warehouse, file, tenant, timezone=timezone, shift_to=shift, label=label)
 
-    _import(files, load, as_json)
+    _import(files, load, as_json, tenant_of_name=tenant is None)
 
 
 @import_.command("github")
@@ -90,27 +91,32 @@ def import_github_command(
     """Pull requests from CSV or JSON Lines, plain or gzip."""
     from ml_pipeline.importers import import_github
 
-    def load(settings: Settings, file: Path):
+    def load(settings: Settings, file: Path, label: str):
         from ml_pipeline.resources.warehouse import Warehouse
 
-        warehouse, shift = Warehouse(settings), _shift(shift_to_today)
-        return import_github(warehouse, file, tenant=tenant, tenant_from=tenant_from, timezone=timezone, shift_to=shift)
+        chosen = {"tenant": tenant, "tenant_from": tenant_from, "shift_to": _shift(shift_to_today)}
+        return import_github(Warehouse(settings), file, timezone=timezone, label=label, **chosen)
 
-    _import(files, load, as_json)
+    _import(files, load, as_json, tenant_of_name=tenant is None and tenant_from is None)
 
 
 def _shift(wanted: bool) -> dt.datetime | None:
     return dt.datetime.now(dt.UTC) - dt.timedelta(days=1) if wanted else None
 
 
-def _import(files: Sequence[Path], load: Callable[[Settings, Path], Any], as_json: bool) -> None:
+def _import(
+    files: Sequence[Path], load: Callable[[Settings, Path, str], Any], as_json: bool, *, tenant_of_name: bool
+) -> None:
     from ml_pipeline.importers import ImportFailed
+    from ml_pipeline.importers.files import file_labels, refuse_files_of_one_tenant
 
+    if tenant_of_name:
+        refuse_files_of_one_tenant(files)
     summaries, failures = [], []
     with prepared() as settings, progress_bar("Importing", len(files)) as advance:
-        for file in files:
+        for file, label in zip(files, file_labels(files), strict=True):
             try:
-                summaries.append(load(settings, file))
+                summaries.append(load(settings, file, label))
             except ImportFailed as error:
                 failures.append(str(error))
             advance(file)
@@ -341,8 +347,11 @@ def demo() -> None:
 def up() -> None:
     """Dagster UI, daemon and MLflow UI until Ctrl-C."""
     from ml_pipeline.up import serve
+    from ml_pipeline.web import exposure_warning
 
     with prepared() as settings:
+        if warning := exposure_warning(settings):
+            console.print(warning, style="bold yellow", highlight=False, markup=False)
         serve(settings, console)
 
 

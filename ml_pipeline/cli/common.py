@@ -40,6 +40,7 @@ def _is_for_the_user(error: Exception) -> bool:
     from ml_pipeline.lifecycle.policy import PolicyError
     from ml_pipeline.monitoring.profiles import ProfileError
     from ml_pipeline.partitions import EmptyRange
+    from ml_pipeline.resources.folders import FolderUnsafe
     from ml_pipeline.resources.postgres import DatabaseUnavailable
     from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
     from ml_pipeline.resources.store import Unwritable
@@ -51,7 +52,15 @@ def _is_for_the_user(error: Exception) -> bool:
     from ml_pipeline.work.feedback import BadFeedback
     from ml_pipeline.work.tenant_settings import BadSetting
 
-    stores = (DatabaseUnavailable, NoSuchVersion, TamperedArtifact, SourceUnreadable, ProfileError, NothingToRollBackTo)
+    stores = (
+        DatabaseUnavailable,
+        FolderUnsafe,
+        NoSuchVersion,
+        TamperedArtifact,
+        SourceUnreadable,
+        ProfileError,
+        NothingToRollBackTo,
+    )
     files = (SettingsError, SpecError, PolicyError, ImportFailed, Unwritable)
     asked = (BadIdentifier, EmptyRange, BadMoment, BadSetting, BadFeedback, FeatureError, NothingToExplain)
     return isinstance(error, (*stores, *files, *asked, PortInUse, ServiceEnded))
@@ -60,14 +69,19 @@ def _is_for_the_user(error: Exception) -> bool:
 @contextmanager
 def installation() -> Iterator[Settings]:
     """The settings with a database behind them: the one named by DATABASE_URL, or the embedded one while this lasts."""
-    from ml_pipeline.resources.postgres import embedded_server
+    from ml_pipeline.resources.folders import hide_new_files
 
+    hide_new_files()
     settings = load_settings()
     if settings.database_url is not None:
         yield settings
         return
-    with embedded_server(settings.home / "postgres") as url:
-        yield settings.model_copy(update={"database_url": url})
+    from ml_pipeline.resources.connections import embedded_connections
+    from ml_pipeline.resources.embedded import WORKER, embedded_server
+
+    with embedded_server(settings.home / "postgres", embedded_connections(settings)) as server:
+        urls = {"database_url": server.url(), "worker_database_url": server.url(WORKER)}
+        yield settings.model_copy(update=urls)
 
 
 @contextmanager

@@ -54,13 +54,13 @@ def live(life: Life) -> Lived:
     LifeInterrupted
         If a step fails.
     """
-    doors, day = Doors(life.settings), life.since
+    doors, own, day = Doors(life.settings), life.settings.for_workers(), life.since
     while day <= life.until:
         midnight = dt.datetime.combine(day + DAY, dt.time(), dt.UTC)
-        scored = TrainingTask(life.settings, life.spec, life.tenant, midnight.isoformat(), (PREDICTIONS,))
+        scored = TrainingTask(own, life.spec, life.tenant, midnight.isoformat(), (PREDICTIONS,))
         for error in (
             run_training(scored).error,
-            run_monitoring(MonitoringTask(life.settings, life.spec, life.tenant, (day,))).error,
+            run_monitoring(MonitoringTask(own, life.spec, life.tenant, (day,))).error,
         ):
             if error is not None:
                 raise LifeInterrupted(f"tenant {life.tenant}, model {life.spec.name}, {day}: {error}")

@@ -19,6 +19,7 @@ from ml_pipeline.demo.story import lived_until, tell
 from ml_pipeline.importers import import_tables
 from ml_pipeline.lifecycle.retraining import Request
 from ml_pipeline.resources.compute import Compute
+from ml_pipeline.resources.connections import bounded_workers
 from ml_pipeline.resources.leases import lease
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
@@ -97,7 +98,7 @@ class Tour:
         waiting = list(tenants)
         while waiting:
             lives = [(tenant, life) for tenant in waiting if (life := self._life(tenant, until)) is not None]
-            compute = Compute(self.settings.workers, self.settings.tenant_timeout, advance)
+            compute = Compute(bounded_workers(self.settings), self.settings.tenant_timeout, advance)
             waiting = []
             for lived in self._lived(compute, lives):
                 if lived.approved is not None:
@@ -168,7 +169,7 @@ def take_tour() -> None:
         f"  .venv/bin/ml-pipeline explain --tenant initech --model {MODEL}   the last decisions, with their numbers\n"
         f"  .venv/bin/ml-pipeline replay --tenant initech --model {MODEL} --against weekly\n"
         "                                                                     what another policy would have done\n"
-        "  .venv/bin/ml-pipeline import jira FILE                             your own issues (docs/import.md)\n"
+        "  .venv/bin/ml-pipeline import jira FILE                             your own issues (docs/how-to/import.md)\n"
         "  .venv/bin/ml-pipeline run                                          models for them\n",
         highlight=False,
     )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.importers.mapping import Column
+from ml_pipeline.importers.mapping import LONGEST_NO_VALUE, NO_VALUE, Column
 from ml_pipeline.importers.reading import MAX_TEXT
 
 MAX_LEVEL = 500
+LARGEST_NUMBER = 1e15  # up to there float64 holds every whole number, and the sum of any column is finite
+EARLIEST = pd.Timestamp("1970-01-01", tz="UTC")
+AHEAD = timedelta(days=1)  # of now, for clocks that differ and zones that were left out
 # Jira writes times in the format of its "look and feel"; these are its defaults of the last releases.
 JIRA_TIMES = (
     "%d/%b/%y %I:%M %p",
@@ -22,9 +26,10 @@ JIRA_TIMES = (
     "%b %d, %Y, %I:%M %p",
 )
 
-_NO_VALUE = frozenset({"null", "none", "nan", "nat", "\\n"})
 _ISO = r"\d{4}-\d{2}-\d{2}"
-_ZONED = r":\d{2}.*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
+_ZONED = r"[T ]\d{2}.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"
+_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_LONGEST_TIME = 64  # expressions that search longer texts for a zone would take very long over some
 
 
 class Problems:
@@ -52,22 +57,26 @@ class Problems:
         return self.kind.isna()
 
 
-def type_columns(raw: pd.DataFrame, columns: Sequence[Column], zone: ZoneInfo, problems: Problems) -> pd.DataFrame:
+def type_columns(
+    raw: pd.DataFrame, columns: Sequence[Column], zone: ZoneInfo, problems: Problems, now: datetime | None = None
+) -> pd.DataFrame:
     """The columns that ``raw`` has, one per name, typed: text and levels str or NaN, numbers float64, times in UTC.
 
     ``raw`` holds text; where a name comes more than once, a row takes the first that is not blank. A column that is
-    required and absent counts as blank in every row.
+    required and absent counts as blank in every row. Times lie between 1970 and a day after ``now`` (the clock's unless
+    given).
     """
+    latest = pd.Timestamp(datetime.now(UTC) if now is None else now) + AHEAD
     typed: dict[str, pd.Series] = {}
     for column in columns:
         if column.name not in raw.columns and not column.required:
             continue
         text = _first_value(raw, column.name)
         if column.required:
-            problems.add(text.isna(), f"{column.name} is missing")
+            problems.add(_is_no_value(text), f"{column.name} is missing", text)
         match column.kind:
             case "time":
-                typed[column.name] = _times(column.name, text.str.strip(), zone, problems)
+                typed[column.name] = _times(column.name, text.str.strip(), zone, latest, problems)
             case "number":
                 typed[column.name] = _numbers(column.name, text.str.strip(), problems)
             case "level":
@@ -78,11 +87,25 @@ def type_columns(raw: pd.DataFrame, columns: Sequence[Column], zone: ZoneInfo, p
 
 
 def _first_value(raw: pd.DataFrame, name: str) -> pd.Series:
+    """Of the columns of that name each row's first with a value, else its first that is not blank."""
+    places = [place for place, given in enumerate(raw.columns) if given == name]
+    written = [_not_blank(raw.iloc[:, place].astype("str")) for place in places]
+    with_value = [text.mask(_is_no_value(text)) for text in written] if len(written) > 1 else []
     result = pd.Series(None, index=raw.index, dtype="str")
-    for position in [place for place, given in enumerate(raw.columns) if given == name]:
-        candidate = raw.iloc[:, position].astype("str")
-        result = result.where(result.notna(), candidate.where(candidate.str.strip() != ""))
+    for candidate in with_value + written:
+        result = result.where(result.notna(), candidate)
     return result
+
+
+def _not_blank(text: pd.Series) -> pd.Series:
+    return text.mask(text.str.strip() == "")
+
+
+def _is_no_value(text: pd.Series) -> pd.Series:
+    """As ``mapping.is_no_value``, for a column."""
+    stripped = text.str.strip()
+    short = stripped.where(stripped.str.len() <= LONGEST_NO_VALUE)
+    return text.isna() | short.str.casefold().isin(NO_VALUE)
 
 
 def _bounded(name: str, text: pd.Series, longest: int, problems: Problems) -> pd.Series:
@@ -91,24 +114,21 @@ def _bounded(name: str, text: pd.Series, longest: int, problems: Problems) -> pd
 
 
 def _numbers(name: str, text: pd.Series, problems: Problems) -> pd.Series:
-    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    numbers = numbers.where(np.isfinite(numbers))
-    problems.add(_has_value(text, numbers), f"{name} is not a number", text)
+    text = text.mask(_is_no_value(text))
+    written = text.where(text.str.len() <= MAX_LEVEL).str.fullmatch(_NUMBER).fillna(False).astype(bool)
+    numbers = pd.to_numeric(text.where(written), errors="coerce").astype("float64")
+    problems.add(text.notna() & ~written, f"{name} is not a number", text)
     problems.add(numbers < 0, f"{name} is negative", text)
+    problems.add(written & ~(numbers <= LARGEST_NUMBER), f"{name} is larger than {LARGEST_NUMBER:g}", text)
     return numbers
 
 
-def _times(name: str, text: pd.Series, zone: ZoneInfo, problems: Problems) -> pd.Series:
+def _times(name: str, text: pd.Series, zone: ZoneInfo, latest: pd.Timestamp, problems: Problems) -> pd.Series:
+    text = text.mask(_is_no_value(text))
     times = parse_times(text, zone)
-    problems.add(_has_value(text, times), f"{name} is not a time", text)
+    problems.add(text.notna() & times.isna(), f"{name} is not a time", text)
+    problems.add((times < EARLIEST) | (times > latest), f"{name} is before 1970 or more than a day ahead", text)
     return times
-
-
-def _has_value(text: pd.Series, parsed: pd.Series) -> pd.Series:
-    """Where there is text that was not parsed and is no way to write "no value"."""
-    unparsed = text.notna() & parsed.isna()
-    unparsed[unparsed] = ~text[unparsed].str.casefold().isin(_NO_VALUE)
-    return unparsed
 
 
 def parse_times(text: pd.Series, zone: ZoneInfo) -> pd.Series:
@@ -120,7 +140,7 @@ def parse_times(text: pd.Series, zone: ZoneInfo) -> pd.Series:
     >>> parse_times(pd.Series(["2021-03-02T10:00+02:00", "02/Mar/21 4:05 PM"]), ZoneInfo("UTC")).dt.hour.tolist()
     [8, 16]
     """
-    text = text.str.replace(r"\s*(?:UTC|GMT)$", "Z", regex=True)
+    text = text.where(text.str.len() <= _LONGEST_TIME).str.replace(r"\s*(?:UTC|GMT)$", "Z", regex=True)
     iso = text.str.match(_ISO).fillna(False).astype(bool)
     times = pd.to_datetime(text.where(iso), format="ISO8601", utc=True, errors="coerce").astype("datetime64[us, UTC]")
     for layout in JIRA_TIMES:
@@ -128,7 +148,8 @@ def parse_times(text: pd.Series, zone: ZoneInfo) -> pd.Series:
         if not rest.any():
             break
         times[rest] = pd.to_datetime(text[rest], format=layout, utc=True, errors="coerce").astype(times.dtype)
-    local = times.notna() & ~text.str.contains(_ZONED).fillna(False).astype(bool)
+    # Python's zones end with the year 9999; a time out there is refused with or without its zone.
+    local = times.dt.year.between(1, 9998) & ~text.str.contains(_ZONED).fillna(False).astype(bool)
     if zone.key != "UTC" and local.any():
         naive = times[local].dt.tz_localize(None)
         second = np.zeros(len(naive), dtype=bool)

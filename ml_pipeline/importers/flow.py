@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -14,9 +15,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from ml_pipeline.identifiers import BadIdentifier
 from ml_pipeline.importers.checking import Problems, type_columns
+from ml_pipeline.importers.files import printable
 from ml_pipeline.importers.load import CopyRows, last_of_each_key, upsert
 from ml_pipeline.importers.mapping import Column
 from ml_pipeline.importers.reading import Chunk, Record, read_chunks
@@ -48,11 +51,32 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class _Parsed:
+class Parsed:
     """A chunk after checking: ``rows`` to load, ``rejected`` (tenant_id, line, reason, content, kind) to set aside."""
 
     rows: pd.DataFrame
     rejected: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file to import; ``label`` is its name in the quarantine and in messages."""
+
+    path: Path
+    label: str
+    layout: Layout
+    zone: ZoneInfo
+    now: datetime
+
+    @property
+    def labels(self) -> list[str]:
+        """Every name under which an earlier import of this file may have set rows aside."""
+        with_folder = "/".join(Path(os.path.realpath(self.path)).parts[-2:])
+        return list(dict.fromkeys([self.label, printable(self.path.name), printable(with_folder)]))
+
+    def parse(self) -> Iterator[Parsed]:
+        for chunk in read_chunks(self.path, self.layout.columns, self.layout.enrich, self.label):
+            yield check(chunk, self.layout, self.zone, self.now)
 
 
 def import_file(
@@ -63,18 +87,20 @@ def import_file(
     timezone: str,
     shift_to: pd.Timestamp | datetime | None,
     progress: Callable[[int], None] | None,
+    label: str | None,
 ) -> ImportSummary:
     """Imports one file; see ``import_jira`` for the arguments.
 
     Raises
     ------
     ImportFailed
-        If the file cannot be read (to its end), the time zone is unknown, or no row of it is usable.
+        If the file cannot be read (to its end), the time zone is unknown, PostgreSQL refuses its rows, or no row of it
+        is usable.
     """
-    zone = time_zone(timezone)
-    shifts = _shifts(path, layout, zone, shift_to) if shift_to is not None else {}
-    load = _Load(warehouse, path.name, layout, shifts)
-    for parsed in _parse(path, layout, zone):
+    source = _Source(path, printable(label or path.name), layout, time_zone(timezone), datetime.now(UTC))
+    shifts = _shifts(source, shift_to) if shift_to is not None else {}
+    load = _Load(warehouse, source, shifts)
+    for parsed in source.parse():
         load.chunk(parsed)
         if progress is not None:
             progress(load.rows_read)
@@ -82,8 +108,8 @@ def import_file(
     if summary.rows_loaded == 0:
         found = "; ".join(f"{reason} ({count})" for reason, count in list(summary.reasons.items())[:3])
         raise ImportFailed(
-            f"{path.name}: none of {summary.rows_read:,} rows is usable{f': {found}' if found else ''}. "
-            "See ml.quarantine for each row, and docs/import.md for what a file must hold"
+            f"{source.label}: none of {summary.rows_read:,} rows is usable{f': {found}' if found else ''}. "
+            "See ml.quarantine for each row, and docs/how-to/import.md for what a file must hold"
         )
     return summary
 
@@ -98,19 +124,15 @@ def time_zone(name: str) -> ZoneInfo:
     """
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError) as error:
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: a folder of zones, as "Europe" is
         raise ImportFailed(f"timezone {name!r} is unknown. Write it like 'UTC' or 'Europe/Berlin'") from error
 
 
-def _parse(path: Path, layout: Layout, zone: ZoneInfo) -> Iterator[_Parsed]:
-    for chunk in read_chunks(path, layout.columns, layout.enrich):
-        yield _check(chunk, layout, zone)
-
-
-def _check(chunk: Chunk, layout: Layout, zone: ZoneInfo) -> _Parsed:
+def check(chunk: Chunk, layout: Layout, zone: ZoneInfo, now: datetime) -> Parsed:
+    """The rows of a chunk that can be loaded, and those that cannot with their reasons."""
     raw = pd.DataFrame([record.values for record in chunk.records], columns=chunk.names)
     problems = Problems(raw.index)
-    rows = layout.finish(type_columns(raw, layout.columns, zone, problems), problems)
+    rows = layout.finish(type_columns(raw, layout.columns, zone, problems, now), problems)
     good = problems.good
     rejected = [_rejection(record, record.problem, record.detail, layout.fallback) for record in chunk.rejected]
     rejected += [
@@ -119,7 +141,7 @@ def _check(chunk: Chunk, layout: Layout, zone: ZoneInfo) -> _Parsed:
         )
         for position in np.flatnonzero(~good)
     ]
-    return _Parsed(rows[good], pd.DataFrame(rejected, columns=["tenant_id", "line", "reason", "content", "kind"]))
+    return Parsed(rows[good], pd.DataFrame(rejected, columns=["tenant_id", "line", "reason", "content", "kind"]))
 
 
 def _rejection(record: Record, kind: str, value: object, tenant_id: str) -> tuple[str, int, str, str, str]:
@@ -127,15 +149,15 @@ def _rejection(record: Record, kind: str, value: object, tenant_id: str) -> tupl
     return tenant_id, record.line, reason, record.content.replace("\x00", "\N{REPLACEMENT CHARACTER}"), kind
 
 
-def _shifts(path: Path, layout: Layout, zone: ZoneInfo, shift_to: pd.Timestamp | datetime) -> dict[str, pd.Timedelta]:
+def _shifts(source: _Source, shift_to: pd.Timestamp | datetime) -> dict[str, pd.Timedelta]:
     """Tenant -> whole weeks that bring its newest time into the seven days up to ``shift_to``."""
     target = pd.Timestamp(shift_to)
     if target.tzinfo is None:
         raise ImportFailed(f"shift_to {target} has no time zone. Write it like 2026-01-31T00:00Z")
     newest: dict[str, pd.Timestamp] = {}
     with suppress(ImportFailed):  # a file that breaks off is loaded up to there, and reported then
-        for parsed in _parse(path, layout, zone):
-            times = parsed.rows[[name for name in layout.times if name in parsed.rows]].max(axis=1)
+        for parsed in source.parse():
+            times = parsed.rows[[name for name in source.layout.times if name in parsed.rows]].max(axis=1)
             for tenant, time in times.groupby(parsed.rows["tenant_id"]).max().items():
                 newest[str(tenant)] = max(time, newest.get(str(tenant), time))
     return {tenant: (target - time) // _WEEK * _WEEK for tenant, time in newest.items()}
@@ -144,10 +166,10 @@ def _shifts(path: Path, layout: Layout, zone: ZoneInfo, shift_to: pd.Timestamp |
 class _Load:
     """Writes chunks and keeps the counts of one import."""
 
-    def __init__(self, warehouse: Warehouse, file: str, layout: Layout, shifts: dict[str, pd.Timedelta]) -> None:
+    def __init__(self, warehouse: Warehouse, source: _Source, shifts: dict[str, pd.Timedelta]) -> None:
         self._warehouse = warehouse
-        self._file = file
-        self._layout = layout
+        self._source = source
+        self._layout = source.layout
         self._shifts = shifts
         self._seen = np.empty(0, dtype=np.uint64)  # sorted hashes: a million keys are 8 MB
         self._cleared: set[str] = set()
@@ -155,15 +177,15 @@ class _Load:
         self._reasons: Counter[str] = Counter()
         self.rows_read = 0
 
-    def chunk(self, parsed: _Parsed) -> None:
+    def chunk(self, parsed: Parsed) -> None:
         """Writes a chunk, each tenant's part in a transaction of its own."""
         loaded = last_of_each_key(parsed.rows, ["tenant_id", self._layout.key]).reset_index(drop=True)
         rows = CopyRows.of(self._layout.table, self._shifted(loaded))
-        rejected = CopyRows.of(tables.quarantine, parsed.rejected.assign(file=self._file))
+        rejected = CopyRows.of(tables.quarantine, parsed.rejected.assign(file=self._source.label))
         rows_of, rejected_of = _positions(loaded["tenant_id"]), _positions(parsed.rejected["tenant_id"])
         first = {self._layout.fallback} - self._cleared
         for tenant in dict.fromkeys([*rows_of, *rejected_of, *first]):
-            with self._warehouse.tenant(tenant) as connection:
+            with self._refusals_named(tenant), self._warehouse.tenant(tenant) as connection:
                 self._clear_quarantine(connection, tenant)
                 if tenant in rows_of:
                     self._make_known(connection, tenant)
@@ -172,10 +194,24 @@ class _Load:
                     upsert(connection, tenant, rejected.take(rejected_of[tenant]))
         self._count(parsed)
 
+    @contextmanager
+    def _refusals_named(self, tenant: str) -> Iterator[None]:
+        """Says of which file and tenant the rows are that PostgreSQL refuses: what it says itself names neither."""
+        try:
+            yield
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            detail = str(error.orig).strip().splitlines()[0]
+            raise ImportFailed(
+                f"{self._source.label}, tenant {tenant}: PostgreSQL refuses rows after the first {self.rows_read:,}: "
+                f"{detail}. The rows before are loaded; correct the file, or report this with the row"
+            ) from error
+
     def summary(self) -> ImportSummary:
         quarantined = sum(self._reasons.values())
         return ImportSummary(
-            file=self._file,
+            file=self._source.label,
             rows_read=self.rows_read,
             rows_loaded=len(self._seen),
             duplicates=self.rows_read - quarantined - len(self._seen),
@@ -189,7 +225,7 @@ class _Load:
             return
         quarantine = tables.quarantine
         connection.execute(
-            sa.delete(quarantine).where(quarantine.c.tenant_id == tenant, quarantine.c.file == self._file)
+            sa.delete(quarantine).where(quarantine.c.tenant_id == tenant, quarantine.c.file.in_(self._source.labels))
         )
         self._cleared.add(tenant)
 
@@ -198,7 +234,7 @@ class _Load:
             try:
                 self._warehouse.make_known(connection, tenant)
             except BadIdentifier as error:
-                raise ImportFailed(f"{self._file}: {error} with --tenant") from error
+                raise ImportFailed(f"{self._source.label}: {error} with --tenant") from error
             self._tenants[tenant] = None
 
     def _shifted(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -207,7 +243,7 @@ class _Load:
         shift = rows["tenant_id"].map(self._shifts)
         return rows.assign(**{name: rows[name] + shift for name in self._layout.times if name in rows})
 
-    def _count(self, parsed: _Parsed) -> None:
+    def _count(self, parsed: Parsed) -> None:
         self.rows_read += len(parsed.rows) + len(parsed.rejected)
         self._reasons.update(parsed.rejected["kind"].tolist())
         keys = np.unique(pd.util.hash_array(parsed.rows[self._layout.key].to_numpy(dtype=object), categorize=False))

@@ -14,6 +14,7 @@ from ml_pipeline.identifiers import usable_tenants
 from ml_pipeline.importers.checking import MAX_LEVEL, Problems
 from ml_pipeline.importers.flow import Layout, import_file
 from ml_pipeline.importers.mapping import Column
+from ml_pipeline.importers.reviews import review_counts
 from ml_pipeline.importers.summary import (
     UNKNOWN_TENANT,
     ImportFailed,
@@ -41,7 +42,7 @@ COLUMNS = (
     Column("title", "text"),
     Column("body", "text", ("description",)),
     Column("author", "level", ("user.login", "author.login", "user")),
-    Column("author_kind", "level", ("user.type", "author_type")),
+    Column("author_kind", "level", ("user.type", "author.__typename", "author_type")),
     Column("team", "level"),
     Column("created_at", "time", ("opened_at",), required=True),
     Column("closed_at", "time"),
@@ -65,6 +66,7 @@ def import_github(
     timezone: str = "UTC",
     shift_to: pd.Timestamp | datetime | None = None,
     progress: Callable[[int], None] | None = None,
+    label: str | None = None,
 ) -> ImportSummary:
     """Loads pull requests from CSV or JSON Lines (plain or gzip); the same file twice gives the same rows.
 
@@ -76,7 +78,7 @@ def import_github(
         The file's name without suffixes unless given; also stands in for the repository where a row names none.
     tenant_from : {"owner", "repository"}, optional
         Makes a tenant of each repository's owner, or of each repository (``owner/name`` is the tenant ``owner.name``).
-    timezone, shift_to, progress
+    timezone, shift_to, progress, label
         As in ``import_jira``; with ``tenant_from`` each tenant is moved by weeks of its own.
 
     Returns
@@ -107,7 +109,7 @@ def import_github(
         fallback=fixed or UNKNOWN_TENANT,
         enrich=derive_keys,
     )
-    return import_file(warehouse, path, layout, timezone=timezone, shift_to=shift_to, progress=progress)
+    return import_file(warehouse, path, layout, timezone=timezone, shift_to=shift_to, progress=progress, label=label)
 
 
 def _pull_requests(typed: pd.DataFrame, instead_of_repository: str | None, problems: Problems) -> pd.DataFrame:
@@ -140,12 +142,10 @@ def _tenants(
 
 
 def derive_keys(record: dict[str, Any]) -> dict[str, Any]:
-    """The object with what its nested parts say: repository, kind of author, reviews and commits after the first.
+    """What the nested parts of an object say, where they say it: repository, kind of author, what reviews asked for.
 
-    ``gh pr list --json number,title,body,author,createdAt,closedAt,mergedAt,url,reviews,commits`` has them all.
-
-    >>> derive_keys({"url": "https://github.com/acme/web/pull/7"})["repository"]
-    'acme/web'
+    >>> derive_keys({"url": "https://github.com/acme/web/pull/7"})
+    {'repository': 'acme/web'}
     """
     derived: dict[str, Any] = {}
     page = record.get("html_url") or record.get("url")
@@ -154,16 +154,4 @@ def derive_keys(record: dict[str, Any]) -> dict[str, Any]:
     author = record.get("author")
     if isinstance(author, dict) and isinstance(author.get("is_bot"), bool):
         derived["author_kind"] = "Bot" if author["is_bot"] else "User"
-    reviews, commits = _objects(record.get("reviews")), _objects(record.get("commits"))
-    if reviews is not None:
-        derived["changes_requested"] = sum(review.get("state") == "CHANGES_REQUESTED" for review in reviews)
-        times = [str(review["submittedAt"]) for review in reviews if review.get("submittedAt")]
-        if commits is not None:
-            after = [str(commit.get("committedDate") or "") > min(times) for commit in commits] if times else []
-            derived["commits_after_first_review"] = sum(after)
-    return derived | record
-
-
-def _objects(value: Any) -> list[dict[str, Any]] | None:
-    """The value, if it is a list of JSON objects."""
-    return value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else None
+    return derived | review_counts(record)

@@ -43,6 +43,7 @@ def import_jira(
     timezone: str = "UTC",
     shift_to: pd.Timestamp | datetime | None = None,
     progress: Callable[[int], None] | None = None,
+    label: str | None = None,
 ) -> ImportSummary:
     """Loads a CSV export (plain or gzip) as issues of one tenant; the same file twice gives the same rows.
 
@@ -59,6 +60,9 @@ def import_jira(
         ``shift_to``. The file is read twice then.
     progress : callable, optional
         Is told the number of rows done so far, after each chunk.
+    label : str, optional
+        The file's name in the summary, in ``ml.quarantine`` and in errors; its own name unless given. See
+        ``files.file_labels``, for files of one name.
 
     Returns
     -------
@@ -79,4 +83,4 @@ def import_jira(
         return issues.assign(tenant_id=tenant_id)
 
     layout = Layout(tables.issues, "issue_key", COLUMNS, finish, fallback=tenant_id)
-    return import_file(warehouse, path, layout, timezone=timezone, shift_to=shift_to, progress=progress)
+    return import_file(warehouse, path, layout, timezone=timezone, shift_to=shift_to, progress=progress, label=label)

@@ -11,6 +11,15 @@ from typing import Any, Literal
 from ml_pipeline.importers.summary import ImportFailed
 
 _CUSTOM_FIELD = re.compile(r"custom field \((.+)\)", re.IGNORECASE)
+_LONGEST_NAME = 200
+# How databases, spreadsheets and programs write that there is no value.
+NO_VALUE = frozenset(
+    [
+        *("", "null", "(null)", "none", "(none)", "nil", "nan", "nat", "\\n", "n/a", "#n/a", "na", "<na>", "undefined"),
+        *("-", "--", "\N{EN DASH}", "\N{EM DASH}"),
+    ]
+)
+LONGEST_NO_VALUE = max(map(len, NO_VALUE))
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,16 @@ class Column:
         return (*self.aliases, self.name)
 
 
+def is_no_value(text: str) -> bool:
+    """Whether the text is blank or one of the ways to write that there is no value.
+
+    >>> is_no_value(" NULL "), is_no_value(r"\\N"), is_no_value("0")
+    (True, True, False)
+    """
+    text = text.strip()
+    return len(text) <= LONGEST_NO_VALUE and text.casefold() in NO_VALUE
+
+
 @lru_cache(maxsize=4096)
 def normalised(name: str) -> str:
     """The name as it is compared: no case, blanks, underscores or Jira's ``Custom field (...)`` around it.
@@ -45,22 +64,23 @@ def normalised(name: str) -> str:
 def match_header(header: Sequence[str], columns: Iterable[Column], file: str) -> list[tuple[int, str]]:
     """Position in the header and column name, for every header field that is known.
 
-    A column may be filled from several fields (Jira exports two kinds of story points); they come best alias first.
-    Of fields with the same name the first counts.
+    A column may be filled from several fields: Jira exports two kinds of story points, and custom fields of one name.
+    They come best alias first, and under one alias as in the header.
 
     Raises
     ------
     ImportFailed
         If no field fills a required column; the message names those columns and their accepted names.
     """
-    positions: dict[str, int] = {}
+    positions: dict[str, list[int]] = {}
     for position, name in enumerate(header):
-        positions.setdefault(normalised(name), position)
+        if len(name) <= _LONGEST_NAME:
+            positions.setdefault(normalised(name), []).append(position)
     matched: list[tuple[int, str]] = []
     missing: list[str] = []
     for column in columns:
         names = dict.fromkeys(normalised(alias) for alias in column.accepted)
-        found = [(positions[name], column.name) for name in names if name in positions]
+        found = [(position, column.name) for name in names for position in positions.get(name, ())]
         matched += found
         if column.required and not found:
             missing.append(f"{column.name} (accepted: {', '.join(dict.fromkeys(column.accepted))})")
@@ -90,17 +110,22 @@ class JsonMapping:
         self._parents = {".".join(path[:depth]) for path in steps for depth in range(1, len(path))}
 
     def pick(self, record: dict[str, Any]) -> dict[str, str]:
-        """Column name -> text of the best alias with a value, for the columns that the object has; null is ''."""
-        best: dict[str, tuple[bool, int, str]] = {}
+        """Column name -> text of the best alias with a value, for the columns that the object has; null is ''.
+
+        Of one alias in two spellings (``createdAt``, ``created_at``) the first with a value counts.
+        """
+        best: dict[str, tuple[tuple[bool, int], str]] = {}
         for path, text in self._leaves(record, ""):
-            name, rank = self._columns[path]
-            candidate = (text == "", rank, text)
-            if name not in best or candidate < best[name]:
-                best[name] = candidate
-        return {name: text for name, (_, _, text) in best.items()}
+            name, alias = self._columns[path]
+            rank = (is_no_value(text), alias)
+            if name not in best or rank < best[name][0]:
+                best[name] = (rank, text)
+        return {name: text for name, (_, text) in best.items()}
 
     def _leaves(self, record: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
         for key, value in record.items():
+            if len(key) > _LONGEST_NAME:
+                continue
             path = prefix + normalised(key)
             if isinstance(value, dict):
                 if path in self._parents:

@@ -1,28 +1,29 @@
-"""Files to chunks of records, with line numbers, in bounded memory."""
+"""Files to chunks of records, with line numbers, in bounded time and memory."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from ml_pipeline.importers.mapping import Column, JsonMapping, match_header
+from ml_pipeline.importers.lines import MAX_CONTENT, MAX_LINE, Lines, Overlong, RecordTooLong, open_lines
+from ml_pipeline.importers.mapping import Column, JsonMapping, is_no_value, match_header
 from ml_pipeline.importers.summary import ImportFailed
 
 MAX_TEXT = 1_000_000
-MAX_CONTENT = 2_000
+MAX_FIELDS = 10_000
+# Of a JSON object, all its nested parts included: a pull request with 250 commits and 100 reviews has some 12,000.
+MAX_JSON_VALUES = 200_000
 CHUNK_ROWS = 20_000
 CHUNK_CHARACTERS = 4_000_000
-_MAX_LINE = 32_000_000
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_TOO_LONG_TEXT = f"a field is longer than {MAX_TEXT:,} characters"
+_FieldsToValues = Callable[[list[str]], Sequence[str]]
+_Enrich = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Record(NamedTuple):
@@ -33,6 +34,12 @@ class Record(NamedTuple):
     values: Sequence[str] | dict[str, str] | None
     problem: str = ""
     detail: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Characters that it takes in memory, at least one for each value."""
+        values = self.values.values() if isinstance(self.values, dict) else self.values or ()
+        return max(sum(map(len, values)) + len(values), len(self.content))
 
 
 @dataclass
@@ -47,77 +54,13 @@ class Chunk:
         return len(self.records) + len(self.rejected)
 
 
-class _Lines:
-    """Decoded lines of a stream with their number, of which the current record's may be given back."""
-
-    def __init__(self, stream: IO[bytes], file: str) -> None:
-        self._stream = stream
-        self._file = file
-        self._given_back: deque[str] = deque()
-        self.number = 0
-        self.record: list[str] = []
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._given_back.popleft() if self._given_back else self._read()
-        self.number += 1
-        self.record.append(line)
-        return line
-
-    def peek(self) -> str:
-        """The line that comes next, empty at the end of the stream."""
-        if not self._given_back:
-            try:
-                self._given_back.append(self._read())
-            except StopIteration:
-                return ""
-        return self._given_back[0]
-
-    def start_record(self) -> int:
-        """Forgets the lines of the record before; returns the number of the line that comes next."""
-        self.record.clear()
-        return self.number + 1
-
-    def give_back_all_but_first(self) -> None:
-        """Lets the record end with its first line: the lines after it come again."""
-        self._given_back.extendleft(reversed(self.record[1:]))
-        self.number -= len(self.record) - 1
-        del self.record[1:]
-
-    def _read(self) -> str:
-        where = f"{self._file}: line {self.number + 1}"
-        try:
-            line = self._stream.readline(_MAX_LINE)
-            if self.number == 0:
-                line = line.removeprefix(_BYTE_ORDER_MARK)
-            if not line:
-                raise StopIteration
-            text = line.decode("utf-8")
-        except EOFError as error:
-            raise ImportFailed(
-                f"{where}: the compressed file ends too early. The rows before are loaded; fetch the file again"
-            ) from error
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise ImportFailed(
-                f"{where}: byte 0x{byte:02x} is not UTF-8. The rows before are loaded; save the file as UTF-8 and "
-                "import it again"
-            ) from error
-        except (OSError, zlib.error) as error:
-            raise ImportFailed(f"{where}: cannot be read: {error}. The rows before are loaded") from error
-        if len(line) == _MAX_LINE:
-            raise ImportFailed(f"{where}: is longer than {_MAX_LINE:,} bytes. Is this a CSV or JSON Lines file?")
-        return text
-
-
 def read_chunks(
-    path: Path, columns: Sequence[Column], enrich: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    path: Path, columns: Sequence[Column], enrich: _Enrich | None = None, file: str | None = None
 ) -> Iterator[Chunk]:
     """Chunks of at most 20,000 records or about 4 million characters, from CSV or (with ``enrich``) JSON Lines.
 
-    Both may be compressed by gzip; the first bytes tell, not the name. ``enrich`` derives further keys of an object.
+    Both may be compressed by gzip; the first bytes tell, not the name. ``enrich`` derives further keys of an object,
+    which count where the object itself gives no value. ``file`` is the file's name in errors, if not its own.
 
     Raises
     ------
@@ -125,42 +68,27 @@ def read_chunks(
         If the file is missing, its header lacks a required column, or it cannot be read to its end. In the last case
         the records before come first.
     """
-    with _open(path) as stream:
-        lines = _Lines(stream, path.name)
+    file = path.name if file is None else file
+    with open_lines(path, file) as lines:
         first = lines.peek()
         names: list[str] | None = None
         if enrich is not None and first.lstrip().startswith("["):
             raise ImportFailed(
-                f"{path.name}: holds one JSON array. Write an object a line, as `gh ... --jq '.[]'` or `jq -c '.[]'` do"
+                f"{file}: holds one JSON array. Write an object a line, as `gh ... --jq '.[]'` or `jq -c '.[]'` do"
             )
         if enrich is not None and first.lstrip().startswith("{"):
             records = _json_records(lines, columns, enrich)
         else:
-            names, records = _csv_records(lines, columns, path.name)
+            names, records = _csv_records(lines, columns, file)
         yield from _chunks(names, records)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        with path.open("rb") as plain:
-            compressed = plain.peek(2)[:2] == b"\x1f\x8b"
-            with cast(IO[bytes], gzip.GzipFile(fileobj=plain) if compressed else plain) as stream:
-                yield stream
-    except OSError as error:
-        raise ImportFailed(f"{path}: cannot be opened: {error.strerror or error}. Check the path") from error
 
 
 def _chunks(names: list[str] | None, records: Iterable[Record]) -> Iterator[Chunk]:
     chunk, characters = Chunk(names), 0
     try:
         for record in records:
-            if record.values is None:
-                chunk.rejected.append(record)
-            else:
-                chunk.records.append(record)
-                values = record.values.values() if isinstance(record.values, dict) else record.values
-                characters += sum(map(len, values))
+            (chunk.rejected if record.values is None else chunk.records).append(record)
+            characters += record.size
             if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
                 yield chunk
                 chunk, characters = Chunk(names), 0
@@ -170,20 +98,35 @@ def _chunks(names: list[str] | None, records: Iterable[Record]) -> Iterator[Chun
     yield chunk
 
 
-def _csv_records(lines: _Lines, columns: Sequence[Column], file: str) -> tuple[list[str], Iterator[Record]]:
+def _csv_records(lines: Lines, columns: Sequence[Column], file: str) -> tuple[list[str], Iterator[Record]]:
     delimiter = max(",;\t", key=lines.peek().count)
     csv.field_size_limit(MAX_TEXT)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    new_reader = partial(csv.reader, delimiter=delimiter, strict=True)
+    reader = new_reader(lines)
     try:
         header = next(reader, [])
     except csv.Error as error:
         raise ImportFailed(f"{file}: line 1: the header is no CSV: {error}. Correct it") from error
+    if len(header) > MAX_FIELDS:
+        raise ImportFailed(f"{file}: the header has {len(header):,} columns. Export at most {MAX_FIELDS:,}")
     matched = match_header(header, columns, file)
-    take = itemgetter(*(position for position, _ in matched))
-    return [name for _, name in matched], _csv_rows(lines, reader, len(header), take)
+    positions = [position for position, _ in matched]
+
+    def record(line: int, content: str, fields: list[str]) -> Record:
+        if len(fields) != len(header):
+            return Record(line, content, None, "wrong number of fields", f"{len(fields)}, not {len(header)}")
+        values = tuple(fields[position] for position in positions)
+        return _storable(line, content, values, values)
+
+    return [name for _, name in matched], _csv_rows(lines, reader, new_reader, record)
 
 
-def _csv_rows(lines: _Lines, reader: Any, width: int, take: Callable[[list[str]], Sequence[str]]) -> Iterator[Record]:
+def _csv_rows(
+    lines: Lines,
+    reader: Iterator[list[str]],
+    new_reader: Callable[[list[str]], Iterator[list[str]]],
+    record: Callable[[int, str, list[str]], Record],
+) -> Iterator[Record]:
     while True:
         line = lines.start_record()
         try:
@@ -192,48 +135,104 @@ def _csv_rows(lines: _Lines, reader: Any, width: int, take: Callable[[list[str]]
             return
         except csv.Error as error:
             # A quote that is never closed swallows the rows after it: only its own line is set aside.
-            lines.give_back_all_but_first()
-            yield Record(line, lines.record[0][:MAX_CONTENT], None, _csv_problem(error))
+            first, *others = lines.record
+            yield Record(line, first[:MAX_CONTENT], None, _csv_problem(error))
+            if lines.give_back_all_but_first():
+                continue
+            for number, text in enumerate(others, line + 1):
+                yield from _alone(number, text, new_reader, record)
             continue
-        if not fields:
-            continue
-        content = "".join(lines.record)[:MAX_CONTENT]
-        if len(fields) != width:
-            yield Record(line, content, None, "wrong number of fields", f"{len(fields)}, not {width}")
-        else:
-            values = take(fields)
-            yield _storable(line, content, values, values)
+        if fields:
+            yield record(line, "".join(lines.record)[:MAX_CONTENT], fields)
+
+
+def _alone(
+    line: int,
+    text: str,
+    new_reader: Callable[[list[str]], Iterator[list[str]]],
+    record: Callable[[int, str, list[str]], Record],
+) -> Iterator[Record]:
+    """A line that a broken record swallowed, as the record that it is by itself."""
+    content = text[:MAX_CONTENT]
+    try:
+        if isinstance(text, Overlong):
+            raise RecordTooLong(f"a line of more than {MAX_LINE:,} bytes")
+        for fields in new_reader([text]):
+            if fields:
+                yield record(line, content, fields)
+    except csv.Error as error:
+        yield Record(line, content, None, _csv_problem(error))
 
 
 def _csv_problem(error: csv.Error) -> str:
+    if isinstance(error, RecordTooLong):
+        return str(error)
     if "field limit" in str(error):
-        return f"a field is longer than {MAX_TEXT:,} characters"
+        return _TOO_LONG_TEXT
     return "broken quotes"
 
 
-def _json_records(
-    lines: _Lines, columns: Sequence[Column], enrich: Callable[[dict[str, Any]], dict[str, Any]]
-) -> Iterator[Record]:
+def _json_records(lines: Lines, columns: Sequence[Column], enrich: _Enrich) -> Iterator[Record]:
     mapping = JsonMapping(columns)
-    for text in lines:
+    known = {column.name for column in columns}
+    while text := lines.take():
         line, content = lines.number, text[:MAX_CONTENT]
         lines.start_record()
         if not text.strip():
             continue
         try:
-            decoded = json.loads(text)
-        except (ValueError, RecursionError):
-            decoded = None
-        if not isinstance(decoded, dict):
-            yield Record(line, content, None, "not a JSON object")
+            decoded = _json_object(text)
+        except ValueError as error:
+            yield Record(line, content, None, str(error))
             continue
-        values = mapping.pick(enrich(decoded))
+        values = mapping.pick(decoded)
+        for name, value in enrich(decoded).items():
+            if name in known and value is not None and is_no_value(values.get(name, "")):
+                values[name] = str(value)
         yield _storable(line, content, values, values.values())
 
 
+def _json_object(text: str) -> dict[str, Any]:
+    """The object of one line. Its numbers stay text, as written: none is too large, and none is rounded.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it is too large; the message is the reason why the line is set aside.
+    """
+    if isinstance(text, Overlong):
+        raise ValueError(f"a line of more than {MAX_LINE:,} bytes")
+    if sum(map(text.count, ",[{")) > MAX_JSON_VALUES:
+        raise ValueError(f"a JSON object of more than {MAX_JSON_VALUES:,} values")
+    try:
+        decoded = json.loads(
+            text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_first_with_value
+        )
+    except RecursionError:
+        raise ValueError("a JSON object that is nested too deeply") from None
+    except ValueError:
+        decoded = None
+    if not isinstance(decoded, dict):
+        raise ValueError("not a JSON object")
+    return decoded
+
+
+def _first_with_value(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; of a key that stands twice the first value that is not blank."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        for key, value in reversed(pairs):
+            if value is not None and not (isinstance(value, str) and is_no_value(value)):
+                result[key] = value
+    return result
+
+
 def _storable(line: int, content: str, values: Sequence[str] | dict[str, str], texts: Iterable[str]) -> Record:
-    """The record, rejected if PostgreSQL could not store its texts."""
+    """The record, rejected if a text of it is too long or PostgreSQL could not store it."""
+    texts = list(texts)
     joined = "".join(texts)
+    if len(joined) > MAX_TEXT and max(map(len, texts)) > MAX_TEXT:
+        return Record(line, content, None, _TOO_LONG_TEXT)
     if "\x00" in joined:
         return Record(line, content, None, "NUL byte")
     try:

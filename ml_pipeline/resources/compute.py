@@ -12,6 +12,8 @@ from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
+from ml_pipeline.resources.folders import hide_new_files
+
 Key = TypeVar("Key", bound=Hashable)
 
 # What every worker needs. The fork server imports it once, so that a worker, also the one that replaces a killed one,
@@ -41,7 +43,7 @@ class _Pool:
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(PRELOAD)
-            self._pool = ProcessPool(max_workers=workers, context=context)
+            self._pool = ProcessPool(max_workers=workers, context=context, initializer=hide_new_files)
             self._workers = workers
         return self._pool
 

@@ -16,7 +16,7 @@ def taken(settings: Settings, wanted: int) -> Iterator[int]:
     It never waits. A core is a lock on a file below ``settings.home``, which ends with its process, whatever ends it.
     """
     folder = settings.home / "cores"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as held:
         count = 0
         for number in range(settings.workers):

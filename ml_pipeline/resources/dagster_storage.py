@@ -82,7 +82,13 @@ class EventLogStorage(_OwnSchema, PostgresEventLogStorage):
         # the server itself crashes, the log's last moments are missing: less is shown than was done, never more.
         url = postgres.url_with_options(postgres.parse_url(postgres_url), synchronous_commit="off")
         self._engine = create_pg_engine(
-            postgres.plain(url), None, isolation_level="AUTOCOMMIT", pool_size=2, max_overflow=8, pool_recycle=1800
+            postgres.plain(url),
+            None,
+            isolation_level="AUTOCOMMIT",
+            pool_size=2,
+            max_overflow=8,
+            pool_recycle=1800,
+            pool_pre_ping=True,  # a server that was started again is found at once
         )
 
     def dispose(self) -> None:

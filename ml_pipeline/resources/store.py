@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 _BEGUN = ".begun"
 KINDS = {
@@ -271,8 +271,13 @@ def present(root: str, recorded: str, below: str) -> str:
 def _filesystem(url: str) -> tuple[Any, str]:
     import fsspec
 
-    if url.startswith("file://"):  # fsspec takes %20 for a name, MLflow for a blank
-        url = unquote(urlsplit(url).path)
+    if url.startswith("file://"):
+        # MLflow quotes the path of a file URL, fsspec takes it literally. What was once stored under a quoted name
+        # is still found there.
+        quoted = url.removeprefix("file://")
+        path = unquote(quoted)
+        is_old = path != quoted and not Path(path).exists() and Path(quoted).exists()
+        url = quoted if is_old else path
     return fsspec.url_to_fs(url)
 
 

@@ -7,6 +7,7 @@ import warnings
 import sqlalchemy as sa
 
 from ml_pipeline.resources import postgres
+from ml_pipeline.resources.connections import admit_worker
 from ml_pipeline.settings import Settings
 
 SCHEMA = "optuna"
@@ -22,6 +23,7 @@ class Studies:
     def __init__(self, settings: Settings) -> None:
         if settings.database_url is None:
             raise postgres.DatabaseUnavailable("DATABASE_URL is not set; searches keep their trials there")
+        self._settings = settings
         self._administration = postgres.parse_url(settings.database_url)
         self.url = postgres.plain(postgres.url_with_options(self._administration, search_path=SCHEMA))
 
@@ -31,11 +33,13 @@ class Studies:
             if not self._exist(connection):
                 connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
                 self._storage()
+        admit_worker(self._settings, SCHEMA)
         return self.url
 
     def remove(self, tenant: str, model: str) -> None:
         """Forgets every study of a tenant's model, of other rows too; nothing happens where there is none."""
-        with postgres.connect(postgres.engine(self._administration)) as connection:
+        connecting = sa.create_engine(self._administration, poolclass=sa.NullPool)  # once a training: nothing is kept
+        with postgres.connect(connecting) as connection:
             if not self._exist(connection):
                 return
             name = sa.column("study_name", sa.Text)

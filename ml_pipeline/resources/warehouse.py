@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from ml_pipeline.specs import ModelSpec
 
 APP_ROLE = "ml_app"
 OPERATOR_ROLE = "ml_operator"
+_logger = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
@@ -107,7 +109,7 @@ class Warehouse:
     def operator(self) -> Iterator[sa.Connection]:
         """A read-only transaction that sees every tenant: for fleet status, never for a tenant's own work.
 
-        One figure of those who agreed to share is the exception (``ml_pipeline.work.sharing``).
+        The login of the workers may not.
         """
         with self._begin(self._url_as(OPERATOR_ROLE, default_transaction_read_only="on")) as connection:
             yield connection
@@ -163,7 +165,9 @@ class Warehouse:
     def read_source(self, spec: ModelSpec, tenant_id: str) -> pd.DataFrame:
         """The tenant's rows of a model's source, columns ``spec.source_columns``, in no particular order.
 
-        Times are UTC (a time without zone is taken as UTC), numbers float64, everything else text or None.
+        Times are UTC (a time without zone is taken as UTC), numbers float64, everything else text or None. A time that
+        PostgreSQL can store and Python cannot represent (infinity, before the year 1 or after 9999) is unknown; the
+        log says of how many rows that holds.
 
         Raises
         ------
@@ -171,14 +175,23 @@ class Warehouse:
             If the table, a column or the server is missing, the statement runs into its timeout, or a column holds a
             value that is not of its declared type.
         """
-        rows = [tuple(row) for row in self._source_rows(spec, tenant_id)]  # pandas takes thrice as long for the rows
+        # The last value of a row says how many of its times count as unknown.
+        found = self._source_rows(spec, tenant_id)
+        rows = [tuple(row)[:-1] for row in found]  # pandas takes thrice as long for the rows
+        if unreadable := sum(row[-1] > 0 for row in found):
+            _logger.warning(
+                "tenant %s, model %s: %d of %d rows of %s have a time outside of the years 1 to 9999, which counts as "
+                "unknown. Correct it in the source",
+                *(tenant_id, spec.name, unreadable, len(rows), spec.source.table),
+            )
         return _typed(spec, tenant_id, pd.DataFrame.from_records(rows, columns=list(spec.source_columns)))
 
     def _source_rows(self, spec: ModelSpec, tenant_id: str, limit: int | None = None) -> Sequence[sa.Row[Any]]:
         schema, name = spec.source.table.split(".")
-        columns: list[sa.ColumnClause[Any]] = [sa.column(column) for column in spec.source_columns]
+        columns, unreadable = _with_readable_times(spec)
         tenant: sa.ColumnClause[str] = sa.column(spec.source.tenant)
-        query = sa.select(*columns).select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
+        chosen: sa.Select[Any] = sa.select(*columns, unreadable)
+        query = chosen.select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
         try:
             with self._source_connection(spec, tenant_id) as connection:
                 return connection.execute(query.limit(limit)).all()
@@ -278,6 +291,24 @@ def source_url(spec: ModelSpec) -> str:
             f"model {spec.name}: source.url names the variable {url.removeprefix('env:')}, which is not set. Export it"
         )
     return value
+
+
+def _with_readable_times(spec: ModelSpec) -> tuple[list[sa.ColumnElement[Any]], sa.ColumnElement[int]]:
+    """A source's columns, times NULL where Python cannot represent them, and how many of a row's times that befalls."""
+    declared = {name for name, column in spec.source.columns.items() if column.type == "time"}
+    times = declared | {spec.source.event_time}
+    unreadable: sa.ColumnElement[int] = sa.literal_column("0")
+    columns: list[sa.ColumnElement[Any]] = []
+    for name in spec.source_columns:
+        column: sa.ColumnClause[Any] = sa.column(name)
+        if name in times:
+            # Literals without a type take that of the column, be it a date or a time with zone or without.
+            readable = column.between(sa.literal_column("'0001-01-02'"), sa.literal_column("'9999-12-30'"))
+            columns.append(sa.case((readable, column)).label(name))
+            unreadable = unreadable + sa.case((~readable, sa.literal_column("1")), else_=sa.literal_column("0"))
+        else:
+            columns.append(column)
+    return columns, unreadable.label("unreadable_times")
 
 
 def _typed(spec: ModelSpec, tenant_id: str, frame: pd.DataFrame) -> pd.DataFrame:

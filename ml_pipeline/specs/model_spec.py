@@ -224,7 +224,7 @@ def load_spec(path: Path) -> ModelSpec:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
-        raise SpecError(f"{path}: holds {type(content).__name__}, not a mapping. See docs/add-a-model.md")
+        raise SpecError(f"{path}: holds {type(content).__name__}, not a mapping. See docs/how-to/add-a-model.md")
     try:
         return ModelSpec.model_validate(content)
     except ValidationError as error:

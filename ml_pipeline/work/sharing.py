@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 
-import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
 from ml_pipeline.features.feedback import own_outcomes
-from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.work.tenant_settings import SHARE, read_settings
 
 LEAST_TENANTS = 3  # others, below which one tenant's figure could be told from the pooled one
 
@@ -34,18 +31,6 @@ def pooled(warehouse: Warehouse, spec: ModelSpec, tenant: str, moment: dt.dateti
     """
     if spec.training.share != "opt_in":
         return None
-    table = tables.feature_sets
-    newest = (
-        sa.select(table.c.tenant_id, table.c.typical)
-        .where(table.c.model == spec.name, table.c.as_of <= moment, table.c.typical.is_not(None))
-        .order_by(table.c.tenant_id, table.c.as_of.desc(), table.c.sequence.desc())
-        .distinct(table.c.tenant_id)
-    )
-    with warehouse.operator() as connection:
-        settings = read_settings(connection)
-        found = {row.tenant_id: row.typical for row in connection.execute(newest)}
-    sharing = {one for one in (*found, tenant) if settings.get(one, spec.name, SHARE, False)}
-    others = [found[one] for one in sorted(sharing - {tenant})]
-    if tenant not in sharing or len(others) < LEAST_TENANTS:
-        return None
-    return float(np.median(others) if spec.task == "regression" else np.mean(others))
+    figure = sa.func.ml.pooled_typical(spec.name, moment, spec.task == "regression", LEAST_TENANTS)
+    with warehouse.tenant(tenant) as connection:
+        return connection.scalar(sa.select(figure))

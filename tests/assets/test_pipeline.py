@@ -28,6 +28,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec, load_specs
 from ml_pipeline.work import training
+from ml_pipeline.work.monitoring import MonitoringTask
 from ml_pipeline.work.training import TaskReport, TrainingTask, run_training
 from ml_pipeline.work.version_files import PLOTS
 
@@ -70,6 +71,7 @@ def installed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The test's installation, as Dagster finds it in the environment."""
     environment = {
         "DATABASE_URL": settings.database_url,
+        "ML_PIPELINE_WORKER_DATABASE_URL": settings.worker_database_url,
         "ML_PIPELINE_HOME": str(settings.home),
         "ML_PIPELINE_WORKERS": "2",
         "ML_PIPELINE_TENANT_TIMEOUT": "20",
@@ -124,6 +126,24 @@ def partitions_context(instance: dg.DagsterInstance):
     from dagster._core.definitions.partitions.context import partition_loading_context
 
     return partition_loading_context(dynamic_partitions_store=instance)
+
+
+def as_whom(task: TrainingTask | MonitoringTask):
+    with Warehouse(task.settings).tenant(task.tenant) as connection:
+        raise ValueError(connection.scalar(sa.text("SELECT session_user || ' as ' || current_user")))
+
+
+def test_workers_connect_with_a_login_of_their_own(instance, installed, spec, history, monkeypatch):
+    monkeypatch.setattr(factory, "run_training", as_whom)
+    monkeypatch.setattr(factory, "run_monitoring", as_whom)
+    add(instance, installed, history, ["acme"])
+    for job, tags in (
+        ("train", partitions.tenant_range(["acme"], "acme", "acme")),
+        ("monitor", partitions.tenant_day_range(["acme"], "acme", "acme", YESTERDAY, YESTERDAY)),
+    ):
+        (failure, *_) = run(instance, spec, job, tags).get_step_failure_events()
+        told = failure.step_failure_data.user_failure_data.metadata["tenants"].value
+        assert "pipeline_worker as ml_app" in told
 
 
 def test_tenants_that_raise_hang_or_lose_their_worker_fail_alone(instance, installed, spec, history, monkeypatch):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from ml_pipeline.importers import ImportFailed, import_github
+from ml_pipeline.importers.github import derive_keys
 from ml_pipeline.resources import tables
 
 HEADER = "repository,number,title,body,created_at,closed_at,merged_at,author"
@@ -80,6 +81,126 @@ def test_objects_of_the_command_line_tool_bring_their_review_counts(warehouse, s
     assert row[["pull_request", "author", "author_kind"]].tolist() == ["acme/web#8", "bot", "Bot"]
     assert row[["changes_requested", "commits_after_first_review"]].tolist() == [1.0, 1.0]
     assert pd.isna(row["closed_at"])
+
+
+def rest_review(login: str = "bob", state: str = "CHANGES_REQUESTED", day: int = 5, kind: str = "User") -> dict:
+    return {"user": {"login": login, "type": kind}, "state": state, "submitted_at": f"2025-01-{day:02d}T00:00:00Z"}
+
+
+def rest_commit(day: int, author_day: int | None = None) -> dict:
+    dates = {"author": f"2025-01-{author_day or day:02d}T00:00:00Z", "committer": f"2025-01-{day:02d}T00:00:00Z"}
+    return {"sha": "0", "commit": {person: {"name": "ann", "date": date} for person, date in dates.items()}}
+
+
+GRAPHQL_REVIEWS = {
+    "totalCount": 1,
+    "nodes": [
+        {
+            "author": {"login": "bob", "__typename": "User"},
+            "state": "CHANGES_REQUESTED",
+            "submittedAt": "2025-01-05T00:00:00Z",
+        }
+    ],
+}
+GRAPHQL_COMMITS = {"nodes": [{"commit": {"committedDate": f"2025-01-{day:02d}T00:00:00Z"}} for day in (2, 6)]}
+NO_TIME = {"user": {"login": "bob", "type": "User"}}
+
+
+@pytest.mark.parametrize(
+    ("reviews", "commits", "counts"),
+    [
+        # The spellings of REST, GraphQL and of an exporter that keeps edges.
+        ([rest_review()], [rest_commit(2), rest_commit(6)], (1, 1)),
+        (GRAPHQL_REVIEWS, GRAPHQL_COMMITS, (1, 1)),
+        (
+            {"edges": [{"node": node} for node in GRAPHQL_REVIEWS["nodes"]]},
+            {"edges": [{"node": node} for node in GRAPHQL_COMMITS["nodes"]]},
+            (1, 1),
+        ),
+        ([rest_review()], [rest_commit(6, author_day=2)], (1, 1)),
+        ([rest_review()], [{"commit": {"author": {"date": "2025-01-06T00:00:00+00:00"}}}], (1, 1)),
+        ([rest_review()], [{"committedDate": "2025-01-05T01:00:00+02:00"}], (1, 0)),
+        # Who reviews.
+        ([rest_review("ANN"), rest_review("ann", "COMMENTED")], [rest_commit(6)], (0, 0)),
+        ([rest_review("lint", kind="Bot"), rest_review("ci[bot]", kind="")], [rest_commit(6)], (0, 0)),
+        ([{"author": {"login": "ci", "__typename": "Bot"}, "state": "COMMENTED"}], [rest_commit(6)], (0, 0)),
+        ([rest_review("ann", "COMMENTED", 3), rest_review(day=7)], [rest_commit(6)], (1, 0)),
+        ([{"user": None, "state": "CHANGES_REQUESTED", "submitted_at": "2025-01-05T00:00:00Z"}], [], (1, 0)),
+        # What is submitted.
+        ([NO_TIME | {"state": "PENDING"}], [rest_commit(6)], (0, 0)),
+        ([NO_TIME | {"state": "PENDING"}, rest_review(state="APPROVED")], [rest_commit(6)], (0, 1)),
+        # What is absent is unknown.
+        (None, [rest_commit(6)], (None, None)),
+        (3, 2, (None, None)),
+        ({"totalCount": 2}, {"totalCount": 1}, (None, None)),
+        (GRAPHQL_REVIEWS | {"totalCount": 101}, GRAPHQL_COMMITS, (None, None)),
+        (GRAPHQL_REVIEWS | {"pageInfo": {"hasNextPage": True}}, GRAPHQL_COMMITS, (None, None)),
+        ([rest_review()], None, (1, None)),
+        ([rest_review()], GRAPHQL_COMMITS | {"totalCount": 250}, (1, None)),
+        ([rest_review()], [{"sha": "0"}, rest_commit(6)], (1, None)),
+        ([NO_TIME | {"state": "APPROVED"}], [rest_commit(6)], (None, None)),
+        ([NO_TIME | {"state": "CHANGES_REQUESTED"}], [rest_commit(6)], (1, None)),
+        ([NO_TIME | {"state": "APPROVED", "submitted_at": "0001-01-01T00:00:00Z"}], [rest_commit(6)], (None, None)),
+        ([{"submitted_at": "2025-01-05T00:00:00Z"}], [rest_commit(6)], (None, 1)),
+        ([None], [rest_commit(6)], (None, None)),
+        ([], [rest_commit(6)], (0, 0)),
+        ([], None, (0, None)),
+    ],
+)
+def test_reviews_and_commits_are_counted_in_each_of_their_spellings_or_unknown(reviews, commits, counts):
+    keys = ("changes_requested", "commits_after_first_review")
+    derived = derive_keys({"user": {"login": "ann"}, "reviews": reviews, "commits": commits})
+    assert tuple(derived.get(key) for key in keys) == counts
+
+
+def test_an_app_is_the_author_of_its_own_reviews_under_either_of_its_names():
+    review = rest_review("renovate", "COMMENTED")
+    for login in ("app/renovate", "renovate[bot]", "Renovate"):
+        counts = derive_keys({"author": {"login": login}, "reviews": [review], "commits": [rest_commit(6)]})
+        assert counts["commits_after_first_review"] == 0
+
+
+def test_what_reviews_do_not_show_is_stored_as_unknown_and_what_the_object_says_counts_first(
+    warehouse, stored, json_export
+):
+    known = REST | {"reviews": [rest_review()], "commits": [rest_commit(6)]}
+    said = known | {"number": 9, "changes_requested": 4, "commits_after_first_review": None}
+    import_github(warehouse, json_export(REST, known | {"number": 8}, said))
+    rows = stored("acme", PULLS)[["changes_requested", "commits_after_first_review"]]
+    assert rows.iloc[0].isna().all()
+    assert rows.iloc[1:].to_numpy().tolist() == [[1.0, 1.0], [4.0, 1.0]]
+
+
+def test_graphql_says_of_an_author_what_kind_it_is(warehouse, stored, json_export):
+    import_github(warehouse, json_export(GH | {"author": {"__typename": "Bot", "login": "renovate"}}))
+    assert stored("acme", PULLS)["author_kind"].tolist() == ["Bot"]
+
+
+def test_of_a_key_that_stands_twice_the_value_counts_wherever_it_stands(warehouse, stored, tmp_path):
+    path = tmp_path / "acme.jsonl"
+    twice = '{"number": 7, "created_at": "NULL", "repo": "a/b", "created_at": "2025-01-02", "created_at": null}'
+    spelled = '{"number": 8, "created_at": "", "createdAt": "2025-01-02", "opened_at": "n/a", "repo": "a/b"}'
+    path.write_text(f"{twice}\n{spelled}\n")
+    import_github(warehouse, path)
+    assert stored("acme", PULLS)["created_at"].tolist() == [datetime(2025, 1, 2, tzinfo=UTC)] * 2
+
+
+def test_a_number_of_json_is_set_aside_as_it_was_written(warehouse, stored, tmp_path):
+    path = tmp_path / "acme.jsonl"
+    numbers = ["7", "1e400", "Infinity", "9" * 5_000, "12345678901234567890", "NaN", "7.5", "true"]
+    objects = [f'{{"number": {number}, "created_at": "2025-01-02", "repo": "a/b"}}' for number in numbers]
+    path.write_text("\n".join(objects))
+    import_github(warehouse, path)
+    assert stored("acme", PULLS)["pull_request"].tolist() == ["a/b#7"]
+    assert [reason[:40] for reason in stored("acme", tables.quarantine)["reason"]] == [
+        "number is larger than 1e+15: '1e400'",
+        "number is not a number: 'Infinity'",
+        "number is not a number: '9999999999999999"[:40],
+        "number is larger than 1e+15: '1234567890"[:40],
+        "number is missing: 'NaN'",
+        "number is no whole number",
+        "number is not a number: 'True'",
+    ]
 
 
 @pytest.mark.parametrize(

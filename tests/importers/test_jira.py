@@ -1,17 +1,34 @@
 """Jira exports into a real database: what is stored, what is set aside, and what a second import changes."""
 
 import gzip
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 from ml_pipeline.importers import ImportFailed, import_jira
-from ml_pipeline.resources import tables
+from ml_pipeline.importers.files import file_labels
+from ml_pipeline.resources import postgres, tables
 
 HEADER = "Issue key,Issue Type,Created,Resolved,Custom field (Story Points),Summary,Description"
 GOOD = "A-1,Bug,2021-03-01 10:00,2021-03-03 10:00,3.0,Crash,Steps"
+OUT_OF_RANGE = ["0000-01-01", "0001-01-01T00:00+12:00", "9999-12-31T23:59:59-12:00", "9999-12-31 23:59:59"]
+BAD_TIMES = [
+    *OUT_OF_RANGE,
+    "NULL",
+    "NaN",
+    "None",
+    r"\N",
+    "NaT",
+    "n/a",
+    "-",
+    "10000-01-01",
+    "2021-01-01T24:00",
+    "infinity",
+]
 
 
 @pytest.fixture
@@ -84,6 +101,68 @@ def test_a_bad_row_is_set_aside_with_its_line_and_reason_and_the_others_are_load
     assert row["content"] == bad.replace("\x00", "\N{REPLACEMENT CHARACTER}") + "\n"
     assert (summary.rows_read, summary.rows_loaded, summary.quarantined) == (3, 2, 1)
     assert summary.reasons == {reason.partition(":")[0]: 1}
+
+
+@pytest.mark.parametrize("shift_to", [None, pd.Timestamp("2026-01-31", tz="UTC")])
+@pytest.mark.parametrize("timezone", ["UTC", "America/Adak"])
+def test_no_cell_ends_an_import_whatever_the_zone_or_the_shift(warehouse, stored, export, timezone, shift_to):
+    bad = [f"B-{number},Bug,{cell},,1,s,d" for number, cell in enumerate(BAD_TIMES)]
+    bad += [f"C-{number},Bug,2021-01-01,{cell},1,s,d" for number, cell in enumerate(OUT_OF_RANGE)]
+    bad += [f"{cell},Bug,2021-01-01,,1,s,d" for cell in ("NULL", "-")]
+    summary = import_jira(
+        warehouse, export(GOOD, *bad, GOOD.replace("A-1", "A-2")), timezone=timezone, shift_to=shift_to
+    )
+    assert stored("acme")["issue_key"].tolist() == ["A-1", "A-2"]
+    aside = stored("acme", tables.quarantine)
+    assert aside["line"].tolist() == list(range(3, 3 + len(bad)))
+    assert all(repr(cell) in reason for cell, reason in zip(BAD_TIMES, aside["reason"], strict=False))
+    assert summary.quarantined == len(bad)
+
+
+def test_rows_that_postgresql_refuses_are_told_with_file_and_tenant(warehouse, export):
+    with postgres.engine(warehouse.url).begin() as connection:
+        connection.execute(sa.text("ALTER TABLE source.issues ADD CONSTRAINT no_bugs CHECK (issue_type <> 'Bug')"))
+    with pytest.raises(ImportFailed, match=r"acme.csv, tenant acme: PostgreSQL refuses rows .* \"no_bugs\""):
+        import_jira(warehouse, export(GOOD))
+
+
+def test_a_custom_field_that_stands_twice_is_read_where_it_has_a_value(warehouse, stored, export):
+    header = "Issue key,Created,Custom field (Story Points),Summary,Custom field (Story Points),Story point estimate"
+    rows = ["A-1,2021-03-01,,s,5,", "A-2,2021-03-01,3,s,,8", "A-3,2021-03-01,,s,NULL,8", "A-4,2021-03-01,,s,,"]
+    import_jira(warehouse, export(*rows, header=header))
+    assert stored("acme")["story_points"].fillna(-1).tolist() == [5.0, 3.0, 8.0, -1.0]
+
+
+@pytest.mark.parametrize("column", ["Summary", "Team", "Created", "Resolved", "Issue key"])
+def test_every_column_is_read_where_it_stands_with_a_value(warehouse, stored, export, column):
+    names = ["Issue key", "Created", "Summary", "Team", "Resolved"]
+    values = {"Issue key": "A-1", "Created": "2021-03-01", "Summary": "s", "Team": "core", "Resolved": "2021-03-02"}
+    import_jira(warehouse, export(",".join(["", *values.values()]), header=",".join([column, *names])))
+    row = stored("acme").iloc[0]
+    assert row[["issue_key", "summary", "team"]].tolist() == ["A-1", "s", "core"]
+    assert row[["created_at", "resolved_at"]].notna().all()
+
+
+def test_parts_of_one_tenant_with_one_file_name_keep_what_each_set_aside(warehouse, stored, export):
+    folders = [export(GOOD, "A-9,Bug,never,,3,s,d", name=f"part{number}.csv") for number in (1, 2)]
+    paths = []
+    for number, path in enumerate(folders):
+        paths.append(path.parent / f"cust{number}" / "Jira.csv")
+        paths[-1].parent.mkdir()
+        path.rename(paths[-1])
+    for _ in range(2):
+        for path, label in zip(paths, file_labels(paths), strict=True):
+            import_jira(warehouse, path, "acme", label=label)
+    assert stored("acme", tables.quarantine)["file"].tolist() == ["cust0/Jira.csv", "cust1/Jira.csv"]
+    import_jira(warehouse, paths[0], "acme")
+    assert stored("acme", tables.quarantine)["file"].tolist() == ["Jira.csv", "cust1/Jira.csv"]
+
+
+def test_a_file_name_that_is_not_utf8_is_stored_with_its_bytes_escaped(warehouse, stored, export):
+    path = export(GOOD, "A-2,Bug,never,,3,s,d")
+    named = path.rename(path.parent / os.fsdecode(b"caf\xe9.csv"))
+    assert import_jira(warehouse, named, "acme").file == r"caf\xe9.csv"
+    assert stored("acme", tables.quarantine)["file"].tolist() == [r"caf\xe9.csv"]
 
 
 def test_the_content_of_a_long_bad_row_is_cut(warehouse, stored, export):
@@ -170,8 +249,9 @@ def test_a_target_without_time_zone_is_refused(warehouse, export):
 
 
 def test_an_unknown_timezone_is_refused(warehouse, export):
-    with pytest.raises(ImportFailed, match="'Mars/Base' is unknown"):
-        import_jira(warehouse, export(GOOD), timezone="Mars/Base")
+    for zone in ("Mars/Base", "Europe", "../UTC", ""):
+        with pytest.raises(ImportFailed, match=f"{zone!r} is unknown"):
+            import_jira(warehouse, export(GOOD), timezone=zone)
 
 
 def test_progress_is_told_the_rows_done_so_far(warehouse, export):

@@ -6,13 +6,17 @@ import multiprocessing
 import os
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ml_pipeline.resources import store
 from ml_pipeline.resources.registry import CHAMPION, NoSuchVersion, Registry, TamperedArtifact, Version, write_manifest
+from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.store import Unwritable
+from ml_pipeline.settings import Settings, load_settings
 
 
 def register(registry: Registry, folder: Path, key: str, tenant: str = "acme") -> Version:
@@ -53,6 +57,32 @@ def test_tenants_have_registered_models_and_folders_of_their_own(registry: Regis
 def test_files_come_back_as_they_were_registered(registry: Registry, tmp_path: Path):
     version = register(registry, tmp_path / "files", "a")
     with registry.files(version) as folder:
+        assert (folder / "model.ubj").read_bytes() == b"a" * 100
+
+
+@pytest.mark.parametrize("name", ["a b", "100%25", "a#b", "a?b", 'o\'b "q"', "é中", "[x]*", "a;b&c=d"])
+def test_files_come_back_whatever_the_path_of_home_is(settings: Settings, tmp_path: Path, name: str):
+    home = load_settings({"ML_PIPELINE_HOME": str(tmp_path / name)}).home
+    odd = settings.model_copy(update={"home": home})
+    registry = Registry(odd)
+    version = register(registry, tmp_path / "files", "a")
+    with registry.files(version) as folder:
+        assert (folder / "model.ubj").read_bytes() == b"a" * 100
+    assert registry.file(version, "version.json") == b"{}"
+    (uploaded,) = (odd.home / "artifacts").rglob("model.ubj")
+    assert uploaded.read_bytes() == b"a" * 100
+    listed = {file.path for file in registry.client.list_artifacts(version.run_id, "model")}  # as MLflow's pages do
+    assert "model/model.ubj" in listed
+    frame = pd.DataFrame({"x": [1.5, 2.5]})
+    digest, url = Snapshots(odd).write("acme", "story_points", frame)
+    pd.testing.assert_frame_equal(Snapshots(odd).read(url, digest, tenant="acme"), frame)
+
+
+def test_files_that_an_older_version_stored_under_a_quoted_path_are_found(registry: Registry, tmp_path: Path):
+    version = register(registry, tmp_path / "files", "a")
+    moved = tmp_path / "with%20blank"
+    shutil.copytree(stored(version, ""), moved)
+    with registry.files(replace(version, source=f"file://{moved}")) as folder:
         assert (folder / "model.ubj").read_bytes() == b"a" * 100
 
 

@@ -28,11 +28,6 @@ def a_row(table: sa.Table, tenant: str) -> dict:
     return row | {"tenant_id": tenant}
 
 
-@pytest.fixture
-def superuser(warehouse: Warehouse) -> sa.Engine:
-    return postgres.engine(warehouse.url)
-
-
 def test_every_relation_with_tenant_rows_is_behind_the_wall(superuser: sa.Engine):
     query = """
         SELECT n.nspname || '.' || c.relname AS name, c.relkind, c.relrowsecurity, c.relforcerowsecurity,
@@ -57,13 +52,17 @@ def test_every_relation_with_tenant_rows_is_behind_the_wall(superuser: sa.Engine
         assert relation["policies"] == ["operator_reads", "tenant_wall"], relation["name"]
 
 
-def test_no_function_of_ours_runs_with_its_owners_rights(superuser: sa.Engine):
+def test_one_function_of_ours_runs_with_its_owners_rights_and_only_the_tenants_role_may_call_it(superuser: sa.Engine):
     query = """
-        SELECT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        SELECT p.proname, pg_get_userbyid(p.proowner) AS owner, p.proconfig, p.proacl::text[] AS rights
+        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname IN ('source', 'ml') AND p.prosecdef
     """
     with superuser.connect() as connection:
-        assert connection.scalars(sa.text(query)).all() == []
+        (function,) = connection.execute(sa.text(query)).mappings().all()
+    assert (function["proname"], function["owner"]) == ("pooled_typical", OPERATOR_ROLE)
+    assert function["proconfig"] == ["search_path=pg_catalog, pg_temp"]
+    assert function["rights"] == [f"{role}=X/{OPERATOR_ROLE}" for role in (OPERATOR_ROLE, APP_ROLE)]
 
 
 def test_the_roles_of_the_pipeline_can_not_step_over_the_wall(superuser: sa.Engine):
@@ -150,16 +149,13 @@ def test_migrating_twice_changes_nothing(warehouse: Warehouse):
     assert warehouse.tenants() == ["a"]
 
 
-def test_a_login_without_superuser_rights_can_migrate_and_work(server: str, superuser: sa.Engine):
+def test_a_login_without_superuser_rights_can_migrate_and_work(server: str, superuser: sa.Engine, settings: Settings):
     """What a production database offers: a login that owns its database and may create roles."""
-    administration = postgres.parse_url(server)
+    owner = postgres.parse_url(settings.database_url or "")
     with superuser.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text("CREATE ROLE plain_login LOGIN CREATEROLE NOSUPERUSER"))
-        connection.execute(sa.text("GRANT ml_owner, ml_app, ml_operator TO plain_login WITH SET TRUE"))
-        connection.execute(sa.text("CREATE DATABASE plain_database OWNER plain_login"))
+        connection.execute(sa.text(f"CREATE DATABASE plain_database OWNER {owner.username}"))
     try:
-        url = administration.set(username="plain_login", database="plain_database")
-        warehouse = Warehouse(Settings(database_url=postgres.plain(url)))
+        warehouse = Warehouse(Settings(database_url=postgres.plain(owner.set(database="plain_database"))))
         warehouse.migrate()
         warehouse.add_tenant("a")
         assert warehouse.tenants() == ["a"]
@@ -167,5 +163,3 @@ def test_a_login_without_superuser_rights_can_migrate_and_work(server: str, supe
     finally:
         with superuser.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text("DROP DATABASE plain_database WITH (FORCE)"))
-            connection.execute(sa.text("DROP OWNED BY plain_login"))
-            connection.execute(sa.text("DROP ROLE plain_login"))

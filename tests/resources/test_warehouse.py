@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
+from ml_pipeline.features.point_in_time import build
 from ml_pipeline.resources import postgres, tables
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.resources.warehouse import APP_ROLE, SourceUnreadable, Warehouse, source_url
 from ml_pipeline.settings import Settings
-from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs import ModelSpec, load_specs
 from ml_pipeline.specs.question import Column
 
 CLAIMS = """
@@ -86,6 +87,36 @@ def test_rows_come_typed_as_declared_and_of_one_tenant(claims: Warehouse):
     assert {str(rows[name].dtype) for name in ("filed_at", "filed_on", "settled_at")} == {"datetime64[us, UTC]"}
     assert rows["filed_at"][0] == pd.Timestamp("2026-01-01 12:00", tz="UTC")
     assert rows["settled_at"][0] == pd.Timestamp("2026-01-02 22:00", tz="UTC")
+
+
+UNREADABLE = ["infinity", "-infinity", "10000-01-01 11:59:59", "4713-12-01 BC"]
+
+
+def test_stored_times_that_python_cannot_represent_are_unknown_and_counted_for_their_tenant(claims: Warehouse, caplog):
+    with postgres.engine(claims.url).begin() as connection:
+        for number, time in enumerate(UNREADABLE, 10):
+            values = f"('acme', {number}, '{time}', '{time}', 1, 'fire', '{time}')"
+            connection.execute(sa.text(f"INSERT INTO shop.claims VALUES {values}"))
+    rows = claims.read_source(claims_spec(), "acme").set_index("claim")
+    assert len(rows) == 2 + len(UNREADABLE)
+    times = rows[["filed_at", "filed_on", "settled_at"]]
+    assert times.loc[[str(10 + place) for place in range(len(UNREADABLE))]].isna().all(axis=None)
+    assert times.loc["1"].notna().all()
+    assert [record.getMessage() for record in caplog.records] == [
+        "tenant acme, model claims: 4 of 6 rows of shop.claims have a time outside of the years 1 to 9999, which "
+        "counts as unknown. Correct it in the source"
+    ]
+
+
+def test_a_stored_creation_in_the_year_10000_leaves_the_tenant_trainable(warehouse: Warehouse):
+    spec = load_specs()["story_points"]
+    with warehouse.tenant("acme") as connection:
+        for key, created in (("A-1", "2021-01-01"), ("A-2", "9999-12-31T23:59:59-12:00"), ("A-3", "infinity")):
+            row = {"tenant_id": "acme", "issue_key": key, "created_at": created}
+            insert = "INSERT INTO source.issues (tenant_id, issue_key, created_at, summary) "
+            connection.execute(sa.text(insert + "VALUES (:tenant_id, :issue_key, :created_at, 's')"), row)
+    frame = build(spec, warehouse.read_source(spec, "acme"), dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+    assert frame["entity_id"].tolist() == ["A-1"]
 
 
 def test_a_tenant_without_rows_gives_an_empty_frame_of_the_same_types(claims: Warehouse):
