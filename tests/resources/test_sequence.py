@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from ml_pipeline.resources import postgres, tables
+from ml_pipeline.resources import embedded, postgres, tables
 from ml_pipeline.resources.warehouse import MIGRATIONS, Warehouse
 from ml_pipeline.settings import Settings
 
@@ -21,28 +21,24 @@ INSERT = """
 
 
 @pytest.fixture
-def plain_login(server: str, template_database: str) -> Iterator[sa.URL]:
-    """An empty database whose owner is no superuser: row-level security binds it too."""
-    administration, name = postgres.parse_url(server), f"plain_{uuid.uuid4().hex[:8]}"
+def empty(server: str, template_database: str) -> Iterator[sa.URL]:
+    """An empty database of the product's own login, which row-level security binds too."""
+    administration, name = postgres.parse_url(server), f"empty_{uuid.uuid4().hex[:8]}"
     connecting = sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with connecting.connect() as connection:
-        connection.execute(sa.text(f"CREATE ROLE {name} LOGIN CREATEROLE NOSUPERUSER"))
-        connection.execute(sa.text(f"GRANT ml_owner, ml_app, ml_operator TO {name} WITH SET TRUE"))
-        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER {name}"))
-    yield administration.set(username=name, database=name)
+        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER {embedded.OWNER}"))
+    yield administration.set(username=embedded.OWNER, database=name)
     postgres.close_engines(name)
     with connecting.connect() as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-        connection.execute(sa.text(f"DROP OWNED BY {name}"))
-        connection.execute(sa.text(f"DROP ROLE {name}"))
 
 
-def test_rows_from_before_are_numbered_by_their_time_and_new_ones_go_on_from_there(plain_login: sa.URL):
+def test_rows_from_before_are_numbered_by_their_time_and_new_ones_go_on_from_there(empty: sa.URL):
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["url"] = plain_login
+    config.attributes["url"] = empty
     command.upgrade(config, "0007")
-    warehouse = Warehouse(Settings(database_url=postgres.plain(plain_login)))
+    warehouse = Warehouse(Settings(database_url=postgres.plain(empty)))
     for tenant, reason, created_at in (("a", "2", "2026-02-01"), ("b", "3", "2026-03-01"), ("a", "1", "2026-01-01")):
         with warehouse.tenant(tenant) as connection:
             connection.execute(sa.text(INSERT), {"tenant": tenant, "reason": reason, "created_at": created_at})

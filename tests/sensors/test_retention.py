@@ -34,7 +34,7 @@ def old_rows(warehouse: Warehouse, tenant: str) -> None:
         times = {"event_time": LONG_AGO, "predicted_at": LONG_AGO}
         connection.execute(sa.insert(tables.predictions).values(key | row | times))
         for number in (0, 1):
-            path = f"{warehouse.settings.artifacts}/snapshots/{tenant}/story_points/{number}.parquet"
+            path = f"{warehouse.settings.artifacts}/snapshots/{tenant}/story_points/{number:024x}.parquet"
             row = {"snapshot_hash": str(number), "path": path, "as_of": LONG_AGO, "rows": 1, "matured": 1}
             made = {"quality_score": 1.0, "quality": {}, "created_at": LONG_AGO + dt.timedelta(days=number)}
             connection.execute(sa.insert(tables.feature_sets).values(key | row | made))
