@@ -101,7 +101,7 @@ class Warehouse:
 
     def _holder(self, what: str, tenant_id: str) -> str:
         """Who holds the lock of ``alone``, as the database knows it."""
-        with self.operator() as connection:
+        with self.tenant(tenant_id) as connection:
             pid = connection.scalar(sa.text(HOLDER), {"what": f"ml_pipeline.{what}", "tenant": tenant_id})
         return "another process" if pid is None else f"the process behind PostgreSQL's session {pid}"
 
