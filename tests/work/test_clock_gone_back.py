@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from ml_pipeline.resources import postgres, tables
+from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHAMPION
 from ml_pipeline.sensors.registry_sync import registry_sync
 from ml_pipeline.sensors.rollback_watch import rollback_watch
@@ -37,17 +37,18 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-def written_later(settings, by: dt.timedelta) -> None:
+def written_later(superuser: sa.Engine, by: dt.timedelta) -> None:
     """What is written from here on had been written with a clock that was ``by`` ahead, which is right again."""
-    with postgres.engine(postgres.parse_url(settings.database_url)).begin() as connection:
+    with superuser.begin() as connection:
         for table in (tables.deployments, tables.decisions, tables.feature_sets, tables.alerts):
-            connection.execute(sa.update(table).values(created_at=table.c.created_at + by, as_of=table.c.as_of + by))
+            later = {"created_at": table.c.created_at + by, "as_of": table.c.as_of + by}
+            connection.execute(sa.update(table).values(later))
         moved = {name: tables.deployments.c[name] + by for name in ("finished_at", "watched_at")}
         connection.execute(sa.update(tables.deployments).values(moved))
 
 
 @pytest.fixture
-def doors(settings, tmp_path: Path, monkeypatch, now) -> Doors:
+def doors(settings, superuser, tmp_path: Path, monkeypatch, now) -> Doors:
     """Versions 1 and 2 were promoted with a clock that was three hours ahead, version 3 when it was right again."""
     monkeypatch.setenv("DATABASE_URL", str(settings.database_url))
     monkeypatch.setenv("ML_PIPELINE_HOME", str(settings.home))
@@ -61,7 +62,7 @@ def doors(settings, tmp_path: Path, monkeypatch, now) -> Doors:
         )
     for number in (1, 2):
         doors.deployer.deploy("acme", SPEC.name, number, action=PROMOTE, reason="better", as_of=now)
-    written_later(settings, 3 * HOUR)
+    written_later(superuser, 3 * HOUR)
     doors.deployer.deploy("acme", SPEC.name, 3, action=PROMOTE, reason="better", as_of=now)
     return doors
 
@@ -100,26 +101,28 @@ def test_the_state_of_the_loop_names_the_version_that_serves(doors, now):
     assert (state.champion.number, state.watching) == (3, True)
 
 
-def test_the_sensor_begins_a_watch_that_is_dated_years_ahead(doors, settings, now):
-    written_later(settings, 3650 * DAY)
+def test_the_sensor_begins_a_watch_that_is_dated_years_ahead(doors, superuser, now):
+    written_later(superuser, 3650 * DAY)
     assert rollback_watch(dg.build_sensor_context()).skip_message.startswith("0 of 0 watches")
     with doors.warehouse.operator() as connection:
         begun = connection.scalar(sa.select(tables.deployments.c.as_of).where(tables.deployments.c.watch == "open"))
     assert abs(begun - now) < HOUR
 
 
-def test_a_cut_off_deployment_that_is_dated_ahead_is_settled(doors, settings, now):
+def test_a_cut_off_deployment_that_is_dated_ahead_is_settled(doors, superuser, now):
     with doors.warehouse.tenant("acme") as connection:
         connection.execute(
             sa.update(tables.deployments).where(tables.deployments.c.version == 3).values(state="intent")
         )
-    written_later(settings, DAY)
+    written_later(superuser, DAY)
     assert [outcome for _, outcome in doors.deployer.reconcile(older_than=HOUR)] == ["done"]
 
 
-def test_training_status_and_explain_follow_the_newest_rows_and_the_cool_down_ends(tenant, make_issues, as_known):
+def test_training_status_and_explain_follow_the_newest_rows_and_the_cool_down_ends(
+    tenant, superuser, make_issues, as_known
+):
     tenant.holds(as_known(make_issues(60), 40)).train(40)
-    written_later(tenant.settings, 6 * HOUR)
+    written_later(superuser, 6 * HOUR)
     tenant.holds(make_issues(60))
     doors, at = Doors(tenant.settings), dt.datetime.fromisoformat(tenant.task(40).as_of)
     assert tenant.train(40.2).done["model"]["decision"] != "unchanged"  # the clock has gone back
@@ -132,7 +135,7 @@ def test_training_status_and_explain_follow_the_newest_rows_and_the_cool_down_en
     (state,) = fleet_states(doors.warehouse, tenant.settings, {tenant.spec.name: tenant.spec}, ["acme"], at, {}, 0)
     assert state.last_fit.at < first  # the newest by its number, not by its time
     for by, last in ((HOUR, "an hour ahead"), (3650 * DAY, None)):
-        written_later(tenant.settings, by)
+        written_later(superuser, by)
         (state,) = fleet_states(doors.warehouse, tenant.settings, {tenant.spec.name: tenant.spec}, ["acme"], at, {}, 0)
         assert (state.last_fit is None) == (last is None)
 
@@ -174,7 +177,7 @@ def replace_settings(settings, url: str):
     return type(settings).model_validate(settings.model_dump() | {"alert_webhook": url})
 
 
-def test_an_approval_dated_years_ahead_is_given_up(tenant, settings, monkeypatch):
+def test_an_approval_dated_years_ahead_is_given_up(settings, superuser, monkeypatch):
     from ml_pipeline import partitions
     from ml_pipeline.lifecycle.retraining import Request
     from ml_pipeline.sensors.retraining import unasked
@@ -194,7 +197,7 @@ def test_an_approval_dated_years_ahead_is_given_up(tenant, settings, monkeypatch
         connection.execute(sa.insert(tables.feature_sets).values(snapshot))
     tick = decide_for(doors.warehouse, settings, {"story_points": SPEC}, ["acme"], now, request=Request("ann", ""))
     assert len(tick.approved) == 1, tick.held
-    written_later(settings, 3650 * DAY)
+    written_later(superuser, 3650 * DAY)
     (state,) = fleet_states(doors.warehouse, settings, {"story_points": SPEC}, ["acme"], now, {}, 0)
     assert state.active_runs == 1
     with dg.DagsterInstance.local_temp(str(settings.home)) as instance:
