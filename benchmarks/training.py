@@ -294,7 +294,7 @@ def parts_of_beyond(settings: Settings, seed: int) -> list[dict[str, Any]]:
     digest, url = snapshots.write("warm-up", spec.name, frame)
     with tempfile.TemporaryDirectory() as folder:
         calls: dict[str, Callable[[], Any]] = {
-            "read the snapshot": lambda: snapshots.read(url, digest),
+            "read the snapshot": lambda: snapshots.read(url, digest, tenant="warm-up"),
             "predict 500 rows": lambda: model.predict(frame),
             "save the files": lambda: model.save(Path(folder) / "model"),
             "look the versions up": lambda: registry.versions("warm-up", spec.name),

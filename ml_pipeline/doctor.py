@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from ml_pipeline.identifiers import case_twin, tenant_problem
 from ml_pipeline.lifecycle.policy import PolicyError
 from ml_pipeline.resources.connections import excessive_rights
 from ml_pipeline.resources.notifier import channels
@@ -14,17 +16,20 @@ from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable
 from ml_pipeline.resources.warehouse import SourceUnreadable, Warehouse
 from ml_pipeline.settings import Settings
-from ml_pipeline.specs import load_specs
+from ml_pipeline.specs import ModelSpec, load_specs
 from ml_pipeline.work.retraining import policy_of
+
+SHOWN_TENANTS, SHOWN_LENGTH = 10, 60
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked."""
+    """One thing that was checked; a ``warning`` is something to know of that keeps nothing from working."""
 
     what: str
     ok: bool
     detail: str
+    warning: bool = False
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -50,7 +55,31 @@ def examine(settings: Settings) -> list[Finding]:
             findings.append(
                 Finding(where, True, f"{spec.source.table}: {columns} columns are there, with fitting types")
             )
+            findings += _isolation(warehouse, spec, tenants)
     return findings
+
+
+def _isolation(warehouse: Warehouse, spec: ModelSpec, tenants: Sequence[str]) -> Iterator[Finding]:
+    """What only the pipeline's filter keeps apart, and rows that belong to no tenant and are skipped."""
+    where, table = f"model {spec.name}", spec.source.table
+    if spec.source.url is None and spec.source.isolation == "filter":
+        only = f"nothing but the pipeline's filter by {spec.source.tenant} keeps tenants apart (isolation: filter)"
+        yield Finding(where, True, f"{table}: {only}", warning=True)
+    others = [tenant for tenant in warehouse.source_tenants(spec) or [] if tenant not in set(tenants)]
+    problems = {tenant: tenant_problem(tenant) for tenant in others}
+    for tenant in others:
+        twin = case_twin(tenant, tenants)
+        problems[tenant] = problems[tenant] or (f"differs only in case from tenant {twin!r}" if twin else None)
+    unusable = [f"{tenant[:SHOWN_LENGTH]!r} {problem}" for tenant, problem in problems.items() if problem]
+    unknown = [repr(tenant) for tenant, problem in problems.items() if not problem]
+    for ids, what, remedy in (
+        (unusable, "ids that no tenant can have", "Give them others in the source"),
+        (unknown, "tenants that source.tenants does not name", "To train for them, insert their ids there"),
+    ):
+        if ids:
+            more = f" and {len(ids) - SHOWN_TENANTS} more" if len(ids) > SHOWN_TENANTS else ""
+            named = f"{'; '.join(ids[:SHOWN_TENANTS])}{more}"
+            yield Finding(where, True, f"{table}: rows of {what} are skipped: {named}. {remedy}", warning=True)
 
 
 def _loop(settings: Settings) -> list[Finding]:

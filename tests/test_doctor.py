@@ -111,7 +111,11 @@ def test_a_table_that_may_not_be_read_is_found_before_the_run(with_spec):
         connection.execute(sa.text("CREATE TABLE source.secrets (LIKE source.issues)"))
     finding = own(settings)
     assert not finding.ok
-    assert "permission denied for table secrets" in finding.detail
+    assert "source.secrets has no policy" in finding.detail
+    assert "GRANT SELECT ON source.secrets TO ml_app;" in finding.detail
+    with postgres.engine(Warehouse(settings).url).begin() as connection:
+        connection.execute(sa.text(finding.detail.partition("Close it with: ")[2].replace("GRANT SELECT", "-- GRANT")))
+    assert "permission denied for table secrets" in own(settings).detail
 
 
 def test_a_database_that_does_not_answer_is_one_models_problem_and_not_the_others(with_spec):

@@ -62,6 +62,10 @@ def train(settings: Settings, spec: ModelSpec, rows: pd.DataFrame, tenant: str, 
         rows.assign(tenant_id=tenant).to_sql(name, connection, schema=schema, index=False)
         connection.execute(sa.text(f"GRANT USAGE ON SCHEMA {schema} TO {APP_ROLE}"))
         connection.execute(sa.text(f"GRANT SELECT ON {schema}.{name} TO {APP_ROLE}"))
+        for word in ("ENABLE", "FORCE"):
+            connection.execute(sa.text(f"ALTER TABLE {schema}.{name} {word} ROW LEVEL SECURITY"))
+        own = "tenant_id = nullif(current_setting('app.tenant_id', true), '')"
+        connection.execute(sa.text(f"CREATE POLICY tenant_isolation ON {schema}.{name} TO {APP_ROLE} USING ({own})"))
     warehouse.add_tenant(tenant)
     report = run_training(TrainingTask(settings, spec, tenant, moment.isoformat()))
     assert report.error is None
@@ -75,7 +79,7 @@ def stored(settings: Settings, tenant: str, table: sa.Table) -> list[dict]:
 
 def snapshot(settings: Settings, tenant: str) -> pd.DataFrame:
     (row,) = stored(settings, tenant, tables.feature_sets)
-    return Snapshots(settings).read(row["path"], row["snapshot_hash"])
+    return Snapshots(settings).read(row["path"], row["snapshot_hash"], tenant=tenant)
 
 
 def test_lead_score_goes_from_a_table_to_the_probabilities_of_open_leads(settings: Settings, specs, calls):

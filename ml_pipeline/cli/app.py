@@ -318,6 +318,7 @@ def doctor(as_json: bool) -> None:
     else:
         for finding in findings:
             mark = "[green]ok[/green]  " if finding.ok else "[red]bad[/red] "
+            mark = "[yellow]warn[/yellow]" if finding.warning else mark
             output.print(f"{mark} {finding.what}: {finding.detail}", highlight=False)
     if not all(finding.ok for finding in findings):
         sys.exit(1)

@@ -35,6 +35,7 @@ class Group(click.Group):
 
 def _is_for_the_user(error: Exception) -> bool:
     from ml_pipeline.features.point_in_time import FeatureError
+    from ml_pipeline.identifiers import BadIdentifier
     from ml_pipeline.importers import ImportFailed
     from ml_pipeline.lifecycle.policy import PolicyError
     from ml_pipeline.monitoring.profiles import ProfileError
@@ -60,7 +61,7 @@ def _is_for_the_user(error: Exception) -> bool:
         NothingToRollBackTo,
     )
     files = (SettingsError, SpecError, PolicyError, ImportFailed)
-    asked = (EmptyRange, BadMoment, BadSetting, BadFeedback, FeatureError, NothingToExplain)
+    asked = (BadIdentifier, EmptyRange, BadMoment, BadSetting, BadFeedback, FeatureError, NothingToExplain)
     return isinstance(error, (*stores, *files, *asked, PortInUse, ServiceEnded))
 
 

@@ -15,9 +15,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
+from ml_pipeline.identifiers import BadIdentifier
 from ml_pipeline.importers.checking import Problems, type_columns
 from ml_pipeline.importers.files import printable
 from ml_pipeline.importers.load import CopyRows, last_of_each_key, upsert
@@ -231,7 +231,10 @@ class _Load:
 
     def _make_known(self, connection: sa.Connection, tenant: str) -> None:
         if tenant not in self._tenants:
-            connection.execute(insert(tables.tenants).values(tenant_id=tenant).on_conflict_do_nothing())
+            try:
+                self._warehouse.make_known(connection, tenant)
+            except BadIdentifier as error:
+                raise ImportFailed(f"{self._file}: {error} with --tenant") from error
             self._tenants[tenant] = None
 
     def _shifted(self, rows: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from ml_pipeline.identifiers import usable_tenants
 from ml_pipeline.importers.checking import MAX_LEVEL, Problems
 from ml_pipeline.importers.flow import Layout, import_file
 from ml_pipeline.importers.mapping import Column
@@ -20,7 +21,6 @@ from ml_pipeline.importers.summary import (
     ImportSummary,
     check_tenant,
     tenant_of_file,
-    tenant_problem,
 )
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
@@ -97,7 +97,9 @@ def import_github(
         fixed = check_tenant(tenant) if tenant is not None else tenant_of_file(path)
 
     def finish(typed: pd.DataFrame, problems: Problems) -> pd.DataFrame:
-        return _pull_requests(typed, tenant, problems).assign(tenant_id=fixed or _tenants(typed, tenant_from, problems))
+        return _pull_requests(typed, tenant, problems).assign(
+            tenant_id=fixed or _tenants(typed, tenant_from, warehouse.tenants(), problems)
+        )
 
     layout = Layout(
         table=tables.pull_requests,
@@ -125,13 +127,15 @@ def _pull_requests(typed: pd.DataFrame, instead_of_repository: str | None, probl
     return result.rename(columns=lambda name: name.removesuffix(_AT_OPENING))
 
 
-def _tenants(typed: pd.DataFrame, tenant_from: TenantFrom | None, problems: Problems) -> pd.Series:
-    """The tenant of each row; UNKNOWN_TENANT where the repository gives none."""
+def _tenants(
+    typed: pd.DataFrame, tenant_from: TenantFrom | None, known: Sequence[str], problems: Problems
+) -> pd.Series:
+    """The tenant of each row; UNKNOWN_TENANT where the repository gives none that can be one beside the known ones."""
     repository = typed["repository"]
     owner_and_name = repository.str.contains("/").fillna(False).astype(bool)
     problems.add(~owner_and_name, "repository is not owner/name, which the tenant is taken from", repository)
     owner_or_both = repository.str.partition("/")[0] if tenant_from == "owner" else repository.str.replace("/", ".")
-    accepted = [tenant for tenant in owner_or_both.dropna().unique() if tenant_problem(tenant) is None]
+    accepted = usable_tenants(owner_or_both.dropna().unique(), known)
     possible = owner_and_name & owner_or_both.isin(accepted)
     problems.add(~possible, "repository gives no tenant id", repository)
     return owner_or_both.where(possible, UNKNOWN_TENANT)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-UNKNOWN_TENANT = "__unknown__"
+from ml_pipeline.identifiers import MAX_TENANT_BYTES, tenant_problem
 
-_FORBIDDEN = re.compile(r"[|\[\],/:\s\x00-\x1f\x7f-\x9f]")
+__all__ = ["UNKNOWN_TENANT", "ImportFailed", "ImportSummary", "check_tenant", "tenant_of_file", "tenant_problem"]
+
+UNKNOWN_TENANT = "__unknown__"  # of quarantined rows alone: no tenant can be called so
+
 _SUFFIXES = {".gz", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"}
-_MAX_TENANT_LENGTH = 200
 
 
 class ImportFailed(Exception):
@@ -34,36 +35,19 @@ class ImportSummary:
     tenants: tuple[str, ...]
 
 
-def tenant_problem(tenant_id: str) -> str | None:
-    """Why the text cannot be a tenant's id (a partition key, a part of model names and of paths), or None.
-
-    >>> tenant_problem("acme"), tenant_problem("acme/web")
-    (None, "holds '/'")
-    """
-    if not tenant_id:
-        return "is empty"
-    if len(tenant_id) > _MAX_TENANT_LENGTH:
-        return f"is longer than {_MAX_TENANT_LENGTH} characters"
-    forbidden = _FORBIDDEN.search(tenant_id)
-    if forbidden:
-        return f"holds {forbidden.group()!r}"
-    if tenant_id.startswith(("__", ".")):
-        return "starts with '__' or '.', which the pipeline keeps for itself"
-    return None
-
-
 def check_tenant(tenant_id: str) -> str:
     """The id, if it can be one.
 
     Raises
     ------
     ImportFailed
-        If it holds one of ``| [ ] , / :``, a blank or a control character, is empty, too long or reserved.
+        If it holds something else than ASCII letters, digits and ``- _ .``, or is empty, too long or reserved.
     """
     problem = tenant_problem(tenant_id)
     if problem:
         raise ImportFailed(
-            f"tenant id {tenant_id!r} {problem}. Give one of letters, digits, '-', '_' and '.' with --tenant"
+            f"tenant id {tenant_id[:200]!r} {problem}. With --tenant give one of at most {MAX_TENANT_BYTES} letters, "
+            "digits, '-', '_' and single '.', a letter or digit first"
         )
     return tenant_id
 

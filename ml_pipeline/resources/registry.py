@@ -13,9 +13,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
-from ml_pipeline.resources import postgres
+from ml_pipeline.identifiers import check_model_name, check_tenant_id
+from ml_pipeline.resources import postgres, tables
 from ml_pipeline.resources.stores import open_store
+from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,8 +58,17 @@ class Version:
 
 
 def registered_name(model: str, tenant: str) -> str:
-    """Name of a tenant's model in MLflow."""
-    return f"{model}.{tenant}"
+    """Name of a tenant's model in MLflow; without quotes, for which MLflow's filters know no escape.
+
+    Raises
+    ------
+    BadIdentifier
+        If the tenant or the model has a name that is no safe part of MLflow's names and of paths.
+
+    >>> registered_name("story_points", "acme")
+    'story_points.acme'
+    """
+    return f"{check_model_name(model)}.{check_tenant_id(tenant)}"
 
 
 def tracking_url(settings: Settings) -> str:
@@ -75,11 +87,16 @@ def _client(url: str) -> MlflowClient:
 
 
 class Registry:
-    """Registered models, one per model and tenant, named ``<model>.<tenant>``."""
+    """Registered models, one per model and tenant, named ``<model>.<tenant>``.
+
+    Anybody who reaches MLflow's pages can make versions there and copy their tags. So the hash of each manifest is kept
+    behind row-level security too (``ml.versions``), and a version that is not there is refused wherever it is met.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.url = tracking_url(settings)
+        self._warehouse = Warehouse(settings)
 
     @property
     def client(self) -> MlflowClient:
@@ -119,7 +136,7 @@ class Registry:
         existing = self.find(tenant, model, key)
         if existing is not None:
             return existing
-        manifest_hash = write_manifest(folder)
+        manifest_hash = write_manifest(folder, tenant, model, key)
         experiment = self._experiment(tenant, model)
         described = {"semantic_version": semantic, "tenant": tenant, **tags, "mlflow.source.name": "ml-pipeline"}
         described |= {"mlflow.note.content": description} if description else {}
@@ -138,10 +155,27 @@ class Registry:
             "manifest_sha256": manifest_hash,
         }
         self._registered_model(name, tenant, model)
+        # Before MLflow's version: cut off between the two, the work comes again, and a row without a version proves
+        # nothing but what this tenant's own training wrote.
+        self._prove(tenant, model, key, manifest_hash)
         created = self.client.create_model_version(
             name, source, run.info.run_id, tags=version_tags, description=description
         )
-        return _version(tenant, model, created)
+        return _version(tenant, model, created, self._proven(tenant, model))
+
+    def _prove(self, tenant: str, model: str, key: str, manifest_hash: str) -> None:
+        row = {"tenant_id": tenant, "model": model, "key": key, "manifest_sha256": manifest_hash}
+        with self._warehouse.tenant(tenant) as connection:
+            connection.execute(insert(tables.versions).values(row).on_conflict_do_nothing())
+
+    def _proven(self, tenant: str, model: str) -> set[tuple[str, str]]:
+        """Key of the work and hash of the manifest of all that the pipeline registered of the tenant's model."""
+        table = tables.versions
+        query = sa.select(table.c.key, table.c.manifest_sha256).where(
+            table.c.tenant_id == tenant, table.c.model == model
+        )
+        with self._warehouse.tenant(tenant) as connection:
+            return {(row.key, row.manifest_sha256) for row in connection.execute(query)}
 
     def _logged_run(self, experiment: str, name: str, metrics, params, tags):
         from mlflow.entities import Metric, Param, RunTag
@@ -185,7 +219,8 @@ class Registry:
         found = self.client.search_model_versions(
             f"name = '{registered_name(model, tenant)}'", max_results=10_000, order_by=["version_number DESC"]
         )
-        return sorted((_version(tenant, model, item) for item in found), key=lambda version: -version.number)
+        proven = self._proven(tenant, model) if found else set()
+        return sorted((_version(tenant, model, item, proven) for item in found), key=lambda version: -version.number)
 
     def find(self, tenant: str, model: str, key: str) -> Version | None:
         """The version that was registered for this key of work."""
@@ -202,7 +237,7 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         try:
-            return _version(tenant, model, self.client.get_model_version(registered_name(model, tenant), str(number)))
+            found = self.client.get_model_version(registered_name(model, tenant), str(number))
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -210,6 +245,7 @@ class Registry:
             raise NoSuchVersion(
                 f"tenant {tenant}, model {model}: there is no version {number}; the versions are: {known}"
             ) from error
+        return _version(tenant, model, found, self._proven(tenant, model))
 
     def aliased(self, tenant: str, model: str, alias: str = CHAMPION) -> Version | None:
         """The version that an alias points at, or None."""
@@ -221,7 +257,7 @@ class Registry:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-        return _version(tenant, model, found)
+        return _version(tenant, model, found, self._proven(tenant, model))
 
     def set_alias(self, tenant: str, model: str, alias: str, number: int) -> None:
         self.client.set_registered_model_alias(registered_name(model, tenant), alias, str(number))
@@ -268,13 +304,11 @@ class Registry:
             except FileNotFoundError as error:
                 raise TamperedArtifact(f"{_what(version)}: {stored} is missing. {_remedy(version)}") from error
 
-        manifest = read(MANIFEST)
-        _check_hash(version, MANIFEST, manifest, version.tags["manifest_sha256"])
-        expected = json.loads(manifest).get(name)
+        expected = _listed(version, read(MANIFEST)).get(name)
         if expected is None:
             return None
         content = read(name)
-        _check_hash(version, name, content, expected)
+        _check_hash(version, name, content, expected["sha256"])
         return content
 
     @contextmanager
@@ -293,11 +327,16 @@ class Registry:
             yield target
 
 
-def write_manifest(folder: Path) -> str:
-    """Writes the SHA-256 of every file of ``folder`` into its manifest; returns the manifest's own hash."""
-    hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+def write_manifest(folder: Path, tenant: str, model: str, key: str) -> str:
+    """Writes whose the files of ``folder`` are, and SHA-256 and size of each, into its manifest; returns its hash."""
+    files = {
+        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    content = {"tenant": tenant, "model": model, "key": key, "files": files}
     manifest = folder / MANIFEST
-    manifest.write_text(json.dumps(hashes, indent=1, sort_keys=True), encoding="utf-8")
+    manifest.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
     return _sha256(manifest)
 
 
@@ -307,13 +346,28 @@ def check_manifest(folder: Path, version: Version) -> None:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise TamperedArtifact(f"{what}: {MANIFEST} is missing. {remedy}")
-    _check_hash(version, MANIFEST, manifest.read_bytes(), version.tags["manifest_sha256"])
-    expected = json.loads(manifest.read_text(encoding="utf-8"))
+    expected = _listed(version, manifest.read_bytes())
     found = {path.name for path in folder.iterdir()} - {MANIFEST}
     for name in sorted(found ^ set(expected)):
         raise TamperedArtifact(f"{what}: {name} {'is missing' if name in expected else 'was added'}. {remedy}")
-    for name, digest in expected.items():
-        _check_hash(version, name, (folder / name).read_bytes(), digest)
+    for name, entry in expected.items():
+        _check_hash(version, name, (folder / name).read_bytes(), entry["sha256"])
+
+
+def _listed(version: Version, manifest: bytes) -> dict[str, dict[str, Any]]:
+    """The files that a manifest lists, by name, after a check that it is the registered one and the version's own."""
+    _check_hash(version, MANIFEST, manifest, version.tags["manifest_sha256"])
+    content = json.loads(manifest)
+    if "files" not in content:  # of an earlier release: hashes alone, and ml.versions says whose they are
+        return {name: {"sha256": digest} for name, digest in content.items()}
+    whose = {"tenant": version.tenant, "model": version.model, "key": version.tags["key"]}
+    for name, expected in whose.items():
+        if content[name] != expected:
+            raise TamperedArtifact(
+                f"{_what(version)}: {MANIFEST} belongs to {name} {content[name]!r}, not {expected!r}. "
+                f"{_remedy(version)}"
+            )
+    return content["files"]
 
 
 def _check_hash(version: Version, name: str, content: bytes, registered: str) -> None:
@@ -338,12 +392,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _version(tenant: str, model: str, item: ModelVersion) -> Version:
+def _version(tenant: str, model: str, item: ModelVersion, proven: set[tuple[str, str]]) -> Version:
+    """What MLflow says of a version, if it is one of those that the pipeline registered for this tenant and model."""
     tags = dict(item.tags)
-    if "manifest_sha256" not in tags:
+    if (tags.get("key"), tags.get("manifest_sha256")) not in proven:
         raise TamperedArtifact(
-            f"tenant {tenant}, model {model}: version {item.version} was not registered by the pipeline, so nothing "
-            "proves its files. Delete it in MLflow, and move an alias that points at it with `ml-pipeline promote`"
+            f"tenant {tenant}, model {model}: version {item.version} was not registered by the pipeline for this "
+            "tenant and model, so nothing proves its files. Delete it in MLflow, and move an alias that points at it "
+            "with `ml-pipeline promote`"
         )
     semantic, run_id, source = tags["semantic_version"], item.run_id or "", item.source or ""
     return Version(tenant, model, int(item.version), semantic, run_id, source, tags)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import uuid
 
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.identifiers import check_model_name, check_tenant_id, is_model_name, tenant_problem
 from ml_pipeline.settings import Settings
+
+_FILE = re.compile(r"[0-9a-f]{24}\.parquet")
 
 
 class SnapshotUnusable(Exception):
@@ -23,11 +27,18 @@ class Snapshots:
         self.root = settings.artifacts.rstrip("/")
 
     def write(self, tenant: str, model: str, frame: pd.DataFrame) -> tuple[str, str]:
-        """Stores the frame unless it is stored; returns its content hash and its URL."""
+        """Stores the frame unless it is stored; returns its content hash and its URL.
+
+        Raises
+        ------
+        BadIdentifier
+            If the tenant or the model has a name that is no safe part of a path.
+        """
         import fsspec
 
         digest = content_hash(frame)
-        url = f"{self.root}/snapshots/{tenant}/{model}/{digest[:24]}.parquet"
+        folder = f"{self._folder(check_tenant_id(tenant))}{check_model_name(model)}"
+        url = f"{folder}/{digest[:24]}.parquet"
         filesystem, path = fsspec.url_to_fs(url)
         if not filesystem.exists(path):
             filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
@@ -58,9 +69,15 @@ class Snapshots:
                 f"{self.root} cannot be written: {error}. Correct ML_PIPELINE_ARTIFACTS, or the rights on it"
             ) from error
 
+    def _folder(self, tenant: str) -> str:
+        return f"{self.root}/snapshots/{tenant}/"
+
     def owns(self, tenant: str, url: str) -> bool:
         """Whether the URL is one of the tenant's snapshots in this artifact store."""
-        return url.startswith(f"{self.root}/snapshots/{tenant}/") and "/../" not in url
+        if tenant_problem(tenant) is not None or not url.startswith(self._folder(tenant)):
+            return False
+        model, _, file = url.removeprefix(self._folder(tenant)).partition("/")
+        return is_model_name(model) and _FILE.fullmatch(file) is not None
 
     def remove(self, tenant: str, url: str) -> None:
         """Deletes a snapshot of the tenant; nothing happens if it is gone.
@@ -82,15 +99,22 @@ class Snapshots:
         except OSError as error:
             raise SnapshotUnusable(f"{url} cannot be deleted: {error}. Correct the rights on it") from error
 
-    def read(self, url: str, digest: str) -> pd.DataFrame:
-        """The frame behind the hash and URL that ``write`` returned.
+    def read(self, url: str, digest: str, *, tenant: str) -> pd.DataFrame:
+        """The tenant's frame behind the hash and URL that ``write`` returned.
 
         Raises
         ------
         SnapshotUnusable
-            If the file is gone, or holds something else than what was written.
+            If the URL is none of the tenant's snapshots, the file is gone, or it holds something else than what was
+            written.
         """
         import fsspec
+
+        if not self.owns(tenant, url):
+            raise SnapshotUnusable(
+                f"{url} is no snapshot of tenant {tenant} under {self.root}, and was not read. Materialize the "
+                "features of the tenant again"
+            )
 
         filesystem, path = fsspec.url_to_fs(url)
         try:

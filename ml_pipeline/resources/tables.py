@@ -33,7 +33,9 @@ def _flag(name: str) -> sa.Column:
     return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
 
 
+# What the migration checks of a tenant's id is written there, as it was then; ``ml_pipeline.identifiers`` is the rule.
 tenants = _table("source", "tenants", sa.Column("display_name", sa.Text), _now("created_at"), key=())
+sa.Index("tenants_without_case_twins", sa.func.lower(sa.collate(tenants.c.tenant_id, "C")), unique=True)
 
 issues = _table(
     "source",
@@ -201,6 +203,18 @@ anomalies = _table(
     _required("detail", JSONB),
     _now("computed_at"),
     key=("model", "day", "kind", "subject"),
+)
+
+# What was registered in MLflow, where anybody who reaches its pages can write: a version whose manifest is not here for
+# its tenant and model is none of ours, whatever its tags say.
+versions = _table(
+    "ml",
+    "versions",
+    _required("model", sa.Text),
+    _required("manifest_sha256", sa.Text),
+    _required("key", sa.Text),
+    _now("created_at"),
+    key=("model", "manifest_sha256"),
 )
 
 decisions = _table(

@@ -12,9 +12,10 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoSuchTableError
 
-from ml_pipeline.resources import postgres, tables
+from ml_pipeline.identifiers import BadIdentifier, case_twin, check_tenant_id
+from ml_pipeline.resources import postgres, source_isolation, tables
 from ml_pipeline.settings import Settings, environment_value
 from ml_pipeline.specs import ModelSpec
 
@@ -26,6 +27,14 @@ MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 class SourceUnreadable(Exception):
     """A model's source table cannot be read; the message names model, table and remedy."""
+
+
+class SourceNotIsolated(SourceUnreadable):
+    """A model's source would show a tenant the rows of others; the message says where, and the SQL that mends it."""
+
+
+# Sources that were found isolated, by database and table: asked once in a process, not once a tenant.
+_isolated: set[tuple[URL, str]] = set()
 
 
 class Warehouse:
@@ -96,9 +105,29 @@ class Warehouse:
             return list(connection.scalars(query))
 
     def add_tenant(self, tenant_id: str) -> None:
-        """Makes the tenant known; nothing happens if it is."""
+        """Makes the tenant known; nothing happens if it is. Raises as :meth:`make_known`."""
         with self.tenant(tenant_id) as connection:
-            connection.execute(insert(tables.tenants).values(tenant_id=tenant_id).on_conflict_do_nothing())
+            self.make_known(connection, tenant_id)
+
+    def make_known(self, connection: sa.Connection, tenant_id: str) -> None:
+        """Writes the tenant into ``source.tenants`` unless it is there, in a transaction of the caller's.
+
+        Raises
+        ------
+        BadIdentifier
+            If the text can be no tenant's id, or differs only in case from the id of another tenant.
+        """
+        check_tenant_id(tenant_id)
+        added = insert(tables.tenants).values(tenant_id=tenant_id)
+        try:
+            # Only the tenant itself may be there already: a twin by case is an error, not a row to be skipped.
+            connection.execute(added.on_conflict_do_nothing(index_elements=[tables.tenants.c.tenant_id]))
+        except IntegrityError as error:
+            twin = case_twin(tenant_id, self.tenants())
+            raise BadIdentifier(
+                f"tenant id {tenant_id!r} differs only in upper and lower case from tenant {twin!r}, and file systems "
+                f"that know no case would mix their files. Use {twin!r}, or give another id"
+            ) from error
 
     def read_source(self, spec: ModelSpec, tenant_id: str) -> pd.DataFrame:
         """The tenant's rows of a model's source, columns ``spec.source_columns``, in no particular order.
@@ -112,6 +141,8 @@ class Warehouse:
         SourceUnreadable
             If the table, a column or the server is missing, the statement runs into its timeout, or a column holds a
             value that is not of its declared type.
+        SourceNotIsolated
+            If the database would show the tenant rows of others, and the specification does not put up with that.
         """
         # The last value of a row says how many of its times count as unknown.
         found = self._source_rows(spec, tenant_id)
@@ -130,8 +161,9 @@ class Warehouse:
         tenant: sa.ColumnClause[str] = sa.column(spec.source.tenant)
         query = sa.select(*columns, unreadable).select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
         try:
+            self._check_isolation(spec)
             with self._source_connection(spec, tenant_id) as connection:
-                return connection.execute(query.limit(limit)).all()
+                return list(connection.execute(query.limit(limit)))
         except DBAPIError as error:
             detail = str(error.orig).strip().splitlines()[0]
             whose = f"model {spec.name}, tenant {tenant_id}" if tenant_id else f"model {spec.name}"
@@ -140,6 +172,52 @@ class Warehouse:
                 "Correct source.table and source.columns in the specification, or grant SELECT on it"
             ) from error
 
+    def _check_isolation(self, spec: ModelSpec) -> None:
+        """Refuses a source in the pipeline's own database in which row-level security does not keep tenants apart.
+
+        First by the catalogue, then by trying: neither without a tenant nor as a tenant that cannot be is there a row.
+        """
+        table = spec.source.table
+        if spec.source.url is not None or spec.source.isolation == "filter" or (self.url, table) in _isolated:
+            return
+        schema, name = table.split(".")
+        with self.tenant(source_isolation.NOBODY) as connection:
+            found = source_isolation.gaps(connection, schema, name, spec.source.tenant, APP_ROLE)
+        if found is None:
+            return  # reading it says that it is missing
+        if not found and any(self._shows_rows(schema, name, nobody) for nobody in ("", source_isolation.NOBODY)):
+            lets_through = "has policies that show rows to no tenant, or to a tenant that is not theirs: correct them"
+            found = [source_isolation.Gap(table, lets_through, ())]
+        if found:
+            raise SourceNotIsolated(
+                f"model {spec.name}: row-level security does not keep tenants apart in {table}, and source does not "
+                f"say isolation: filter (the pipeline filters by {spec.source.tenant}, nothing else enforces it): "
+                f"{source_isolation.explained(found)}"
+            )
+        _isolated.add((self.url, table))
+
+    def _shows_rows(self, schema: str, name: str, tenant_id: str) -> bool:
+        try:
+            with self.tenant(tenant_id) as connection:
+                return source_isolation.shows_rows(connection, schema, name)
+        except DataError:  # a policy on a column of numbers cannot even compare with what is no tenant
+            return False
+
+    def source_tenants(self, spec: ModelSpec) -> list[str] | None:
+        """The tenants that a model's source has rows of; None where its policies or rights do not let that be asked.
+
+        For ``ml-pipeline doctor``: the pipeline itself takes the tenants of ``source.tenants`` and no other.
+        """
+        schema, name = spec.source.table.split(".")
+        column: sa.ColumnClause[Any] = sa.column(spec.source.tenant)
+        query = sa.select(column).distinct().select_from(sa.table(name, schema=schema)).where(column.is_not(None))
+        own = spec.source.url is None and spec.source.isolation != "filter"
+        try:
+            with self.operator() if own else self._source_connection(spec, "") as connection:
+                return sorted(str(tenant) for tenant in connection.scalars(query))
+        except DBAPIError:
+            return None
+
     def check_source(self, spec: ModelSpec) -> int:
         """Whether a model's table can be read and has its columns with fitting types; returns how many were checked.
 
@@ -147,6 +225,8 @@ class Warehouse:
         ------
         SourceUnreadable
             If not; the message names every column that is missing or of another type.
+        SourceNotIsolated
+            As :meth:`read_source`.
         """
         schema, name = spec.source.table.split(".")
         try:
@@ -168,6 +248,7 @@ class Warehouse:
             raise SourceUnreadable(
                 f"model {spec.name}: {spec.source.table}: {'; '.join(problems)}. Correct source.columns or the table"
             )
+        _isolated.discard((self.url, spec.source.table))
         self._source_rows(spec, "", limit=0)  # the catalogue shows a table's columns to those who may not read it
         return len(spec.source_columns) + 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,6 +10,7 @@ from typing import Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from ml_pipeline.identifiers import is_model_name
 from ml_pipeline.specs.business_metric import BusinessMetric
 from ml_pipeline.specs.monitoring import Monitoring
 from ml_pipeline.specs.part import Part
@@ -18,8 +18,6 @@ from ml_pipeline.specs.preprocessing import Preprocessing, Selection
 from ml_pipeline.specs.question import Label, Source
 from ml_pipeline.specs.temporal import Temporal, product
 from ml_pipeline.specs.training import Gate, Training
-
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 class SpecError(Exception):
@@ -138,7 +136,7 @@ class ModelSpec(Part):
     @field_validator("name")
     @classmethod
     def _identifier(cls, value: str) -> str:
-        if not _NAME.fullmatch(value):
+        if not is_model_name(value):
             raise ValueError("use lower-case letters, digits and underscores, a letter first, at most 63")
         return value
 

@@ -36,6 +36,13 @@ class Source(Part):
     url: str | None = Field(
         None, description="PostgreSQL URL, or env:VARIABLE; the pipeline's own database unless set."
     )
+    # Not part of the question, so of no hash: a version answers the same whoever keeps tenants apart.
+    isolation: Literal["row_level_security", "filter"] = Field(
+        "row_level_security",
+        exclude=True,
+        description="What keeps tenants apart in a source of the pipeline's own database. filter: the pipeline filters "
+        "by the tenant column; nothing else enforces it.",
+    )
     tenant: str = "tenant_id"
     entity: str
     event_time: str

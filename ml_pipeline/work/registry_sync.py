@@ -11,7 +11,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHAMPION, TamperedArtifact
 from ml_pipeline.work.context import Doors
 from ml_pipeline.work.deployment import NOBODY, Deployment
-from ml_pipeline.work.records import raise_alert
+from ml_pipeline.work.scoring import alert_foreign
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def follow_aliases(doors: Doors, now: dt.datetime) -> list[Deployment]:
         try:
             deployment = doors.deployer.follow_alias(tenant, model, now)
         except TamperedArtifact as error:
-            _alert_foreign(doors, tenant, model, version, str(error), now)
+            alert_foreign(doors, tenant, model, version, error, now)
             continue
         except Exception as error:  # noqa: BLE001 - logged; one tenant's failure stops no other, and is tried again
             logger.error("tenant %s, model %s: %s: %s", tenant, model, type(error).__name__, error)
@@ -54,17 +54,3 @@ def _recorded(doors: Doors) -> dict[tuple[str, str], int]:
     )
     with doors.warehouse.operator() as connection:
         return {(row.tenant_id, row.model): row.version for row in connection.execute(query)}
-
-
-def _alert_foreign(doors: Doors, tenant: str, model: str, version: int, message: str, now: dt.datetime) -> None:
-    with doors.warehouse.tenant(tenant) as connection:
-        raise_alert(
-            connection,
-            tenant,
-            model,
-            kind="foreign_version",
-            level="CRITICAL",
-            message=message,
-            as_of=now,
-            detail={"version": version},
-        )

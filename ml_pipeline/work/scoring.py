@@ -11,7 +11,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from ml_pipeline.resources import tables
-from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact, Version
+from ml_pipeline.resources.registry import CHAMPION, NoSuchVersion, TamperedArtifact, Version
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.adaptive import MIN_OUTCOMES, Predictions, waiting_unit
 from ml_pipeline.training.version import FittedModel
@@ -46,15 +46,28 @@ def load_version(doors: Doors, spec: ModelSpec, version: Version) -> tuple[Fitte
 
 def alert_tampered(doors: Doors, tenant: str, model: str, number: int, error: TamperedArtifact) -> None:
     """Says that a version's stored files are not those that were registered."""
+    _alert(doors, tenant, model, number, "tampered_artifact", error, dt.datetime.now(dt.UTC))
+
+
+def alert_foreign(
+    doors: Doors, tenant: str, model: str, number: int, error: TamperedArtifact, now: dt.datetime
+) -> None:
+    """Says that the pipeline did not register the version that the champion alias points at."""
+    _alert(doors, tenant, model, number, "foreign_version", error, now)
+
+
+def _alert(
+    doors: Doors, tenant: str, model: str, number: int, kind: str, error: TamperedArtifact, now: dt.datetime
+) -> None:
     with doors.warehouse.tenant(tenant) as connection:
         raise_alert(
             connection,
             tenant,
             model,
-            kind="tampered_artifact",
+            kind=kind,
             level="CRITICAL",
             message=str(error),
-            as_of=dt.datetime.now(dt.UTC),
+            as_of=now,
             detail={"version": number},
         )
 
@@ -66,7 +79,12 @@ def score_open_entities(
 
     While it is not decided whether the champion is worse than the version before it, that one predicts too.
     """
-    champion = doors.registry.aliased(tenant, spec.name)
+    try:
+        champion = doors.registry.aliased(tenant, spec.name)
+    except TamperedArtifact as error:
+        number = doors.registry.aliases_of(tenant, spec.name)[CHAMPION]
+        alert_foreign(doors, tenant, spec.name, number, error, dt.datetime.now(dt.UTC))
+        raise
     if champion is None:
         return {"scored": 0, "reason": "no version serves: see the decision of the model"}
     if not answers(spec, champion):

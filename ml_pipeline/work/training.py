@@ -460,7 +460,8 @@ class _TenantModel:
     def _snapshot(self) -> tuple[sa.RowMapping, pd.DataFrame, dt.datetime]:
         """The newest snapshot, its frame and moment: the same throughout, whatever another run stores meanwhile."""
         snapshot = self._latest_snapshot()
-        return snapshot, self.doors.snapshots.read(snapshot["path"], snapshot["snapshot_hash"]), snapshot["as_of"]
+        frame = self.doors.snapshots.read(snapshot["path"], snapshot["snapshot_hash"], tenant=self.tenant)
+        return snapshot, frame, snapshot["as_of"]
 
     def predictions(self) -> dict[str, Any]:
         """Scores the open entities that the champion has not scored yet."""

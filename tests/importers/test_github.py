@@ -320,3 +320,15 @@ def test_real_pull_requests_are_loaded_whole_and_once(warehouse, stored, shared_
     assert len(rows) == len(source)
     assert rows["closed_at"].notna().sum() == source["closed_at"].notna().sum()
     assert rows["changes_requested"].sum() == source["changes_requested"].sum()
+
+
+def test_owners_that_differ_only_in_case_are_one_tenant_and_the_later_spelling_is_set_aside(warehouse, stored, export):
+    warehouse.add_tenant("Globex")
+    rows = ("Acme/web,1,t,b,2021-03-01,,,ann", "acme/api,2,t,b,2021-03-01,,,ann", "globex/web,3,t,b,2021-03-01,,,ann")
+    summary = import_github(warehouse, export(*rows), tenant_from="owner")
+    assert (summary.rows_loaded, summary.quarantined) == (1, 2)
+    assert warehouse.tenants() == ["Globex", "Acme"]
+    assert stored("__unknown__", tables.quarantine)["reason"].tolist() == [
+        "repository gives no tenant id: 'acme/api'",
+        "repository gives no tenant id: 'globex/web'",
+    ]

@@ -98,7 +98,7 @@ def add(version: Version) -> str:
 
 def alter_with_manifest(version: Version) -> str:
     stored(version, "model.ubj").write_bytes(b"malice")
-    write_manifest(stored(version, "model.ubj").parent)
+    write_manifest(stored(version, "model.ubj").parent, "acme", "story_points", "a")
     return "manifest.json has SHA-256"
 
 

@@ -29,7 +29,7 @@ def snapshots(tmp_path: Path) -> Snapshots:
 
 def test_a_snapshot_is_read_back_with_its_values_and_its_hash(snapshots: Snapshots):
     digest, url = snapshots.write("acme", "story_points", frame())
-    again = snapshots.read(url, digest)
+    again = snapshots.read(url, digest, tenant="acme")
     pd.testing.assert_frame_equal(again, frame().astype({"level": "str"}))
     assert content_hash(again) == digest == content_hash(frame())
 
@@ -72,11 +72,11 @@ def test_a_snapshot_that_is_gone_says_how_to_make_it_again(snapshots: Snapshots)
     digest, url = snapshots.write("acme", "story_points", frame())
     Path(url).unlink()
     with pytest.raises(SnapshotUnusable, match=r"is gone\. Materialize the features of its tenant again"):
-        snapshots.read(url, digest)
+        snapshots.read(url, digest, tenant="acme")
 
 
 def test_a_snapshot_that_was_changed_is_refused(snapshots: Snapshots):
     digest, url = snapshots.write("acme", "story_points", frame())
     frame(number=[1.5, np.nan, 7.0]).to_parquet(url, index=False)
     with pytest.raises(SnapshotUnusable, match="is not what was stored under its hash"):
-        snapshots.read(url, digest)
+        snapshots.read(url, digest, tenant="acme")

@@ -60,6 +60,9 @@ def claims(warehouse: Warehouse) -> Warehouse:
         connection.execute(sa.text(CLAIMS))
         connection.execute(sa.text(f"GRANT USAGE ON SCHEMA shop TO {APP_ROLE}"))
         connection.execute(sa.text(f"GRANT SELECT ON shop.claims TO {APP_ROLE}"))
+        connection.execute(sa.text("ALTER TABLE shop.claims ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"))
+        own = "customer = nullif(current_setting('app.tenant_id', true), '')"
+        connection.execute(sa.text(f"CREATE POLICY tenant_isolation ON shop.claims TO {APP_ROLE} USING ({own})"))
     return warehouse
 
 

@@ -140,7 +140,7 @@ def test_another_tenant_sees_none_of_it(predicted):
 
 def snapshot(tenant) -> pd.DataFrame:
     row = max(tenant.rows(tables.feature_sets), key=lambda row: row["created_at"])
-    return Snapshots(tenant.settings).read(row["path"], row["snapshot_hash"]).set_index("entity_id")
+    return Snapshots(tenant.settings).read(row["path"], row["snapshot_hash"], tenant=tenant.name).set_index("entity_id")
 
 
 def test_feedback_is_no_label_unless_the_specification_says_so(predicted):

@@ -67,6 +67,17 @@ def test_a_version_that_the_pipeline_did_not_register_is_alerted_and_not_recorde
     assert alerts(doors) == [("acme", "foreign_version")]
 
 
+def test_a_version_copied_from_another_tenant_with_its_tags_is_alerted_and_not_recorded(doors):
+    theirs = doors.registry.version("globex", MODEL, 1)
+    copy = doors.registry.client.create_model_version(
+        f"{MODEL}.acme", theirs.source, theirs.run_id, tags=dict(theirs.tags)
+    )
+    doors.registry.set_alias("acme", MODEL, CHAMPION, int(copy.version))
+    assert follow_aliases(doors, NOW) == []
+    assert alerts(doors) == [("acme", "foreign_version")]
+    assert doors.deployer.last_deployment("acme", MODEL)["version"] == 1
+
+
 def test_the_sensor_says_what_it_followed(doors):
     doors.registry.set_alias("globex", MODEL, CHAMPION, 3)
     assert registry_sync(dg.build_sensor_context()).skip_message == "1 aliases had been moved by hand."

@@ -234,7 +234,7 @@ def test_a_snapshot_that_a_version_was_trained_on_is_kept(tenant, make_issues):
     assert tenant.rows(tables.feature_sets) == [before[0], before[2]]
     [version] = tenant.versions()
     assert version.tags["snapshot_hash"] == before[0]["snapshot_hash"]
-    Snapshots(tenant.settings).read(before[0]["path"], before[0]["snapshot_hash"])
+    Snapshots(tenant.settings).read(before[0]["path"], before[0]["snapshot_hash"], tenant=tenant.name)
 
 
 def features(tenant) -> list[dict[str, Any]]:

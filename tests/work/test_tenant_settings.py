@@ -49,7 +49,7 @@ def test_the_snapshot_has_the_holidays_of_the_tenants_country(local):
     put(local, "country", "US")
     assert local.train(100, (FEATURES,)).error is None
     (stored,) = local.rows(tables.feature_sets)
-    frame = Snapshots(local.settings).read(stored["path"], stored["snapshot_hash"])
+    frame = Snapshots(local.settings).read(stored["path"], stored["snapshot_hash"], tenant=local.name)
     free = frame.loc[frame["calendar_is_holiday"] == 1, "event_time"].dt.strftime("%m-%d").unique()
     assert free.tolist() == ["01-01", "01-19", "02-16"]  # New Year, King, Washington
 

@@ -18,7 +18,7 @@ import yaml
 
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.compute import PRELOAD
-from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS
+from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS, registered_name
 from ml_pipeline.resources.snapshots import Snapshots, content_hash
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work import training
@@ -48,7 +48,7 @@ def crash(task: TrainingTask, method: str) -> None:
 def test_features_are_frozen_under_their_hash_with_a_quality_report(tenant, make_issues):
     report = tenant.holds(make_issues(40)).train(40, (FEATURES,))
     (stored,) = tenant.rows(tables.feature_sets)
-    frame = Snapshots(tenant.settings).read(stored["path"], stored["snapshot_hash"])
+    frame = Snapshots(tenant.settings).read(stored["path"], stored["snapshot_hash"], tenant=tenant.name)
     assert report.error is None
     assert content_hash(frame) == stored["snapshot_hash"]
     assert (stored["rows"], stored["matured"]) == (len(frame), (frame["state"] == "matured").sum()) == (240, 229)
@@ -64,7 +64,7 @@ def test_a_version_is_registered_with_everything_that_it_came_from(tenant, make_
     assert version.tags["snapshot_hash"] == snapshot["snapshot_hash"]
     assert version.tags["spec_hash"] == tenant.spec.hash
     manifest = json.loads((files(version) / "manifest.json").read_text())
-    assert {path.name for path in files(version).iterdir()} == {"manifest.json", *manifest}
+    assert {path.name for path in files(version).iterdir()} == {"manifest.json", *manifest["files"]}
 
 
 def test_a_version_has_a_card_and_mlflow_shows_its_summary(tenant, make_issues):
@@ -322,6 +322,22 @@ def test_a_tampered_version_fails_its_tenant_with_a_critical_alert_and_no_other(
     assert tenant.rows(tables.predictions) == []
     assert other.train(40, (PREDICTIONS,)).done[PREDICTIONS]["scored"] == 11
     assert other.rows(tables.alerts) == []
+
+
+def test_a_version_of_another_tenant_that_was_copied_in_mlflow_predicts_nothing_and_is_alerted(tenant, make_issues):
+    other = tenant.named("globex")
+    for one in (tenant, other):
+        one.holds(make_issues(40)).train(40, (FEATURES, MODEL))
+    (theirs,) = other.versions()
+    name = registered_name(tenant.spec.name, tenant.name)
+    client = tenant.registry.client
+    copy = client.create_model_version(name, theirs.source, theirs.run_id, tags=dict(theirs.tags))
+    client.set_registered_model_alias(name, CHAMPION, copy.version)
+    report = tenant.train(40, (PREDICTIONS,))
+    assert report.error.startswith("predictions: TamperedArtifact: tenant acme, model story_points: version 2 was not")
+    (alert,) = tenant.rows(tables.alerts)
+    assert (alert["kind"], alert["level"], alert["detail"]["version"]) == ("foreign_version", "CRITICAL", 2)
+    assert tenant.rows(tables.predictions) == []
 
 
 def test_nothing_after_as_of_is_visible(tenant, make_issues, as_known):

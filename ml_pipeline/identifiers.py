@@ -1,0 +1,105 @@
+"""Which texts can be the id of a tenant or the name of a model: both become parts of paths, keys, names and URLs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+MAX_TENANT_BYTES = 100
+
+# An allow-list: whatever is special to a file system, a URL, Dagster's partition keys, MLflow's names and filters, SQL
+# or a shell is left out, known or not. A dot stands between other characters, so that no part of a path is '.' or '..'.
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+_ALLOWED = re.compile(r"[A-Za-z0-9_.-]")
+_MODEL = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+class BadIdentifier(ValueError):
+    """A text cannot be the id of a tenant or the name of a model; the message names it and says what can."""
+
+
+def tenant_problem(tenant_id: str) -> str | None:
+    """Why the text cannot be a tenant's id, or None. Twins by case are told by :func:`case_twin`.
+
+    >>> tenant_problem("acme.web-2"), tenant_problem("acme/web")
+    (None, "holds '/'")
+    >>> tenant_problem("../acme")
+    "starts with '.', and not with a letter or digit"
+    """
+    if not tenant_id:
+        return "is empty"
+    if len(tenant_id.encode("utf-8", "surrogatepass")) > MAX_TENANT_BYTES:
+        return f"is longer than {MAX_TENANT_BYTES} bytes"
+    if _TENANT.fullmatch(tenant_id):
+        return None
+    if not (tenant_id[0].isascii() and tenant_id[0].isalnum()):
+        return f"starts with {tenant_id[0]!r}, and not with a letter or digit"
+    forbidden = next((character for character in tenant_id if not _ALLOWED.fullmatch(character)), None)
+    return f"holds {forbidden!r}" if forbidden else "has a dot at its end, or two in a row"
+
+
+def case_twin(tenant_id: str, known: Iterable[str]) -> str | None:
+    """The known tenant whose id differs from this one only in upper and lower case, or None.
+
+    Twins are refused because file systems that know no case would keep both tenants in one folder.
+
+    >>> case_twin("Acme", ["globex", "acme"]), case_twin("acme", ["acme"])
+    ('acme', None)
+    """
+    return next((other for other in known if other != tenant_id and other.lower() == tenant_id.lower()), None)
+
+
+def usable_tenants(candidates: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The candidates that can be tenants beside the known ones: of twins by case only the first.
+
+    >>> usable_tenants(["Acme", "acme", "a b", "globex"], known=["Globex"])
+    ['Acme']
+    """
+    taken, usable = list(known), []
+    for candidate in candidates:
+        if tenant_problem(candidate) is None and case_twin(candidate, taken) is None:
+            taken.append(candidate)
+            usable.append(candidate)
+    return usable
+
+
+def check_tenant_id(tenant_id: str) -> str:
+    """The id, if it can be one.
+
+    Raises
+    ------
+    BadIdentifier
+        If it cannot.
+    """
+    problem = tenant_problem(tenant_id)
+    if problem:
+        raise BadIdentifier(
+            f"tenant id {tenant_id[:200]!r} {problem}. Give one of at most {MAX_TENANT_BYTES} letters, digits, '-', "
+            "'_' and single '.', a letter or digit first"
+        )
+    return tenant_id
+
+
+def is_model_name(name: str) -> bool:
+    """Whether the text can be the name of a model.
+
+    >>> is_model_name("story_points"), is_model_name("../story")
+    (True, False)
+    """
+    return _MODEL.fullmatch(name) is not None
+
+
+def check_model_name(name: str) -> str:
+    """The name, if it can be one.
+
+    Raises
+    ------
+    BadIdentifier
+        If it cannot.
+    """
+    if not is_model_name(name):
+        raise BadIdentifier(
+            f"model name {name[:200]!r} cannot be used. Give one of at most 63 lower-case letters, digits and "
+            "underscores, a letter first"
+        )
+    return name
