@@ -18,6 +18,7 @@ from ml_pipeline.sensors.retention import daily_retention, retention_job
 from ml_pipeline.sensors.retraining import retraining
 from ml_pipeline.sensors.rollback_watch import rollback_watch
 from ml_pipeline.sensors.run_failure import run_failure
+from ml_pipeline.sensors.runs import run_recovery
 from ml_pipeline.sensors.schedules import fresh_predictions, nightly, prune, prune_job
 from ml_pipeline.sensors.tenants import new_tenants
 from ml_pipeline.settings import load_settings
@@ -57,6 +58,7 @@ def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> d
             rollback_watch,
             registry_sync,
             cut_off_deployments,
+            run_recovery,
             alert_delivery,
             run_failure,
         ],

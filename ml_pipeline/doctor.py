@@ -13,6 +13,7 @@ from ml_pipeline.resources.connections import excessive_rights
 from ml_pipeline.resources.notifier import channels
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.resources.registry import Registry
+from ml_pipeline.resources.relocation import moved_locations
 from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable
 from ml_pipeline.resources.warehouse import SourceUnreadable, Warehouse
 from ml_pipeline.settings import Settings
@@ -107,4 +108,9 @@ def _artifacts(settings: Settings) -> Finding:
         Snapshots(settings).check()
     except SnapshotUnusable as error:
         return Finding("artifacts", False, str(error))
+    moved = moved_locations(settings)
+    if moved:
+        name, before, _ = moved[0]
+        detail = f"MLflow's pages look for the files of {len(moved)} models where they were before a move ({name}: "
+        return Finding("artifacts", False, f"{detail}{before}). Run `ml-pipeline relocate`")
     return Finding("artifacts", True, settings.artifacts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from ml_pipeline import partitions
+from ml_pipeline.recovery import leased_run
 from ml_pipeline.resources.compute import Compute
 from ml_pipeline.resources.connections import admit_worker, bounded_workers
 from ml_pipeline.resources.dagster_resources import Installation
@@ -179,13 +181,16 @@ def _launch(
     launched = Launched()
     loggers = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     for tags in ranges:
-        result = job.execute_in_process(
-            instance=instance,
-            run_config=configuration | loggers,
-            tags=tags,
-            asset_selection=list(keys),
-            raise_on_error=False,
-        )
+        run_id = str(uuid.uuid4())
+        with leased_run(load_settings(), run_id) as leased:  # before it exists: it is never without its lease
+            result = job.execute_in_process(
+                instance=instance,
+                run_id=run_id,
+                run_config=configuration | loggers,
+                tags=tags | leased,
+                asset_selection=list(keys),
+                raise_on_error=False,
+            )
         if not result.success:
             launched.failures += _errors(result)
     return launched

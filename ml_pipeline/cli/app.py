@@ -26,6 +26,7 @@ from ml_pipeline.cli.common import (
     output,
     prepared,
     progress_bar,
+    recover_and_tell,
     tenant_option,
 )
 from ml_pipeline.cli.feedback import feedback_command
@@ -196,6 +197,7 @@ def run_pipeline(
         )
     total, failures = len(tenants) * len(models), []
     with launch.dagster_instance(settings) as instance:
+        recover_and_tell(instance, Warehouse(settings))
         known = launch.add_partitions(instance, everyone)
         if trains:
             with progress_bar("Training and predicting", total) as advance:
@@ -322,6 +324,16 @@ def doctor(as_json: bool) -> None:
             output.print(f"{mark} {finding.what}: {finding.detail}", highlight=False)
     if not all(finding.ok for finding in findings):
         sys.exit(1)
+
+
+@main.command()
+def relocate() -> None:
+    """After a move or a restore elsewhere: let MLflow's pages find the files too."""
+    from ml_pipeline.resources import relocation
+
+    with prepared() as settings:
+        count = relocation.relocate(settings)
+    output.print(f"MLflow finds the files of {count} models under {settings.artifacts} now.", highlight=False)
 
 
 @main.command()

@@ -43,6 +43,7 @@ def _is_for_the_user(error: Exception) -> bool:
     from ml_pipeline.resources.folders import FolderUnsafe
     from ml_pipeline.resources.postgres import DatabaseUnavailable
     from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
+    from ml_pipeline.resources.store import Unwritable
     from ml_pipeline.resources.warehouse import SourceUnreadable
     from ml_pipeline.up import PortInUse, ServiceEnded
     from ml_pipeline.work.context import BadMoment
@@ -60,7 +61,7 @@ def _is_for_the_user(error: Exception) -> bool:
         ProfileError,
         NothingToRollBackTo,
     )
-    files = (SettingsError, SpecError, PolicyError, ImportFailed)
+    files = (SettingsError, SpecError, PolicyError, ImportFailed, Unwritable)
     asked = (BadIdentifier, EmptyRange, BadMoment, BadSetting, BadFeedback, FeatureError, NothingToExplain)
     return isinstance(error, (*stores, *files, *asked, PortInUse, ServiceEnded))
 
@@ -93,6 +94,15 @@ def prepared() -> Iterator[Settings]:
         with console.status("Preparing the database"):
             prepare(settings)
         yield settings
+
+
+def recover_and_tell(instance: Any, warehouse: Any) -> None:
+    """Ends what a killed command or a lost machine has left, so that it holds nobody's place; see ``recovery``."""
+    from ml_pipeline.recovery import recover, run_ids
+
+    done = recover(instance, warehouse)
+    if done.runs:
+        console.print(f"The process of run {run_ids(done.runs)} had died; it is marked as failed.", highlight=False)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,14 @@ import click
 from rich import box
 from rich.table import Table
 
-from ml_pipeline.cli.common import check_model_and_tenant, json_option, output, prepared, progress_bar
+from ml_pipeline.cli.common import (
+    check_model_and_tenant,
+    json_option,
+    output,
+    prepared,
+    progress_bar,
+    recover_and_tell,
+)
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
 
@@ -100,13 +108,17 @@ def retrain_command(tenant: str, model: str, reason: str, by: str) -> None:
 
     Flags, cool-downs, off-peak hours and an undecided watch are overruled; the other safeguards are not.
     """
+    from ml_pipeline import launch
     from ml_pipeline.lifecycle.retraining import Request
+    from ml_pipeline.resources.leases import lease
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.retraining import decide_for, waiting
 
-    with prepared() as settings:
+    own = str(uuid.uuid4())
+    with prepared() as settings, launch.dagster_instance(settings) as instance, lease(settings, own):
         check_model_and_tenant(settings, tenant, model)
         warehouse = Warehouse(settings)
+        recover_and_tell(instance, warehouse)
         specs = {model: load_specs(settings.specs)[model]}
         tick = decide_for(
             warehouse,
@@ -116,24 +128,24 @@ def retrain_command(tenant: str, model: str, reason: str, by: str) -> None:
             dt.datetime.now(dt.UTC),
             under_way=len(waiting(warehouse)),
             request=Request(by, reason),
+            lease=own,
         )
         for _, decision in tick.held:
             raise click.ClickException(decision.reason)
-        failures = _run(settings, tick.approved)
+        failures = _run(settings, instance, tick.approved)
     if failures:
         raise click.ClickException("; ".join(failures))
 
 
-def _run(settings: Settings, approved: Sequence[Any]) -> list[str]:
+def _run(settings: Settings, instance: Any, approved: Sequence[Any]) -> list[str]:
     from ml_pipeline import launch
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.context import Doors
     from ml_pipeline.work.explain import explain
 
-    with launch.dagster_instance(settings) as instance:
-        known = launch.add_partitions(instance, Warehouse(settings).tenants())
-        with progress_bar("Retraining", len(approved)) as advance:
-            launched = launch.retrain(instance, known, approved, advance)
+    known = launch.add_partitions(instance, Warehouse(settings).tenants())
+    with progress_bar("Retraining", len(approved)) as advance:
+        launched = launch.retrain(instance, known, approved, advance)
     for item in approved:
         spec = load_specs(settings.specs)[item.model]
         found = explain(Doors(settings), spec, item.tenant, dt.datetime.now(dt.UTC))

@@ -62,8 +62,9 @@ def replay_command(
     replays = [_replayed(learner, chosen, drift_every, days) for chosen in policies]
     if picture is not None:
         from ml_pipeline.replay.plot import plot
+        from ml_pipeline.resources import store
 
-        plot(replays, picture)
+        store.put(str(picture.absolute()), plot(replays))
     if as_json:
         print(json.dumps({"tenant": tenant, "replays": [replay.to_dict() for replay in replays]}, indent=1))
         return

@@ -35,6 +35,7 @@ class Life:
     since: dt.date
     until: dt.date
     decides: bool
+    lease: str = ""  # of the process that runs what is approved
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def live(life: Life) -> Lived:
                 look_at(doors, life.spec, watched, now)
         if life.decides:
             specs = {life.spec.name: life.spec}
-            tick = decide_for(doors.warehouse, life.settings, specs, [life.tenant], now)
+            tick = decide_for(doors.warehouse, life.settings, specs, [life.tenant], now, lease=life.lease)
             if tick.approved:
                 return Lived(day, tick.approved[0])
         day += DAY

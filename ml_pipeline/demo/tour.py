@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+import uuid
 from collections.abc import Iterable, Sequence
 
 import dagster as dg
@@ -11,7 +12,7 @@ import pandas as pd
 
 from ml_pipeline import launch, partitions
 from ml_pipeline.cli.app import show_status
-from ml_pipeline.cli.common import console, prepared, progress_bar
+from ml_pipeline.cli.common import console, prepared, progress_bar, recover_and_tell
 from ml_pipeline.demo.lifetime import DAY, Life, Lived, live
 from ml_pipeline.demo.simulator import History, Organisation, demo_organisations, simulate
 from ml_pipeline.demo.story import lived_until, tell
@@ -19,6 +20,7 @@ from ml_pipeline.importers import import_tables
 from ml_pipeline.lifecycle.retraining import Request
 from ml_pipeline.resources.compute import Compute
 from ml_pipeline.resources.connections import bounded_workers
+from ml_pipeline.resources.leases import lease
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
@@ -36,8 +38,9 @@ ANCHOR = pd.Timestamp("2026-06-01", tz="UTC")  # a Monday
 class Tour:
     """The steps of the demo; each takes up what an earlier or interrupted demo has left."""
 
-    def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance, lease: str = "") -> None:
         self.settings = settings
+        self.lease = lease  # of this process, under which retrainings are approved
         self.instance = instance
         self.warehouse = Warehouse(settings)
         self.spec = load_specs(settings.specs)[MODEL]
@@ -105,7 +108,7 @@ class Tour:
     def _life(self, tenant: str, until: dt.date) -> Life | None:
         last = lived_until(self.warehouse, tenant, MODEL)
         since = self.yesterday - (LIVED_DAYS - 1) * DAY if last is None else last + DAY
-        return Life(self.settings, self.spec, tenant, since, until, decides=True) if since <= until else None
+        return Life(self.settings, self.spec, tenant, since, until, True, self.lease) if since <= until else None
 
     def _lived(self, compute: Compute, lives: Sequence[tuple[str, Life]]) -> Iterable[Lived]:
         for result in list(compute.map(live, lives)):
@@ -125,7 +128,8 @@ class Tour:
         import_tables(self.warehouse, MISLED, broken, None)
         now = dt.datetime.combine(day + DAY, dt.time(3), dt.UTC)
         request = Request("demo", "a new export came in, whose story points are hours")
-        tick = decide_for(self.warehouse, self.settings, {MODEL: self.spec}, [MISLED], now, request=request)
+        specs = {MODEL: self.spec}
+        tick = decide_for(self.warehouse, self.settings, specs, [MISLED], now, request=request, lease=self.lease)
         self._run(tick.approved, day)
         import_tables(self.warehouse, MISLED, right, None)
 
@@ -146,8 +150,10 @@ def take_tour() -> None:
     """Simulates, trains, lives through twelve weeks, tells what happened, and says how to go on."""
     started = time.monotonic()
     with prepared() as settings:
-        with launch.dagster_instance(settings) as instance:
-            tour = Tour(settings, instance)
+        own = str(uuid.uuid4())
+        with launch.dagster_instance(settings) as instance, lease(settings, own):
+            tour = Tour(settings, instance, own)
+            recover_and_tell(instance, tour.warehouse)
             tour.simulate()
             tour.train()
             tour.live()

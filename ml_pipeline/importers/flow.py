@@ -234,7 +234,7 @@ class _Load:
             try:
                 self._warehouse.make_known(connection, tenant)
             except BadIdentifier as error:
-                raise ImportFailed(f"{self._file}: {error} with --tenant") from error
+                raise ImportFailed(f"{self._source.label}: {error} with --tenant") from error
             self._tenants[tenant] = None
 
     def _shifted(self, rows: pd.DataFrame) -> pd.DataFrame:

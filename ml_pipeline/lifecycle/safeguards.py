@@ -95,9 +95,13 @@ def _cool_down(state: State, policy: Policy) -> Safeguard:
         return Safeguard("cool_down", True, None, needed, "nothing was trained before")
     days = state.days_since(state.last_fit.at)
     sentence = f"{days:.1f} of {needed:g} days since the last {_named(state.last_fit.action)}"
-    if state.last_fit.at > state.now:
-        sentence += f", which is dated {state.last_fit.at:%Y-%m-%d %H:%M}: the clock has gone back"
+    sentence += _ahead(state.last_fit.at, state)
     return Safeguard("cool_down", days >= needed, days, needed, sentence)
+
+
+def _ahead(moment: datetime, state: State) -> str:
+    """What is said of a time that has not come; no more than a day is counted so, what is dated later is left out."""
+    return f", which is dated {moment:%Y-%m-%d %H:%M}: the clock has gone back" if moment > state.now else ""
 
 
 def _named(action: str) -> str:
@@ -109,7 +113,8 @@ def _retry(state: State, policy: Policy) -> Safeguard:
     if state.last_attempt is None:
         return Safeguard("retry", True, None, needed, "no run was started before")
     days = state.days_since(state.last_attempt)
-    return Safeguard("retry", days >= needed, days, needed, f"{days:.1f} of {needed:g} days since a run was started")
+    sentence = f"{days:.1f} of {needed:g} days since a run was started{_ahead(state.last_attempt, state)}"
+    return Safeguard("retry", days >= needed, days, needed, sentence)
 
 
 def _rollback_cool_down(state: State, policy: Policy) -> Safeguard:
@@ -117,7 +122,7 @@ def _rollback_cool_down(state: State, policy: Policy) -> Safeguard:
     if state.rolled_back_at is None:
         return Safeguard("rollback_cool_down", True, None, needed, "nothing was rolled back")
     days = state.days_since(state.rolled_back_at)
-    sentence = f"{days:.1f} of {needed:g} days since a rollback"
+    sentence = f"{days:.1f} of {needed:g} days since a rollback{_ahead(state.rolled_back_at, state)}"
     return Safeguard("rollback_cool_down", days >= needed, days, needed, sentence)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +18,8 @@ COLOURS = ("#1f6fb2", "#c2541b", "#3a8f4d", "#7b4fa3")
 MARKS = {"training": ("^", 9), "update": ("+", 9), "alert": ("x", 7)}
 
 
-def plot(replays: Sequence[Replay], path: Path) -> None:
-    """Writes a PNG: above, the mean loss of the last 28 days beside the constants'; below, what each policy did.
+def plot(replays: Sequence[Replay]) -> bytes:
+    """A PNG: above, the mean loss of the last 28 days beside the constants'; below, what each policy did.
 
     Raises
     ------
@@ -34,7 +34,9 @@ def plot(replays: Sequence[Replay], path: Path) -> None:
     loss, events = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     _draw_losses(loss, replays)
     _draw_events(events, replays)
-    figure.savefig(path, dpi=110, format="png")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    return buffer.getvalue()
 
 
 def _draw_losses(axes: Axes, replays: Sequence[Replay]) -> None:

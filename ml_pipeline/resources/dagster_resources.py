@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import dagster as dg
 
 from ml_pipeline.resources.compute import Compute
 from ml_pipeline.resources.connections import bounded_workers
+from ml_pipeline.resources.leases import LEASE_TAG, lease
 from ml_pipeline.resources.studies import Studies
 from ml_pipeline.settings import Settings, load_settings
 from ml_pipeline.specs import ModelSpec
 
 
 class Installation(dg.ConfigurableResource):
-    """The settings of this installation, from the environment of the run."""
+    """The settings of this installation, from the environment of the run, and the lease that shows that it lives."""
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Installation]:
+        run = context.dagster_run
+        if run is None or context.instance is None or run.tags.get(LEASE_TAG) == run.run_id:
+            yield self  # of no run, or of one whose process took the lease before it began
+            return
+        with lease(self.settings(), run.run_id):
+            context.instance.add_run_tags(run.run_id, {LEASE_TAG: run.run_id})
+            yield self
 
     def settings(self) -> Settings:
         return load_settings()

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from ml_pipeline.identifiers import check_model_name, check_tenant_id
-from ml_pipeline.resources import postgres, tables
-from ml_pipeline.resources.stores import open_store
+from ml_pipeline.resources import postgres, store, tables
+from ml_pipeline.resources.manifest import MANIFEST, TamperedArtifact, checked_file, checked_files, write_manifest
+from ml_pipeline.resources.scratch import scratch_folder
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+
+__all__ = ["MANIFEST", "NoSuchVersion", "Registry", "TamperedArtifact", "Version", "registered_name", "write_manifest"]
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,12 +29,9 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 PREVIOUS = "previous"
-MANIFEST = "manifest.json"
 SCHEMA = "mlflow"
 
-
-class TamperedArtifact(Exception):
-    """A stored file is not the one that was registered; the message names tenant, model, version and file."""
+logger = logging.getLogger(__name__)
 
 
 class NoSuchVersion(Exception):
@@ -138,14 +136,12 @@ class Registry:
             return existing
         manifest_hash = write_manifest(folder, tenant, model, key)
         experiment = self._experiment(tenant, model)
+        self._end_cut_off_runs(tenant, model, experiment)
         described = {"semantic_version": semantic, "tenant": tenant, **tags, "mlflow.source.name": "ml-pipeline"}
         described |= {"mlflow.note.content": description} if description else {}
         run = self._logged_run(
             experiment, f"{tenant} {model} {semantic}", metrics, {"as_of": as_of, **params}, described
         )
-        source = f"{run.info.artifact_uri}/model"
-        _upload(folder, source)
-        self.client.set_terminated(run.info.run_id)
         # MLflow's pages show them in this order: what a person looks for first.
         version_tags = {
             "semantic_version": semantic,
@@ -155,12 +151,18 @@ class Registry:
             "manifest_sha256": manifest_hash,
         }
         self._registered_model(name, tenant, model)
-        # Before MLflow's version: cut off between the two, the work comes again, and a row without a version proves
-        # nothing but what this tenant's own training wrote.
-        self._prove(tenant, model, key, manifest_hash)
-        created = self.client.create_model_version(
-            name, source, run.info.run_id, tags=version_tags, description=description
-        )
+        run_id, source = run.info.run_id, f"{self._run_folder(tenant, model, run.info.run_id)}/artifacts/model"
+        try:
+            store.put_all(source, {file.name: file.read_bytes() for file in sorted(folder.iterdir())})
+            # Before MLflow's version: cut off between the two, the work comes again, and a row without a version proves
+            # nothing but what this tenant's own training wrote.
+            self._prove(tenant, model, key, manifest_hash)
+            created = self.client.create_model_version(name, source, run_id, tags=version_tags, description=description)
+        except Exception:
+            self._abandon(tenant, model, run_id)
+            raise
+        # Last: a run that is still under way is one whose process died before its version was there, or just after.
+        self.client.set_terminated(run_id)
         return _version(tenant, model, created, self._proven(tenant, model))
 
     def _prove(self, tenant: str, model: str, key: str, manifest_hash: str) -> None:
@@ -176,6 +178,32 @@ class Registry:
         )
         with self._warehouse.tenant(tenant) as connection:
             return {(row.key, row.manifest_sha256) for row in connection.execute(query)}
+
+    def _run_folder(self, tenant: str, model: str, run_id: str) -> str:
+        """The folder of a run, in the artifact store of today: MLflow's tables may still name one of before a move."""
+        return f"{store.as_url(self.settings.artifacts)}/models/{tenant}/{model}/{run_id}"
+
+    def _end_cut_off_runs(self, tenant: str, model: str, experiment: str) -> None:
+        """Ends the runs whose process died while it registered; the files of those without a version are deleted.
+
+        One process at a time registers for a tenant's model (``Warehouse.alone``), so none of them is under way.
+        """
+        for run in self.client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+            run_id = run.info.run_id
+            if self.client.search_model_versions(f"run_id = '{run_id}'"):
+                self.client.set_terminated(run_id)
+            else:
+                self._abandon(tenant, model, run_id)
+
+    def _abandon(self, tenant: str, model: str, run_id: str) -> None:
+        """Marks a run as failed and deletes its files; where that fails too, the next registration does it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            store.remove(self._run_folder(tenant, model, run_id))
+            self.client.set_terminated(run_id, "FAILED")
+        except (OSError, MlflowException) as error:
+            logger.warning("tenant %s, model %s: run %s is not tidied up: %s", tenant, model, run_id, error)
 
     def _logged_run(self, experiment: str, name: str, metrics, params, tags):
         from mlflow.entities import Metric, Param, RunTag
@@ -196,7 +224,7 @@ class Registry:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return found.experiment_id
-        location = f"{_as_url(self.settings.artifacts)}/models/{tenant}/{model}"
+        location = f"{store.as_url(self.settings.artifacts)}/models/{tenant}/{model}"
         self._unless_exists(lambda: self.client.create_experiment(name, artifact_location=location))
         return self._experiment(tenant, model)
 
@@ -296,20 +324,8 @@ class Registry:
         TamperedArtifact
             If the manifest or the file is not the one that was registered.
         """
-        filesystem, path = open_store(version.source)
-
-        def read(stored: str) -> bytes:
-            try:
-                return filesystem.cat_file(f"{path}/{stored}")
-            except FileNotFoundError as error:
-                raise TamperedArtifact(f"{_what(version)}: {stored} is missing. {_remedy(version)}") from error
-
-        expected = _listed(version, read(MANIFEST)).get(name)
-        if expected is None:
-            return None
-        content = read(name)
-        _check_hash(version, name, content, expected["sha256"])
-        return content
+        folder = self._folder(version)
+        return checked_file(version, folder, name)
 
     @contextmanager
     def files(self, version: Version) -> Iterator[Path]:
@@ -320,76 +336,29 @@ class Registry:
         TamperedArtifact
             If a file is missing or is not the one that was registered. Nothing of it is read further.
         """
-        with TemporaryDirectory(prefix="ml-pipeline-") as folder:
-            target = Path(folder) / "model"
-            _download(version.source, target)
-            check_manifest(target, version)
+        stored = self._folder(version)
+        with scratch_folder() as folder:
+            target = folder / "model"
+            target.mkdir()
+            for name, content in checked_files(version, stored):
+                (target / name).write_bytes(content)
             yield target
 
+    def check(self, version: Version) -> None:
+        """Whether the version could be loaded.
 
-def write_manifest(folder: Path, tenant: str, model: str, key: str) -> str:
-    """Writes whose the files of ``folder`` are, and SHA-256 and size of each, into its manifest; returns its hash."""
-    files = {
-        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
-    }
-    content = {"tenant": tenant, "model": model, "key": key, "files": files}
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-    return _sha256(manifest)
+        Raises
+        ------
+        TamperedArtifact
+            If not, as for :meth:`files`.
+        """
+        for _ in checked_files(version, self._folder(version)):
+            pass
 
-
-def check_manifest(folder: Path, version: Version) -> None:
-    """Compares every file with the manifest, and the manifest with the hash kept in the registry."""
-    what, remedy = _what(version), _remedy(version)
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        raise TamperedArtifact(f"{what}: {MANIFEST} is missing. {remedy}")
-    expected = _listed(version, manifest.read_bytes())
-    found = {path.name for path in folder.iterdir()} - {MANIFEST}
-    for name in sorted(found ^ set(expected)):
-        raise TamperedArtifact(f"{what}: {name} {'is missing' if name in expected else 'was added'}. {remedy}")
-    for name, entry in expected.items():
-        _check_hash(version, name, (folder / name).read_bytes(), entry["sha256"])
-
-
-def _listed(version: Version, manifest: bytes) -> dict[str, dict[str, Any]]:
-    """The files that a manifest lists, by name, after a check that it is the registered one and the version's own."""
-    _check_hash(version, MANIFEST, manifest, version.tags["manifest_sha256"])
-    content = json.loads(manifest)
-    if "files" not in content:  # of an earlier release: hashes alone, and ml.versions says whose they are
-        return {name: {"sha256": digest} for name, digest in content.items()}
-    whose = {"tenant": version.tenant, "model": version.model, "key": version.tags["key"]}
-    for name, expected in whose.items():
-        if content[name] != expected:
-            raise TamperedArtifact(
-                f"{_what(version)}: {MANIFEST} belongs to {name} {content[name]!r}, not {expected!r}. "
-                f"{_remedy(version)}"
-            )
-    return content["files"]
-
-
-def _check_hash(version: Version, name: str, content: bytes, registered: str) -> None:
-    actual = hashlib.sha256(content).hexdigest()
-    if actual != registered:
-        raise TamperedArtifact(
-            f"{_what(version)}: {name} has SHA-256 {actual[:12]}..., registered {registered[:12]}.... "
-            f"{_remedy(version)}"
-        )
-
-
-def _what(version: Version) -> str:
-    return f"tenant {version.tenant}, model {version.model}, version {version.number}"
-
-
-def _remedy(version: Version) -> str:
-    return f"It was not loaded. Restore it under {version.source}, or roll back with `ml-pipeline rollback`"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def _folder(self, version: Version) -> str:
+        """Where the version's files are; in an installation that was moved, MLflow's tables say where they were."""
+        below = f"models/{version.tenant}/{version.model}"
+        return store.present(self.settings.artifacts, version.source, below)
 
 
 def _version(tenant: str, model: str, item: ModelVersion, proven: set[tuple[str, str]]) -> Version:
@@ -403,21 +372,3 @@ def _version(tenant: str, model: str, item: ModelVersion, proven: set[tuple[str,
         )
     semantic, run_id, source = tags["semantic_version"], item.run_id or "", item.source or ""
     return Version(tenant, model, int(item.version), semantic, run_id, source, tags)
-
-
-def _as_url(location: str) -> str:
-    return location.rstrip("/") if "://" in location else Path(location).resolve().as_uri()
-
-
-def _upload(folder: Path, url: str) -> None:
-    filesystem, path = open_store(url)
-    filesystem.makedirs(path, exist_ok=True)
-    for file in sorted(folder.iterdir()):
-        filesystem.put_file(str(file), f"{path}/{file.name}")
-
-
-def _download(url: str, folder: Path) -> None:
-    filesystem, path = open_store(url)
-    folder.mkdir(parents=True)
-    for remote in filesystem.ls(path, detail=False):
-        filesystem.get_file(remote, str(folder / Path(remote).name))

@@ -29,6 +29,11 @@ def _now(name: str) -> sa.Column:
     return sa.Column(name, Time, nullable=False, server_default=sa.func.now())
 
 
+def _sequence() -> sa.Column:
+    """The order in which rows were written, or written anew: times do not tell it, for clocks go back."""
+    return sa.Column("sequence", sa.BigInteger, sa.Identity(), nullable=False)
+
+
 def _flag(name: str) -> sa.Column:
     return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
 
@@ -90,6 +95,7 @@ feature_sets = _table(
     _required("quality", JSONB),
     sa.Column("typical", sa.Double),  # median or share of the outcomes; None without any
     _now("created_at"),
+    _sequence(),
     key=("model", "snapshot_hash"),
 )
 
@@ -231,6 +237,7 @@ decisions = _table(
     sa.Column("state", sa.Text),  # of a decision that starts a run: approved, done or failed
     sa.Column("settled_at", Time),
     _now("created_at"),
+    _sequence(),
     key=("decision_id",),
 )
 
@@ -249,6 +256,7 @@ deployments = _table(
     sa.Column("watched_at", Time),
     _now("created_at"),
     sa.Column("finished_at", Time),
+    _sequence(),
     key=("deployment_id",),
 )
 
@@ -282,6 +290,7 @@ alerts = _table(
     sa.Column("acknowledged_at", Time),
     sa.Column("acknowledged_by", sa.Text),
     sa.Column("acknowledged_note", sa.Text),
+    _sequence(),
     key=("alert_id",),
 )
 sa.Index("alerts_by_kind", alerts.c.tenant_id, alerts.c.model, alerts.c.kind, alerts.c.as_of)
@@ -331,7 +340,9 @@ sa.Index(
     postgresql_where=decisions.c.state == "approved",
 )
 sa.Index("outcomes_by_time", outcomes.c.tenant_id, outcomes.c.model, outcomes.c.label_time)
-sa.Index("decisions_newest", decisions.c.tenant_id, decisions.c.model, decisions.c.kind, decisions.c.created_at)
+sa.Index("decisions_newest", decisions.c.tenant_id, decisions.c.model, decisions.c.kind, decisions.c.sequence)
+sa.Index("deployments_newest", deployments.c.tenant_id, deployments.c.model, deployments.c.sequence)
+sa.Index("feature_sets_newest", feature_sets.c.tenant_id, feature_sets.c.model, feature_sets.c.sequence)
 sa.Index(
     "deployments_watched", deployments.c.tenant_id, deployments.c.model, postgresql_where=deployments.c.watch == "open"
 )

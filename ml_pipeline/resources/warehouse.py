@@ -12,7 +12,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoSuchTableError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoSuchTableError, OperationalError
 
 from ml_pipeline.identifiers import BadIdentifier, case_twin, check_tenant_id
 from ml_pipeline.resources import postgres, source_isolation, tables
@@ -23,6 +23,21 @@ APP_ROLE = "ml_app"
 OPERATOR_ROLE = "ml_operator"
 _logger = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
+
+
+# Of the time that a tenant may take in a run: the rest is for saying so before its process is ended.
+WAITING_SHARE = 0.9
+LOCK_NOT_AVAILABLE = "55P03"
+# The two numbers of a lock are signed where they are given, and unsigned where they are shown.
+HOLDER = """
+    SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
+    AND classid::bigint = (hashtext(:what)::bigint & 4294967295)
+    AND objid::bigint = (hashtext(:tenant)::bigint & 4294967295) LIMIT 1
+"""
+
+
+class TenantBusy(Exception):
+    """Another process has done the same for a tenant for too long; the message names tenant, work and remedy."""
 
 
 class SourceUnreadable(Exception):
@@ -66,11 +81,37 @@ class Warehouse:
 
     @contextmanager
     def alone(self, tenant_id: str, what: str) -> Iterator[None]:
-        """One process at a time does ``what`` for a tenant; the others wait for it."""
+        """One process at a time does ``what`` for a tenant; the others wait for it.
+
+        Raises
+        ------
+        TenantBusy
+            If it takes nearly as long as a tenant may take in a run (``ML_PIPELINE_TENANT_TIMEOUT``).
+        """
+        seconds = WAITING_SHARE * self.settings.tenant_timeout
+        key = sa.func.hashtext(f"ml_pipeline.{what}"), sa.func.hashtext(tenant_id)
+        timeouts = [sa.func.current_setting(name) for name in ("statement_timeout", "lock_timeout")]
         with self.tenant(tenant_id) as connection:
-            lock = sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"ml_pipeline.{what}"), sa.func.hashtext(tenant_id))
-            connection.execute(sa.select(lock))
+            statement, lock = connection.execute(sa.select(*timeouts)).one()
+            _set_timeouts(connection, "0", f"{max(1, int(1000 * seconds))}")
+            try:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(*key)))
+            except OperationalError as error:
+                if getattr(error.orig, "pgcode", None) != LOCK_NOT_AVAILABLE:
+                    raise
+                raise TenantBusy(
+                    f"tenant {tenant_id}: waited {seconds:.1f} s to {what}, which {self._holder(what, tenant_id)} "
+                    "still does. See under Runs in Dagster whether it goes on; end what hangs, or raise "
+                    "ML_PIPELINE_TENANT_TIMEOUT"
+                ) from error
+            _set_timeouts(connection, statement, lock)
             yield
+
+    def _holder(self, what: str, tenant_id: str) -> str:
+        """Who holds the lock of ``alone``, as the database knows it."""
+        with self.operator() as connection:
+            pid = connection.scalar(sa.text(HOLDER), {"what": f"ml_pipeline.{what}", "tenant": tenant_id})
+        return "another process" if pid is None else f"the process behind PostgreSQL's session {pid}"
 
     @contextmanager
     def operator(self) -> Iterator[sa.Connection]:
@@ -159,7 +200,8 @@ class Warehouse:
         schema, name = spec.source.table.split(".")
         columns, unreadable = _with_readable_times(spec)
         tenant: sa.ColumnClause[str] = sa.column(spec.source.tenant)
-        query = sa.select(*columns, unreadable).select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
+        chosen: sa.Select[Any] = sa.select(*columns, unreadable)
+        query = chosen.select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
         try:
             self._check_isolation(spec)
             with self._source_connection(spec, tenant_id) as connection:
@@ -280,8 +322,16 @@ class Warehouse:
         statement = insert(table)
         key = [column.name for column in table.primary_key]
         updated = {name: statement.excluded[name] for name in rows[0] if name not in key}
-        refreshed = {"computed_at": sa.func.now()} if "computed_at" in table.c else {}
+        refreshed: dict[str, Any] = {"computed_at": sa.func.now()} if "computed_at" in table.c else {}
+        if "sequence" in table.c:  # written anew, it is the newest
+            refreshed["sequence"] = statement.excluded["sequence"]
         connection.execute(statement.on_conflict_do_update(index_elements=key, set_=updated | refreshed), rows)
+
+
+def _set_timeouts(connection: sa.Connection, statement: str, lock: str) -> None:
+    """For the rest of the transaction, or until they are set again."""
+    values = {"statement_timeout": statement, "lock_timeout": lock}
+    connection.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in values.items())))
 
 
 def source_url(spec: ModelSpec) -> str:

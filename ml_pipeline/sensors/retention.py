@@ -4,15 +4,15 @@ import datetime as dt
 
 import dagster as dg
 
-from ml_pipeline.settings import load_settings
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.work.retention import prune
 
 SHOWN_FAILURES = 20
 
 
 @dg.op(description="Deletes what has been kept long enough; an interrupted run is taken up by the next.")
-def delete_what_is_too_old(context: dg.OpExecutionContext) -> None:
-    done = prune(load_settings(), now=dt.datetime.now(dt.UTC))
+def delete_what_is_too_old(context: dg.OpExecutionContext, installation: Installation) -> None:
+    done = prune(installation.settings(), now=dt.datetime.now(dt.UTC))
     context.log.info(f"Deleted: {done}")
     context.add_output_metadata({name: count for name, count in done.counts.items() if count})
     if done.failures:

@@ -12,6 +12,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from ml_pipeline import partitions
 from ml_pipeline.launch import retraining_request
+from ml_pipeline.recovery import recover
 from ml_pipeline.settings import load_settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Doors
@@ -22,7 +23,6 @@ TENANTS_AT_ONCE = 250
 SECONDS_PER_TICK = 35.0  # Dagster ends a tick after 60
 LOGGED = 20
 GIVEN_UP_AFTER = dt.timedelta(days=2)
-STARTED_BY_HAND_WITHIN = dt.timedelta(minutes=10)
 
 
 @dg.sensor(
@@ -34,6 +34,7 @@ STARTED_BY_HAND_WITHIN = dt.timedelta(minutes=10)
 )
 def retraining(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     doors, now = Doors(load_settings()), dt.datetime.now(dt.UTC)
+    recover(context.instance, doors.warehouse)  # a run whose process died is under way no more
     known = list(context.instance.get_dynamic_partitions(str(partitions.tenants.name)))
     to_ask = unasked(context.instance, doors, known, now)
     tick, cursor = look_around(context, doors, known, now)
@@ -90,7 +91,7 @@ def unasked(instance: dg.DagsterInstance, doors: Doors, known: Sequence[str], no
     """Approved retrainings without a run: the sensor died between deciding and asking.
 
     Settled as failed is one whose run has ended without a word of what became of it (killed, out of memory), whose
-    tenant or model is gone, or that has waited for two days. One that a person has just asked for starts its own run.
+    tenant or model is gone, or that has waited for two days. One with a lease is run by the command that approved it.
     """
     approved = waiting(doors.warehouse)
     if not approved:
@@ -102,9 +103,10 @@ def unasked(instance: dg.DagsterInstance, doors: Doors, known: Sequence[str], no
         ended[decision] = ended.get(decision, True) and run.is_finished
     models, waits = load_specs(doors.settings.specs), []
     for item in approved:
-        age, decision = now - item.approved_at, str(item.decision_id)
+        # Approved in the future is what was approved before the clock went back: as long ago as it is ahead, or longer.
+        age, decision = abs(now - item.approved_at), str(item.decision_id)
         if ended.get(decision, False) or item.tenant not in known or item.model not in models or age > GIVEN_UP_AFTER:
             settle(doors.warehouse, item.tenant, item.decision_id, FAILED)
-        elif decision not in ended and (item.cause != "manual" or age > STARTED_BY_HAND_WITHIN):
+        elif decision not in ended and not item.lease:
             waits.append(item)
     return waits

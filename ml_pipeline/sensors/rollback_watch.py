@@ -11,7 +11,7 @@ import dagster as dg
 from ml_pipeline.settings import load_settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.watch import due_watches, look_at
+from ml_pipeline.work.watch import date_watches, due_watches, look_at
 
 SECONDS_PER_TICK = 40.0  # Dagster ends a tick after 60; what is left is the oldest at the next
 
@@ -25,6 +25,11 @@ def rollback_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     settings, now = load_settings(), dt.datetime.now(dt.UTC)
     doors, specs, deadline = Doors(settings), load_specs(settings.specs), time.monotonic() + SECONDS_PER_TICK
     verdicts: Counter[str] = Counter()
+    for watched in date_watches(doors, now):
+        context.log.warning(
+            f"{watched.tenant} {watched.model}: the watch over version {watched.version} is dated in the future. The "
+            "clock has gone back, and the watch begins now"
+        )
     due = [watched for watched in due_watches(doors, now) if watched.model in specs]
     for watched in due:
         if time.monotonic() > deadline:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ml_pipeline import partitions
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.dagster_storage import prune_events
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import load_settings
@@ -71,8 +72,8 @@ def fresh_predictions(context: dg.ScheduleEvaluationContext) -> list[dg.RunReque
 
 
 @dg.op(description="Deletes the log rows of old runs; materializations stay.")
-def prune_old_events(context: dg.OpExecutionContext) -> None:
-    settings = load_settings()
+def prune_old_events(context: dg.OpExecutionContext, installation: Installation) -> None:
+    settings = installation.settings()
     before = dt.datetime.now(dt.UTC) - dt.timedelta(days=settings.event_retention_days)
     context.log.info(f"Deleted {prune_events(settings.database_url, before)} log rows from before {before.date()}")
 

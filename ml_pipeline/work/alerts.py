@@ -33,6 +33,7 @@ CLAIM = dt.timedelta(seconds=90)
 # A tick that ends long before Dagster's 60 seconds: no message is begun later than this.
 SECONDS = 20.0
 MESSAGES = 500
+AHEAD = dt.timedelta(days=1)  # longer than anything waits: what is put off further was so before the clock went back
 ALERTS_PER_MESSAGE = 50
 
 Clock = Callable[[], dt.datetime]
@@ -219,8 +220,10 @@ class _Round:
 
 def _is_due(now: dt.datetime) -> sa.ColumnElement[bool]:
     table = tables.alert_deliveries
-    free = table.c.claimed_until.is_(None) | (table.c.claimed_until <= now)
-    return (table.c.state == "pending") & (table.c.next_attempt_at <= now) & free
+    claimed = (table.c.claimed_until > now) & (table.c.claimed_until <= now + AHEAD)
+    free = table.c.claimed_until.is_(None) | ~claimed
+    waits = (table.c.next_attempt_at > now) & (table.c.next_attempt_at <= now + AHEAD)
+    return (table.c.state == "pending") & ~waits & free
 
 
 def _update(row: Mapping[str, Any]) -> sa.Update:
@@ -250,7 +253,10 @@ def escalate(warehouse: Warehouse, settings: Settings, *, now: dt.datetime) -> i
         table.c.acknowledged_at.is_(None)
         & table.c.escalated_at.is_(None)
         & table.c.level.in_(levels)
-        & (table.c.raised_at <= now - dt.timedelta(hours=settings.alert_escalation_hours))
+        & (
+            (table.c.raised_at <= now - dt.timedelta(hours=settings.alert_escalation_hours))
+            | (table.c.raised_at > now + AHEAD)
+        )
         & told
     )
     query = sa.select(table.c.tenant_id, table.c.model, table.c.alert_id).where(overdue)
@@ -348,7 +354,7 @@ def list_alerts(
 ) -> list[dict[str, Any]]:
     """Alerts of all tenants, or of those named, newest first, each with its deliveries by channel."""
     table, deliveries = tables.alerts, tables.alert_deliveries
-    query = sa.select(table).order_by(table.c.as_of.desc(), table.c.created_at.desc()).limit(limit)
+    query = sa.select(table).order_by(table.c.as_of.desc(), table.c.sequence.desc()).limit(limit)
     if tenants:
         query = query.where(table.c.tenant_id.in_(tenants))
     if models:

@@ -76,8 +76,12 @@ class Deployer:
         ------
         NoSuchVersion
             If the version is not registered.
+        TamperedArtifact
+            If its files are not those that were registered: it could predict nothing.
         """
         target = self.registry.version(tenant, model, version)
+        if action != PROMOTE:  # a promoted one has just been registered
+            self.registry.check(target)
         with self.warehouse.alone(tenant, f"deploy {model}"):  # a run and a person at once would mix their steps
             last = self.last_deployment(tenant, model)
             if last is not None and last["state"] == "intent":  # of a process that died
@@ -131,7 +135,7 @@ class Deployer:
             sa.select(table.c.replaced)
             .where(table.c.tenant_id == deployment.tenant, table.c.model == deployment.model)
             .where(table.c.version == deployment.version, table.c.action != ROLLBACK, table.c.state == "done")
-            .order_by(table.c.created_at.desc())
+            .order_by(table.c.sequence.desc())
             .limit(1)
         )
         with self.warehouse.tenant(deployment.tenant) as connection:
@@ -219,7 +223,7 @@ class Deployer:
         query = (
             sa.select(table)
             .where(table.c.tenant_id == tenant, table.c.model == model, table.c.state != "undone")
-            .order_by(table.c.created_at.desc())
+            .order_by(table.c.sequence.desc())
             .limit(1)
         )
         with self.warehouse.tenant(tenant) as connection:
@@ -232,8 +236,11 @@ class Deployer:
         """
         table = tables.deployments
         with self.warehouse.operator() as connection:
-            query = sa.select(table).where(table.c.state == "intent", table.c.created_at <= sa.func.now() - older_than)
-            rows = connection.execute(query.order_by(table.c.created_at)).mappings().all()
+            begun, now = table.c.created_at, sa.func.now()
+            # One that was begun in the future was begun before the clock went back.
+            cut_off = (begun <= now - older_than) | (begun > now + older_than)
+            query = sa.select(table).where(table.c.state == "intent", cut_off).order_by(table.c.sequence)
+            rows = connection.execute(query).mappings().all()
         return [(deployment, self._reconciled(deployment)) for deployment in map(_deployment, rows)]
 
     def _reconciled(self, deployment: Deployment) -> str:

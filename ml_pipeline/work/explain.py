@@ -37,17 +37,19 @@ class Explanation:
 
 
 def explain(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime, day: dt.date | None = None) -> Explanation:
-    """What was decided for a tenant's model by the end of ``day``, or by ``now``."""
-    end = now if day is None else dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), dt.UTC)
+    """What was decided for a tenant's model by the end of ``day``, or until now."""
     table = tables.decisions
+    by_then: sa.ColumnElement[bool] = sa.true()
+    if day is not None:
+        by_then = table.c.as_of < dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), dt.UTC)
     with doors.warehouse.tenant(tenant) as connection:
         found = {}
         for question, kinds in QUESTIONS.items():
             query = (
                 sa.select(table)
                 .where(table.c.tenant_id == tenant, table.c.model == spec.name, table.c.kind.in_(kinds))
-                .where(table.c.as_of < end)
-                .order_by(table.c.as_of.desc(), table.c.created_at.desc())
+                .where(by_then)
+                .order_by(table.c.sequence.desc())
                 .limit(1)
             )
             row = connection.execute(query).mappings().first()

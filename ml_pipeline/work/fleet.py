@@ -73,7 +73,7 @@ def fleet_status(
     """Status of every tenant and model, by tenant and model name; a few queries, however many there are."""
     chosen = sorted(warehouse.tenants()) if tenants is None else sorted(tenants)
     with warehouse.operator() as connection:
-        decisions = _newest(connection, tables.decisions, tables.decisions.c.created_at)
+        decisions = _newest(connection, tables.decisions, tables.decisions.c.sequence)
         promoted = _promotions(connection)
         reports = _newest(connection, tables.drift_reports, tables.drift_reports.c.day)
     aliases = registry.aliases()
@@ -101,7 +101,7 @@ def _promotions(connection: sa.Connection) -> dict[tuple[str, str, int], sa.RowM
     """The judgement of each version: its numbers are those shown while it serves."""
     table = tables.decisions
     key = (table.c.tenant_id, table.c.model, table.c.version)
-    query = sa.select(table).distinct(*key).where(table.c.kind == "promote").order_by(*key, table.c.created_at.desc())
+    query = sa.select(table).distinct(*key).where(table.c.kind == "promote").order_by(*key, table.c.sequence.desc())
     return {(row["tenant_id"], row["model"], row["version"]): row for row in connection.execute(query).mappings()}
 
 

@@ -31,6 +31,10 @@ from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, HOURS, OFF_PEAK, Tena
 TRAFFIC_DAYS = 28
 TRAFFIC_ENOUGH = 50  # entities of four weeks below which hours say nothing
 
+AHEAD = dt.timedelta(
+    days=1
+)  # what is dated later than that is of a clock that was wrong, and no time is counted from it
+
 Key = tuple[str, str]  # tenant, model
 
 
@@ -173,15 +177,16 @@ def _facts(connection: sa.Connection, tenants: Sequence[str], now: dt.datetime) 
     for row in _newest(connection, query, reports, tenants, reports.c.day):
         facts[_key(row)].report = row
     deployed = tables.deployments
-    standing = sa.select(deployed).where(deployed.c.state != "undone", deployed.c.as_of <= now)
-    for row in _newest(connection, standing, deployed, tenants, deployed.c.created_at):
+    standing = sa.select(deployed).where(deployed.c.state != "undone")
+    for row in _newest(connection, standing, deployed, tenants, deployed.c.sequence):
         facts[_key(row)].deployment = row
-    for row in _newest(connection, standing.where(deployed.c.action == ROLLBACK), deployed, tenants, deployed.c.as_of):
+    rollbacks = standing.where(deployed.c.action == ROLLBACK, deployed.c.as_of <= now + AHEAD)
+    for row in _newest(connection, rollbacks, deployed, tenants, deployed.c.sequence):
         facts[_key(row)].rolled_back_at = row["as_of"]
     snapshots = tables.feature_sets
     known = ("tenant_id", "model", "as_of", "matured", "quality_score")
-    query = sa.select(*(snapshots.c[name] for name in known)).where(snapshots.c.as_of <= now)
-    for row in _newest(connection, query, snapshots, tenants, snapshots.c.created_at):
+    query = sa.select(*(snapshots.c[name] for name in known)).where(snapshots.c.as_of <= now + AHEAD)
+    for row in _newest(connection, query, snapshots, tenants, snapshots.c.sequence):
         facts[_key(row)].snapshot = row
     _read_decisions(connection, facts, tenants, now)
     return facts
@@ -199,15 +204,18 @@ def _newest(
 def _read_decisions(connection: sa.Connection, facts, tenants: Sequence[str], now: dt.datetime) -> None:
     table = tables.decisions
     wanted = ("tenant_id", "model", "kind", "verdict", "as_of", "state", "version")
+    ahead = table.c.as_of > now + AHEAD
     query = (
         sa.select(*(table.c[name] for name in wanted), table.c.numbers["action"].astext.label("action"))
-        .where(table.c.tenant_id.in_(tenants), table.c.as_of <= now)
+        .where(table.c.tenant_id.in_(tenants), sa.or_(~ahead, table.c.state == "approved"))
         .where(sa.or_(table.c.kind.in_(["promote", "train"]), table.c.verdict == "retrain"))
-        .order_by(table.c.as_of.desc(), table.c.created_at.desc())
+        .order_by(table.c.sequence.desc())
     )
     for row in connection.execute(query).mappings():
         found = facts[_key(row)]
-        if row["kind"] == "promote":
+        if row["as_of"] > now + AHEAD:  # under way all the same, until it is settled
+            found.approved += 1
+        elif row["kind"] == "promote":
             found.judgements.append(row)
         else:  # approved, or refused before anything was fitted
             found.last_attempt = max(found.last_attempt or row["as_of"], row["as_of"])

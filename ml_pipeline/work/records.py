@@ -82,7 +82,7 @@ def _standing(
         sa.select(table.c.alert_id, table.c.level, table.c.acknowledged_at)
         .where(table.c.tenant_id == tenant, table.c.model == model, table.c.kind == kind)
         .where(table.c.as_of > as_of - silence, table.c.as_of < as_of + silence)
-        .order_by(table.c.as_of)
+        .order_by(table.c.sequence)
     )
     return [
         alert_rules.Standing(str(row.alert_id), row.level, row.acknowledged_at is not None)

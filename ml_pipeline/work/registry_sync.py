@@ -50,7 +50,7 @@ def _recorded(doors: Doors) -> dict[tuple[str, str], int]:
         sa.select(*key, table.c.version)
         .distinct(*key)
         .where(table.c.state != "undone")
-        .order_by(*key, table.c.created_at.desc())
+        .order_by(*key, table.c.sequence.desc())
     )
     with doors.warehouse.operator() as connection:
         return {(row.tenant_id, row.model): row.version for row in connection.execute(query)}

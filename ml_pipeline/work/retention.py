@@ -20,6 +20,7 @@ from ml_pipeline.work.context import Doors
 from ml_pipeline.work.run_failures import NO_TENANT
 
 BATCH = 5000
+BEGUN_SECONDS = 86_400.0  # from which age on nobody writes at a file any more
 
 # What a serving version is shown and judged with is kept as long as its deployments are.
 KEPT_DECISIONS = ("promote", "promote_by_hand", "rollback", "alias_by_hand")
@@ -131,6 +132,8 @@ def _prune_tenant(doors: Doors, tenant: str, now: dt.datetime, dry_run: bool) ->
         if not dry_run:
             _remove_snapshot(doors, tenant, row)
         yield "feature snapshots", 1
+    if not dry_run:
+        yield "half-written files", doors.snapshots.remove_begun(tenant, BEGUN_SECONDS)
 
 
 def _count(warehouse: Warehouse, tenant: str, rule: Rule) -> int:
@@ -159,11 +162,11 @@ def _old_snapshots(doors: Doors, tenant: str, now: dt.datetime) -> list[sa.RowMa
     What lies in another artifact store than the present one is left.
     """
     table = tables.feature_sets
-    newest = sa.select(table.c.model, sa.func.max(table.c.created_at).label("at")).group_by(table.c.model)
+    newest = sa.select(table.c.model, sa.func.max(table.c.sequence).label("last")).group_by(table.c.model)
     latest = newest.where(table.c.tenant_id == tenant).subquery()
     query = (
         sa.select(table.c.model, table.c.snapshot_hash, table.c.path)
-        .join(latest, (latest.c.model == table.c.model) & (table.c.created_at < latest.c.at))
+        .join(latest, (latest.c.model == table.c.model) & (table.c.sequence < latest.c.last))
         .where(table.c.tenant_id == tenant)
         .where(table.c.created_at < now - dt.timedelta(days=doors.settings.snapshot_retention_days))
     )

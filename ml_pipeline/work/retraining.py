@@ -42,6 +42,7 @@ class Approved:
     reason: str
     scores: Mapping[str, float | int | None]
     approved_at: dt.datetime
+    lease: str = ""  # of the command that approved it to run it itself; empty where the sensor asks for its run
 
     @property
     def tags(self) -> dict[str, str]:
@@ -91,11 +92,13 @@ def decide_for(
     active: Mapping[Key, int] | None = None,
     under_way: int = 0,
     request: Request | None = None,
+    lease: str = "",
 ) -> Tick:
     """Decides for every tenant and model given, most severe first, and records what has a cause.
 
     The same look again records nothing twice: a decision's identity follows from what was decided about whom on which
     day. ``under_way`` trainings of the fleet count against the policy's budget, and each approval does for the next.
+    ``lease`` is held by the process that is to run what is approved, so that an approval does not outlive it.
     """
     policy, off_peak = policy_of(settings)
     states = fleet_states(warehouse, settings, specs, tenants, now, active or {}, under_way)
@@ -106,10 +109,10 @@ def decide_for(
         decision = decide(replace(state, fleet_trainings=under_way + len(tick.approved)), policy)
         decided.append((state, decision))
         if decision.verdict == "retrain":
-            tick.approved.append(_approved(identity(state, decision), state, decision))
+            tick.approved.append(_approved(identity(state, decision), state, decision, lease))
         else:
             tick.held.append((state, decision))
-    _record(warehouse, decided)
+    _record(warehouse, decided, lease)
     recorded = {item.decision_id for item in waiting(warehouse)}  # at most one per tenant and model is
     tick.approved = [item for item in tick.approved if item.decision_id in recorded]
     return tick
@@ -138,7 +141,7 @@ def identity(state: State, decision: RetrainingDecision) -> uuid.UUID:
     return uuid.uuid5(_NAMESPACE, "/".join(map(str, parts)))
 
 
-def _approved(decision_id: uuid.UUID, state: State, decision: RetrainingDecision) -> Approved:
+def _approved(decision_id: uuid.UUID, state: State, decision: RetrainingDecision, lease: str) -> Approved:
     numbers = decision.numbers
     scores = {name: numbers[name] for name in SCORES}
     return Approved(
@@ -151,10 +154,11 @@ def _approved(decision_id: uuid.UUID, state: State, decision: RetrainingDecision
         decision.reason,
         scores,
         state.now,
+        lease,
     )
 
 
-def _record(warehouse: Warehouse, decided: Sequence[tuple[State, RetrainingDecision]]) -> None:
+def _record(warehouse: Warehouse, decided: Sequence[tuple[State, RetrainingDecision]], lease: str) -> None:
     """Writes the decisions that are not there, a transaction a tenant."""
     rows: dict[str, list[dict]] = {}
     ids = {identity(state, decision) for state, decision in decided}
@@ -173,7 +177,8 @@ def _record(warehouse: Warehouse, decided: Sequence[tuple[State, RetrainingDecis
                 as_of=state.now,
                 numbers=decision.numbers
                 | {"cause": decision.cause, "severity": decision.severity, "action": decision.action}
-                | {"since": _since(state)},
+                | {"since": _since(state)}
+                | ({"lease": lease} if lease else {}),
                 version=state.champion.number if state.champion else None,
                 decision_id=decision_id,
                 state=APPROVED if decision.verdict == "retrain" else None,
@@ -193,7 +198,7 @@ def _since(state: State) -> dt.date | None:
 def waiting(warehouse: Warehouse) -> list[Approved]:
     """Every approved retraining whose run has not ended, oldest first: also those whose sensor died before asking."""
     table = tables.decisions
-    query = sa.select(table).where(table.c.state == APPROVED).order_by(table.c.created_at)
+    query = sa.select(table).where(table.c.state == APPROVED).order_by(table.c.sequence)
     with warehouse.operator() as connection:
         rows = connection.execute(query).mappings().all()
     return [
@@ -207,6 +212,7 @@ def waiting(warehouse: Warehouse) -> list[Approved]:
             row["reason"],
             {name: row["numbers"][name] for name in SCORES},
             row["as_of"],
+            row["numbers"].get("lease", ""),
         )
         for row in rows
     ]

@@ -212,6 +212,8 @@ def _scored(doors: Doors, spec: ModelSpec, version: Version, origin: str) -> lis
             sa.select(table.c.entity_id, table.c.version)
             .distinct(table.c.entity_id)
             .where(*own, table.c.origin == LIVE)
+            # What is dated in the future was predicted before the clock went back, and is the newest no more.
+            .where(table.c.predicted_at <= dt.datetime.now(dt.UTC))
             .order_by(table.c.entity_id, table.c.predicted_at.desc(), table.c.version.desc())
             .subquery()
         )

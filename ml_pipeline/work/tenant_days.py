@@ -63,12 +63,12 @@ class TenantDays:
 
     @cached_property
     def deployments(self) -> pd.DataFrame:
-        """Finished deployments, oldest first: version (0 where a person took the alias away) and as_of."""
+        """Finished deployments as they were made: version (0 where a person took the alias away) and as_of."""
         table = tables.deployments
         query = (
             sa.select(table.c.version, table.c.as_of)
             .where(self.is_own(table), table.c.state == "done")
-            .order_by(table.c.as_of, table.c.created_at)
+            .order_by(table.c.sequence)
         )
         with self.doors.warehouse.tenant(self.tenant) as connection:
             found = pd.DataFrame(connection.execute(query).all(), columns=["version", "as_of"])
@@ -142,7 +142,7 @@ class TenantDays:
 
     def _backtestable(self) -> pd.DataFrame:
         """Outcomes from before the first deployment, of entities that did not take too long."""
-        first = None if self.deployments.empty else self.deployments["as_of"].iloc[0]
+        first = None if self.deployments.empty else self.deployments["as_of"].min()
         outcomes = self.outcomes
         reach = pd.Timedelta(days=self.spec.monitoring.backtest_reach_days)
         wanted = outcomes["label_time"] - outcomes["event_time"] <= reach

@@ -8,8 +8,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -23,6 +21,7 @@ from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision, judge
 from ml_pipeline.lifecycle.versions import Contract, next_semantic
 from ml_pipeline.resources import cores, tables
 from ml_pipeline.resources.registry import CHALLENGER, Version, registered_name
+from ml_pipeline.resources.scratch import scratch_folder
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.card import Origin, summary
@@ -169,7 +168,7 @@ class _TenantModel:
         query = (
             sa.select(table)
             .where(table.c.tenant_id == self.tenant, table.c.model == self.spec.name)
-            .order_by(table.c.created_at.desc())
+            .order_by(table.c.sequence.desc())
             .limit(1)
         )
         with self.doors.warehouse.tenant(self.tenant) as connection:
@@ -291,8 +290,8 @@ class _TenantModel:
             quality=self._snapshot[0]["quality"],
             why=cause.get("why", ""),
         )
-        with TemporaryDirectory(prefix="ml-pipeline-") as folder:
-            path = Path(folder) / "model"
+        with scratch_folder() as folder:
+            path = folder / "model"
             write_files(path, self.spec, trained, rows, origin, plots=self.task.plots)
             return self.doors.registry.register(
                 self.tenant,

@@ -18,7 +18,7 @@ from ml_pipeline.work.context import Doors
 from ml_pipeline.work.decisions import WATCH, record_decision
 from ml_pipeline.work.deployment import KEPT, OPEN, ROLLBACK
 from ml_pipeline.work.records import raise_alert
-from ml_pipeline.work.scoring import answers
+from ml_pipeline.work.scoring import alert_tampered, answers
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, AUTO_ROLLBACK, read_settings, spec_for, write_setting
 
 DAY = dt.timedelta(days=1)
@@ -53,6 +53,28 @@ def due_watches(doors: Doors, now: dt.datetime) -> list[Watched]:
     ]
 
 
+def date_watches(doors: Doors, now: dt.datetime) -> list[Watched]:
+    """Lets undecided watches that are dated more than a day ahead begin now: a clock that was wrong has gone back.
+
+    Otherwise none of them would be due, nor an outcome counted, until that time comes. For ``now`` by the clock only.
+    """
+    table = tables.deployments
+    ahead = (table.c.watch == OPEN) & ((table.c.as_of > now + DAY) | (table.c.watched_at > now + DAY))
+    with doors.warehouse.operator() as connection:
+        rows = connection.execute(sa.select(table).where(ahead)).mappings().all()
+    for row in rows:
+        with doors.warehouse.tenant(row["tenant_id"]) as connection:
+            connection.execute(
+                sa.update(table)
+                .where(table.c.tenant_id == row["tenant_id"], table.c.deployment_id == row["deployment_id"], ahead)
+                .values(as_of=sa.func.least(table.c.as_of, now), watched_at=sa.func.least(table.c.watched_at, now))
+            )
+    return [
+        Watched(row["deployment_id"], row["tenant_id"], row["model"], row["version"], row["replaced"], now)
+        for row in rows
+    ]
+
+
 def look_at(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -> Decision:
     """Compares, records the decision, and rolls back where it says so and that is switched on.
 
@@ -71,7 +93,18 @@ def look_at(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -
     )
     automatic = _rolls_back(doors, watched)
     _record(doors, watched, decision, automatic, now)
-    if decision.verdict == "roll back" and automatic:
+    if decision.verdict == "roll back" and automatic and _rolled_back(doors, watched, decision, now):
+        _stop_a_circle(doors, watched, now)
+    _close(doors, watched, decision, now)
+    return decision
+
+
+def _rolled_back(doors: Doors, watched: Watched, decision: Decision, now: dt.datetime) -> bool:
+    """Rolls back; where the files of the version before are not those that were registered, an alert says so instead.
+
+    The watch stays open then, and tries again at its next look.
+    """
+    try:
         doors.deployer.roll_back(
             watched.tenant,
             watched.model,
@@ -80,9 +113,10 @@ def look_at(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -
             as_of=now,
             expected=watched.version,
         )
-        _stop_a_circle(doors, watched, now)
-    _close(doors, watched, decision, now)
-    return decision
+    except TamperedArtifact as error:
+        alert_tampered(doors, watched.tenant, watched.model, watched.replaced, error)
+        return False
+    return True
 
 
 def _comparable(doors: Doors, spec: ModelSpec, watched: Watched) -> bool:

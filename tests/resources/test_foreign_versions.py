@@ -18,7 +18,6 @@ from ml_pipeline.resources.registry import (
     Registry,
     TamperedArtifact,
     Version,
-    check_manifest,
     write_manifest,
 )
 from ml_pipeline.resources.warehouse import Warehouse
@@ -108,7 +107,7 @@ def test_a_manifest_says_whose_the_files_are_and_how_large(registry: Registry, o
         assert {name: entry["bytes"] for name, entry in content["files"].items()} == {"model.ubj": 600}
         renamed = replace(ours, tenant="globex")
         with pytest.raises(TamperedArtifact, match=r"belongs to tenant 'acme', not 'globex'"):
-            check_manifest(folder, renamed)
+            registry.check(renamed)
 
 
 def test_work_that_was_cut_off_before_mlflows_version_registers_once_when_it_comes_again(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ml_pipeline.resources import store
 from ml_pipeline.resources.registry import CHAMPION, NoSuchVersion, Registry, TamperedArtifact, Version, write_manifest
 from ml_pipeline.resources.snapshots import Snapshots
+from ml_pipeline.resources.store import Unwritable
 from ml_pipeline.settings import Settings, load_settings
 
 
@@ -70,7 +75,7 @@ def test_files_come_back_whatever_the_path_of_home_is(settings: Settings, tmp_pa
     assert "model/model.ubj" in listed
     frame = pd.DataFrame({"x": [1.5, 2.5]})
     digest, url = Snapshots(odd).write("acme", "story_points", frame)
-    pd.testing.assert_frame_equal(Snapshots(odd).read(url, digest), frame)
+    pd.testing.assert_frame_equal(Snapshots(odd).read(url, digest, tenant="acme"), frame)
 
 
 def test_files_that_an_older_version_stored_under_a_quoted_path_are_found(registry: Registry, tmp_path: Path):
@@ -82,7 +87,7 @@ def test_files_that_an_older_version_stored_under_a_quoted_path_are_found(regist
 
 
 def alter(version: Version) -> str:
-    stored(version, "model.ubj").write_bytes(b"malice")
+    stored(version, "model.ubj").write_bytes(b"evil" * 25)  # as long as what was registered
     return "model.ubj has SHA-256"
 
 
@@ -102,13 +107,127 @@ def alter_with_manifest(version: Version) -> str:
     return "manifest.json has SHA-256"
 
 
-@pytest.mark.parametrize("tamper", [alter, remove, add, alter_with_manifest])
+def lose_the_folder(version: Version) -> str:
+    shutil.rmtree(stored(version, ""))
+    return "manifest.json is missing"
+
+
+def replace_by_a_pipe(version: Version) -> str:
+    stored(version, "model.ubj").unlink()
+    os.mkfifo(stored(version, "model.ubj"))
+    return "model.ubj is a named pipe, not a file"
+
+
+def replace_by_a_link(version: Version) -> str:
+    path = stored(version, "model.ubj")
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+    return "model.ubj is a symbolic link, not a file"
+
+
+def replace_by_a_dangling_link(version: Version) -> str:
+    stored(version, "model.ubj").unlink()
+    stored(version, "model.ubj").symlink_to("nowhere")
+    return "model.ubj is a symbolic link, not a file"
+
+
+def replace_by_a_folder(version: Version) -> str:
+    stored(version, "model.ubj").unlink()
+    stored(version, "model.ubj").mkdir()
+    return "model.ubj is a folder, not a file"
+
+
+def link_the_folder(version: Version) -> str:
+    folder = stored(version, "model.ubj").parent
+    folder.rename(folder.parent / "elsewhere")
+    folder.symlink_to(folder.parent / "elsewhere")
+    return "its folder is a symbolic link, not a folder"
+
+
+def fill(version: Version) -> str:
+    with stored(version, "model.ubj").open("wb") as file:
+        file.truncate(10 * 2**30)
+    return "model.ubj has 10,737,418,240 bytes, not 100"
+
+
+WAYS = [alter, remove, add, alter_with_manifest, lose_the_folder, replace_by_a_pipe, replace_by_a_link]
+WAYS += [replace_by_a_dangling_link, replace_by_a_folder, link_the_folder, fill]
+
+
+@pytest.mark.parametrize("tamper", WAYS)
 def test_a_tampered_file_is_refused_by_name(registry: Registry, tmp_path: Path, tamper):
     version = register(registry, tmp_path / "files", "a")
     message = tamper(version)
     with pytest.raises(TamperedArtifact, match=message) as caught, registry.files(version):
         pass
+    with pytest.raises(TamperedArtifact, match=message):
+        registry.check(version)
     assert "tenant acme, model story_points, version 1" in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read_is_refused_by_name(registry: Registry, tmp_path: Path):
+    version = register(registry, tmp_path / "files", "a")
+    context = multiprocessing.get_context("fork")
+    said, says = context.Pipe(duplex=False)
+
+    def as_nobody() -> None:
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        else:
+            stored(version, "model.ubj").chmod(0)
+        try:
+            registry.check(version)
+        except TamperedArtifact as error:
+            says.send(str(error))
+        os._exit(0)
+
+    process = context.Process(target=as_nobody)
+    process.start()
+    process.join(20)
+    assert said.poll() and "cannot be read: Permission denied. It was not loaded" in said.recv()
+
+
+def runs_of(registry: Registry) -> list[str]:
+    experiment = registry.client.get_experiment_by_name("story_points.acme")
+    return sorted(run.info.status for run in registry.client.search_runs([experiment.experiment_id]))
+
+
+def test_a_full_disk_registers_nothing_and_the_next_registration_is_whole(registry: Registry, tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "card.md").write_bytes(b"c" * 20_000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(Unwritable, match="File too large"):
+            register(registry, tmp_path / "files", "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert registry.versions("acme", "story_points") == []
+    assert [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file()] == []
+    registry.check(register(registry, tmp_path / "files", "a"))
+    assert runs_of(registry) == ["FAILED", "FINISHED"]
+
+
+class Killed(BaseException):
+    """As a SIGKILL does, it lets nobody tidy up."""
+
+
+@pytest.mark.parametrize(
+    ("step", "left"), [("put_all", ["FAILED", "FINISHED", "FINISHED"]), ("set_terminated", ["FINISHED", "FINISHED"])]
+)
+def test_a_registration_that_was_killed_is_ended_by_the_next(registry: Registry, tmp_path, monkeypatch, step, left):
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(*((store, step) if step == "put_all" else (registry.client, step)), kill)
+        register(registry, tmp_path / "files", "a")
+    assert runs_of(registry) == ["RUNNING"]
+    again, other = (register(registry, tmp_path / "files", key) for key in ("a", "b"))
+    for version in (again, other):
+        registry.check(version)
+    assert runs_of(registry) == left
+    assert len(registry.versions("acme", "story_points")) == 2
 
 
 def test_an_alias_points_at_one_version_or_at_none(registry: Registry, tmp_path: Path):

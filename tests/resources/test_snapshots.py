@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable, content_hash
+from ml_pipeline.resources.store import Unwritable
 from ml_pipeline.settings import Settings
 
 WHEN = pd.to_datetime(["2026-01-01", None, "2026-01-02 03:04:05.000006"], utc=True, format="ISO8601").as_unit("us")
@@ -80,3 +82,59 @@ def test_a_snapshot_that_was_changed_is_refused(snapshots: Snapshots):
     frame(number=[1.5, np.nan, 7.0]).to_parquet(url, index=False)
     with pytest.raises(SnapshotUnusable, match="is not what was stored under its hash"):
         snapshots.read(url, digest, tenant="acme")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "another frame", "a folder", "a link"])
+def test_a_snapshot_that_was_damaged_is_written_again(snapshots: Snapshots, damage: str, caplog, tmp_path: Path):
+    digest, url = snapshots.write("acme", "story_points", frame())
+    path = Path(url)
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "cut off":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "another frame":
+        frame(number=[1.5, np.nan, 7.0]).to_parquet(path, index=False)
+    elif damage == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SnapshotUnusable, match="Materialize the features"):
+        snapshots.read(url, digest, tenant="acme")
+    assert snapshots.write("acme", "story_points", frame()) == (digest, url)
+    assert path.read_bytes() == whole and not path.is_symlink()
+    assert "tenant acme, model story_points: a snapshot is written again" in caplog.text
+
+
+def test_a_full_disk_leaves_no_half_snapshot(snapshots: Snapshots, tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(Unwritable, match=r"snapshots/acme/story_points cannot be written: File too large"):
+            snapshots.write("acme", "story_points", frame())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    digest, url = snapshots.write("acme", "story_points", frame())
+    assert content_hash(snapshots.read(url, digest, tenant="acme")) == digest
+
+
+def test_snapshots_in_a_store_without_folders_are_written_read_and_removed():
+    snapshots = Snapshots(Settings(artifacts_url="memory://durability"))
+    digest, url = snapshots.write("acme", "story_points", frame())
+    assert snapshots.write("acme", "story_points", frame()) == (digest, url)
+    assert content_hash(snapshots.read(url, digest, tenant="acme")) == digest
+    snapshots.check()
+    snapshots.remove("acme", url)
+    with pytest.raises(SnapshotUnusable, match="is gone"):
+        snapshots.read(url, digest, tenant="acme")
+
+
+def test_snapshots_of_an_installation_that_was_moved_are_found_and_removed(tmp_path: Path):
+    before, after = (Settings(home=tmp_path / name) for name in ("before", "after"))
+    digest, url = Snapshots(before).write("acme", "story_points", frame())
+    before.home.rename(after.home)
+    moved = Snapshots(after)
+    assert content_hash(moved.read(url, digest, tenant="acme")) == digest
+    assert moved.owns("acme", url) and not moved.owns("globex", url)
+    moved.remove("acme", url)
+    assert list(after.home.rglob("*.parquet")) == []

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors.retention import daily_retention, retention_job
@@ -41,7 +42,7 @@ def old_rows(warehouse: Warehouse, tenant: str) -> None:
 
 def test_the_job_deletes_what_is_too_old_and_shows_how_much(instance: dg.DagsterInstance, warehouse: Warehouse):
     old_rows(warehouse, "acme")
-    result = retention_job.execute_in_process(instance=instance)
+    result = retention_job.execute_in_process(instance=instance, resources={"installation": Installation()})
     [output] = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_OUTPUT]
     shown = {name: value.value for name, value in output.event_specific_data.metadata.items()}
     assert shown == {"predictions": 1, "feature snapshots": 1}
@@ -60,7 +61,9 @@ def test_a_tenant_that_can_not_be_pruned_fails_the_job_after_the_others_were(
         remove(self, tenant, url)
 
     monkeypatch.setattr(Snapshots, "remove", refuse)
-    result = retention_job.execute_in_process(instance=instance, raise_on_error=False)
+    result = retention_job.execute_in_process(
+        instance=instance, resources={"installation": Installation()}, raise_on_error=False
+    )
     assert not result.success
     [failure] = result.get_step_failure_events()
     listed = failure.step_failure_data.user_failure_data.metadata["tenants"].value

@@ -94,8 +94,8 @@ class Tenant:
         return run_monitoring(MonitoringTask(self.settings, self.spec, self.name, dates))
 
     def rows(self, table: sa.Table, **where: Any) -> list[dict[str, Any]]:
-        """The tenant's rows of a table, in the order of its key; those of decisions as they were made."""
-        order = [table.c.created_at] if "created_at" in table.c else list(table.primary_key)
+        """The tenant's rows of a table, in the order of its key, or as they were written where that is kept."""
+        order = [table.c.sequence] if "sequence" in table.c else list(table.primary_key)
         query = sa.select(table).order_by(*order).filter_by(**where)
         with Warehouse(self.settings).tenant(self.name) as connection:
             return [dict(row) for row in connection.execute(query).mappings()]

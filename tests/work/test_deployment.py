@@ -49,7 +49,7 @@ def aliases(deployer: Deployer) -> dict[str, int]:
 def states(deployer: Deployer) -> list[str]:
     table = tables.deployments
     with deployer.warehouse.operator() as connection:
-        return list(connection.scalars(sa.select(table.c.state).order_by(table.c.created_at)))
+        return list(connection.scalars(sa.select(table.c.state).order_by(table.c.sequence)))
 
 
 def killed_after(settings: Settings, deployment: Deployment, step: str) -> None:
@@ -161,7 +161,7 @@ def watches(deployer: Deployer) -> list[str | None]:
     """What became of the watch over each deployment, oldest first."""
     table = tables.deployments
     with deployer.warehouse.operator() as connection:
-        return list(connection.scalars(sa.select(table.c.watch).order_by(table.c.created_at)))
+        return list(connection.scalars(sa.select(table.c.watch).order_by(table.c.sequence)))
 
 
 def test_a_version_is_watched_where_another_served_before_it(deployer: Deployer):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import uuid
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -60,7 +62,7 @@ class Watched:
         return self.doors.registry.aliases()["acme", SPEC.name][CHAMPION]
 
     def rows(self, table: sa.Table, **where: Any) -> list[dict[str, Any]]:
-        query = sa.select(table).filter_by(**where).order_by(table.c.created_at)
+        query = sa.select(table).filter_by(**where).order_by(table.c.sequence)
         with self.doors.warehouse.tenant("acme") as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
@@ -95,6 +97,19 @@ def test_a_version_with_twice_the_error_is_gone_at_the_first_look(watched):
     (alert,) = watched.rows(tables.alerts, kind="rollback")
     assert alert["level"] == "HIGH" and "version 1 is to serve again" in alert["message"]
     assert watched.doors.registry.version("acme", SPEC.name, 2).tags["rolled_back"].startswith("rollback watch: worse")
+
+
+def test_a_rollback_to_a_version_whose_files_are_lost_is_alerted_and_tried_again(watched):
+    watched.days(ACTIVATED, 3, (1.0, 2.0))
+    folder = Path(urlsplit(watched.doors.registry.version("acme", SPEC.name, 1).source).path)
+    folder.rename(folder.parent / "lost")
+    assert watched.look(ACTIVATED + DAY) == ["roll back"]
+    assert (watched.champion(), watched.rows(tables.deployments)[-1]["watch"]) == (2, "open")
+    (alert,) = watched.rows(tables.alerts, kind="tampered_artifact")
+    assert "version 1: manifest.json is missing" in alert["message"]
+    (folder.parent / "lost").rename(folder)
+    assert watched.look(ACTIVATED + 2 * DAY) == ["roll back"]
+    assert watched.champion() == 1
 
 
 def test_an_equally_good_version_is_watched_day_by_day_and_kept(watched):

