@@ -128,7 +128,9 @@ class Warehouse:
         schema, name = spec.source.table.split(".")
         columns, unreadable = _with_readable_times(spec)
         tenant: sa.ColumnClause[str] = sa.column(spec.source.tenant)
-        query = sa.select(*columns, unreadable).select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
+        query: sa.Select[Any] = (
+            sa.select(*columns, unreadable).select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
+        )
         try:
             with self._source_connection(spec, tenant_id) as connection:
                 return connection.execute(query.limit(limit)).all()
