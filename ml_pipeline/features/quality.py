@@ -14,6 +14,7 @@ import pandas as pd
 
 from ml_pipeline.features.patterns import Patterns, temporal_patterns
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.names import feature_name, text_lengths
 
 _NUMBER = re.compile(r"\s*[-+]?(\d+([.,]\d*)?|[.,]\d+)\s*")
 _EARLIEST = pd.Timestamp("1990-01-01", tz="UTC")
@@ -123,14 +124,19 @@ class _Data:
 
     @cached_property
     def numeric(self) -> dict[str, np.ndarray]:
-        lengths = [f"{column}_chars" for column in self.spec.features.text]
-        return {name: self.frame[name].to_numpy() for name in [*self.spec.features.numeric, *lengths]}
+        names = [*map(feature_name, self.spec.features.numeric), *self.lengths.values()]
+        return {name: self.frame[name].to_numpy() for name in names}
+
+    @cached_property
+    def lengths(self) -> dict[str, str]:
+        """Per text column the feature that holds its length."""
+        return {column: text_lengths(column)[0] for column in self.spec.features.text}
 
     @cached_property
     def categories(self) -> dict[str, tuple[np.ndarray, list[str]]]:
         """Per categorical feature the code of each entity, -1 where missing, and the levels."""
         found = {}
-        for name in self.spec.features.categorical:
+        for name in map(feature_name, self.spec.features.categorical):
             codes, levels = pd.factorize(self.frame[name].to_numpy(dtype=object))
             found[name] = (codes, list(levels))
         return found
@@ -142,7 +148,8 @@ class _Data:
 
 def _missing(data: _Data) -> _Finding:
     """Mean share of missing values over the numeric and categorical features."""
-    shares = {name: float(np.isnan(data.numeric[name]).mean()) for name in data.spec.features.numeric}
+    names = map(feature_name, data.spec.features.numeric)
+    shares = {name: float(np.isnan(data.numeric[name]).mean()) for name in names}
     shares |= {name: float((codes < 0).mean()) for name, (codes, _) in data.categories.items()}
     value = _mean(shares.values())
     return _Finding(value, 1 - value, f"Fill {_worst(shares)} at the source, or remove what is never filled.")
@@ -150,7 +157,7 @@ def _missing(data: _Data) -> _Finding:
 
 def _text_emptiness(data: _Data) -> _Finding:
     """Mean share of blank texts over the text columns."""
-    shares = {name: float((data.numeric[f"{name}_chars"] == 0).mean()) for name in data.spec.features.text}
+    shares = {name: float((data.numeric[length] == 0).mean()) for name, length in data.lengths.items()}
     value = _mean(shares.values())
     return _Finding(value, 1 - value, f"Import the text of {_worst(shares)}.")
 

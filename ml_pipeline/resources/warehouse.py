@@ -13,7 +13,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, NoSuchTableError
 
+from ml_pipeline.features.typed_columns import UnfitValue, typed_rows
 from ml_pipeline.resources import postgres, tables
+from ml_pipeline.resources.source_types import unfit_columns
 from ml_pipeline.settings import Settings, environment_value
 from ml_pipeline.specs import ModelSpec
 
@@ -101,7 +103,7 @@ class Warehouse:
     def read_source(self, spec: ModelSpec, tenant_id: str) -> pd.DataFrame:
         """The tenant's rows of a model's source, columns ``spec.source_columns``, in no particular order.
 
-        Times are UTC (a time without zone is taken as UTC), numbers float64, everything else text or None.
+        Typed by :func:`~ml_pipeline.features.typed_columns.typed_rows`, from the values as the driver gave them.
 
         Raises
         ------
@@ -109,17 +111,27 @@ class Warehouse:
             If the table, a column or the server is missing, the statement runs into its timeout, or a column holds a
             value that is not of its declared type.
         """
-        rows = [tuple(row) for row in self._source_rows(spec, tenant_id)]  # pandas takes thrice as long for the rows
-        return _typed(spec, tenant_id, pd.DataFrame.from_records(rows, columns=list(spec.source_columns)))
+        rows = self._source_rows(spec, tenant_id)
+        values = zip(*rows, strict=True) if rows else [()] * len(spec.source_columns)
+        try:
+            return typed_rows(spec, dict(zip(spec.source_columns, values, strict=True)))
+        except UnfitValue as error:
+            raise SourceUnreadable(f"model {spec.name}, tenant {tenant_id}: {error}") from error
 
-    def _source_rows(self, spec: ModelSpec, tenant_id: str, limit: int | None = None) -> Sequence[sa.Row[Any]]:
+    def _source_rows(
+        self, spec: ModelSpec, tenant_id: str, limit: int | None = None, missing: Sequence[str] = ()
+    ) -> Sequence[sa.Row[Any]]:
         schema, name = spec.source.table.split(".")
-        columns: list[sa.ColumnClause[Any]] = [sa.column(column) for column in spec.source_columns]
+        columns: list[sa.ColumnClause[Any]] = [
+            sa.column(column) for column in spec.source_columns if column not in missing
+        ]
         tenant: sa.ColumnClause[str] = sa.column(spec.source.tenant)
         query = sa.select(*columns).select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
         try:
             with self._source_connection(spec, tenant_id) as connection:
-                return connection.execute(query.limit(limit)).all()
+                result = connection.execute(query.limit(limit))
+                problems = unfit_columns(connection, spec, result)
+                rows = result.all()
         except DBAPIError as error:
             detail = str(error.orig).strip().splitlines()[0]
             whose = f"model {spec.name}, tenant {tenant_id}" if tenant_id else f"model {spec.name}"
@@ -127,6 +139,10 @@ class Warehouse:
                 f"{whose}: {spec.source.table} cannot be read: {detail}. "
                 "Correct source.table and source.columns in the specification, or grant SELECT on it"
             ) from error
+        problems = [f"{column} is missing. Correct source.columns or the table" for column in missing] + problems
+        if problems:
+            raise SourceUnreadable(f"model {spec.name}: {spec.source.table}: {'; '.join(problems)}")
+        return rows
 
     def check_source(self, spec: ModelSpec) -> int:
         """Whether a model's table can be read and has its columns with fitting types; returns how many were checked.
@@ -139,24 +155,18 @@ class Warehouse:
         schema, name = spec.source.table.split(".")
         try:
             with self._source_connection(spec, "") as connection:
-                found = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns(name, schema)}
+                found = {column["name"] for column in sa.inspect(connection).get_columns(name, schema)}
         except NoSuchTableError as error:
             raise SourceUnreadable(
                 f"model {spec.name}: there is no table or view {spec.source.table}. Correct source.table"
             ) from error
-        problems = [
-            f"{column} is missing" for column in (spec.source.tenant, *spec.source_columns) if column not in found
-        ]
-        fitting = {"time": (sa.DateTime, sa.Date), "number": (sa.Numeric, sa.Integer, sa.Float)}
-        declared = {column: declared.type for column, declared in spec.source.columns.items()}
-        for column, kind in (declared | {spec.source.event_time: "time"}).items():
-            if column in found and kind in fitting and not isinstance(found[column], fitting[kind]):
-                problems.append(f"{column} is {found[column]}, not a {kind}")
-        if problems:
+        if spec.source.tenant not in found:
             raise SourceUnreadable(
-                f"model {spec.name}: {spec.source.table}: {'; '.join(problems)}. Correct source.columns or the table"
+                f"model {spec.name}: {spec.source.table}: {spec.source.tenant} is missing, in which rows name their "
+                "tenant. Correct source.tenant or the table"
             )
-        self._source_rows(spec, "", limit=0)  # the catalogue shows a table's columns to those who may not read it
+        # The catalogue shows a table's columns to those who may not read it, and not the base type of a domain.
+        self._source_rows(spec, "", limit=0, missing=[name for name in spec.source_columns if name not in found])
         return len(spec.source_columns) + 1
 
     @contextmanager
@@ -208,28 +218,3 @@ def source_url(spec: ModelSpec) -> str:
             f"model {spec.name}: source.url names the variable {url.removeprefix('env:')}, which is not set. Export it"
         )
     return value
-
-
-def _typed(spec: ModelSpec, tenant_id: str, frame: pd.DataFrame) -> pd.DataFrame:
-    for name in spec.source_columns:
-        declared = spec.source.columns.get(name)
-        kind = declared.type if declared else ("time" if name == spec.source.event_time else "category")
-        try:
-            frame[name] = _column(kind, frame[name])
-        except (ValueError, TypeError) as error:
-            raise SourceUnreadable(
-                f"model {spec.name}, tenant {tenant_id}: column {name!r} of {spec.source.table} holds a value that is "
-                f"no {kind}: {error}. Correct it in the source, or the column's type in source.columns"
-            ) from error
-    return frame
-
-
-def _column(kind: str, values: pd.Series) -> pd.Series:
-    if kind == "time":
-        return pd.to_datetime(values, utc=True).astype("datetime64[us, UTC]")
-    if kind == "number":
-        return values.astype("float64")
-    given = values.to_numpy(dtype=object)
-    missing = pd.isna(given)  # pandas may have turned a None among texts into NaN
-    texts = [None if none else str(value) for value, none in zip(given, missing, strict=True)]
-    return pd.Series(texts, index=values.index, dtype=object)
