@@ -59,9 +59,12 @@ class Expression:
         self.text = text
         try:
             self._tree = ast.parse(text, mode="eval").body
-        except SyntaxError as error:
-            raise ExpressionError(f"{text!r} is not an expression: {error.msg}") from error
-        self._check(self._tree)
+            self._check(self._tree)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            if isinstance(error, ExpressionError):
+                raise
+            said = error.msg if isinstance(error, SyntaxError) else str(error) or "too deep"
+            raise ExpressionError(f"{text[:200]!r} is not an expression: {said}") from error
         called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
         nodes = [node for node in ast.walk(self._tree) if isinstance(node, ast.Name) and id(node) not in called]
         names = [node.id for node in nodes if node.id not in _TRUTH]

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ml_pipeline.features.expressions import ExpressionError
 from ml_pipeline.specs import temporal
@@ -23,10 +20,6 @@ from ml_pipeline.specs.temporal import Temporal
 from ml_pipeline.specs.training import Gate, Training
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-
-
-class SpecError(Exception):
-    """A model specification cannot be used; the message names file, key, value and remedy."""
 
 
 class Features(Part):
@@ -272,55 +265,3 @@ class ModelSpec(Part):
                 f"preprocessing.categorical is {encoding!r}, and 'target' takes the earlier outcomes of a level from "
                 f"its history, which {without} lack. Add them to features.history"
             )
-
-
-def load_spec(path: Path) -> ModelSpec:
-    """The specification in one YAML file.
-
-    Raises
-    ------
-    SpecError
-        If the file is not YAML or not a specification; every problem is listed with its key and value.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpecError(f"{path}: cannot be read as YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise SpecError(f"{path}: holds {type(content).__name__}, not a mapping. See docs/add-a-model.md")
-    try:
-        return ModelSpec.model_validate(content)
-    except ValidationError as error:
-        problems = []
-        for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"])
-            message = problem["msg"].removeprefix("Value error, ")
-            if problem["type"] == "missing":
-                problems.append(f"{key}: is missing. Add it")
-            elif problem["type"] == "extra_forbidden":
-                problems.append(f"{key}: is no key of a specification (value {problem['input']!r}). Remove it")
-            elif key:
-                problems.append(f"{key}: {problem['input']!r}: {message}")
-            else:
-                problems.append(message)
-        raise SpecError(f"{path}: " + "; ".join(problems) + ".") from error
-
-
-def load_specs(folders: Iterable[Path] = ()) -> dict[str, ModelSpec]:
-    """Every specification shipped with the package and in ``folders``, by name, in name order.
-
-    Raises
-    ------
-    SpecError
-        If a file is wrong, a folder is missing, or two files describe the same model.
-    """
-    specs: dict[str, ModelSpec] = {}
-    for folder in (Path(__file__).parent, *folders):
-        if not folder.is_dir():
-            raise SpecError(f"{folder}: is not a folder. Correct ML_PIPELINE_SPECS")
-        for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-            spec = load_spec(path)
-            if spec.name in specs:
-                raise SpecError(f"{path}: name: {spec.name!r} is described by another file too. Rename one of them")
-            specs[spec.name] = spec
-    return dict(sorted(specs.items()))
