@@ -13,7 +13,7 @@ import unicodedata
 # What moves the cursor, hides, or turns around what is printed: control and format characters, line separators.
 _HIDING = {"Cc", "Cf", "Zl", "Zp", "Cs"}
 _SHOWN_AS_IT_IS = {"\u200c", "\u200d", "\u00ad"}  # joiners and hyphens of words
-_PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#|~:])")
+_PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#|~])")
 _EVERYBODY = re.compile(r"@(?=(?:channel|here|all|everyone)\b)", re.IGNORECASE)
 
 
@@ -37,7 +37,7 @@ def markdown(text: object) -> str:
     r"""The text as one line of Markdown that says nothing but itself: no markup, HTML, link or table cell.
 
     >>> markdown("a|b <img src=x> [here](http://evil)")
-    'a\\|b &lt;img src=x&gt; \\[here\\]\\(http\\://evil\\)'
+    'a\\|b &lt;img src=x&gt; \\[here\\]\\(http://evil\\)'
     """
     escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _PUNCTUATION.sub(r"\\\1", escaped)

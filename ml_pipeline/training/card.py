@@ -205,7 +205,7 @@ def _importance(trained: Trained) -> str:
     shares = list(importance(trained.model).items())[:MOST_IMPORTANT]
     if not shares:
         return "Nothing: it gives everybody the same answer."
-    return _table([("feature", "share of the gain"), *((markdown(name), f"{share:.1%}") for name, share in shares)])
+    return _table([("feature", "share of the gain"), *((code(name), f"{share:.1%}") for name, share in shares)])
 
 
 def _limits(spec: ModelSpec, trained: Trained, origin: Origin, tuning: str | None) -> str:

@@ -265,15 +265,89 @@ def test_a_folder_of_further_models_is_read_beside_the_shipped_ones(tmp_path):
     assert "points" in load_specs([tmp_path])
 
 
-def test_two_files_that_describe_one_model_are_refused(tmp_path):
+def test_the_second_file_for_a_model_is_left_out_and_the_first_one_stays(tmp_path):
     written(tmp_path, MINIMAL | {"name": "story_points"})
-    with pytest.raises(SpecError, match=r"'story_points' is described by another file too\. Rename one"):
-        load_specs([tmp_path])
+    specs = load_specs([tmp_path])
+    assert specs["story_points"].title != "Points"
+    [(model, error)] = specs.broken
+    assert model == "story_points"
+    assert error.endswith("'story_points' is described by another file too. Rename one of them")
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(SpecError, match=r"is not a folder\. Correct ML_PIPELINE_SPECS"):
-        load_specs([tmp_path / "absent"])
+def test_a_folder_that_is_not_there_stops_no_model(tmp_path):
+    specs = load_specs([tmp_path / "absent"])
+    assert list(specs) == ["lead_time", "rework_risk", "story_points"]
+    assert specs.broken[0].error == f"{tmp_path / 'absent'}: is not a folder. Correct ML_PIPELINE_SPECS"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"name: [unclosed",
+        b"name: broken\ntitle: \xff\xfe",
+        b"name: broken\nwhen: 2026-13-45",
+        b"",
+        b"- a list",
+        b"name: broken",
+        b"name: broken\nname: broken",
+        b"name: 7\n",
+        b"a: &a [*a]",
+        b"{" * 3000,
+    ],
+    ids=[
+        "no YAML",
+        "no UTF-8",
+        "no date",
+        "empty",
+        "a list",
+        "incomplete",
+        "a key twice",
+        "a number",
+        "a circle",
+        "deep",
+    ],
+)
+def test_a_file_that_can_not_be_used_stops_no_other_model(tmp_path, text):
+    (tmp_path / "broken.yaml").write_bytes(text)
+    written(tmp_path, MINIMAL)
+    specs = load_specs([tmp_path])
+    assert list(specs) == ["lead_time", "points", "rework_risk", "story_points"]
+    assert [model for model, _ in specs.broken] == ["broken"]
+    with pytest.raises(SpecError, match=rf"^{tmp_path}/broken\.yaml: "):
+        specs["broken"]
+
+
+def test_a_file_that_may_not_be_read_stops_no_other_model(tmp_path):
+    (tmp_path / "broken.yaml").mkdir()  # also for a user who may read everything
+    assert "cannot be read as YAML" in load_specs([tmp_path]).broken[0].error
+
+
+def test_an_expression_that_is_too_deep_is_refused(tmp_path):
+    written(tmp_path, changed("label.value", "(" * 400 + "points" + ")" * 400))
+    assert "is not an expression" in load_specs([tmp_path]).broken[0].error
+
+
+def test_a_key_that_is_given_twice_is_refused_where_the_last_would_have_won(tmp_path):
+    text = yaml.safe_dump(MINIMAL).replace("    points:\n", "    points:\n      type: number\n    points:\n", 1)
+    (tmp_path / "model.yaml").write_text(text)
+    with pytest.raises(SpecError, match=r"'points' is given twice. Remove one of them"):
+        load_spec(tmp_path / "model.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("features", {"numeric": ["size"]}, "features.numeric names 'size', from which label.value is computed"),
+        ("features", {"categorical": ["team"], "history": ["team"]}, "'team', from which label.value is computed"),
+        ("features", {"history": ["team"]}, "features.history names 'team', from which label.value is computed"),
+        ("features", {"text": ["title"]}, "features.text names 'title', from which label.value is computed"),
+    ],
+)
+def test_the_label_is_no_feature_whatever_it_is_said_to_be_known_at(key, value, said):
+    content = changed(key, value)
+    content["label"]["value"] = ["points", "size > 2", "team == 'a'", "title == 'b'"]
+    with pytest.raises(ValueError, match=said):
+        ModelSpec.model_validate(content)
 
 
 def test_nothing_is_searched_for_unless_the_specification_says_so():
