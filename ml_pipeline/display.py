@@ -78,4 +78,4 @@ def _word(word: str) -> str:
     if printable(word) == word:
         return shlex.quote(word)
     quoted = word.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{printable(quoted)}'"
+    return "$'" + "".join(one if printable(one) == one else f"\\U{ord(one):08x}" for one in quoted) + "'"

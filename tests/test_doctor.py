@@ -91,7 +91,8 @@ def test_a_good_model_of_ones_own_is_found_good(with_spec):
         ),
         (
             {"kind": "number"},
-            "model own: source.issues: summary is text, not a number. Declare it category, or read a view that casts it",
+            "model own: source.issues: summary is text, not a number. Declare it category, or read a view that casts "
+            "it",
         ),
         (
             {"url": "url: env:NOWHERE_URL"},

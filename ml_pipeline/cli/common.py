@@ -44,7 +44,11 @@ class Rows(Table):
         super().__init__(*headers, box=box.SIMPLE_HEAD, pad_edge=False, **options)
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+        super().add_row(*map(_one_line, cells), **options)
+
+
+def _one_line(cell: Any) -> Any:
+    return Text(printable(cell.plain), cell.style) if isinstance(cell, Text) else printable(cell)
 
 
 console = PlainConsole(stderr=True)

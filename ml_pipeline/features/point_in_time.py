@@ -16,6 +16,7 @@ from ml_pipeline.specs import ModelSpec
 from ml_pipeline.specs.names import TEXT, feature_name, text_lengths
 
 HOUR = DAY // 24
+FEWEST_TO_JUDGE_A_KEY = 20
 
 
 class FeatureError(ValueError):
@@ -92,6 +93,25 @@ def build_one(spec: ModelSpec, rows: pd.DataFrame, entity_id: str, as_of: dateti
             "and source.require. Check the identifier, or store the entity first"
         )
     return found
+
+
+def repeated_rows(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> int:
+    """Rows at ``as_of`` that repeat an entity, of which ``build`` takes the oldest alone.
+
+    Raises
+    ------
+    FeatureError
+        If most of them do: the column is no key, and the oldest row of each would say little of what it stands for.
+    """
+    existing = rows.loc[(rows[spec.source.event_time] <= pd.Timestamp(as_of)).to_numpy(), spec.source.entity].dropna()
+    repeated = int(existing.duplicated().sum())
+    if len(existing) >= FEWEST_TO_JUDGE_A_KEY and repeated > len(existing) / 2:
+        raise FeatureError(
+            f"{spec.name}: {repeated} of {len(existing)} rows of {spec.source.table} repeat a value of "
+            f"{spec.source.entity!r}, of which the oldest row alone would count. Name the column that identifies an "
+            "entity as source.entity, or read a view with one row for each"
+        )
+    return repeated
 
 
 def _moment(as_of: datetime) -> int:

@@ -272,7 +272,7 @@ def mail_message(notice: Notice, sender: str, recipients: tuple[str, ...]) -> Em
         said = printable(alert.message, lines=True).replace("\n", "\n    ")  # no line of it stands as one of ours
         text = f"{_head(alert)}\n{said}\n\n{_facts(alert)}\nAcknowledge it: {_acknowledge(notice, alert)}\n"
         if alert.detail:
-            report = json.dumps(alert.detail, indent=1, ensure_ascii=False)
+            report = printable(json.dumps(alert.detail, indent=1, ensure_ascii=False), lines=True)
             cut = "\n... (the rest is in ml.alerts)" if len(report) > DETAIL_LENGTH else ""
             text += f"\nReport:\n{report[:DETAIL_LENGTH]}{cut}\n"
         parts.append(text)
