@@ -284,7 +284,7 @@ def mail_message(notice: Notice, sender: str, recipients: tuple[str, ...]) -> Em
 
 def _head(alert: Alert) -> str:
     again = ", still not acknowledged" if alert.escalated else ""
-    return f"{alert.level}{again}: {alert.kind.replace('_', ' ')}"
+    return printable(f"{alert.level}{again}: {alert.kind.replace('_', ' ')}")
 
 
 def _facts(alert: Alert) -> str:
