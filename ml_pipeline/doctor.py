@@ -46,7 +46,9 @@ def examine(settings: Settings) -> list[Finding]:
         _artifacts(settings),
         *_loop(settings),
     ]
-    for name, spec in load_specs(settings.specs).items():
+    specs = load_specs(settings.specs)
+    findings += [Finding(f"model {name}", False, error) for name, error in specs.broken]
+    for name, spec in specs.items():
         where = f"model {name}"
         try:
             columns = warehouse.check_source(spec)
@@ -91,7 +93,8 @@ def _loop(settings: Settings) -> list[Finding]:
         findings.append(Finding("retraining", True, f"{settings.auto_retrain} tenants, policy {policy.name}"))
     except PolicyError as error:
         findings.append(Finding("retraining", False, str(error)))
-    unknown = sorted(set(settings.auto_retrain_models) - set(load_specs(settings.specs)))
+    specs = load_specs(settings.specs)
+    unknown = sorted(name for name in settings.auto_retrain_models if name not in specs and not specs.is_broken(name))
     if unknown:
         detail = f"ML_PIPELINE_AUTO_RETRAIN_MODELS names {', '.join(unknown)}, which is no model. Correct it"
         findings.append(Finding("retraining", False, detail))

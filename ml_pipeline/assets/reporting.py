@@ -10,11 +10,13 @@ from typing import Any
 
 import dagster as dg
 
+from ml_pipeline.display import markdown
 from ml_pipeline.resources.compute import Result
 from ml_pipeline.work.run_failures import ERRORS
 
 SHOWN_FAILURES = 20
 LONGEST_ERROR = 1000  # characters: a thousand tenants that fail add no more than 20 of these to the event log
+PAGE = "MLflow"  # the one fact that is a link: any other may be what a tenant wrote
 
 
 def materialization(key: dg.AssetKey, partition: str, facts: Mapping[str, Any]) -> dg.AssetMaterialization:
@@ -34,7 +36,7 @@ def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
         match value:
             case list():
                 shown[name] = dg.MetadataValue.md(comparison(value))
-            case str() if value.startswith(("http://", "https://")):
+            case str() if name == PAGE:
                 shown[name] = dg.MetadataValue.url(value)
             case float():
                 shown[name] = float(f"{value:.4g}")
@@ -46,7 +48,7 @@ def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
 def comparison(rows: Sequence[tuple[str, float | None, float | None]]) -> str:
     """Markdown table of metric, version and constant, over a bar for each of the first metric."""
     table = ["| metric | version | constant |", "|---|---|---|"]
-    table += [f"| {name} | {_number(ours)} | {_number(constant)} |" for name, ours, constant in rows]
+    table += [f"| {markdown(name)} | {_number(ours)} | {_number(constant)} |" for name, ours, constant in rows]
     _, ours, constant = rows[0]
     chart = (
         [f"![version against constant]({bars(ours, constant)})"] if ours is not None and constant is not None else []

@@ -18,7 +18,7 @@ _TIME_TERM = re.compile(r"(?P<column>[A-Za-z_][A-Za-z0-9_]*)(?:\s*\+\s*(?P<days>
 class Column(Part):
     """A source column: its type, and when its value is known."""
 
-    type: Literal["text", "category", "number", "time"]
+    type: Literal["text", "category", "number", "boolean", "time"]
     known_at: Literal["created", "label"] = "created"
 
 
@@ -51,6 +51,12 @@ class Source(Part):
         {}, description="Allowed levels per column; null allows a missing value."
     )
     require: list[str] = Field([], description="Columns that must have a value (for text: be non-blank).")
+
+    def type_of(self, column: str) -> str:
+        """The declared type of a source column; an identifier is a category."""
+        if column == self.event_time:
+            return "time"
+        return self.columns[column].type if column in self.columns else "category"
 
     @field_validator("table")
     @classmethod
