@@ -66,6 +66,11 @@ def unfinished(member: str) -> bytes:
     return f'{{"number":1,"created_at":"2021-01-01",{keys}{member}'.encode()
 
 
+def long_name(number: int) -> bytes:
+    unlike = random.Random(number).randbytes(300).hex().encode()
+    return b'{"a":1,"%s%s":1}\n' % (unlike, b"k" * 100_000)
+
+
 # Made to take time: each is a few megabytes at most, and unpacked many.
 MADE = {
     "quotes_that_close_on_the_next_line.csv": lambda: HEADER.encode() + b'x","z\n' * 830_000,
@@ -83,7 +88,7 @@ MADE = {
     "nesting.jsonl": lambda: b'{"a":' * 190_000 + b"1" + b"}" * 190_000 + b"\n",
     "lists.jsonl": lambda: b'{"a":[' + b"[]," * 1_000_000 + b"[]]}\n",
     "a_number_without_end.jsonl": lambda: b'{"number":' + b"9" * 5_000_000 + b"}\n",
-    "names_without_end.jsonl": lambda: b"".join(b'{"a":1,"%06d%s":1}\n' % (n, b"k" * 50_000) for n in range(100)),
+    "names_without_end.jsonl": lambda: gzip.compress(b"".join(map(long_name, range(2_700))), 1),
 }
 
 
