@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
 from ml_pipeline import partitions
 from ml_pipeline.assets.factory import monitoring_assets, training_assets
+from ml_pipeline.display import markdown
 from ml_pipeline.jobs import rollback_job
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.folders import hide_new_files
@@ -22,12 +25,13 @@ from ml_pipeline.sensors.runs import run_recovery
 from ml_pipeline.sensors.schedules import fresh_predictions, nightly, prune, prune_job
 from ml_pipeline.sensors.tenants import new_tenants
 from ml_pipeline.settings import load_settings
-from ml_pipeline.specs import ModelSpec, load_specs
+from ml_pipeline.specs import BrokenSpec, ModelSpec, Specs, load_specs
 from ml_pipeline.work.training import PREDICTIONS
 
 
 def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> dg.Definitions:
     """Assets, jobs, schedules and sensors of the models given."""
+    broken = specs.broken if isinstance(specs, Specs) else ()
     trained = [training_assets(spec) for spec in specs.values()]
     monitored = [monitoring_assets(spec) for spec in specs.values()]
     train = dg.define_asset_job(
@@ -49,7 +53,7 @@ def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> d
         description="Daily metrics, then drift, of a rectangle of tenants x days.",
     )
     return dg.Definitions(
-        assets=[*trained, *monitored],
+        assets=[*trained, *monitored, *broken_assets(broken)],
         jobs=[train, predict, monitor, rollback_job, prune_job, retention_job],
         schedules=[nightly, fresh_predictions, prune, daily_retention],
         sensors=[
@@ -65,6 +69,25 @@ def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> d
         resources={"installation": installation},
         executor=dg.in_process_executor,
     )
+
+
+def broken_assets(broken: Iterable[BrokenSpec]) -> list[dg.AssetSpec]:
+    """An asset for each model whose file cannot be used, which says so where its own assets were; nothing runs it.
+
+    What the model has made stays: its assets are back with all their partitions when its file is corrected.
+    """
+    said: dict[str, list[str]] = {}
+    for model, error in broken:
+        logging.getLogger(__name__).warning("model %s is left out: %s", model, error)
+        said.setdefault(re.sub(r"[^A-Za-z0-9_]", "_", model), []).append(error)
+    return [
+        dg.AssetSpec(
+            [model, "broken_specification"],
+            description="This model is left out; the others go on.\n\n" + "\n\n".join(map(markdown, errors)),
+            group_name=model,
+        )
+        for model, errors in said.items()
+    ]
 
 
 hide_new_files()  # of the processes in which Dagster runs this code

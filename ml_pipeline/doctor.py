@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from ml_pipeline.identifiers import case_twin, tenant_problem
 from ml_pipeline.lifecycle.policy import PolicyError
 from ml_pipeline.resources.connections import excessive_rights
 from ml_pipeline.resources.notifier import channels
@@ -15,17 +17,20 @@ from ml_pipeline.resources.relocation import moved_locations
 from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable
 from ml_pipeline.resources.warehouse import SourceUnreadable, Warehouse
 from ml_pipeline.settings import Settings
-from ml_pipeline.specs import load_specs
+from ml_pipeline.specs import ModelSpec, load_specs
 from ml_pipeline.work.retraining import policy_of
+
+SHOWN_TENANTS, SHOWN_LENGTH = 10, 60
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked."""
+    """One thing that was checked; a ``warning`` is something to know of that keeps nothing from working."""
 
     what: str
     ok: bool
     detail: str
+    warning: bool = False
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -41,7 +46,9 @@ def examine(settings: Settings) -> list[Finding]:
         _artifacts(settings),
         *_loop(settings),
     ]
-    for name, spec in load_specs(settings.specs).items():
+    specs = load_specs(settings.specs)
+    findings += [Finding(f"model {name}", False, error) for name, error in specs.broken]
+    for name, spec in specs.items():
         where = f"model {name}"
         try:
             columns = warehouse.check_source(spec)
@@ -51,7 +58,31 @@ def examine(settings: Settings) -> list[Finding]:
             findings.append(
                 Finding(where, True, f"{spec.source.table}: {columns} columns are there, with fitting types")
             )
+            findings += _isolation(warehouse, spec, tenants)
     return findings
+
+
+def _isolation(warehouse: Warehouse, spec: ModelSpec, tenants: Sequence[str]) -> Iterator[Finding]:
+    """What only the pipeline's filter keeps apart, and rows that belong to no tenant and are skipped."""
+    where, table = f"model {spec.name}", spec.source.table
+    if spec.source.url is None and spec.source.isolation == "filter":
+        only = f"nothing but the pipeline's filter by {spec.source.tenant} keeps tenants apart (isolation: filter)"
+        yield Finding(where, True, f"{table}: {only}", warning=True)
+    others = [tenant for tenant in warehouse.source_tenants(spec) or [] if tenant not in set(tenants)]
+    problems = {tenant: tenant_problem(tenant) for tenant in others}
+    for tenant in others:
+        twin = case_twin(tenant, tenants)
+        problems[tenant] = problems[tenant] or (f"differs only in case from tenant {twin!r}" if twin else None)
+    unusable = [f"{tenant[:SHOWN_LENGTH]!r} {problem}" for tenant, problem in problems.items() if problem]
+    unknown = [repr(tenant) for tenant, problem in problems.items() if not problem]
+    for ids, what, remedy in (
+        (unusable, "ids that no tenant can have", "Give them others in the source"),
+        (unknown, "tenants that source.tenants does not name", "To train for them, insert their ids there"),
+    ):
+        if ids:
+            more = f" and {len(ids) - SHOWN_TENANTS} more" if len(ids) > SHOWN_TENANTS else ""
+            named = f"{'; '.join(ids[:SHOWN_TENANTS])}{more}"
+            yield Finding(where, True, f"{table}: rows of {what} are skipped: {named}. {remedy}", warning=True)
 
 
 def _loop(settings: Settings) -> list[Finding]:
@@ -62,7 +93,8 @@ def _loop(settings: Settings) -> list[Finding]:
         findings.append(Finding("retraining", True, f"{settings.auto_retrain} tenants, policy {policy.name}"))
     except PolicyError as error:
         findings.append(Finding("retraining", False, str(error)))
-    unknown = sorted(set(settings.auto_retrain_models) - set(load_specs(settings.specs)))
+    specs = load_specs(settings.specs)
+    unknown = sorted(name for name in settings.auto_retrain_models if name not in specs and not specs.is_broken(name))
     if unknown:
         detail = f"ML_PIPELINE_AUTO_RETRAIN_MODELS names {', '.join(unknown)}, which is no model. Correct it"
         findings.append(Finding("retraining", False, detail))

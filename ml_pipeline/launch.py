@@ -24,6 +24,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, load_settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.retraining import Approved
+from ml_pipeline.work.run_failures import ERRORS
 from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS
 
 Progress = Callable[[str], None]
@@ -200,10 +201,16 @@ def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
     errors = []
     for event in result.get_step_failure_events():
         data = event.step_failure_data
-        listed = data.user_failure_data.metadata.get("tenants") if data.user_failure_data else None
+        metadata = data.user_failure_data.metadata if data.user_failure_data else {}
+        if ERRORS in metadata:
+            listed: Any = metadata[ERRORS].value
+            count: Any = metadata["failed"].value
+            errors += [f"{event.step_key}: {tenant}: {' '.join(error.split())}" for tenant, error in listed.items()]
+            errors += [f"{event.step_key}: and {count - len(listed)} more"] if count > len(listed) else []
+            continue
         cause = data.error
         while cause is not None and cause.cause is not None:
             cause = cause.cause
-        text = str(listed.value) if listed else (cause.message if cause else "unknown error")
-        errors += [f"{event.step_key}: {line.removeprefix('- ')}" for line in text.strip().splitlines()]
+        text = cause.message if cause else "unknown error"
+        errors += [f"{event.step_key}: {line}" for line in text.strip().splitlines()]
     return errors or ["the run ended without a step that failed: see it in the Dagster UI"]

@@ -183,11 +183,11 @@ def _announce(running: list[Running], stopping: threading.Event, console: Consol
             _check_alive(running)
             for name, page in list(waiting.items()):
                 if _answers(page):
-                    console.print(f"{name:<8} {page}", highlight=False)
+                    console.print(f"{name:<8} {page}")
                     del waiting[name]
     if not stopping.is_set():
         seconds = time.monotonic() - started
-        console.print(f"Everything runs after {seconds:.0f} s; logs are in {running[0].log.parent}.", highlight=False)
+        console.print(f"Everything runs after {seconds:.0f} s; logs are in {running[0].log.parent}.")
         console.print("Ctrl-C stops all of it; everything is kept.")
 
 

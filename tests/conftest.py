@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import json
 import socketserver
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -225,3 +226,20 @@ def mail_server() -> Iterator[MailServer]:
     mail_server.server.block_on_close = False
     with serving(mail_server.server):
         yield mail_server
+
+
+@pytest.fixture(scope="session")
+def a_row() -> Callable[..., dict[str, Any]]:
+    """``a_row(table, tenant, text)``: any valid row of a table of ours, with ``text`` in every text."""
+
+    def make(table: sa.Table, tenant: str, text: str = "x") -> dict[str, Any]:
+        now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+        values = {sa.Text: text, sa.Double: 1.0, sa.Integer: 1, sa.BigInteger: 1, sa.Uuid: uuid.uuid4()}
+        values |= {sa.Date: now.date(), sa.Boolean: True}
+        row = {}
+        for column in table.columns:
+            kind = next((value for type_, value in values.items() if type(column.type) is type_), None)
+            row[column.name] = now if isinstance(column.type, sa.TIMESTAMP) else {} if kind is None else kind
+        return row | {"tenant_id": tenant}
+
+    return make

@@ -1,4 +1,4 @@
-"""An installation that is restored from a backup, or moved, goes on where it was; as docs/operations.md says it."""
+"""An installation that is restored from a backup, or moved, goes on where it was; as docs/how-to/operate.md says it."""
 
 from __future__ import annotations
 

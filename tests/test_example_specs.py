@@ -62,6 +62,10 @@ def train(settings: Settings, spec: ModelSpec, rows: pd.DataFrame, tenant: str, 
         rows.assign(tenant_id=tenant).to_sql(name, connection, schema=schema, index=False)
         connection.execute(sa.text(f"GRANT USAGE ON SCHEMA {schema} TO {APP_ROLE}"))
         connection.execute(sa.text(f"GRANT SELECT ON {schema}.{name} TO {APP_ROLE}"))
+        for word in ("ENABLE", "FORCE"):
+            connection.execute(sa.text(f"ALTER TABLE {schema}.{name} {word} ROW LEVEL SECURITY"))
+        own = "tenant_id = nullif(current_setting('app.tenant_id', true), '')"
+        connection.execute(sa.text(f"CREATE POLICY tenant_isolation ON {schema}.{name} TO {APP_ROLE} USING ({own})"))
     warehouse.add_tenant(tenant)
     report = run_training(TrainingTask(settings, spec, tenant, moment.isoformat()))
     assert report.error is None

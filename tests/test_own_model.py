@@ -59,6 +59,12 @@ TABLE = """
     )
 """
 
+ISOLATION = """
+    ALTER TABLE shop.claims ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    CREATE POLICY tenant_isolation ON shop.claims TO ml_app
+        USING (customer = nullif(current_setting('app.tenant_id', true), ''));
+"""
+
 
 def claims() -> pd.DataFrame:
     """Claims of the last 100 days, three a day; the large ones are mostly frauds, as is known two days later."""
@@ -88,6 +94,7 @@ def fill(url: sa.URL, *, readable_by: str | None = None) -> None:
         if readable_by:
             connection.execute(sa.text(f"GRANT USAGE ON SCHEMA shop TO {readable_by}"))
             connection.execute(sa.text(f"GRANT SELECT ON shop.claims TO {readable_by}"))
+            connection.execute(sa.text(ISOLATION))
 
 
 @pytest.fixture

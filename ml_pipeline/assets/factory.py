@@ -8,6 +8,7 @@ import dagster as dg
 
 from ml_pipeline import partitions
 from ml_pipeline.assets.reporting import each_tenant, materialization, requested
+from ml_pipeline.display import markdown
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.context import parse_as_of
@@ -38,7 +39,7 @@ def _asset_specs(model: ModelSpec, chain: tuple[str, ...], upstream: str | None 
         dg.AssetSpec(
             dg.AssetKey([model.name, step]),
             deps=[dg.AssetKey([model.name, previous])] if previous else [],
-            description=f"{model.title}. {DESCRIPTIONS[step]}",
+            description=f"{markdown(model.title)}. {DESCRIPTIONS[step]}",
             group_name=model.name,
             skippable=True,
             kinds={"postgres"} if step != MODEL else {"mlflow"},

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from ml_pipeline.display import markdown
 from ml_pipeline.resources.compute import Result
+from ml_pipeline.work.run_failures import ERRORS
 
 SHOWN_FAILURES = 20
+LONGEST_ERROR = 1000  # characters: a thousand tenants that fail add no more than 20 of these to the event log
+PAGE = "MLflow"  # the one fact that is a link: any other may be what a tenant wrote
 
 
 def materialization(key: dg.AssetKey, partition: str, facts: Mapping[str, Any]) -> dg.AssetMaterialization:
@@ -31,7 +36,7 @@ def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
         match value:
             case list():
                 shown[name] = dg.MetadataValue.md(comparison(value))
-            case str() if value.startswith(("http://", "https://")):
+            case str() if name == PAGE:
                 shown[name] = dg.MetadataValue.url(value)
             case float():
                 shown[name] = float(f"{value:.4g}")
@@ -43,7 +48,7 @@ def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
 def comparison(rows: Sequence[tuple[str, float | None, float | None]]) -> str:
     """Markdown table of metric, version and constant, over a bar for each of the first metric."""
     table = ["| metric | version | constant |", "|---|---|---|"]
-    table += [f"| {name} | {_number(ours)} | {_number(constant)} |" for name, ours, constant in rows]
+    table += [f"| {markdown(name)} | {_number(ours)} | {_number(constant)} |" for name, ours, constant in rows]
     _, ours, constant = rows[0]
     chart = (
         [f"![version against constant]({bars(ours, constant)})"] if ours is not None and constant is not None else []
@@ -106,13 +111,29 @@ def each_tenant(
 
 
 def _failure(failures: Mapping[str, str], total: int) -> dg.Failure:
-    shown = [f"- `{tenant}`: {error}" for tenant, error in list(failures.items())[:SHOWN_FAILURES]]
+    """``tenants`` is for people. Programs read ``errors``: no error can forge another tenant's entry in JSON."""
+    shown = {tenant: error[:LONGEST_ERROR] for tenant, error in list(failures.items())[:SHOWN_FAILURES]}
+    lines = [f"{tenant}: {_one_line(error)}" for tenant, error in shown.items()]
     more = [f"- and {len(failures) - SHOWN_FAILURES} more"] if len(failures) > SHOWN_FAILURES else []
+    listed = "\n".join([*(f"- {_escaped(line)}" for line in lines), *more])
     return dg.Failure(
-        f"{len(failures)} of {total} tenants failed; the others are materialized. First: {shown[0][2:]}",
-        metadata={"failed": len(failures), "tenants": dg.MetadataValue.md("\n".join(shown + more))},
+        f"{len(failures)} of {total} tenants failed; the others are materialized. First: {lines[0]}",
+        metadata={
+            "failed": len(failures),
+            "tenants": dg.MetadataValue.md(listed),
+            ERRORS: dg.MetadataValue.json(shown),
+        },
         allow_retries=False,
     )
+
+
+def _one_line(error: str) -> str:
+    return " ".join(error.split())
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is, and that opens no tag."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", text)
 
 
 def _number(value: float | None) -> str:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich import box
-from rich.table import Table
 
 SHOWN_LENGTH = 8  # of an id: enough to name it
 
@@ -42,11 +40,15 @@ def alerts_command(tenants: Sequence[str], models: Sequence[str], only_open: boo
         return
     output.print(_table(found))
     if any(alert["acknowledged_at"] is None for alert in found):
-        console.print("Acknowledge one: ml-pipeline acknowledge --tenant TENANT ID --note '...'", highlight=False)
+        console.say("Acknowledge one: ml-pipeline acknowledge --tenant TENANT ID --note '...'")
 
 
-def _table(alerts: Sequence[dict[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(alerts: Sequence[dict[str, Any]]) -> Any:
+    from rich.text import Text
+
+    from ml_pipeline.cli.common import Rows
+
+    table = Rows()
     for name in ("id", "as of (UTC)", "tenant", "model", "level", "kind", "seen"):
         table.add_column(name, no_wrap=True)
     for name in ("what", "told", "acknowledged"):
@@ -54,18 +56,18 @@ def _table(alerts: Sequence[dict[str, Any]]) -> Table:
     colours = {"CRITICAL": "bold red", "HIGH": "red", "MEDIUM": "yellow"}
     for alert in alerts:
         level = alert["level"] if alert["escalated_at"] is None else f"{alert['level']} (escalated)"
-        colour = colours.get(alert["level"], "default")
+        colour = colours.get(alert["level"], "")
         cells = (
             str(alert["alert_id"])[:SHOWN_LENGTH],
             f"{alert['as_of']:%Y-%m-%d %H:%M}",
             alert["tenant_id"],
             alert["model"],
-            f"[{colour}]{level}[/{colour}]",
+            Text(level, colour),
             alert["kind"],
             str(alert["occurrences"]),
-            alert["message"].replace("[", r"\["),
+            alert["message"],
             _told(alert["deliveries"]),
-            _acknowledged(alert).replace("[", r"\["),
+            _acknowledged(alert),
         )
         table.add_row(*cells)
     return table
@@ -119,7 +121,7 @@ def acknowledge_command(
     if as_json:
         print(json.dumps({"acknowledged": done}))
     elif done:
-        output.print(f"Acknowledged: {', '.join(done)}", highlight=False)
+        output.say(f"Acknowledged: {', '.join(done)}")
     else:
         output.print("Nothing to do: it was acknowledged before." if alert else "Nothing to do: no open alerts.")
 
@@ -130,9 +132,10 @@ def _check(warehouse: Any, settings: Any, tenants: Sequence[str], models: Sequen
     from ml_pipeline.work.retention import everyone
     from ml_pipeline.work.run_failures import NO_MODEL
 
+    specs = load_specs(settings.specs)
     for what, given, known in (
         ("tenant", tenants, everyone(warehouse)),
-        ("model", models, [*load_specs(settings.specs), NO_MODEL]),
+        ("model", models, [*specs, *(model for model, _ in specs.broken), NO_MODEL]),
     ):
         for name in given:
             if name not in known:
@@ -148,7 +151,7 @@ def prune_command(tenants: Sequence[str], dry_run: bool, as_json: bool) -> None:
 
     The ages are settings (ML_PIPELINE_..._RETENTION_DAYS). Ctrl-C is safe: the next pruning deletes the rest.
     """
-    from ml_pipeline.cli.common import output, prepared, progress_bar
+    from ml_pipeline.cli.common import Rows, console, output, prepared, progress_bar
     from ml_pipeline.launch import dagster_instance
     from ml_pipeline.resources.dagster_storage import prune_events
     from ml_pipeline.resources.warehouse import Warehouse
@@ -169,11 +172,11 @@ def prune_command(tenants: Sequence[str], dry_run: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"dry_run": dry_run, "counts": counts, "failures": done.failures}))
     else:
-        table = Table("would go" if dry_run else "deleted", "", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Rows("would go" if dry_run else "deleted", "")
         for name, count in counts.items():
             table.add_row(name, f"{count:,}")
         output.print(table)
         for tenant, error in done.failures.items():
-            click.echo(f"Failed: tenant {tenant}: {error}", err=True)
+            console.say(f"Failed: tenant {tenant}: {error}")
     if done.failures:
         sys.exit(1)

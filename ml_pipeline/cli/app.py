@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich import box
-from rich.table import Table
 
 from ml_pipeline.cli.alerts import acknowledge_command, alerts_command, prune_command
 from ml_pipeline.cli.common import (
     Group,
+    Rows,
     check_model_and_tenant,
     chosen_models,
     chosen_tenants,
@@ -28,13 +27,14 @@ from ml_pipeline.cli.common import (
     progress_bar,
     recover_and_tell,
     tenant_option,
+    usable_specs,
 )
 from ml_pipeline.cli.feedback import feedback_command
 from ml_pipeline.cli.loop import explain_command, retrain_command, set_command
 from ml_pipeline.cli.prediction import explain_prediction_command
 from ml_pipeline.cli.replay import replay_command
 from ml_pipeline.settings import Settings
-from ml_pipeline.specs import load_specs
+from ml_pipeline.specs import Specs, load_specs
 
 
 @click.group(cls=Group)
@@ -125,13 +125,13 @@ def _import(
     elif summaries:
         output.print(_import_table(summaries))
     for failure in failures:
-        console.print(f"[red]Error:[/red] {failure}", highlight=False)
+        console.say(("Error:", "red"), f" {failure}")
     if failures:
         sys.exit(1)
 
 
-def _import_table(summaries: Sequence[Any]) -> Table:
-    table = Table("file", "tenants", "rows", "loaded", "quarantined", "why", box=box.SIMPLE_HEAD, pad_edge=False)
+def _import_table(summaries: Sequence[Any]) -> Rows:
+    table = Rows("file", "tenants", "rows", "loaded", "quarantined", "why")
     for summary in summaries:
         tenants = summary.tenants[0] if len(summary.tenants) == 1 else str(len(summary.tenants))
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
@@ -163,9 +163,9 @@ def run(
             raise click.UsageError("--reports-only looks at days up to yesterday: leave --as-of out.")
     with prepared() as settings:
         failures = run_pipeline(settings, tenants, models, as_of, days, trains=not reports_only)
-        show_status(settings, tenants, models, as_json)
+        show_status(settings, load_specs(settings.specs), tenants, models, as_json)
     for failure in failures[:20]:
-        console.print(f"[red]Failed:[/red] {failure}", highlight=False)
+        console.say(("Failed:", "red"), f" {failure}")
     if failures:
         console.print(
             "The others are not touched by these. Correct the cause and run again: what is done is not done twice."
@@ -187,7 +187,7 @@ def run_pipeline(
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.context import Doors
 
-    models = chosen_models(load_specs(settings.specs), only_models)
+    models = chosen_models(usable_specs(settings), only_models)
     Doors(settings).deployer.reconcile(older_than=dt.timedelta(minutes=5))
     everyone = Warehouse(settings).tenants()
     tenants = chosen_tenants(everyone, only_tenants)
@@ -219,22 +219,23 @@ def run_pipeline(
 def status(tenants: tuple[str, ...], models: tuple[str, ...], as_json: bool) -> None:
     """Every tenant x model: version, metric against the baseline, health, drift, and why."""
     with prepared() as settings:
-        show_status(settings, tenants, models, as_json)
+        show_status(settings, usable_specs(settings), tenants, models, as_json)
 
 
-def show_status(settings: Settings, only_tenants: Sequence[str], only_models: Sequence[str], as_json: bool) -> None:
+def show_status(
+    settings: Settings, specs: Specs, only_tenants: Sequence[str], only_models: Sequence[str], as_json: bool
+) -> None:
     from ml_pipeline.resources.registry import Registry
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.fleet import fleet_status
 
     warehouse = Warehouse(settings)
-    specs = load_specs(settings.specs)
     chosen = {name: specs[name] for name in chosen_models(specs, only_models)}
     rows = fleet_status(warehouse, Registry(settings), chosen, chosen_tenants(warehouse.tenants(), only_tenants))
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Rows()
     for name in ("tenant", "model", "version", "rows", "metric", "baseline", "skill", "health", "drift"):
         table.add_column(
             name, no_wrap=True, justify="right" if name in ("rows", "baseline", "skill", "health") else "left"
@@ -281,7 +282,7 @@ def promote(tenant: str, model: str, version: int, reason: str) -> None:
         check_model_and_tenant(settings, tenant, model)
         now = dt.datetime.now(dt.UTC)
         done = Doors(settings).deployer.deploy(tenant, model, version, action=PROMOTE_BY_HAND, reason=reason, as_of=now)
-        output.print(_moved(done))
+        output.say(_moved(done))
 
 
 @main.command()
@@ -297,7 +298,7 @@ def rollback(tenant: str, model: str, to: int | None, reason: str) -> None:
         check_model_and_tenant(settings, tenant, model)
         now = dt.datetime.now(dt.UTC)
         done = Doors(settings).deployer.roll_back(tenant, model, to=to, reason=reason, as_of=now)
-        output.print(_moved(done))
+        output.say(_moved(done))
 
 
 def _moved(deployment: Any) -> str:
@@ -319,8 +320,9 @@ def doctor(as_json: bool) -> None:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
-            mark = "[green]ok[/green]  " if finding.ok else "[red]bad[/red] "
-            output.print(f"{mark} {finding.what}: {finding.detail}", highlight=False)
+            mark = ("ok  ", "green") if finding.ok else ("bad ", "red")
+            mark = ("warn", "yellow") if finding.warning else mark
+            output.say(mark, f" {finding.what}: {finding.detail}")
     if not all(finding.ok for finding in findings):
         sys.exit(1)
 

@@ -8,15 +8,52 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
+from ml_pipeline.display import printable
 from ml_pipeline.settings import Settings, SettingsError, load_settings
-from ml_pipeline.specs import ModelSpec, SpecError, load_specs
+from ml_pipeline.specs import SpecError, Specs, load_specs
 
-console = Console(stderr=True)
+
+class PlainConsole(Console):
+    """A console to which text is text: no markup, no emoji names, and control characters are written out.
+
+    Colour is given beside a text, never inside it: what a tenant, a reason or an error holds is not known.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text, lines=True), **options)
+
+    def say(self, *parts: str | tuple[str, str]) -> None:
+        """Prints one line; a part is a text, or a text and its style."""
+        plain = [(part, "") if isinstance(part, str) else part for part in parts]
+        self.print(Text.assemble(*((printable(text), style) for text, style in plain)))
+
+
+class Rows(Table):
+    """A table with a line for each row that is added: no cell goes on in a line of its own, as if it were a row."""
+
+    def __init__(self, *headers: str, **options: Any) -> None:
+        super().__init__(*headers, box=box.SIMPLE_HEAD, pad_edge=False, **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(_one_line, cells), **options)
+
+
+def _one_line(cell: Any) -> Any:
+    return Text(printable(cell.plain), cell.style) if isinstance(cell, Text) else printable(cell)
+
+
+console = PlainConsole(stderr=True)
 # A table that is piped into a file is not folded to a terminal's width.
-output = Console(width=None if sys.stdout.isatty() else 180)
+output = PlainConsole(width=None if sys.stdout.isatty() else 180)
 
 
 class Group(click.Group):
@@ -25,12 +62,15 @@ class Group(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except click.ClickException as error:
+            error.message = printable(error.message, lines=True)  # type: ignore[misc]
             raise
         except Exception as error:
             if not _is_for_the_user(error):
                 raise
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(error, lines=True)) from error
 
 
 def _is_for_the_user(error: Exception) -> bool:
@@ -108,7 +148,12 @@ def recover_and_tell(instance: Any, warehouse: Any) -> None:
 @contextmanager
 def progress_bar(title: str, total: int | None) -> Iterator[Callable[[Any], None]]:
     """A bar that moves by one each time the function it yields is called."""
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<28}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=total)
 
@@ -118,7 +163,17 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[[Any], None
         yield advance
 
 
-def chosen_models(specs: dict[str, ModelSpec], chosen: Sequence[str]) -> list[str]:
+def usable_specs(settings: Settings) -> Specs:
+    """The specifications; what is wrong with those that are left out is said once."""
+    specs = load_specs(settings.specs)
+    for model, error in specs.broken:
+        console.say(("Left out:", "yellow"), f" model {model}: {error}")
+    return specs
+
+
+def chosen_models(specs: Specs, chosen: Sequence[str]) -> list[str]:
+    for name in chosen:
+        specs.check(name)
     unknown = [name for name in chosen if name not in specs]
     if unknown:
         raise click.BadParameter(f"there is no model {unknown[0]!r}; the models are: {', '.join(specs)}")

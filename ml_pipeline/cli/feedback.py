@@ -58,7 +58,7 @@ def feedback_command(
             said = {"entity_id": entity, "verdict": verdict, "value": value, "weight": weight, "given_by": by}
             _store(settings, spec, tenant, said | {"given_at": at.replace(tzinfo=dt.UTC) if at else now}, now, as_json)
     if not spec.label.feedback and not as_json:
-        output.print(f"Kept, but not trained on: label.feedback of {model} is off.", highlight=False)
+        output.say(f"Kept, but not trained on: label.feedback of {model} is off.")
 
 
 def _import(
@@ -78,9 +78,10 @@ def _import(
     if as_json:
         print(json.dumps(asdict(summary)))
         return
-    reasons = "".join(f"\n  {count} {reason}" for reason, count in summary.reasons.items())
     stored = f"{summary.file}: {summary.rows_loaded:,} of {summary.rows_read:,} stored"
-    output.print(f"{stored}, {summary.quarantined:,} set aside{reasons}", highlight=False)
+    output.say(f"{stored}, {summary.quarantined:,} set aside")
+    for reason, count in summary.reasons.items():
+        output.say(f"  {count} {reason}")
 
 
 def _store(settings: Settings, spec: ModelSpec, tenant: str, said: dict, now: dt.datetime, as_json: bool) -> None:
@@ -93,4 +94,4 @@ def _store(settings: Settings, spec: ModelSpec, tenant: str, said: dict, now: dt
         return
     what = f"{stored['verdict']} to {stored['value']:g}" if stored["verdict"] == CORRECTED else stored["verdict"]
     about = f"version {stored['version']} said {stored['predicted']:.3g}"
-    output.print(f"{tenant} {spec.name} {stored['entity_id']}: {what}; {about}.", highlight=False)
+    output.say(f"{tenant} {spec.name} {stored['entity_id']}: {what}; {about}.")

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
-from rich import box
-from rich.table import Table
+from rich.text import Text
 
 from ml_pipeline.cli.common import (
+    Rows,
     check_model_and_tenant,
     json_option,
     output,
@@ -20,6 +20,7 @@ from ml_pipeline.cli.common import (
     progress_bar,
     recover_and_tell,
 )
+from ml_pipeline.display import printable
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
 
@@ -48,7 +49,7 @@ def set_command(name: str, value: str, tenant: str, model: str | None, by: str) 
         check_model_and_tenant(settings, tenant, model)
         write_setting(Warehouse(settings), tenant, model or EVERY_MODEL, name, parsed, by)
     whose = f"{tenant} {model}" if model else f"every model of {tenant}"
-    output.print(f"{name} is {'as the installation says' if parsed is None else value} for {whose}.", highlight=False)
+    output.say(f"{name} is {'as the installation says' if parsed is None else value} for {whose}.")
 
 
 @click.command("explain")
@@ -69,31 +70,36 @@ def explain_command(tenant: str, model: str, day: dt.datetime | None, as_json: b
         now = None if found.now is None else {"verdict": found.now.verdict, "reason": found.now.reason}
         print(json.dumps({"decisions": found.decisions, "now": now}, default=str, indent=1))
         return
-    output.print(f"[bold]{tenant} {model}[/bold]", highlight=False)
+    output.say((f"{tenant} {model}", "bold"))
     if not found.decisions:
         output.print("Nothing was decided yet.")
     for question, decision in found.decisions.items():
         _print_decision(question, decision)
     if found.now is not None:
-        output.print(f"\n[bold]now[/bold]: {found.now.reason}", highlight=False)
+        output.say("")
+        output.say(("now", "bold"), f": {found.now.reason}")
+    if found.undecided:
+        output.say("")
+        output.say(("now", "bold"), f": nothing is decided: {found.undecided}")
 
 
 def _print_decision(question: str, decision: Mapping[str, Any]) -> None:
     version = f", version {decision['version']}" if decision["version"] else ""
     when = f"{decision['as_of']:%Y-%m-%d %H:%M} UTC{version}"
-    output.print(f"\n[bold]{question}[/bold], {when}: {decision['verdict']}", highlight=False)
-    output.print(f"  {decision['reason']}", highlight=False)
+    output.say("")
+    output.say((question, "bold"), f", {when}: {decision['verdict']}")
+    output.say(f"  {decision['reason']}")
     safeguards = decision["numbers"].get("safeguards")
     if safeguards:
         output.print(_safeguard_table(safeguards))
 
 
-def _safeguard_table(safeguards: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("safeguard", "", "what it says", box=box.SIMPLE_HEAD, pad_edge=False)
+def _safeguard_table(safeguards: Sequence[Mapping[str, Any]]) -> Rows:
+    table = Rows("safeguard", "", "what it says")
     for guard in safeguards:
-        mark = "[green]passed[/green]" if guard["passed"] else "[red]holds[/red]"
+        mark = Text("passed", "green") if guard["passed"] else Text("holds", "red")
         if guard["overruled"]:
-            mark = f"[yellow]overruled by {guard['overruled']}[/yellow]"
+            mark = Text(printable(f"overruled by {guard['overruled']}"), "yellow")
         table.add_row(guard["name"], mark, guard["sentence"])
     return table
 
@@ -151,5 +157,5 @@ def _run(settings: Settings, instance: Any, approved: Sequence[Any]) -> list[str
         found = explain(Doors(settings), spec, item.tenant, dt.datetime.now(dt.UTC))
         judged = found.decisions.get("training")
         if judged is not None:
-            output.print(f"{item.tenant} {item.model}: {judged['verdict']}. {judged['reason']}", highlight=False)
+            output.say(f"{item.tenant} {item.model}: {judged['verdict']}. {judged['reason']}")
     return launched.failures

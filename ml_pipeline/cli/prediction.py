@@ -9,11 +9,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
-from ml_pipeline.cli.common import check_model_and_tenant, json_option, output, prepared
+from ml_pipeline.cli.common import Rows, check_model_and_tenant, json_option, output, prepared
 from ml_pipeline.specs import ModelSpec, load_specs
 
 if TYPE_CHECKING:
@@ -42,25 +39,32 @@ def explain_prediction_command(tenant: str, model: str, entity: str, as_json: bo
         print(json.dumps(json_safe(asdict(found)), indent=1))
         return
     for line in _sentences(found, spec):
-        output.print(line, highlight=False)
+        output.say(*line)
     if found.contributions:
         output.print(_table(found))
 
 
-def _sentences(found: PredictionExplanation, spec: ModelSpec) -> list[str]:
-    said = f"[bold]{_quantity(found.value, spec)}[/bold]"
+def _sentences(found: PredictionExplanation, spec: ModelSpec) -> list[list[str | tuple[str, str]]]:
+    """Lines in parts, a part with its style where it has one."""
+    between = ""
     if found.lower is not None and found.upper is not None:
-        said += f", between {found.lower:.4g} and {_quantity(found.upper, spec)}"
+        between = f", between {found.lower:.4g} and {_quantity(found.upper, spec)}"
     version = f"version {found.version} ({found.semantic}, {found.candidate})"
-    lines = [f"{escape(f'{found.tenant} {found.model} {found.entity}')}: {said}, by {version}."]
+    lines: list[list[str | tuple[str, str]]] = [
+        [
+            f"{found.tenant} {found.model} {found.entity}: ",
+            (_quantity(found.value, spec), "bold"),
+            f"{between}, by {version}.",
+        ]
+    ]
     if found.outcome is not None:
         known = f"Its outcome is known: {_quantity(found.outcome, spec)}"
-        lines.append(f"{known}. The version may have been trained on it.")
+        lines.append([f"{known}. The version may have been trained on it."])
     if not found.contributions:
-        return [*lines, "It is a constant: no feature adds anything."]
+        return [*lines, ["It is a constant: no feature adds anything."]]
     start = 1 / (1 + math.exp(-found.anchor)) if found.in_log_odds else found.anchor
     constant = _quantity(found.baseline, spec)
-    return [*lines, f"Before any feature speaks it is {_quantity(start, spec)}; the constant says {constant}."]
+    return [*lines, [f"Before any feature speaks it is {_quantity(start, spec)}; the constant says {constant}."]]
 
 
 def _quantity(value: float, spec: ModelSpec) -> str:
@@ -69,16 +73,16 @@ def _quantity(value: float, spec: ModelSpec) -> str:
     return f"{value:.4g} {spec.label.unit}".strip()
 
 
-def _table(found: PredictionExplanation) -> Table:
+def _table(found: PredictionExplanation) -> Rows:
     unit = ("log odds", "odds") if found.in_log_odds else ("adds",)
-    table = Table("feature", "value", *unit, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Rows("feature", "value", *unit)
     largest, others = found.contributions[:LARGEST], found.contributions[LARGEST:]
     rows = [(item.feature, _said(item.feature, item.value, found), item.adds) for item in largest]
     if others:
         rows.append((f"{len(others)} others", "", sum(item.adds for item in others)))
     for name, value, adds in rows:
         odds = (f"x {math.exp(adds):.2f}",) if found.in_log_odds else ()
-        table.add_row(escape(name), escape(value), f"{adds:+.3g}", *odds)
+        table.add_row(name, value, f"{adds:+.3g}", *odds)
     return table
 
 

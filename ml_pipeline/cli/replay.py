@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich import box
-from rich.table import Table
+
+from ml_pipeline.display import printable
 
 if TYPE_CHECKING:
     from ml_pipeline.lifecycle.policy import Policy
@@ -71,7 +71,7 @@ def replay_command(
     output.print(_summary(tenant, replays))
     for replay in replays:
         for line in _story(replay):
-            output.print(line, highlight=False)
+            output.say(line)
 
 
 def _policy(name: str) -> Policy:
@@ -120,10 +120,12 @@ def _replayed(learner: Learner, policy: Policy, drift_every: int, changes: list[
         return replay(learner, policy, drift_every=drift_every, changes=changes, progress=advance)
 
 
-def _summary(tenant: str, replays: Sequence[Replay]) -> Table:
+def _summary(tenant: str, replays: Sequence[Replay]) -> Any:
+    from ml_pipeline.cli.common import Rows
+
     first = replays[0]
     title = f"{tenant} {first.model}, {first.first} to {first.last}"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table = Rows(title=printable(title), title_justify="left")
     for name in (
         "policy",
         "trainings",
@@ -157,16 +159,12 @@ def _story(replay: Replay) -> list[str]:
     for hold in replay.holds:
         events.append((hold.first, f"held for {hold.days} days. {hold.reason}"))
     events.sort(key=lambda event: event[0])
-    lines = [f"[bold]{replay.policy}[/bold]" + (" (interrupted)" if replay.interrupted else "")]
-    lines += [f"  {day}  {_escaped(what)}" for day, what in events[:SHOWN]]
+    lines = [replay.policy + (" (interrupted)" if replay.interrupted else "")]
+    lines += [f"  {day}  {what}" for day, what in events[:SHOWN]]
     if len(events) > SHOWN:
         lines.append(f"  and {len(events) - SHOWN} more: --json lists them all")
     lines += [f"  {_noticed(delay)}" for delay in replay.delays]
     return lines
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _noticed(delay: dict[str, Any]) -> str:

@@ -6,10 +6,8 @@ import datetime as dt
 from collections.abc import Sequence
 
 import sqlalchemy as sa
-from rich import box
-from rich.table import Table
 
-from ml_pipeline.cli.common import output
+from ml_pipeline.cli.common import Rows, output
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 
@@ -26,7 +24,7 @@ def lived_until(warehouse: Warehouse, tenant: str, model: str) -> dt.date | None
 
 def tell(warehouse: Warehouse, tenants: Sequence[str], model: str) -> None:
     """Prints the events of each tenant: alerts, decisions and what became of versions."""
-    table = Table("tenant", "day", "what", "why", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Rows("tenant", "day", "what", "why")
     for column in table.columns[:3]:
         column.no_wrap = True
     for tenant in tenants:

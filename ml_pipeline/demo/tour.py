@@ -158,10 +158,10 @@ def take_tour() -> None:
             tour.train()
             tour.live()
             tour.monitor()
-        show_status(settings, tour.tenants, (), as_json=False)
+        show_status(settings, load_specs(settings.specs), tour.tenants, (), as_json=False)
         tell(tour.warehouse, tour.tenants, MODEL)
     for failure in tour.failures:
-        console.print(f"[red]Failed:[/red] {failure}", highlight=False)
+        console.say(("Failed:", "red"), f" {failure}")
     console.print(
         f"Done in {time.monotonic() - started:.0f} s. Everything is kept under {settings.home}.\n"
         "\n"
@@ -170,8 +170,7 @@ def take_tour() -> None:
         f"  .venv/bin/ml-pipeline replay --tenant initech --model {MODEL} --against weekly\n"
         "                                                                     what another policy would have done\n"
         "  .venv/bin/ml-pipeline import jira FILE                             your own issues (docs/how-to/import.md)\n"
-        "  .venv/bin/ml-pipeline run                                          models for them\n",
-        highlight=False,
+        "  .venv/bin/ml-pipeline run                                          models for them\n"
     )
     if tour.failures:
         raise SystemExit(1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ml_pipeline.features.ranges import Groups, OrderStatistics, Range, range_moments
+from ml_pipeline.specs.names import feature_name
 from ml_pipeline.specs.temporal import Temporal, product, transformed
 
 LARGEST = float(np.finfo("float32").max)
@@ -33,7 +34,7 @@ def derived_features(
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         for kind, names in temporal.transforms.items():
             for name in names:
-                columns[transformed(kind, name)] = _transformed(kind, features[name], before)
+                columns[transformed(kind, name)] = _transformed(kind, features[feature_name(name)], before)
         for first, second in temporal.pairs:
             columns[product(first, second)] = features[first] * features[second]
         return {name: np.where(np.abs(column) <= LARGEST, column, np.nan) for name, column in columns.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 
 import numpy as np
@@ -13,7 +13,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a / b,
+    ast.Div: lambda a, b: a / (b.where(b != 0) if isinstance(b, pd.Series) else b or np.nan),
 }
 _COMPARISON: dict[type[ast.cmpop], Callable] = {
     ast.Gt: lambda a, b: a > b,
@@ -26,6 +26,9 @@ _COMPARISON: dict[type[ast.cmpop], Callable] = {
 
 
 _FUNCTIONS = {"abs": (1, 1), "min": (2, None), "max": (2, None)}  # least and most arguments
+_TRUTH = {"true": 1.0, "false": 0.0}
+_FAMILIES = {"number": "number", "boolean": "number", "category": "text", "text": "text", "time": "time"}
+_NOUNS = {"number": "a number", "text": "a text", "time": "a time"}
 
 
 class ExpressionError(ValueError):
@@ -35,14 +38,15 @@ class ExpressionError(ValueError):
 class Expression:
     """A value per row, computed from the row's columns.
 
-    A row in which any named column is missing, or where the result is not finite (a division by zero), has no value
-    (NaN). The difference of two times is in seconds. A condition is 1.0 where true and 0.0 where false.
+    A row in which any named column is missing, or where the result or any part of it is not known (a division by zero),
+    has no value (NaN): what is not known is never false. The difference of two times is in seconds. A condition is 1.0
+    where true and 0.0 where false, and so is a boolean column.
 
     Raises
     ------
     ExpressionError
-        If the text does not parse, or uses anything beyond names, numbers, strings, ``+ - * /``, ``abs(a)``,
-        ``min(a, b)``, ``max(a, b)``, comparisons, ``and``, ``or``, ``not`` and ``in [...]``.
+        If the text does not parse, or uses anything beyond names, numbers, strings, ``true``, ``false``,
+        ``+ - * /``, ``abs(a)``, ``min(a, b)``, ``max(a, b)``, comparisons, ``and``, ``or``, ``not`` and ``in [...]``.
 
     >>> frame = pd.DataFrame({"cycles": [1, 3, None], "commits": [5, 0, 9]})
     >>> Expression("cycles > 2 or commits > 3").evaluate(frame).tolist()
@@ -55,20 +59,47 @@ class Expression:
         self.text = text
         try:
             self._tree = ast.parse(text, mode="eval").body
-        except SyntaxError as error:
-            raise ExpressionError(f"{text!r} is not an expression: {error.msg}") from error
-        self._check(self._tree)
+            self._check(self._tree)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            if isinstance(error, ExpressionError):
+                raise
+            said = error.msg if isinstance(error, SyntaxError) else str(error) or "too deep"
+            raise ExpressionError(f"{text[:200]!r} is not an expression: {said}") from error
         called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
-        names = [node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name) and id(node) not in called]
+        nodes = [node for node in ast.walk(self._tree) if isinstance(node, ast.Name) and id(node) not in called]
+        names = [node.id for node in nodes if node.id not in _TRUTH]
         self.names = tuple(dict.fromkeys(names))
 
     def evaluate(self, frame: pd.DataFrame) -> pd.Series:
         """One float per row of ``frame``, in its order and with its index."""
-        values = pd.Series(self._value(self._tree, frame), index=frame.index, dtype="float64").to_numpy()
-        known = np.isfinite(values)
+        known = np.ones(len(frame), dtype=bool)
         for name in self.names:
             known &= frame[name].notna().to_numpy()
-        return pd.Series(np.where(known, values, np.nan), index=frame.index)
+        # Only rows that have all columns are computed: a text and a missing one have no order.
+        part = pd.DataFrame({name: frame[name][known] for name in self.names}, index=frame.index[known])
+        found = pd.Series(self._value(self._tree, part), index=part.index, dtype="float64").to_numpy()
+        values = np.full(len(frame), np.nan)
+        values[known] = np.where(np.isfinite(found), found, np.nan)
+        return pd.Series(values, index=frame.index)
+
+    def check_types(self, types: Mapping[str, str]) -> None:
+        """Whether the value is a number or a condition, and only like is computed with like.
+
+        Parameters
+        ----------
+        types
+            The declared type of each named column: number, boolean, category, text or time.
+
+        Raises
+        ------
+        ExpressionError
+            If not: a text compared with a number is false in every row.
+        """
+        family = self._family(self._tree, types)
+        if family != "number":
+            raise ExpressionError(
+                f"{self.text!r} is {_NOUNS[family]}, not a number or a condition{_remedy(self._tree, types)}"
+            )
 
     def _check(self, node: ast.AST) -> None:
         match node:
@@ -100,23 +131,25 @@ class Expression:
     def _value(self, node: ast.AST, frame: pd.DataFrame):
         match node:
             case ast.Name(id=name):
-                return frame[name]
+                return _TRUTH[name] if name in _TRUTH else frame[name]
             case ast.Constant(value=value):
                 return value
             case ast.BinOp(left=left, op=op, right=right):
                 return _in_seconds(_ARITHMETIC[type(op)](self._value(left, frame), self._value(right, frame)))
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return ~self._truth(operand, frame)
+                return 1.0 - self._truth(operand, frame)
             case ast.UnaryOp(operand=operand):
                 return -self._value(operand, frame)
             case ast.BoolOp(op=op, values=values):
-                both = isinstance(op, ast.And)
                 truths = [self._truth(value, frame) for value in values]
-                return reduce((lambda a, b: a & b) if both else (lambda a, b: a | b), truths)
+                truth = pd.concat(truths, axis=1)
+                both = isinstance(op, ast.And)
+                return truth.min(axis=1, skipna=False) if both else truth.max(axis=1, skipna=False)
             case ast.Compare(left=left, ops=[ast.In()], comparators=[ast.List(elts=elements)]):
-                return self._value(left, frame).isin([self._value(element, frame) for element in elements])
+                among = [self._compared(ast.Eq, left, element, frame) for element in elements]
+                return pd.concat([pd.Series(0.0, index=frame.index), *among], axis=1).max(axis=1, skipna=False)
             case ast.Compare(left=left, ops=[op], comparators=[right]):
-                return _COMPARISON[type(op)](self._value(left, frame), self._value(right, frame))
+                return self._compared(type(op), left, right, frame)
             case ast.Call(func=ast.Name(id="abs"), args=[argument]):
                 return abs(self._value(argument, frame))
             case ast.Call(func=ast.Name(id=name), args=arguments):
@@ -124,8 +157,69 @@ class Expression:
         raise AssertionError(f"unchecked node {ast.dump(node)}")
 
     def _truth(self, node: ast.AST, frame: pd.DataFrame) -> pd.Series:
-        value = self._value(node, frame)
-        return pd.Series(value, index=frame.index).fillna(False).astype(bool)
+        """1.0 and 0.0, NaN where it is not known."""
+        value = pd.Series(self._value(node, frame), index=frame.index, dtype="float64")
+        return (value != 0).astype("float64").where(value.notna())
+
+    def _compared(self, op: type[ast.cmpop], left: ast.AST, right: ast.AST, frame: pd.DataFrame) -> pd.Series:
+        sides = [self._value(side, frame) for side in (left, right)]
+        known = np.ones(len(frame), dtype=bool)
+        for side in sides:
+            known &= pd.Series(side, index=frame.index).notna().to_numpy()
+        return pd.Series(_COMPARISON[op](*sides), index=frame.index).astype("float64").where(known)
+
+    def _family(self, node: ast.AST, types: Mapping[str, str]) -> str:
+        """``number`` (conditions too), ``text`` or ``time``."""
+        match node:
+            case ast.Name(id=name):
+                return "number" if name in _TRUTH else _FAMILIES[types[name]]
+            case ast.Constant(value=value):
+                return "text" if isinstance(value, str) else "number"
+            case ast.BinOp(left=left, op=op, right=right):
+                families = self._family(left, types), self._family(right, types)
+                if families == ("number", "number") or (families == ("time", "time") and isinstance(op, ast.Sub)):
+                    return "number"
+                raise ExpressionError(
+                    f"{ast.unparse(node)!r} computes with {_NOUNS[families[0]]} and {_NOUNS[families[1]]}; "
+                    "numbers are computed with, and a time is subtracted from a time"
+                )
+            case ast.Compare(left=left, comparators=[right]):
+                others = right.elts if isinstance(right, ast.List) else [right]
+                for other in others:
+                    self._check_alike(node, self._family(left, types), other, types)
+                return "number"
+            case ast.Call(func=ast.Name(id=name), args=[first, *others]) if name != "abs":
+                for other in others:
+                    self._check_alike(node, self._family(first, types), other, types)
+                return self._family(first, types)
+            case ast.BoolOp(values=parts) | ast.Call(args=parts):
+                return self._of_numbers(node, parts, types)
+            case ast.UnaryOp(operand=operand):
+                return self._of_numbers(node, [operand], types)
+        raise AssertionError(f"unchecked node {ast.dump(node)}")
+
+    def _of_numbers(self, node: ast.AST, parts: list[ast.expr], types: Mapping[str, str]) -> str:
+        for part in parts:
+            if (family := self._family(part, types)) != "number":
+                raise ExpressionError(
+                    f"{ast.unparse(node)!r} takes {ast.unparse(part)!r} as a number or a condition; it is "
+                    f"{_NOUNS[family]}{_remedy(part, types)}"
+                )
+        return "number"
+
+    def _check_alike(self, node: ast.AST, family: str, other: ast.AST, types: Mapping[str, str]) -> None:
+        theirs = self._family(other, types)
+        as_time = {family, theirs} == {"time", "text"} and isinstance(other, ast.Constant)  # '2026-01-31'
+        if family != theirs and not as_time:
+            raise ExpressionError(
+                f"{ast.unparse(node)!r} compares {_NOUNS[family]} with {_NOUNS[theirs]}, which never are equal"
+                f"{_remedy(node, types)}"
+            )
+
+
+def _remedy(node: ast.AST, types: Mapping[str, str]) -> str:
+    texts = [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and types.get(part.id) == "category"]
+    return f". If {texts[0]!r} holds true and false, declare it boolean; if it holds numbers, number" if texts else ""
 
 
 def _smaller(a, b):
@@ -141,7 +235,7 @@ def _chosen(a, b, takes_a):
     if not isinstance(takes_a, pd.Series):
         return a if takes_a else b
     a = a if isinstance(a, pd.Series) else pd.Series(a, index=takes_a.index)
-    return a.where(takes_a, b)
+    return a.where(takes_a, b).where(pd.notna(a) & pd.notna(b))
 
 
 def _taken(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ml_pipeline.specs.names import IS_MISSING, IS_OUTLIER
 from ml_pipeline.specs.preprocessing import Settled
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 CAP_SHARE = 0.01
 NEIGHBOURS = 5
 ITERATIONS = 10
-IS_MISSING = "_is_missing"
 
 
 class Numbers(NamedTuple):
@@ -49,7 +49,7 @@ class Numbers(NamedTuple):
         return [
             *columns,
             *(f"{name}{IS_MISSING}" for name in flagged),
-            *(["is_outlier"] if self.forest is not None else []),
+            *([IS_OUTLIER] if self.forest is not None else []),
         ]
 
 

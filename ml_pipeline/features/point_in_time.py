@@ -11,9 +11,12 @@ from ml_pipeline.features.calendar import calendar_features
 from ml_pipeline.features.derived import derived_features
 from ml_pipeline.features.history import DAY, NEVER, Outcomes, history_features
 from ml_pipeline.features.temporal import temporal_features
+from ml_pipeline.features.typed_columns import UnfitValue, level, typed_rows
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.names import TEXT, feature_name, text_lengths
 
 HOUR = DAY // 24
+FEWEST_TO_JUDGE_A_KEY = 20
 
 
 class FeatureError(ValueError):
@@ -32,8 +35,9 @@ def build(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
     spec
         The model.
     rows
-        Source rows of the tenant with the columns ``spec.source_columns``, in any order. Where an entity is repeated
-        its earliest row counts. Times without a zone are read as UTC.
+        Source rows of the tenant with the columns ``spec.source_columns``, in any order, of which
+        :func:`~ml_pipeline.features.typed_columns.typed_rows` makes typed ones. Where an entity is repeated its
+        earliest row counts; a row without an entity counts not at all.
     as_of
         Aware time; nothing after it is seen.
 
@@ -91,6 +95,25 @@ def build_one(spec: ModelSpec, rows: pd.DataFrame, entity_id: str, as_of: dateti
     return found
 
 
+def repeated_rows(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> int:
+    """Rows at ``as_of`` that repeat an entity, of which ``build`` takes the oldest alone.
+
+    Raises
+    ------
+    FeatureError
+        If most of them do: the column is no key, and the oldest row of each would say little of what it stands for.
+    """
+    existing = rows.loc[(rows[spec.source.event_time] <= pd.Timestamp(as_of)).to_numpy(), spec.source.entity].dropna()
+    repeated = int(existing.duplicated().sum())
+    if len(existing) >= FEWEST_TO_JUDGE_A_KEY and repeated > len(existing) / 2:
+        raise FeatureError(
+            f"{spec.name}: {repeated} of {len(existing)} rows of {spec.source.table} repeat a value of "
+            f"{spec.source.entity!r}, of which the oldest row alone would count. Name the column that identifies an "
+            "entity as source.entity, or read a view with one row for each"
+        )
+    return repeated
+
+
 def _moment(as_of: datetime) -> int:
     if as_of.tzinfo is None:
         raise ValueError(f"as_of is {as_of.isoformat()}, a time without a zone. Give it in UTC")
@@ -98,42 +121,33 @@ def _moment(as_of: datetime) -> int:
 
 
 def _typed(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
-    """The source columns, numbers as float64 and times as UTC: a column that is all null comes without a type."""
     missing = [name for name in spec.source_columns if name not in rows.columns]
     if missing:
         raise FeatureError(
             f"{spec.name}: {spec.source.table} has no column {', '.join(map(repr, missing))}. "
             "Add it to the table or view, or remove it from source.columns"
         )
-    kinds = {name: column.type for name, column in spec.source.columns.items()} | {spec.source.event_time: "time"}
-    converted = {}
-    for name, kind in kinds.items():
-        column = rows[name]
-        try:
-            if kind == "time" and not isinstance(column.dtype, pd.DatetimeTZDtype):
-                converted[name] = pd.to_datetime(column, utc=True)
-            elif kind == "number" and column.dtype != "float64":
-                converted[name] = pd.Series(column.to_numpy(dtype="float64", na_value=np.nan), index=column.index)
-        except (ValueError, TypeError) as error:
-            raise FeatureError(
-                f"{spec.name}: column {name!r} of {spec.source.table} holds a value that is no {kind}: {error}. "
-                "Correct it in the source, or the column's type in source.columns"
-            ) from error
-    return rows.assign(**converted) if converted else rows
+    try:
+        return typed_rows(spec, rows)
+    except UnfitValue as error:
+        raise FeatureError(f"{spec.name}: {error}") from error
 
 
 def _entities(spec: ModelSpec, rows: pd.DataFrame, moment: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Source rows, event times and identifiers of the entities that exist at ``moment``, oldest first."""
     event_time = _microseconds(rows[spec.source.event_time])
-    keep = event_time <= moment
+    keep = (event_time <= moment) & rows[spec.source.entity].notna().to_numpy()
     for column, allowed in spec.source.include.items():
-        keep &= np.fromiter((level in allowed for level in _levels(rows[column])), dtype=bool, count=len(rows))
+        levels = _included(rows[column], spec.source.type_of(column))
+        keep &= np.fromiter((value in allowed for value in levels), dtype=bool, count=len(rows))
     for column in spec.source.require:
         keep &= rows[column].notna().to_numpy()
         if spec.source.columns[column].type == "text":
-            keep &= np.fromiter((text.strip() != "" for text in _texts(rows[column])), dtype=bool, count=len(rows))
+            keep &= np.fromiter(
+                (text.strip() != "" for text in _blank_for_none(rows[column])), dtype=bool, count=len(rows)
+            )
     kept = np.flatnonzero(keep)
-    entity_id = rows[spec.source.entity].to_numpy(dtype=object)[kept].astype(str).astype(object)
+    entity_id = rows[spec.source.entity].to_numpy(dtype=object)[kept]
     order = np.lexsort((entity_id, event_time[kept]))
     order = order[~pd.Series(entity_id[order], dtype=object).duplicated().to_numpy()]
     return rows.iloc[kept[order]].reset_index(drop=True), event_time[kept[order]], entity_id[order]
@@ -180,22 +194,22 @@ def _features(
     spec: ModelSpec, entities: pd.DataFrame, event_time: np.ndarray, outcomes: Outcomes
 ) -> dict[str, np.ndarray | pd.Series]:
     chosen = spec.features
-    features = {column: _finite(entities[column]) for column in chosen.numeric}
-    texts = [_texts(entities[column]) for column in chosen.text]
+    features = {feature_name(column): _finite(entities[column]) for column in chosen.numeric}
+    texts = [_blank_for_none(entities[column]) for column in chosen.text]
     for column, values in zip(chosen.text, texts, strict=True):
-        features[f"{column}_chars"] = np.array([len(text) for text in values], dtype="float64")
-        features[f"{column}_words"] = np.array([len(text.split()) for text in values], dtype="float64")
+        characters, words = text_lengths(column)
+        features[characters] = np.array([len(text) for text in values], dtype="float64")
+        features[words] = np.array([len(text.split()) for text in values], dtype="float64")
     if chosen.calendar:
         features |= _calendar(event_time)
-    levels = {column: _levels(entities[column]) for column in dict.fromkeys([*chosen.categorical, *chosen.history])}
-    groups = {column: levels[column] for column in chosen.history}
+    groups = {column: entities[column].to_numpy() for column in chosen.history}
     features |= history_features(spec, event_time, outcomes, groups)
     features |= calendar_features(chosen.temporal, event_time)
     features |= temporal_features(spec, event_time, outcomes, groups)
     features |= derived_features(chosen.temporal, event_time, features)
-    others = {column: pd.Series(levels[column], dtype=object) for column in chosen.categorical}
+    others = {feature_name(column): entities[column] for column in chosen.categorical}
     if texts:
-        others["text"] = pd.Series(map(" ".join, zip(*texts, strict=True)), dtype="str").str.strip()
+        others[TEXT] = pd.Series(map(" ".join, zip(*texts, strict=True)), dtype="str").str.strip()
     return features | others
 
 
@@ -228,11 +242,12 @@ def _finite(column: pd.Series) -> np.ndarray:
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _levels(column: pd.Series) -> np.ndarray:
-    levels = column.to_numpy(dtype=object)
-    missing = pd.isna(levels)
-    return np.array([None if none else str(level) for level, none in zip(levels, missing, strict=True)], dtype=object)
+def _included(column: pd.Series, kind: str) -> list[str | None]:
+    """What ``source.include`` compares with: levels, and of a boolean column ``true`` and ``false``."""
+    if kind == "boolean":
+        return [None if np.isnan(value) else "true" if value else "false" for value in column]
+    return [None if missing else level(value) for value, missing in zip(column, column.isna(), strict=True)]
 
 
-def _texts(column: pd.Series) -> list[str]:
-    return ["" if level is None else level for level in _levels(column)]
+def _blank_for_none(column: pd.Series) -> list[str]:
+    return ["" if text is None else text for text in column]

@@ -13,6 +13,7 @@ from ml_pipeline.features.numbers import Numbers, fit_numbers
 from ml_pipeline.features.selection import select
 from ml_pipeline.features.text import Text, TextMemo, fit_text
 from ml_pipeline.specs import FeatureColumns, ModelSpec, Selection
+from ml_pipeline.specs.names import TEXT
 from ml_pipeline.specs.preprocessing import Settled
 from ml_pipeline.specs.temporal import is_growing
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
-TEXT = "text"
 LINEAR_REACH = 3.0
 LINEAR_WEIGHT = 0.1
 

@@ -14,10 +14,12 @@ import pandas as pd
 
 from ml_pipeline.features.patterns import Patterns, temporal_patterns
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.names import feature_name, text_lengths
 
 _NUMBER = re.compile(r"\s*[-+]?(\d+([.,]\d*)?|[.,]\d+)\s*")
 _EARLIEST = pd.Timestamp("1990-01-01", tz="UTC")
 _FEWEST_LABELS = 30
+_FEWEST_TO_EQUAL, _FEWEST_OF_A_CLASS, _EQUAL_FROM = 50, 5, 0.999
 _SILENT_FROM = 90.0
 _PERIOD = 30.0
 
@@ -43,6 +45,8 @@ class QualityReport:
     validity: float
     measures: list[Measure]
     patterns: Patterns
+    label_copies: dict[str, float]
+    """Features that are the label itself, each with the share of rows in which they are: nothing is trained on them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, none of them NaN, for JSON."""
@@ -68,7 +72,7 @@ def assess(spec: ModelSpec, rows: pd.DataFrame, frame: pd.DataFrame, as_of: date
             for dimension, group in _DIMENSIONS.items()
             for method in group
         ]
-        return QualityReport(0.0, 0.0, 0.0, 0.0, nothing, patterns)
+        return QualityReport(0.0, 0.0, 0.0, 0.0, nothing, patterns, {})
     data = _Data(spec, rows, frame, pd.Timestamp(as_of))
     measures: list[Measure] = []
     scores = {}
@@ -78,7 +82,7 @@ def assess(spec: ModelSpec, rows: pd.DataFrame, frame: pd.DataFrame, as_of: date
         scores[dimension] = round((sum(points) / len(points) + min(points)) / 2, 2)
         measures += found
     score = round(sum(scores.values()) / len(scores), 2)
-    return QualityReport(score=score, measures=measures, patterns=patterns, **scores)
+    return QualityReport(score=score, measures=measures, patterns=patterns, label_copies=_label_copies(data), **scores)
 
 
 @dataclass(frozen=True)
@@ -123,16 +127,31 @@ class _Data:
 
     @cached_property
     def numeric(self) -> dict[str, np.ndarray]:
-        lengths = [f"{column}_chars" for column in self.spec.features.text]
-        return {name: self.frame[name].to_numpy() for name in [*self.spec.features.numeric, *lengths]}
+        names = [*map(feature_name, self.spec.features.numeric), *self.lengths.values()]
+        return {name: self.frame[name].to_numpy() for name in names}
+
+    @cached_property
+    def lengths(self) -> dict[str, str]:
+        """Per text column the feature that holds its length."""
+        return {column: text_lengths(column)[0] for column in self.spec.features.text}
 
     @cached_property
     def categories(self) -> dict[str, tuple[np.ndarray, list[str]]]:
         """Per categorical feature the code of each entity, -1 where missing, and the levels."""
         found = {}
-        for name in self.spec.features.categorical:
+        for name in map(feature_name, self.spec.features.categorical):
             codes, levels = pd.factorize(self.frame[name].to_numpy(dtype=object))
             found[name] = (codes, list(levels))
+        return found
+
+    @property
+    def categories_as_numbers(self) -> dict[str, np.ndarray]:
+        """Per categorical feature the number that its level reads as, 1 and 0 of ``True`` and ``False``, else NaN."""
+        found = {}
+        for name, (codes, levels) in self.categories.items():
+            words = pd.Series(levels, dtype=object).replace({"True": "1", "False": "0"})
+            numbers = pd.to_numeric(words, errors="coerce").to_numpy(dtype="float64")
+            found[name] = np.append(numbers, np.nan)[codes]
         return found
 
     @cached_property
@@ -142,7 +161,8 @@ class _Data:
 
 def _missing(data: _Data) -> _Finding:
     """Mean share of missing values over the numeric and categorical features."""
-    shares = {name: float(np.isnan(data.numeric[name]).mean()) for name in data.spec.features.numeric}
+    names = map(feature_name, data.spec.features.numeric)
+    shares = {name: float(np.isnan(data.numeric[name]).mean()) for name in names}
     shares |= {name: float((codes < 0).mean()) for name, (codes, _) in data.categories.items()}
     value = _mean(shares.values())
     return _Finding(value, 1 - value, f"Fill {_worst(shares)} at the source, or remove what is never filled.")
@@ -150,7 +170,7 @@ def _missing(data: _Data) -> _Finding:
 
 def _text_emptiness(data: _Data) -> _Finding:
     """Mean share of blank texts over the text columns."""
-    shares = {name: float((data.numeric[f"{name}_chars"] == 0).mean()) for name in data.spec.features.text}
+    shares = {name: float((data.numeric[length] == 0).mean()) for name, length in data.lengths.items()}
     value = _mean(shares.values())
     return _Finding(value, 1 - value, f"Import the text of {_worst(shares)}.")
 
@@ -301,6 +321,26 @@ def _leakage(data: _Data) -> _Finding:
         strength[name] = _level_association(codes[data.matured] + 1, len(levels) + 1, label)
     value = max(strength.values(), default=0.0)
     return _Finding(value, (0.98 - value) / 0.08, f"{_worst(strength)} almost equals the label: known at event time?")
+
+
+def _label_copies(data: _Data) -> dict[str, float]:
+    """Own features that hold the label's value in all but one of 1,000 rows, in its reported unit or the source's.
+
+    Fewer rows than 50, or a label that hardly varies, can be equal by chance and are not judged. A name can be changed
+    and a promise (``known_at``) can be wrong; a feature that equals what it is to predict is neither.
+    """
+    label = data.label
+    distinct, counts = np.unique(label, return_counts=True)
+    varied = counts.min() >= _FEWEST_OF_A_CLASS if len(distinct) == 2 else len(distinct) > 2
+    if len(label) < _FEWEST_TO_EQUAL or not varied:
+        return {}
+    found = {}
+    for name, values in (data.numeric | data.categories_as_numbers).items():
+        own = values[data.matured]
+        same = np.isclose(own, label, rtol=1e-9) | np.isclose(own, label * data.spec.label.unit_size, rtol=1e-9)
+        if same.mean() >= _EQUAL_FROM:
+            found[name] = float(same.mean())
+    return found
 
 
 def _class_balance(data: _Data) -> _Finding:

@@ -27,7 +27,7 @@ class FailedGate:
 
 
 def failed_gates(gate: Gate, quality: Mapping[str, Any]) -> list[FailedGate]:
-    """The bars that are not reached, the overall one first, then in the order of the specification.
+    """The bars that are not reached: copies of the label, the overall one, then in the order of the specification.
 
     Of a dimension, and of the whole, the recommendation is the weakest measure's, with its name.
 
@@ -37,7 +37,16 @@ def failed_gates(gate: Gate, quality: Mapping[str, Any]) -> list[FailedGate]:
         What ``QualityReport.to_dict`` made, as it is stored with the snapshot.
     """
     measures = {measure["name"]: measure for measure in quality["measures"]}
-    failed = []
+    failed = [
+        FailedGate(
+            "label_copies",
+            0.0,
+            100.0,
+            f"{feature!r} equals the label in {share:.1%} of the rows. Remove it from features, or, if the label "
+            "really is known at event time, there is nothing to predict",
+        )
+        for feature, share in quality.get("label_copies", {}).items()
+    ]
     for name, needed in {OVERALL: gate.min_quality, **gate.min_quality_of}.items():
         if name in measures:
             score, recommendation = measures[name]["score"], measures[name]["recommendation"]

@@ -24,9 +24,10 @@ FREE_TO_UNPACK = 64_000_000  # bytes: the ratio says nothing of a small file
 MAX_UNPACKED = 50_000_000_000
 _UNBOUNDED = 1 << 62
 # What may be read again for the sake of records that did not end well: this much, and so many times what was read.
-FREE_TO_REREAD = 4_000_000
-REREAD_FACTOR = 8
+FREE_TO_REREAD = 2_000_000
+REREAD_FACTOR = 4
 _SKIPPED_AT_ONCE = 1_000_000
+_GZIP = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -115,6 +116,8 @@ class Lines:
             self._count(line, where)
             if self.number == 0:
                 line = line.removeprefix(_BYTE_ORDER_MARK)
+                if line.startswith(_GZIP):
+                    raise ImportFailed(f"{self._file}: is compressed twice. Unpack it once and import it again")
             if len(line) > MAX_LINE:
                 self._skip_rest(line, where)
                 return Overlong(line[: 4 * MAX_CONTENT].decode("utf-8", "replace")[:MAX_CONTENT])
@@ -159,7 +162,7 @@ def open_lines(path: Path, file: str) -> Iterator[Lines]:
     """
     try:
         with path.open("rb") as plain:
-            if plain.peek(2)[:2] != b"\x1f\x8b":
+            if plain.peek(2)[:2] != _GZIP:
                 yield Lines(plain, file, may_unpack=_UNBOUNDED)
                 return
             status = os.fstat(plain.fileno())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from sys import getsizeof
 from typing import Any, NamedTuple
 
 from ml_pipeline.importers.lines import MAX_CONTENT, MAX_LINE, Lines, Overlong, RecordTooLong, open_lines
@@ -16,11 +18,16 @@ from ml_pipeline.importers.summary import ImportFailed
 
 MAX_TEXT = 1_000_000
 MAX_FIELDS = 10_000
+MAX_FIELDS_OF_A_COLUMN = 100
 # Of a JSON object, all its nested parts included: a pull request with 250 commits and 100 reviews has some 12,000.
 MAX_JSON_VALUES = 200_000
 CHUNK_ROWS = 20_000
 CHUNK_CHARACTERS = 4_000_000
+# Who reads so many records that are none, and ten times as many as others, has no export of this kind before him.
+GIVE_UP_AFTER = 50_000
+GIVE_UP_RATIO = 10
 
+_EMPTY_TEXT = 40  # less than Python takes for one, so that a value that is blank counts a little too
 _TOO_LONG_TEXT = f"a field is longer than {MAX_TEXT:,} characters"
 _FieldsToValues = Callable[[list[str]], Sequence[str]]
 _Enrich = Callable[[dict[str, Any]], dict[str, Any]]
@@ -37,9 +44,9 @@ class Record(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Characters that it takes in memory, at least one for each value."""
+        """About the bytes that its text takes in memory: four a character where a single one needs that many."""
         values = self.values.values() if isinstance(self.values, dict) else self.values or ()
-        return max(sum(map(len, values)) + len(values), len(self.content))
+        return max(sum(map(getsizeof, values)) - _EMPTY_TEXT * len(values), getsizeof(self.content) - _EMPTY_TEXT)
 
 
 @dataclass
@@ -65,8 +72,8 @@ def read_chunks(
     Raises
     ------
     ImportFailed
-        If the file is missing, its header lacks a required column, or it cannot be read to its end. In the last case
-        the records before come first.
+        If the file is missing, its header lacks a required column, it cannot be read to its end, or has hardly a record
+        of the kind that is read. In the last two cases the records before come first.
     """
     file = path.name if file is None else file
     with open_lines(path, file) as lines:
@@ -80,14 +87,24 @@ def read_chunks(
             records = _json_records(lines, columns, enrich)
         else:
             names, records = _csv_records(lines, columns, file)
-        yield from _chunks(names, records)
+        yield from _chunks(names, records, file)
 
 
-def _chunks(names: list[str] | None, records: Iterable[Record]) -> Iterator[Chunk]:
-    chunk, characters = Chunk(names), 0
+def _chunks(names: list[str] | None, records: Iterable[Record], file: str) -> Iterator[Chunk]:
+    chunk, characters, read, rejected = Chunk(names), 0, 0, 0
     try:
         for record in records:
-            (chunk.rejected if record.values is None else chunk.records).append(record)
+            if record.values is not None:
+                chunk.records.append(record)
+                read += 1
+            else:
+                chunk.rejected.append(record)
+                rejected += 1
+                if rejected >= GIVE_UP_AFTER and rejected >= GIVE_UP_RATIO * read:
+                    raise ImportFailed(
+                        f"{file}: line {record.line}: {rejected:,} records before it cannot be read, and {read:,} can. "
+                        f"The last is: {record.problem}. The rows before are loaded; is this a CSV or JSON Lines file?"
+                    )
             characters += record.size
             if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
                 yield chunk
@@ -110,6 +127,11 @@ def _csv_records(lines: Lines, columns: Sequence[Column], file: str) -> tuple[li
     if len(header) > MAX_FIELDS:
         raise ImportFailed(f"{file}: the header has {len(header):,} columns. Export at most {MAX_FIELDS:,}")
     matched = match_header(header, columns, file)
+    most, name = max((fields, name) for name, fields in Counter(name for _, name in matched).items())
+    if most > MAX_FIELDS_OF_A_COLUMN:
+        raise ImportFailed(
+            f"{file}: the header has {most:,} columns for {name}. Leave {MAX_FIELDS_OF_A_COLUMN} at most"
+        )
     positions = [position for position, _ in matched]
 
     def record(line: int, content: str, fields: list[str]) -> Record:

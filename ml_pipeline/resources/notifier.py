@@ -21,6 +21,8 @@ from typing import Any, Protocol
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
+from ml_pipeline.display import command, printable
+from ml_pipeline.display import message as as_message
 from ml_pipeline.monitoring.alert_rules import highest
 from ml_pipeline.settings import Settings
 
@@ -132,7 +134,7 @@ class Log:
         for alert in notice.alerts:
             severe = logging.ERROR if alert.level in ("HIGH", "CRITICAL") else logging.WARNING
             text = f"{_head(alert)}: tenant {notice.tenant}, model {notice.model}: {alert.message} [{alert.alert_id}]"
-            logger.log(severe, "%s", " ".join(text.split()))
+            logger.log(severe, "%s", printable(" ".join(text.split())))
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -183,17 +185,17 @@ def slack_message(notice: Notice) -> dict[str, Any]:
     """
     parts = []
     for alert in notice.alerts[:SHOWN_ALERTS]:
-        command = f"ml-pipeline acknowledge --tenant {notice.tenant} {alert.alert_id}"
-        facts = f"{_facts(alert)} · alert `{alert.alert_id}` · `{command}`"
+        facts = f"{_facts(alert)} · alert {alert.alert_id} · {_acknowledge(notice, alert)}"
         parts += [
-            {"type": "section", "text": _markdown(f"*{_escaped(_head(alert))}*\n{_escaped(_short(alert.message))}")},
-            {"type": "context", "elements": [_markdown(facts)]},
+            {"type": "section", "text": _plain(_head(alert))},
+            {"type": "section", "text": _plain(alert.message)},
+            {"type": "context", "elements": [_plain(facts)]},
         ]
     if len(notice.alerts) > SHOWN_ALERTS:
-        parts.append({"type": "section", "text": _markdown(f"and {len(notice.alerts) - SHOWN_ALERTS} more alerts")})
-    title = {"type": "header", "text": {"type": "plain_text", "text": notice.title[:150]}}
+        parts.append({"type": "section", "text": _plain(f"and {len(notice.alerts) - SHOWN_ALERTS} more alerts")})
+    title = {"type": "header", "text": _plain(printable(notice.title)[:150])}
     text = f"{notice.title}. {_short(notice.alerts[0].message)}"
-    return {"text": _escaped(text), "blocks": [title, *parts]}
+    return {"text": as_message(text), "mrkdwn": False, "blocks": [title, *parts]}
 
 
 class Mail:
@@ -259,7 +261,7 @@ class Mail:
 def mail_message(notice: Notice, sender: str, recipients: tuple[str, ...]) -> EmailMessage:
     """The mail: each alert with its sentence, how to acknowledge it, and its whole report."""
     message = EmailMessage()
-    message["Subject"] = " ".join(f"[ml-pipeline] {notice.title}".split())[:200]
+    message["Subject"] = printable(f"[ml-pipeline] {notice.title}")[:200]
     message["From"] = sender
     message["To"] = ", ".join(recipients)
     message["Message-ID"] = f"<{notice.key}@ml-pipeline>"
@@ -267,20 +269,22 @@ def mail_message(notice: Notice, sender: str, recipients: tuple[str, ...]) -> Em
     message["Auto-Submitted"] = "auto-generated"
     parts = []
     for alert in notice.alerts:
-        command = f"ml-pipeline acknowledge --tenant {notice.tenant} {alert.alert_id}"
-        text = f"{_head(alert)}\n{alert.message}\n\n{_facts(alert)}\nAcknowledge it: {command}\n"
+        said = printable(alert.message, lines=True).replace("\n", "\n    ")  # no line of it stands as one of ours
+        text = f"{_head(alert)}\n{said}\n\n{_facts(alert)}\nAcknowledge it: {_acknowledge(notice, alert)}\n"
         if alert.detail:
-            report = json.dumps(alert.detail, indent=1, ensure_ascii=False)
+            report = printable(json.dumps(alert.detail, indent=1, ensure_ascii=False), lines=True)
             cut = "\n... (the rest is in ml.alerts)" if len(report) > DETAIL_LENGTH else ""
             text += f"\nReport:\n{report[:DETAIL_LENGTH]}{cut}\n"
         parts.append(text)
-    message.set_content(f"Tenant {notice.tenant}, model {notice.model}\n\n" + "\n----\n\n".join(parts))
+    message.set_content(
+        f"Tenant {printable(notice.tenant)}, model {printable(notice.model)}\n\n" + "\n----\n\n".join(parts)
+    )
     return message
 
 
 def _head(alert: Alert) -> str:
     again = ", still not acknowledged" if alert.escalated else ""
-    return f"{alert.level}{again}: {alert.kind.replace('_', ' ')}"
+    return printable(f"{alert.level}{again}: {alert.kind.replace('_', ' ')}")
 
 
 def _facts(alert: Alert) -> str:
@@ -292,13 +296,13 @@ def _short(text: str) -> str:
     return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 3] + "..."
 
 
-def _markdown(text: str) -> dict[str, str]:
-    return {"type": "mrkdwn", "text": text}
+def _plain(text: str) -> dict[str, Any]:
+    """A part that Slack shows as it is: whatever an alert quotes is no link, markup, emoji or call to anybody."""
+    return {"type": "plain_text", "text": _short(printable(text, lines=True)), "emoji": False}
 
 
-def _escaped(text: str) -> str:
-    """Text in which nothing is a link or a call to everybody (``<!channel>``)."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _acknowledge(notice: Notice, alert: Alert) -> str:
+    return command("ml-pipeline", "acknowledge", "--tenant", notice.tenant, alert.alert_id)
 
 
 def _seconds(headers: Message) -> float:

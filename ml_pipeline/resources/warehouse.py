@@ -12,10 +12,12 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchTableError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoSuchTableError, OperationalError
 
+from ml_pipeline.features.typed_columns import UnfitValue, typed_rows
 from ml_pipeline.identifiers import BadIdentifier, case_twin, check_tenant_id
-from ml_pipeline.resources import postgres, tables
+from ml_pipeline.resources import postgres, source_isolation, tables
+from ml_pipeline.resources.source_types import unfit_columns
 from ml_pipeline.settings import Settings, environment_value
 from ml_pipeline.specs import ModelSpec
 
@@ -42,6 +44,14 @@ class TenantBusy(Exception):
 
 class SourceUnreadable(Exception):
     """A model's source table cannot be read; the message names model, table and remedy."""
+
+
+class SourceNotIsolated(SourceUnreadable):
+    """A model's source would show a tenant the rows of others; the message says where, and the SQL that mends it."""
+
+
+# Sources that were found isolated, by database and table: asked once in a process, not once a tenant.
+_isolated: set[tuple[URL, str]] = set()
 
 
 class Warehouse:
@@ -165,36 +175,45 @@ class Warehouse:
     def read_source(self, spec: ModelSpec, tenant_id: str) -> pd.DataFrame:
         """The tenant's rows of a model's source, columns ``spec.source_columns``, in no particular order.
 
-        Times are UTC (a time without zone is taken as UTC), numbers float64, everything else text or None. A time that
-        PostgreSQL can store and Python cannot represent (infinity, before the year 1 or after 9999) is unknown; the
-        log says of how many rows that holds.
+        Typed by :func:`~ml_pipeline.features.typed_columns.typed_rows`, from the values as the driver gave them. A time
+        that PostgreSQL can store and Python cannot represent (infinity, before the year 1 or after 9999) is unknown;
+        the log says of how many rows that holds.
 
         Raises
         ------
         SourceUnreadable
             If the table, a column or the server is missing, the statement runs into its timeout, or a column holds a
             value that is not of its declared type.
+        SourceNotIsolated
+            If the database would show the tenant rows of others, and the specification does not put up with that.
         """
-        # The last value of a row says how many of its times count as unknown.
         found = self._source_rows(spec, tenant_id)
-        rows = [tuple(row)[:-1] for row in found]  # pandas takes thrice as long for the rows
-        if unreadable := sum(row[-1] > 0 for row in found):
+        *values, unreadable = zip(*found, strict=True) if found else [()] * (len(spec.source_columns) + 1)
+        if count := sum(times > 0 for times in unreadable):
             _logger.warning(
                 "tenant %s, model %s: %d of %d rows of %s have a time outside of the years 1 to 9999, which counts as "
                 "unknown. Correct it in the source",
-                *(tenant_id, spec.name, unreadable, len(rows), spec.source.table),
+                *(tenant_id, spec.name, count, len(found), spec.source.table),
             )
-        return _typed(spec, tenant_id, pd.DataFrame.from_records(rows, columns=list(spec.source_columns)))
+        try:
+            return typed_rows(spec, dict(zip(spec.source_columns, values, strict=True)))
+        except UnfitValue as error:
+            raise SourceUnreadable(f"model {spec.name}, tenant {tenant_id}: {error}") from error
 
-    def _source_rows(self, spec: ModelSpec, tenant_id: str, limit: int | None = None) -> Sequence[sa.Row[Any]]:
+    def _source_rows(
+        self, spec: ModelSpec, tenant_id: str, limit: int | None = None, missing: Sequence[str] = ()
+    ) -> Sequence[sa.Row[Any]]:
         schema, name = spec.source.table.split(".")
-        columns, unreadable = _with_readable_times(spec)
+        columns, unreadable = _with_readable_times(spec, missing)
         tenant: sa.ColumnClause[str] = sa.column(spec.source.tenant)
         chosen: sa.Select[Any] = sa.select(*columns, unreadable)
         query = chosen.select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
         try:
+            self._check_isolation(spec)
             with self._source_connection(spec, tenant_id) as connection:
-                return connection.execute(query.limit(limit)).all()
+                result = connection.execute(query.limit(limit))
+                problems = unfit_columns(connection, spec, result)
+                rows = list(result)
         except DBAPIError as error:
             detail = str(error.orig).strip().splitlines()[0]
             whose = f"model {spec.name}, tenant {tenant_id}" if tenant_id else f"model {spec.name}"
@@ -202,6 +221,56 @@ class Warehouse:
                 f"{whose}: {spec.source.table} cannot be read: {detail}. "
                 "Correct source.table and source.columns in the specification, or grant SELECT on it"
             ) from error
+        problems = [f"{column} is missing. Correct source.columns or the table" for column in missing] + problems
+        if problems:
+            raise SourceUnreadable(f"model {spec.name}: {spec.source.table}: {'; '.join(problems)}")
+        return rows
+
+    def _check_isolation(self, spec: ModelSpec) -> None:
+        """Refuses a source in the pipeline's own database in which row-level security does not keep tenants apart.
+
+        First by the catalogue, then by trying: neither without a tenant nor as a tenant that cannot be is there a row.
+        """
+        table = spec.source.table
+        if spec.source.url is not None or spec.source.isolation == "filter" or (self.url, table) in _isolated:
+            return
+        schema, name = table.split(".")
+        with self.tenant(source_isolation.NOBODY) as connection:
+            found = source_isolation.gaps(connection, schema, name, spec.source.tenant, APP_ROLE)
+        if found is None:
+            return  # reading it says that it is missing
+        if not found and any(self._shows_rows(schema, name, nobody) for nobody in ("", source_isolation.NOBODY)):
+            lets_through = "has policies that show rows to no tenant, or to a tenant that is not theirs: correct them"
+            found = [source_isolation.Gap(table, lets_through, ())]
+        if found:
+            raise SourceNotIsolated(
+                f"model {spec.name}: row-level security does not keep tenants apart in {table}, and source does not "
+                f"say isolation: filter (the pipeline filters by {spec.source.tenant}, nothing else enforces it): "
+                f"{source_isolation.explained(found)}"
+            )
+        _isolated.add((self.url, table))
+
+    def _shows_rows(self, schema: str, name: str, tenant_id: str) -> bool:
+        try:
+            with self.tenant(tenant_id) as connection:
+                return source_isolation.shows_rows(connection, schema, name)
+        except DataError:  # a policy on a column of numbers cannot even compare with what is no tenant
+            return False
+
+    def source_tenants(self, spec: ModelSpec) -> list[str] | None:
+        """The tenants that a model's source has rows of; None where its policies or rights do not let that be asked.
+
+        For ``ml-pipeline doctor``: the pipeline itself takes the tenants of ``source.tenants`` and no other.
+        """
+        schema, name = spec.source.table.split(".")
+        column: sa.ColumnClause[Any] = sa.column(spec.source.tenant)
+        query = sa.select(column).distinct().select_from(sa.table(name, schema=schema)).where(column.is_not(None))
+        own = spec.source.url is None and spec.source.isolation != "filter"
+        try:
+            with self.operator() if own else self._source_connection(spec, "") as connection:
+                return sorted(str(tenant) for tenant in connection.scalars(query))
+        except DBAPIError:
+            return None
 
     def check_source(self, spec: ModelSpec) -> int:
         """Whether a model's table can be read and has its columns with fitting types; returns how many were checked.
@@ -210,28 +279,25 @@ class Warehouse:
         ------
         SourceUnreadable
             If not; the message names every column that is missing or of another type.
+        SourceNotIsolated
+            As :meth:`read_source`.
         """
         schema, name = spec.source.table.split(".")
         try:
             with self._source_connection(spec, "") as connection:
-                found = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns(name, schema)}
+                found = {column["name"] for column in sa.inspect(connection).get_columns(name, schema)}
         except NoSuchTableError as error:
             raise SourceUnreadable(
                 f"model {spec.name}: there is no table or view {spec.source.table}. Correct source.table"
             ) from error
-        problems = [
-            f"{column} is missing" for column in (spec.source.tenant, *spec.source_columns) if column not in found
-        ]
-        fitting = {"time": (sa.DateTime, sa.Date), "number": (sa.Numeric, sa.Integer, sa.Float)}
-        declared = {column: declared.type for column, declared in spec.source.columns.items()}
-        for column, kind in (declared | {spec.source.event_time: "time"}).items():
-            if column in found and kind in fitting and not isinstance(found[column], fitting[kind]):
-                problems.append(f"{column} is {found[column]}, not a {kind}")
-        if problems:
+        if spec.source.tenant not in found:
             raise SourceUnreadable(
-                f"model {spec.name}: {spec.source.table}: {'; '.join(problems)}. Correct source.columns or the table"
+                f"model {spec.name}: {spec.source.table}: {spec.source.tenant} is missing, in which rows name their "
+                "tenant. Correct source.tenant or the table"
             )
-        self._source_rows(spec, "", limit=0)  # the catalogue shows a table's columns to those who may not read it
+        _isolated.discard((self.url, spec.source.table))
+        # The catalogue shows a table's columns to those who may not read it, and not the base type of a domain.
+        self._source_rows(spec, "", limit=0, missing=[name for name in spec.source_columns if name not in found])
         return len(spec.source_columns) + 1
 
     @contextmanager
@@ -293,13 +359,17 @@ def source_url(spec: ModelSpec) -> str:
     return value
 
 
-def _with_readable_times(spec: ModelSpec) -> tuple[list[sa.ColumnElement[Any]], sa.ColumnElement[int]]:
+def _with_readable_times(
+    spec: ModelSpec, missing: Sequence[str]
+) -> tuple[list[sa.ColumnElement[Any]], sa.ColumnElement[int]]:
     """A source's columns, times NULL where Python cannot represent them, and how many of a row's times that befalls."""
     declared = {name for name, column in spec.source.columns.items() if column.type == "time"}
     times = declared | {spec.source.event_time}
     unreadable: sa.ColumnElement[int] = sa.literal_column("0")
     columns: list[sa.ColumnElement[Any]] = []
     for name in spec.source_columns:
+        if name in missing:
+            continue
         column: sa.ColumnClause[Any] = sa.column(name)
         if name in times:
             # Literals without a type take that of the column, be it a date or a time with zone or without.
@@ -308,29 +378,4 @@ def _with_readable_times(spec: ModelSpec) -> tuple[list[sa.ColumnElement[Any]], 
             unreadable = unreadable + sa.case((~readable, sa.literal_column("1")), else_=sa.literal_column("0"))
         else:
             columns.append(column)
-    return columns, unreadable.label("unreadable_times")
-
-
-def _typed(spec: ModelSpec, tenant_id: str, frame: pd.DataFrame) -> pd.DataFrame:
-    for name in spec.source_columns:
-        declared = spec.source.columns.get(name)
-        kind = declared.type if declared else ("time" if name == spec.source.event_time else "category")
-        try:
-            frame[name] = _column(kind, frame[name])
-        except (ValueError, TypeError) as error:
-            raise SourceUnreadable(
-                f"model {spec.name}, tenant {tenant_id}: column {name!r} of {spec.source.table} holds a value that is "
-                f"no {kind}: {error}. Correct it in the source, or the column's type in source.columns"
-            ) from error
-    return frame
-
-
-def _column(kind: str, values: pd.Series) -> pd.Series:
-    if kind == "time":
-        return pd.to_datetime(values, utc=True).astype("datetime64[us, UTC]")
-    if kind == "number":
-        return values.astype("float64")
-    given = values.to_numpy(dtype=object)
-    missing = pd.isna(given)  # pandas may have turned a None among texts into NaN
-    texts = [None if none else str(value) for value, none in zip(given, missing, strict=True)]
-    return pd.Series(texts, index=values.index, dtype=object)
+    return columns, unreadable.label("__unreadable_times")

@@ -4,6 +4,7 @@ import datetime as dt
 
 import dagster as dg
 
+from ml_pipeline.display import code, markdown, printable
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.work.retention import prune
 
@@ -16,9 +17,11 @@ def delete_what_is_too_old(context: dg.OpExecutionContext, installation: Install
     context.log.info(f"Deleted: {done}")
     context.add_output_metadata({name: count for name, count in done.counts.items() if count})
     if done.failures:
-        shown = [f"- `{tenant}`: {error}" for tenant, error in list(done.failures.items())[:SHOWN_FAILURES]]
+        named = list(done.failures.items())[:SHOWN_FAILURES]
+        shown = [f"- {code(tenant)}: {markdown(error)}" for tenant, error in named]
+        first = printable(": ".join(named[0]))
         raise dg.Failure(
-            f"{len(done.failures)} tenants could not be pruned; the others were. First: {shown[0][2:]}",
+            f"{len(done.failures)} tenants could not be pruned; the others were. First: {first}",
             metadata={"tenants": dg.MetadataValue.md("\n".join(shown))},
             allow_retries=False,
         )

@@ -101,11 +101,13 @@ def unasked(instance: dg.DagsterInstance, doors: Doors, known: Sequence[str], no
     for run in runs:
         decision = run.tags[DECISION_TAG]
         ended[decision] = ended.get(decision, True) and run.is_finished
-    models, waits = load_specs(doors.settings.specs), []
+    specs, waits = load_specs(doors.settings.specs), []
     for item in approved:
         # Approved in the future is what was approved before the clock went back: as long ago as it is ahead, or longer.
         age, decision = abs(now - item.approved_at), str(item.decision_id)
-        if ended.get(decision, False) or item.tenant not in known or item.model not in models or age > GIVEN_UP_AFTER:
+        if specs.is_broken(item.model) and age <= GIVEN_UP_AFTER:
+            continue  # it waits until its file is corrected
+        if ended.get(decision, False) or item.tenant not in known or item.model not in specs or age > GIVEN_UP_AFTER:
             settle(doors.warehouse, item.tenant, item.decision_id, FAILED)
         elif decision not in ended and not item.lease:
             waits.append(item)

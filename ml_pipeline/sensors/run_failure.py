@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 
 from ml_pipeline import partitions
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import load_settings
-from ml_pipeline.work.run_failures import FailedRun, alert_failed_run
+from ml_pipeline.work.run_failures import ERRORS, FailedRun, alert_failed_run
 
 
 @dg.run_failure_sensor(
@@ -39,11 +40,11 @@ def failed_run(context: dg.RunFailureSensorContext) -> FailedRun:
     )
 
 
-def _failed_steps(context: dg.RunFailureSensorContext) -> Iterator[tuple[str, tuple[str, str | None]]]:
+def _failed_steps(context: dg.RunFailureSensorContext) -> Iterator[tuple[str, tuple[str, Mapping[str, str]]]]:
     for event in context.get_step_failure_events():
         data = event.step_failure_data
         cause = data.error
         while cause is not None and cause.cause is not None:
             cause = cause.cause
-        listed = data.user_failure_data.metadata.get("tenants") if data.user_failure_data else None
-        yield str(event.step_key), (cause.message if cause else "", None if listed is None else str(listed.value))
+        listed: Any = data.user_failure_data.metadata.get(ERRORS) if data.user_failure_data else None
+        yield str(event.step_key), (cause.message if cause else "", listed.value if listed is not None else {})

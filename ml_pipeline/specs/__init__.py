@@ -1,14 +1,17 @@
 """One YAML file a model, and the ``ModelSpec`` that reads them."""
 
-from ml_pipeline.specs.model_spec import FeatureColumns, ModelSpec, SpecError, load_spec, load_specs
+from ml_pipeline.specs.loading import BrokenSpec, SpecError, Specs, load_spec, load_specs
+from ml_pipeline.specs.model_spec import FeatureColumns, ModelSpec
 from ml_pipeline.specs.preprocessing import Preprocessing, Selection, choices, with_choices
 
 __all__ = [
+    "BrokenSpec",
     "FeatureColumns",
     "ModelSpec",
     "Preprocessing",
     "Selection",
     "SpecError",
+    "Specs",
     "choices",
     "load_spec",
     "load_specs",

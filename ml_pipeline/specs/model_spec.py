@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ml_pipeline.features.expressions import ExpressionError
 from ml_pipeline.identifiers import is_model_name
+from ml_pipeline.specs import temporal
 from ml_pipeline.specs.business_metric import BusinessMetric
 from ml_pipeline.specs.monitoring import Monitoring
+from ml_pipeline.specs.names import IS_MISSING, TEXT, feature_name, text_lengths
 from ml_pipeline.specs.part import Part
 from ml_pipeline.specs.preprocessing import Preprocessing, Selection
 from ml_pipeline.specs.question import Label, Source
-from ml_pipeline.specs.temporal import Temporal, product
+from ml_pipeline.specs.temporal import Temporal
 from ml_pipeline.specs.training import Gate, Training
-
-
-class SpecError(Exception):
-    """A model specification cannot be used; the message names file, key, value and remedy."""
 
 
 class Features(Part):
@@ -102,31 +98,40 @@ class ModelSpec(Part):
     def feature_columns(self) -> FeatureColumns:
         """Columns of the frame that ``features.point_in_time.build`` makes from this specification."""
         chosen = self.features
-        numeric = list(chosen.numeric)
-        for column in chosen.text:
-            numeric += [f"{column}_chars", f"{column}_words"]
-        if chosen.calendar:
-            numeric += CALENDAR
-        numeric += TENANT_HISTORY
-        for column in chosen.history:
-            numeric += [f"history_{column}_known", f"history_{column}_mean", f"history_{column}_open"]
-        numeric += chosen.temporal.columns(chosen.history)
-        numeric += [product(*pair) for pair in chosen.temporal.pairs]
         # The last outcome is a lag and part of the whole past too; arrivals are a history and a queue.
-        numeric = list(dict.fromkeys(numeric))
-        return FeatureColumns(tuple(numeric), tuple(chosen.categorical), ("text",) if chosen.text else ())
+        numeric = dict.fromkeys(name for name, _ in self._numeric)
+        categorical = tuple(map(feature_name, chosen.categorical))
+        return FeatureColumns(tuple(numeric), categorical, (TEXT,) if chosen.text else ())
+
+    @property
+    def _numeric(self) -> list[tuple[str, str]]:
+        """Each numeric column of the feature frame with what it is made of, as a message says it."""
+        chosen = self.features
+        made = [(feature_name(column), f"features.numeric {column!r}") for column in chosen.numeric]
+        for column in chosen.text:
+            made += [(name, f"the lengths of features.text {column!r}") for name in text_lengths(column)]
+        if chosen.calendar:
+            made += [(name, temporal.CALENDAR) for name in CALENDAR]
+        made += [(name, temporal.TENANT) for name in TENANT_HISTORY]
+        for column in chosen.history:
+            made += [(f"history_{column}_{part}", temporal.of_group(column)) for part in ("known", "mean", "open")]
+        made += chosen.temporal.made(chosen.history)
+        return made + [
+            (temporal.product(*pair), f"features.temporal's product of {pair[0]!r} and {pair[1]!r}")
+            for pair in chosen.temporal.pairs
+        ]
 
     def in_place(self, country: str | None, time_zone: str | None) -> ModelSpec:
         """The same model for a tenant that has a country or a clock of its own; None leaves the specification's.
 
         Its hash is another: a version that learned one country's holidays answers nothing in another.
         """
-        temporal = self.features.temporal
-        if temporal.business and country:
-            temporal = temporal.model_copy(update={"country": country})
-        if temporal.is_local and time_zone:
-            temporal = temporal.model_copy(update={"time_zone": time_zone})
-        return self.model_copy(update={"features": self.features.model_copy(update={"temporal": temporal})})
+        families = self.features.temporal
+        if families.business and country:
+            families = families.model_copy(update={"country": country})
+        if families.is_local and time_zone:
+            families = families.model_copy(update={"time_zone": time_zone})
+        return self.model_copy(update={"features": self.features.model_copy(update={"temporal": families})})
 
     @property
     def source_columns(self) -> tuple[str, ...]:
@@ -152,10 +157,19 @@ class ModelSpec(Part):
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
         declared = self.source.columns
-        kinds = {"text": ("text",), "categorical": ("category",), "numeric": ("number",), "history": ("category",)}
+        kinds = {
+            "text": ("text",),
+            "categorical": ("category",),
+            "numeric": ("number", "boolean"),
+            "history": ("category",),
+        }
+        of_label = {name for expression in self.label.expressions for name in expression.names}
         for key, allowed in kinds.items():
-            for column in getattr(self.features, key):
+            columns = getattr(self.features, key)
+            for column in columns:
                 where = f"features.{key} names {column!r}"
+                if columns.count(column) > 1:
+                    raise ValueError(f"{where} more than once. Remove it there")
                 if column not in declared:
                     raise ValueError(f"{where}, which source.columns does not declare. Declare it there or remove it")
                 if declared[column].known_at == "label":
@@ -163,12 +177,19 @@ class ModelSpec(Part):
                         f"{where}, which is known only at label time (source column {column!r}, known_at: label). "
                         "Remove it"
                     )
+                if column in of_label:
+                    raise ValueError(
+                        f"{where}, from which label.value is computed: the label would be its own feature. Remove it, "
+                        "or, if it is known at event time and never changes after, give it a second name in a view"
+                    )
                 if declared[column].type not in allowed:
                     raise ValueError(
                         f"{where}, a column of type {declared[column].type}; this list takes {' or '.join(allowed)}"
                     )
         self._check_target_encoding()
-        self.features.temporal.check(self.features.numeric, self.features.history, self.feature_columns.numeric)
+        self.features.temporal.check(self.features.numeric, self.feature_columns.numeric)
+        self._check_names()
+        self._check_entity()
         used = {
             "source.include": list(self.source.include),
             "source.require": self.source.require,
@@ -188,6 +209,10 @@ class ModelSpec(Part):
                         f"source.{key} filters by {column!r}, which is known only at label time: open entities could "
                         "not be told apart. Remove it, or exclude by label.above and label.at_most"
                     )
+        self._check_label_types()
+        for column, levels in self.source.include.items():
+            if self.source.type_of(column) == "boolean" and not {*levels} <= {"true", "false", None}:
+                raise ValueError(f'source.include.{column} is {levels}; of a boolean column take "true", "false", null')
         for column in used["label.time"]:
             if column in declared and declared[column].type != "time":
                 raise ValueError(f"label.time names {column!r}, which is a {declared[column].type} column, not a time")
@@ -201,6 +226,35 @@ class ModelSpec(Part):
             raise ValueError("training.loss is 'log_loss'; a regression takes absolute_error or squared_error")
         return self
 
+    def _check_names(self) -> None:
+        """Whether no two things make a column of one name: one would silently take the other's place."""
+        made = self._numeric
+        made += [(feature_name(column), f"features.categorical {column!r}") for column in self.features.categorical]
+        numeric = self.feature_columns.numeric
+        made += [(f"{name}{IS_MISSING}", f"the flag of missing values of {name!r}") for name in numeric]
+        owners: dict[str, str] = {}
+        for name, owner in made:
+            if owners.setdefault(name, owner) != owner:
+                raise ValueError(
+                    f"{owners[name]} and {owner} both make the feature {name!r}. Rename the column in a view"
+                )
+
+    def _check_entity(self) -> None:
+        kind = self.source.type_of(self.source.entity)
+        if kind not in ("category", "text"):
+            raise ValueError(
+                f"source.entity names {self.source.entity!r}, which source.columns declares {kind}; an identifier is "
+                "an exact text. Declare it category, or remove it there"
+            )
+
+    def _check_label_types(self) -> None:
+        types = {column: self.source.type_of(column) for column in self.source_columns}
+        for expression in self.label.expressions:
+            try:
+                expression.check_types(types)
+            except ExpressionError as error:
+                raise ValueError(f"label.value: {error}") from error
+
     def _check_target_encoding(self) -> None:
         encoding = self.preprocessing.categorical
         without = [name for name in self.features.categorical if name not in self.features.history]
@@ -209,55 +263,3 @@ class ModelSpec(Part):
                 f"preprocessing.categorical is {encoding!r}, and 'target' takes the earlier outcomes of a level from "
                 f"its history, which {without} lack. Add them to features.history"
             )
-
-
-def load_spec(path: Path) -> ModelSpec:
-    """The specification in one YAML file.
-
-    Raises
-    ------
-    SpecError
-        If the file is not YAML or not a specification; every problem is listed with its key and value.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpecError(f"{path}: cannot be read as YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise SpecError(f"{path}: holds {type(content).__name__}, not a mapping. See docs/how-to/add-a-model.md")
-    try:
-        return ModelSpec.model_validate(content)
-    except ValidationError as error:
-        problems = []
-        for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"])
-            message = problem["msg"].removeprefix("Value error, ")
-            if problem["type"] == "missing":
-                problems.append(f"{key}: is missing. Add it")
-            elif problem["type"] == "extra_forbidden":
-                problems.append(f"{key}: is no key of a specification (value {problem['input']!r}). Remove it")
-            elif key:
-                problems.append(f"{key}: {problem['input']!r}: {message}")
-            else:
-                problems.append(message)
-        raise SpecError(f"{path}: " + "; ".join(problems) + ".") from error
-
-
-def load_specs(folders: Iterable[Path] = ()) -> dict[str, ModelSpec]:
-    """Every specification shipped with the package and in ``folders``, by name, in name order.
-
-    Raises
-    ------
-    SpecError
-        If a file is wrong, a folder is missing, or two files describe the same model.
-    """
-    specs: dict[str, ModelSpec] = {}
-    for folder in (Path(__file__).parent, *folders):
-        if not folder.is_dir():
-            raise SpecError(f"{folder}: is not a folder. Correct ML_PIPELINE_SPECS")
-        for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-            spec = load_spec(path)
-            if spec.name in specs:
-                raise SpecError(f"{path}: name: {spec.name!r} is described by another file too. Rename one of them")
-            specs[spec.name] = spec
-    return dict(sorted(specs.items()))

@@ -18,7 +18,7 @@ _TIME_TERM = re.compile(r"(?P<column>[A-Za-z_][A-Za-z0-9_]*)(?:\s*\+\s*(?P<days>
 class Column(Part):
     """A source column: its type, and when its value is known."""
 
-    type: Literal["text", "category", "number", "time"]
+    type: Literal["text", "category", "number", "boolean", "time"]
     known_at: Literal["created", "label"] = "created"
 
 
@@ -36,6 +36,13 @@ class Source(Part):
     url: str | None = Field(
         None, description="PostgreSQL URL, or env:VARIABLE; the pipeline's own database unless set."
     )
+    # Not part of the question, so of no hash: a version answers the same whoever keeps tenants apart.
+    isolation: Literal["row_level_security", "filter"] = Field(
+        "row_level_security",
+        exclude=True,
+        description="What keeps tenants apart in a source of the pipeline's own database. filter: the pipeline filters "
+        "by the tenant column; nothing else enforces it.",
+    )
     tenant: str = "tenant_id"
     entity: str
     event_time: str
@@ -44,6 +51,12 @@ class Source(Part):
         {}, description="Allowed levels per column; null allows a missing value."
     )
     require: list[str] = Field([], description="Columns that must have a value (for text: be non-blank).")
+
+    def type_of(self, column: str) -> str:
+        """The declared type of a source column; an identifier is a category."""
+        if column == self.event_time:
+            return "time"
+        return self.columns[column].type if column in self.columns else "category"
 
     @field_validator("table")
     @classmethod

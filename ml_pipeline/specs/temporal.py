@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ml_pipeline.features.business import check_country
+from ml_pipeline.specs.names import feature_name
 
 LAGS = (1, 7, 30)
 WINDOWS = (3, 7, 14, 30, 90)
 WEEK_HARMONICS, YEAR_HARMONICS = (1, 2, 3), (1, 2, 3, 4)
 GROWING = ("_known", "_open")
 _PREFIXES = {"history": 0, "calendar": 1}
+CALENDAR, TENANT = "the calendar", "the tenant's history"  # what a column is made of, as a message says it
 
 WITHIN_WEEK = ("calendar_minute_of_day", "calendar_hour_of_week", "calendar_quarter_of_day", "calendar_is_weekend")
 WITHIN_YEAR = (
@@ -155,25 +157,31 @@ class Temporal(BaseModel):
 
     def columns(self, groups: Sequence[str]) -> list[str]:
         """Names of all columns but the products, given the columns of ``features.history``."""
+        return [name for name, _ in self.made(groups)]
+
+    def made(self, groups: Sequence[str]) -> list[tuple[str, str]]:
+        """:meth:`columns`, each with what it is made of."""
         families = (
             (self.calendar, WITHIN_WEEK + WITHIN_YEAR),
             (self.business, BUSINESS),
             (self.cyclical, CYCLE_OF_WEEK + CYCLE_OF_YEAR),
             (self.fourier, FOURIER_OF_WEEK + FOURIER_OF_YEAR),
         )
-        names = [name for on, columns in families if on for name in columns]
-        names += [f"history_{part}" for part in self._parts(EXPANDING_PARTS)]
+        made = [(name, CALENDAR) for on, columns in families if on for name in columns]
+        made += [(f"history_{part}", TENANT) for part in self._parts(EXPANDING_PARTS)]
         for group in groups:
-            names += [f"history_{group}_{part}" for part in self._parts(GROUP_EXPANDING_PARTS)]
-        return names + [transformed(kind, column) for kind, columns in self.transforms.items() for column in columns]
+            made += [(f"history_{group}_{part}", of_group(group)) for part in self._parts(GROUP_EXPANDING_PARTS)]
+        for kind, columns in self.transforms.items():
+            made += [(transformed(kind, column), f"features.temporal.{kind} of {column!r}") for column in columns]
+        return made
 
-    def check(self, numeric: Sequence[str], groups: Sequence[str], made: Sequence[str]) -> None:
-        """Whether transforms and products can be made, and names are not given twice.
+    def check(self, numeric: Sequence[str], made: Sequence[str]) -> None:
+        """Whether transforms and products can be made.
 
         Parameters
         ----------
-        numeric, groups
-            ``features.numeric`` and ``features.history``.
+        numeric
+            ``features.numeric``.
         made
             All numeric columns of the frame.
 
@@ -189,13 +197,10 @@ class Temporal(BaseModel):
                         f"features.temporal.{kind} names {column!r}, which features.numeric does not. Add it there"
                     )
         products = {product(*pair) for pair in self.pairs}
-        for column in numeric:
-            if column in products or column in self.columns(groups):
-                raise ValueError(
-                    f"features.numeric names {column!r}, as features.temporal names one. Rename the column"
-                )
         for column in dict.fromkeys(name for pair in self.pairs for name in pair):
             where = f"features.temporal.interactions or .polynomial names {column!r}"
+            if column in numeric and column not in made:
+                raise ValueError(f"{where}, which is {feature_name(column)!r} in the frame. Write that")
             if column not in made or column in products:
                 raise ValueError(f"{where}, which is no numeric column of the frame that is not a product. Remove it")
             if is_growing(column):
@@ -218,7 +223,12 @@ def transformed(kind: str, column: str) -> str:
     >>> transformed("log1p", "amount"), transformed("rank", "amount")
     ('amount_log1p', 'history_amount_rank')
     """
-    return f"history_{column}_{kind}" if kind in ("rank", "zscore") else f"{column}_{kind}"
+    return f"history_{column}_{kind}" if kind in ("rank", "zscore") else feature_name(f"{column}_{kind}")
+
+
+def of_group(column: str) -> str:
+    """What the history of a column's levels is made of, as a message says it."""
+    return f"features.history of {column!r}"
 
 
 def product(first: str, second: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.display import code, markdown
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.importance import importance
 from ml_pipeline.training.predictors import Constant
@@ -54,7 +55,10 @@ def card(spec: ModelSpec, trained: Trained, rows: pd.DataFrame, origin: Origin, 
         "What it relies on": _importance(trained),
         "Known limits": _limits(spec, trained, origin, tuning),
     }
-    told = [f"# {spec.title}: {origin.tenant}, version {origin.semantic}", summary(spec, trained)]
+    told = [
+        f"# {markdown(spec.title)}: {markdown(origin.tenant)}, version {markdown(origin.semantic)}",
+        summary(spec, trained),
+    ]
     told += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
     return "\n\n".join(told) + "\n"
 
@@ -63,7 +67,7 @@ def summary(spec: ModelSpec, trained: Trained) -> str:
     """The card in a few sentences: the version against its constant, and who answers."""
     metric = spec.headline_metric
     loss, constant = trained.metrics[metric], trained.baseline_metrics[metric]
-    unit = f" {spec.label.unit}" if spec.task == "regression" and spec.label.unit else ""
+    unit = f" {markdown(spec.label.unit)}" if spec.task == "regression" and spec.label.unit else ""
     skill = "" if trained.skill is None else f": skill {trained.skill:.3f}"
     who = f"`{trained.candidate}`"
     if isinstance(trained.model.predictor, Constant):
@@ -77,12 +81,13 @@ def summary(spec: ModelSpec, trained: Trained) -> str:
 
 def _question(spec: ModelSpec) -> str:
     kind = "a number" if spec.task == "regression" else "the probability of 1"
-    unit = f" in {spec.label.unit}" if spec.task == "regression" and spec.label.unit else ""
-    known = ", else ".join(f"`{term}`" for term in spec.label.time)
+    unit = f" in {markdown(spec.label.unit)}" if spec.task == "regression" and spec.label.unit else ""
+    known = ", else ".join(code(term) for term in spec.label.time)
     columns = spec.feature_columns
     return (
-        f"For each `{spec.source.entity}` of `{spec.source.table}`, at its `{spec.source.event_time}`: {kind}{unit}, "
-        f"{', else '.join(f'`{value}`' for value in spec.label.value)}. The outcome is known at {known}. Features: "
+        f"For each {code(spec.source.entity)} of {code(spec.source.table)}, at its {code(spec.source.event_time)}: "
+        f"{kind}{unit}, "
+        f"{', else '.join(map(code, spec.label.value))}. The outcome is known at {known}. Features: "
         f"{len(columns.numeric)} numeric, {len(columns.categorical)} categorical"
         f"{', and text' if columns.text else ''}, each as it was known at that time."
     )
@@ -97,7 +102,7 @@ def _rows(spec: ModelSpec, trained: Trained, rows: pd.DataFrame, origin: Origin)
         ("feature snapshot", f"`{origin.snapshot_hash}`"),
         ("specification", f"`{spec.hash}`"),
         ("made by", f"{origin.action}{f' of version {origin.parent}' if origin.parent is not None else ''}"),
-        ("asked for by", origin.why),
+        ("asked for by", markdown(origin.why)),
         ("data quality", _quality(origin.quality)),
     ]
     return f"{_table(parts)}\n\n{_table([('', ''), *((name, value) for name, value in facts if value)])}"
@@ -115,7 +120,7 @@ def _candidates(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
         name = f"**{record['name']}**" if record["name"] == trained.candidate else record["name"]
         weights = ", ".join(f"{member} {weight:.0%}" for member, weight in record.get("weights", {}).items())
         calibrated = f"; calibration: {record['calibration']}" if "calibration" in record else ""
-        table.append((name, _number(record[metric]), record["error"] or weights + calibrated))
+        table.append((name, _number(record[metric]), markdown(record["error"] or "") or weights + calibrated))
     return f"{_table(table)}\n\n{_choice(spec, trained, origin)}"
 
 
@@ -147,7 +152,7 @@ def _metrics(spec: ModelSpec, trained: Trained) -> str:
     titles = {metric.name: metric.title for metric in spec.business_metrics}
     table = [("metric", "version", "constant")]
     for name, value in trained.metrics.items():
-        title = f"{titles[name]} (`{name}`)" if name in titles else name
+        title = f"{markdown(titles[name])} (`{name}`)" if name in titles else name
         table.append((title, _number(value), _number(trained.baseline_metrics.get(name))))
     times = trained.test_predictions["event_time"]
     return f"Events of {times.min():%Y-%m-%d} to {times.max():%Y-%m-%d}.\n\n{_table(table)}"
@@ -157,7 +162,7 @@ def _slices(trained: Trained) -> str:
     if not trained.slices:
         return ""
     rows = [
-        (level, str(part["count"]), _number(part["mae"]), _number(part["baseline_mae"]))
+        (markdown(level), str(part["count"]), _number(part["mae"]), _number(part["baseline_mae"]))
         for level, part in trained.slices.items()
     ]
     return _table([("level", "rows", "mae", "mae of the constant"), *rows])
@@ -169,7 +174,7 @@ def _interval(spec: ModelSpec, trained: Trained) -> str:
         return ""
     return (
         f"Meant to hold {spec.training.interval:.0%} of outcomes; held {coverage:.1%} on the test part, with a mean "
-        f"width of {_number(trained.metrics['interval_width'])} {spec.label.unit}".rstrip()
+        f"width of {_number(trained.metrics['interval_width'])} {markdown(spec.label.unit)}".rstrip()
         + "."
     )
 
@@ -200,7 +205,7 @@ def _importance(trained: Trained) -> str:
     shares = list(importance(trained.model).items())[:MOST_IMPORTANT]
     if not shares:
         return "Nothing: it gives everybody the same answer."
-    return _table([("feature", "share of the gain"), *((name, f"{share:.1%}") for name, share in shares)])
+    return _table([("feature", "share of the gain"), *((code(name), f"{share:.1%}") for name, share in shares)])
 
 
 def _limits(spec: ModelSpec, trained: Trained, origin: Origin, tuning: str | None) -> str:
@@ -215,7 +220,7 @@ def _limits(spec: ModelSpec, trained: Trained, origin: Origin, tuning: str | Non
     if spec.task == "regression":
         limits.append("the interval holds its coverage while the rows to come are like those of the test part")
     limits.append("shares of the gain are a rank of what it relies on, not a measure of cause")
-    return "\n".join(f"- {limit[:1].upper()}{limit[1:].rstrip('.')}." for limit in limits)
+    return "\n".join(f"- {markdown(limit[:1].upper() + limit[1:].rstrip('.'))}." for limit in limits)
 
 
 def _number(value: float | None) -> str:
@@ -223,6 +228,7 @@ def _number(value: float | None) -> str:
 
 
 def _table(rows: Sequence[Iterable[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * (lines[0].count(" | ") + 1), *lines[1:]])
+    """A Markdown table; the first row is its head. Cells that hold data are Markdown already."""
+    cells = [tuple(row) for row in rows]
+    head, *lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([head, "|" + "---|" * len(cells[0]), *lines])

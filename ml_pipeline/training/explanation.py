@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.features.numbers import IS_MISSING
+from ml_pipeline.specs.names import own_feature
 from ml_pipeline.training.calibration import Calibration
 from ml_pipeline.training.predictors import (
     Constant,
@@ -124,6 +124,7 @@ class _Columns:
 
 
 def _add_members(columns: _Columns, ensemble: Ensemble, frame: pd.DataFrame) -> None:
+    features = {name for preprocessor in ensemble.preprocessors.values() for name in preprocessor.columns.all}
     for preprocessor in ensemble.preprocessors.values():
         for name in preprocessor.columns.all:
             columns.add(name, 0.0)
@@ -133,7 +134,7 @@ def _add_members(columns: _Columns, ensemble: Ensemble, frame: pd.DataFrame) -> 
             explained = _explained(member, ensemble, frame, matrices)
             columns.add(ANCHOR, share * explained.start)
             for name, added in zip(explained.names, explained.added.T, strict=True):
-                columns.add(name.removesuffix(IS_MISSING), share * added)
+                columns.add(own_feature(name, features), share * added)
 
 
 def _shares(ensemble: Ensemble, frame: pd.DataFrame, matrices: Mapping[str, Any]) -> np.ndarray:

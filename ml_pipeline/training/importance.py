@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ml_pipeline.features.numbers import IS_MISSING
+from ml_pipeline.specs.names import own_feature
 from ml_pipeline.training.predictors import Constant, wanted
 from ml_pipeline.training.version import FittedModel
 
@@ -27,7 +27,8 @@ def importance(model: FittedModel) -> dict[str, float]:
     shares: dict[str, float] = {}
     for member, weight in zip(predictor.members, predictor.weights.tolist(), strict=True):
         if member.learner is not None:
-            names = predictor.preprocessors[wanted(member)].features
+            preprocessor = predictor.preprocessors[wanted(member)]
+            names = [own_feature(name, preprocessor.columns.all) for name in preprocessor.features]
             for name, share in _gain_per_feature(names, member.learner.gain()).items():
                 shares[name] = shares.get(name, 0.0) + weight * share
     total = sum(shares.values())
@@ -39,6 +40,6 @@ def _gain_per_feature(names: Sequence[str], gain: np.ndarray) -> dict[str, float
     whole = float(gain.sum())
     shares: dict[str, float] = {}
     for position in np.flatnonzero(gain).tolist():
-        name = names[position].removesuffix(IS_MISSING)
+        name = names[position]
         shares[name] = shares.get(name, 0.0) + float(gain[position]) / whole
     return shares

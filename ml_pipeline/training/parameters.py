@@ -16,6 +16,7 @@ from ml_pipeline.features.preprocessing import TEXT, Preprocessor, fit_preproces
 from ml_pipeline.features.selection import Stability, stability
 from ml_pipeline.features.text import TextMemo
 from ml_pipeline.specs import ModelSpec, choices, with_choices
+from ml_pipeline.specs.names import feature_name
 from ml_pipeline.specs.search import Search
 from ml_pipeline.training.ensembles import fit_member, fit_members, plain_member, typical
 from ml_pipeline.training.learners import Params
@@ -237,7 +238,8 @@ def _extra(spec: ModelSpec) -> dict[str, tuple[Any, ...]]:
 
 def _folds(settings: Search, rows: pd.DataFrame, seed: int) -> list[Fold]:
     try:
-        parts = folds(rows, settings.split, settings.folds, settings.gap_days, settings.group, seed)
+        group = None if settings.group is None else feature_name(settings.group)
+        parts = folds(rows, settings.split, settings.folds, settings.gap_days, group, seed)
     except ValueError as error:
         raise FoldsError(str(error)) from error
     own = own_outcomes(rows)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ml_pipeline.display import printable
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.card import reliability
 from ml_pipeline.training.importance import importance
@@ -86,7 +87,7 @@ class _Panel:
     ) -> None:
         self.figure, self.x, self.y = figure, _widened(x), _widened(y)
         self.left, self.bottom, self.width, self.height = box
-        figure.text(self.left, self.bottom + self.height * 1.04, title, fontsize=9)
+        figure.text(self.left, self.bottom + self.height * 1.04, printable(title), fontsize=9, parse_math=False)
         self.line(self.x[:1] * 2 + self.x[1:], self.y[1:] + self.y[:1] * 2, color=_GREY, linewidth=0.8)
 
     def line(self, x: Any, y: Any, **style: Any) -> None:
@@ -98,7 +99,9 @@ class _Panel:
         self.line(x, y, **{"linestyle": "", "marker": ".", "markersize": 4, "color": _BLUE} | style)
 
     def text(self, x: float, y: float, said: str, **style: Any) -> None:
-        self.figure.text(float(self._across(x)), float(self._up(y)), said, **{"fontsize": 7} | style)
+        self.figure.text(
+            float(self._across(x)), float(self._up(y)), printable(said), **{"fontsize": 7, "parse_math": False} | style
+        )
 
     def scale_y(self, form: str = "g") -> None:
         for tick in _round_numbers(*self.y):

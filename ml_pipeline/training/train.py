@@ -14,6 +14,7 @@ from ml_pipeline.features.selection import Stability
 from ml_pipeline.monitoring.business import business_metrics
 from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.names import feature_name
 from ml_pipeline.training.intervals import conformal_interval, kept_residuals, residuals_of
 from ml_pipeline.training.latency import within_latency
 from ml_pipeline.training.parameters import NO_CONTEXT, SearchReport, TrainingContext, selection_stability, tuned
@@ -257,8 +258,10 @@ def _evaluate(spec: ModelSpec, predictions: pd.DataFrame, column: str) -> dict[s
 
 
 def _slices(spec: ModelSpec, rows: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    column = spec.training.slice_by
-    if spec.task == "binary" or column not in rows:
+    if spec.training.slice_by is None or spec.task == "binary":
+        return {}
+    column = feature_name(spec.training.slice_by)
+    if column not in rows:
         return {}
     levels = rows[column].astype(object).where(rows[column].notna(), "missing").astype(str).to_numpy()
     slices = {}

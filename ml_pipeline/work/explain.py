@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ml_pipeline.lifecycle.policy import PolicyError
 from ml_pipeline.lifecycle.retraining import RetrainingDecision, decide
 from ml_pipeline.resources import tables
 from ml_pipeline.specs import ModelSpec
@@ -34,6 +35,8 @@ class Explanation:
     model: str
     decisions: dict[str, dict[str, Any]]
     now: RetrainingDecision | None
+    undecided: str = ""
+    """Why there is none now, where the policy cannot be read."""
 
 
 def explain(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime, day: dt.date | None = None) -> Explanation:
@@ -55,7 +58,12 @@ def explain(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime, day: d
             row = connection.execute(query).mappings().first()
             if row is not None:
                 found[question] = dict(row)
-    return Explanation(tenant, spec.name, found, None if day else _now(doors, spec, tenant, now))
+    if day is not None:
+        return Explanation(tenant, spec.name, found, None)
+    try:
+        return Explanation(tenant, spec.name, found, _now(doors, spec, tenant, now))
+    except PolicyError as error:
+        return Explanation(tenant, spec.name, found, None, str(error))
 
 
 def _now(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime) -> RetrainingDecision:

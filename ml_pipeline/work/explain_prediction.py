@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ml_pipeline.display import command
 from ml_pipeline.features.point_in_time import build_one
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.explanation import ANCHOR, contributions, in_log_odds, words
@@ -77,9 +78,10 @@ def explain_prediction(
         why = "no version serves"
         if champion is not None:
             why = f"version {champion.number} answers another question: the specification has changed since"
+        train = command("ml-pipeline", "run", "--tenant", tenant, "--model", spec.name)
         raise NothingToExplain(
-            f"tenant {tenant}, model {spec.name}: {why}. Train one with `ml-pipeline run --tenant {tenant} --model "
-            f"{spec.name}`; `ml-pipeline explain` says why none serves"
+            f"tenant {tenant}, model {spec.name}: {why}. Train one with `{train}`; `ml-pipeline explain` says why none "
+            "serves"
         )
     row = build_one(spec, doors.warehouse.read_source(spec, tenant), entity, now)
     model, _ = load_version(doors, spec, champion)

@@ -110,7 +110,7 @@ def import_feedback(
     for chunk in read_chunks(path, COLUMNS):
         raw = pd.DataFrame([record.values for record in chunk.records], columns=chunk.names)
         problems = Problems(raw.index)
-        typed = type_columns(raw, COLUMNS, zone, problems).reindex(columns=list(FEEDBACK_COLUMNS))
+        typed = type_columns(raw, COLUMNS, zone, problems, now).reindex(columns=list(FEEDBACK_COLUMNS))
         value = pd.to_numeric(typed["value"], errors="coerce")
         problems.add(typed["value"].notna() & value.isna(), "value is not a number", typed["value"])
         given = _typed(typed.assign(value=value, verdict=typed["verdict"].str.casefold()))

@@ -14,7 +14,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from ml_pipeline.features.feedback import VERDICT, own_outcomes, with_feedback
-from ml_pipeline.features.point_in_time import build
+from ml_pipeline.features.point_in_time import build, repeated_rows
 from ml_pipeline.features.quality import assess
 from ml_pipeline.features.quality_gates import failed_gates
 from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision, judge
@@ -118,6 +118,7 @@ class _TenantModel:
     def features(self) -> dict[str, Any]:
         """Source rows to a frozen feature snapshot with a quality report."""
         rows, frame, moment = self._current
+        repeated = repeated_rows(self.spec, rows, moment)
         quality = assess(self.spec, rows, frame, moment)
         kept = self._taught(frame, moment)
         digest, url = self.doors.snapshots.write(self.tenant, self.spec.name, kept)
@@ -147,6 +148,7 @@ class _TenantModel:
             "rows": len(frame),
             "matured": matured,
             "open": int((frame["state"] == "open").sum()),
+            "rows left out, repeating an entity": repeated or None,
             "labels from feedback": int(kept[VERDICT].notna().sum()) if VERDICT in kept else None,
             "quality": round(quality.score, 1),
             "weakest measure": f"{worst.name} ({worst.score:.0f} of 100). {worst.recommendation or ''}".strip(),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 import sqlalchemy as sa
 
+from ml_pipeline.display import command
 from ml_pipeline.lifecycle.promotion import Decision
 from ml_pipeline.lifecycle.rollback import Pairs, paired, watch
 from ml_pipeline.resources import tables
@@ -188,8 +189,8 @@ def _record(doors: Doors, watched: Watched, decision: Decision, automatic: bool,
         done = (
             f"version {watched.replaced} is to serve again"
             if automatic
-            else "automatic rollback is off. To return to the version before: ml-pipeline rollback "
-            f"--tenant {watched.tenant} --model {watched.model}"
+            else "automatic rollback is off. To return to the version before: "
+            + command("ml-pipeline", "rollback", "--tenant", watched.tenant, "--model", watched.model)
         )
         raise_alert(
             connection,
@@ -241,8 +242,10 @@ def _stop_a_circle(doors: Doors, watched: Watched, now: dt.datetime) -> None:
             kind="retraining_switched_off",
             level="CRITICAL",
             message=f"{count} versions were rolled back within {ROLLBACK_DAYS} days, so automatic retraining is off "
-            f"for this model. Look at its data, then: ml-pipeline set auto_retrain on --tenant {watched.tenant} "
-            f"--model {watched.model}",
+            "for this model. Look at its data, then: "
+            + command(
+                *("ml-pipeline", "set", "auto_retrain", "on", "--tenant", watched.tenant, "--model", watched.model)
+            ),
             as_of=now,
             detail={"rollbacks": count},
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -126,3 +127,25 @@ def test_a_row_with_any_named_column_missing_has_no_value(text, rows):
     python = [eval(text, {"a": a, "b": b}) if a is not None and b is not None else math.nan for a, b in rows]
     assert found.isna().tolist() == [math.isnan(expected) for expected in python]
     assert found.dropna().tolist() == [float(expected) for expected in python if not math.isnan(expected)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a / b > 2", "not a / b > 2", "a / b > 2 or a > 1", "min(a / b, 3)", "a / b in [1, 2]", "a / b == 1 and a > 9"],
+)
+def test_what_a_division_by_zero_leaves_unknown_is_never_false(text):
+    found = Expression(text).evaluate(FRAME)
+    assert found.isna().tolist() == [False, True, False]
+
+
+def test_texts_are_compared_where_some_are_missing():
+    frame = pd.DataFrame({"kind": pd.Series(["b", None, "a"], dtype=object)})
+    np.testing.assert_array_equal(Expression("kind > 'a'").evaluate(frame), [1.0, np.nan, 0.0])
+    np.testing.assert_array_equal(Expression("not kind in ['a', 'c']").evaluate(frame), [1.0, np.nan, 0.0])
+
+
+def test_true_and_false_are_values_and_no_columns():
+    frame = pd.DataFrame({"paid": [1.0, 0.0, None]})
+    expression = Expression("paid == false")
+    assert expression.names == ("paid",)
+    np.testing.assert_array_equal(expression.evaluate(frame), [0.0, 1.0, np.nan])

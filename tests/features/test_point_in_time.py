@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ml_pipeline.features.point_in_time import FeatureError, build, build_one
+from ml_pipeline.features.point_in_time import FeatureError, build, build_one, repeated_rows
 
 AS_OF = datetime(2024, 6, 1, tzinfo=UTC)
 ORIGIN = pd.Timestamp("2024-01-01", tz="UTC")
@@ -282,3 +282,18 @@ def test_the_order_of_the_rows_does_not_matter(story_points, issues, drawn, seed
     shuffled = rows.sample(frac=1, random_state=seed)
     expected = build(story_points, rows, AS_OF)
     pd.testing.assert_frame_equal(build(story_points, shuffled, AS_OF), expected, check_exact=True)
+
+
+def test_rows_that_repeat_an_entity_are_counted(story_points, issues):
+    rows = issues(*({"created_at": f"2024-01-{day:02d}"} for day in range(1, 31)))
+    rows.loc[3:5, "issue_key"] = "A-1"
+    assert len(build(story_points, rows, AS_OF)) == 27
+    assert repeated_rows(story_points, rows, AS_OF) == 3
+    assert repeated_rows(story_points, rows, datetime(2024, 1, 5, 12, tzinfo=UTC)) == 2
+
+
+def test_a_column_in_which_most_rows_repeat_a_value_is_no_entity(story_points, issues):
+    rows = issues(*({"created_at": f"2024-01-{day:02d}"} for day in range(1, 31)))
+    rows["issue_key"] = [f"A-{number % 10}" for number in range(30)]
+    with pytest.raises(FeatureError, match=r"20 of 30 rows of source.issues repeat .*'issue_key', .* Name the"):
+        repeated_rows(story_points, rows, AS_OF)

@@ -307,3 +307,58 @@ def test_a_bar_above_ninety_has_a_recommendation_too(spec, clean):
     report, measures = measured(strict, clean.assign(author=clean["author"].where(clean.index % 4 > 0, None)))
     assert 90 < measures["missing"].score < 99 and report.score > 90
     assert "author" in failed_gates(strict.gate, report.to_dict())[0].recommendation
+
+
+def as_files(rows: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
+    return rows.assign(changed_files=values)
+
+
+def label_of(spec, rows: pd.DataFrame) -> np.ndarray:
+    return build(spec, rows, AS_OF).set_index("entity_id").loc[rows["pull_request"], "label"].to_numpy(copy=True)
+
+
+def test_a_feature_that_is_the_label_under_another_name_is_found_and_refused_with_its_name(spec, clean):
+    label = label_of(spec, clean)
+    report, _ = measured(spec, as_files(clean, label))
+    assert report.label_copies == {"changed_files": 1.0}
+    failed = failed_gates(Gate(), json.loads(json.dumps(report.to_dict())))
+    assert failed[0].name == "label_copies"
+    assert "'changed_files' equals the label in 100.0% of the rows. Remove it from features" in failed[0].sentence()
+
+
+def test_a_category_that_is_the_label_is_found_too(spec, clean):
+    label = label_of(spec, clean)
+    for words in (("True", "False"), ("1", "0")):
+        rows = clean.assign(team=pd.Series(np.where(label == 1, *words), dtype=object))
+        assert measured(spec, rows)[0].label_copies == {"team": 1.0}
+
+
+def test_a_copy_in_the_unit_of_the_source_is_found(lead_time, issues):
+    created = pd.date_range("2024-01-01", periods=60, freq="D", tz="UTC")
+    days = np.arange(60) % 7 + 1.5
+    content = lead_time.model_dump(mode="json")
+    content["source"]["columns"]["copy"] = {"type": "number"}
+    content["features"]["numeric"] = ["copy"]
+    spec = type(lead_time).model_validate(content)
+    rows = issues(
+        *(
+            {"created_at": time, "resolved_at": time + pd.Timedelta(days=day)}
+            for time, day in zip(created, days, strict=True)
+        )
+    )
+    for copy in (days, days * 86_400):
+        with_copy = rows.assign(copy=copy)
+        assert assess(spec, with_copy, build(spec, with_copy, AS_OF), AS_OF).label_copies == {"copy": 1.0}
+
+
+def test_a_feature_that_differs_in_one_row_of_a_hundred_is_no_copy(spec, clean):
+    label = label_of(spec, clean)
+    label[::100] = 1 - label[::100]
+    assert measured(spec, as_files(clean, label))[0].label_copies == {}
+
+
+def test_few_rows_and_a_label_that_hardly_varies_are_not_judged(spec, clean):
+    label = label_of(spec, clean)
+    assert measured(spec, as_files(clean, label).iloc[:40])[0].label_copies == {}
+    same = clean.assign(review_cycles=0.0, changed_files=0.0)
+    assert measured(spec, same)[0].label_copies == {}

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_pipeline.importers import ImportFailed
+from ml_pipeline.importers.lines import FREE_TO_REREAD, REREAD_FACTOR, Lines
 from ml_pipeline.importers.mapping import Column
 from ml_pipeline.importers.reading import CHUNK_ROWS, MAX_CONTENT, Chunk, read_chunks
 
@@ -106,6 +107,110 @@ def test_whatever_stands_in_a_file_reading_ends_and_lines_never_go_back(tmp_path
     assert not set(good) & set(bad)
 
 
+def hostile(size: int) -> str:
+    line = 'x","z\n'
+    return "key,text\n" + line * (size // len(line))
+
+
+def lines_given(path: Path, monkeypatch) -> tuple[int, int]:
+    """Lines that the file has, and how many the CSV reader was given."""
+    given = 0
+    take = Lines.take
+
+    def counted(lines: Lines) -> str:
+        nonlocal given
+        given += 1
+        return take(lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lines, "take", counted)
+        rows = sum(map(len, read_chunks(path, COLUMNS)))
+    return rows, given
+
+
+def test_the_work_over_records_that_never_end_grows_with_the_file_and_not_with_its_square(file, monkeypatch):
+    work = {}
+    for kilobytes in (12, 24, 48, 96, 290):
+        file.write_text(hostile(kilobytes * 1_000))
+        rows, given = lines_given(file, monkeypatch)
+        assert rows == kilobytes * 1_000 // 6
+        work[kilobytes] = given - (FREE_TO_REREAD + 10_000) // 6
+    assert all(given < (REREAD_FACTOR + 2) * kilobytes * 1_000 / 6 for kilobytes, given in work.items())
+
+
+def test_a_record_ends_where_it_has_too_many_lines_and_the_good_ones_it_swallowed_are_read(file, monkeypatch):
+    monkeypatch.setattr("ml_pipeline.importers.lines.MAX_RECORD_LINES", 5)
+    rest = [f'K{number},"x"' for number in range(20)]
+    chunk = read(file, "\n".join(["key,text", 'A,"open', *rest]) + "\n")
+    assert [record.values for record in chunk.records] == [(f"K{number}", "x") for number in range(20)]
+    (rejected,) = chunk.rejected
+    assert rejected.line == 2
+
+
+@pytest.mark.parametrize("free", [0, 10_000])
+def test_lines_that_are_not_read_again_are_read_each_by_itself(file, monkeypatch, free):
+    monkeypatch.setattr("ml_pipeline.importers.lines.FREE_TO_REREAD", free)
+    monkeypatch.setattr("ml_pipeline.importers.lines.REREAD_FACTOR", 0)
+    chunk = read(file, 'key,text\nA,"open\nB,x\nC\nD,"y"\n\nE,"open\nF,"z"\n')
+    assert [(record.line, record.values) for record in chunk.records] == [
+        *((3, ("B", "x")), (5, ("D", "y")), (8, ("F", "z"))),
+    ]
+    assert sorted(record.line for record in chunk.rejected) == [2, 4, 7]
+
+
+@pytest.mark.parametrize("start", ["A,", '{"key": "A", "text": "'])
+def test_a_line_that_is_too_long_is_set_aside_with_its_beginning_and_its_neighbours_are_read(file, monkeypatch, start):
+    monkeypatch.setattr("ml_pipeline.importers.lines.MAX_LINE", 5_000)
+    first = "key,text\nB,x\n" if start == "A," else '{"key": "B"}\n'
+    last = "C,z\n" if start == "A," else '{"key": "C"}\n'
+    chunk = read(file, first + start + "\u00e9" * 3_000_000 + "\n" + last, enrich=None if start == "A," else dict)
+    assert len(chunk.records) == 2
+    (rejected,) = chunk.rejected
+    assert rejected.problem.startswith("a line of more than ")
+    assert rejected.content == (start + "\u00e9" * MAX_CONTENT)[:MAX_CONTENT]
+
+
+def test_a_header_with_more_columns_than_an_export_has_is_refused(file):
+    for columns in (10_001, 101):
+        with pytest.raises(ImportFailed, match=r"the header has .* columns"):
+            read(file, "key" + ",text" * columns + "\n")
+
+
+@pytest.mark.parametrize("good", [0, 5])
+def test_a_file_that_is_hardly_one_is_given_up_after_its_good_rows(file, monkeypatch, good):
+    monkeypatch.setattr("ml_pipeline.importers.reading.GIVE_UP_AFTER", 50)
+    file.write_text("key,text\n" + "K,x\n" * good + "B\n" * 1_000)
+    chunks = []
+    with pytest.raises(ImportFailed, match=r"line \d+: 50 records before it cannot be read, and .* can.*wrong number"):
+        for chunk in read_chunks(file, COLUMNS):
+            chunks.append(chunk)
+    assert sum(len(chunk.records) for chunk in chunks) == good
+    file.write_text("key,text\n" + "K,x\n" * 6 + "B\n" * 59)
+    assert sum(map(len, read_chunks(file, COLUMNS))) == 65
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b"\0" * 70_000_000, 1), "unpacks to more than 64,000,000 bytes, over 200 times its size"),
+        (gzip.compress(gzip.compress(b"key,text\nA,x\n")), "is compressed twice"),
+        (gzip.compress(b"key,text\nA,x\n") + b"garbage", "line 3: cannot be read: Not a gzipped file"),
+        (gzip.compress(b"key,text\nA,x\n")[:-6], "line 3: the compressed file ends too early"),
+        (b"\x1f\x8b\x08\x08" + b"x" * 50_000, "the compressed file ends too early"),
+        (b"\x1f\x8b\x07" + bytes(20), "cannot be read: Unknown compression method"),
+    ],
+)
+def test_a_gzip_file_that_is_broken_or_a_bomb_is_refused_with_the_reason(file, content, said):
+    file.write_bytes(content)
+    with pytest.raises(ImportFailed, match=said):
+        list(read_chunks(file, COLUMNS))
+
+
+def test_a_gzip_file_of_several_members_is_one_file(file):
+    chunk = read(file, gzip.compress(b"key,text\nA,") + gzip.compress(b"") * 50 + gzip.compress(b"x\n"))
+    assert [record.values for record in chunk.records] == [("A", "x")]
+
+
 def test_gzip_is_known_by_its_bytes_not_by_its_name(file):
     chunk = read(file, gzip.compress(b"key,text\nA,x\n"))
     assert chunk.records[0].values == ("A", "x")
@@ -151,6 +256,10 @@ def json_lines(*objects: object) -> str:
     [
         ("{", "not a JSON object"),
         ("7", "not a JSON object"),
+        ({"key": "B", "other": [[]] * 200_000}, "a JSON object of more than 200,000 values"),
+        ({"key": "B"} | {f"k{number}": 0 for number in range(200_000)}, "a JSON object of more than 200,000 values"),
+        ('{"key":' * 5_000 + "1" + "}" * 5_000, "a JSON object that is nested too deeply"),
+        ({"key": "B", "text": "x" * 1_000_001}, "a field is longer than 1,000,000 characters"),
         ({"key": "B\x00"}, "NUL byte"),
         ({"key": "B\ud83d"}, "half of a surrogate pair, which is no character"),
     ],

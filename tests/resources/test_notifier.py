@@ -58,10 +58,10 @@ def test_a_webhook_gets_the_alert_with_its_id_and_how_to_acknowledge_it(receiver
     [(headers, body)] = receiver.requests
     assert headers["Content-Type"] == "application/json"
     assert body["text"] == "HIGH: acme, story_points: concept drift. The error rose by 14 %."
-    _, sentence, facts = body["blocks"]
-    assert sentence["text"]["text"] == "*HIGH: concept drift*\nThe error rose by 14 %."
+    _, head, sentence, facts = body["blocks"]
+    assert (head["text"]["text"], sentence["text"]["text"]) == ("HIGH: concept drift", "The error rose by 14 %.")
     assert facts["elements"][0]["text"] == (
-        "as of 31 Jan 2026 00:00 UTC, seen 3 times · alert `7f3e` · `ml-pipeline acknowledge --tenant acme 7f3e`"
+        "as of 31 Jan 2026 00:00 UTC, seen 3 times · alert 7f3e · ml-pipeline acknowledge --tenant acme 7f3e"
     )
 
 
@@ -77,7 +77,8 @@ def test_a_message_that_comes_twice_can_be_seen_to_be_the_same(receiver):
 def test_text_from_a_tenants_data_can_not_call_everybody_or_pose_as_a_link():
     message = slack_message(notice(alert(message="<!channel> see <https://x|here> & now")))
     assert "&lt;!channel&gt; see &lt;https://x|here&gt; &amp; now" in message["text"]
-    assert "<" not in message["blocks"][1]["text"]["text"]
+    parts = [part.get("text") or part["elements"][0] for part in message["blocks"]]
+    assert {(part["type"], part["emoji"]) for part in parts} == {("plain_text", False)}
 
 
 def test_a_message_stays_within_what_slack_takes():
@@ -146,7 +147,7 @@ def test_a_mail_carries_the_sentence_the_report_and_how_to_acknowledge(mail_serv
 
 def test_a_subject_is_one_line_whatever_the_alert_says():
     mail = mail_message(notice(alert(kind="a\r\nBcc: eve@example.org")), "a@example.org", ("b@example.org",))
-    assert mail["Subject"] == "[ml-pipeline] HIGH: acme, story_points: a Bcc: eve@example.org"
+    assert mail["Subject"] == r"[ml-pipeline] HIGH: acme, story_points: a\r\nBcc: eve@example.org"
     assert mail["Bcc"] is None
 
 

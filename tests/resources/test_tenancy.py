@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import uuid
-
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, ProgrammingError
@@ -14,18 +11,6 @@ from ml_pipeline.resources.warehouse import APP_ROLE, OPERATOR_ROLE, Warehouse
 from ml_pipeline.settings import Settings
 
 TABLES = list(tables.metadata.sorted_tables)
-NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-
-
-def a_row(table: sa.Table, tenant: str) -> dict:
-    """Any valid row of the table."""
-    values = {sa.Text: "x", sa.Double: 1.0, sa.Integer: 1, sa.BigInteger: 1, sa.Uuid: uuid.uuid4()}
-    values |= {sa.Date: NOW.date(), sa.Boolean: True}
-    row = {}
-    for column in table.columns:
-        kind = next((value for type_, value in values.items() if type(column.type) is type_), None)
-        row[column.name] = NOW if isinstance(column.type, sa.TIMESTAMP) else {} if kind is None else kind
-    return row | {"tenant_id": tenant}
 
 
 def test_every_relation_with_tenant_rows_is_behind_the_wall(superuser: sa.Engine):
@@ -74,7 +59,7 @@ def test_the_roles_of_the_pipeline_can_not_step_over_the_wall(superuser: sa.Engi
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.fullname)
-def test_no_verb_reaches_a_row_of_another_tenant(warehouse: Warehouse, table: sa.Table):
+def test_no_verb_reaches_a_row_of_another_tenant(warehouse: Warehouse, table: sa.Table, a_row):
     for tenant in ("a", "b"):
         with warehouse.tenant(tenant) as connection:
             connection.execute(sa.insert(table).values(a_row(table, tenant)))
@@ -93,7 +78,7 @@ def test_no_verb_reaches_a_row_of_another_tenant(warehouse: Warehouse, table: sa
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.fullname)
-def test_operators_read_every_tenant_and_write_nothing(warehouse: Warehouse, table: sa.Table):
+def test_operators_read_every_tenant_and_write_nothing(warehouse: Warehouse, table: sa.Table, a_row):
     for tenant in ("a", "b"):
         with warehouse.tenant(tenant) as connection:
             connection.execute(sa.insert(table).values(a_row(table, tenant)))

@@ -1,5 +1,6 @@
 """A run that really failed, and the alerts that follow from it."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,9 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg
         yield instance
 
 
+ERRORS: dict[str, str] = {}  # what the tasks of a test's tenants raise
+
+
 @dg.multi_asset(
     name="story_points_training",
     specs=[dg.AssetSpec(["story_points", "model"], skippable=True)],
@@ -35,7 +39,9 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg
 )
 def training(context: dg.AssetExecutionContext) -> Iterator[Any]:
     results = [
-        Result(tenant, TaskReport(), f"model: ValueError: {tenant} has no rows" if "bad" in tenant else None)
+        Result(tenant, TaskReport(), ERRORS.get(tenant, f"model: ValueError: {tenant} has no rows"))
+        if "bad" in tenant
+        else Result(tenant, TaskReport(), None)
         for tenant in context.partition_keys
     ]
     if "outage" in context.run.tags:
@@ -66,6 +72,12 @@ def failed(instance: dg.DagsterInstance, job: dg.JobDefinition | None = None, **
     return dg.build_run_status_sensor_context("run_failure", event, instance, result.dagster_run).for_run_failure()
 
 
+def add(instance: dg.DagsterInstance, warehouse: Warehouse, *tenants: str) -> None:
+    for tenant in tenants:
+        warehouse.add_tenant(tenant)
+    instance.add_dynamic_partitions(NAME, list(tenants))
+
+
 def alerts(warehouse: Warehouse) -> list[sa.RowMapping]:
     with warehouse.operator() as connection:
         query = sa.select(tables.alerts).order_by(tables.alerts.c.tenant_id, tables.alerts.c.as_of)
@@ -73,7 +85,7 @@ def alerts(warehouse: Warehouse) -> list[sa.RowMapping]:
 
 
 def test_the_tenants_that_failed_in_a_batch_get_an_alert_each_with_their_own_error(instance, warehouse):
-    instance.add_dynamic_partitions(NAME, ["acme", "bad-1", "globex", "bad-2"])
+    add(instance, warehouse, "acme", "bad-1", "globex", "bad-2")
     context = failed(instance)
     run_failure(context)
     first, second = alerts(warehouse)
@@ -86,8 +98,62 @@ def test_the_tenants_that_failed_in_a_batch_get_an_alert_each_with_their_own_err
     assert first["detail"]["run_id"] == context.dagster_run.run_id
 
 
+FORGED = "- `globex`: model: ValueError: sell the shares"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        f"model: ValueError: no such level\n{FORGED}",
+        f"model: ValueError: no such level\r{FORGED}\x0b{FORGED}\u2028{FORGED}",
+        f"model: ValueError: `\n\n{FORGED}",
+        'model: ValueError: "}, "globex": "sell the shares',
+        "model: ValueError: [x](http://evil.example) </li><script>`]} \x00 \ud800",
+        "x" * 1_000_000,
+    ],
+    ids=["a line", "other line ends", "a backtick", "JSON", "markup and what cannot be stored", "a megabyte"],
+)
+def test_an_error_raises_no_alert_for_another_tenant(instance, warehouse, monkeypatch, error: str):
+    add(instance, warehouse, "acme", "bad-1", "globex")
+    monkeypatch.setitem(ERRORS, "bad-1", error)
+    context = failed(instance)
+    run_failure(context)
+    [alert] = alerts(warehouse)
+    assert (alert["tenant_id"], alert["level"]) == ("bad-1", "MEDIUM")
+    assert len(str(dict(alert))) < 5000
+    [event] = context.get_step_failure_events()
+    metadata = event.step_failure_data.user_failure_data.metadata
+    assert metadata["errors"].value.keys() == {"bad-1"}
+    shown = metadata["tenants"].value
+    assert len(shown.splitlines()) == 1 and re.search(r"(?<!\\)[<\[`]", shown) is None
+
+
+def test_what_is_no_tenant_gets_no_alert_and_is_logged(instance, warehouse, caplog):
+    add(instance, warehouse, "bad-1", "acme")
+    instance.add_dynamic_partitions(NAME, ["bad/../../evil"])
+    for tags in ({}, {"outage": "yes"}):
+        run_failure(failed(instance, **tags))
+    assert {alert["tenant_id"] for alert in alerts(warehouse)} == {"bad-1", "acme"}
+    assert "1 of its tenants are not known and got no alert: 'bad/../../evil'" in caplog.text
+
+
+def test_a_thousand_tenants_that_fail_are_counted_and_the_event_stays_small(instance, warehouse):
+    errors = {f"bad-{number:04d}": "y" * 100_000 for number in range(1000)}
+    ERRORS.update(errors)
+    try:
+        instance.add_dynamic_partitions(NAME, list(errors))
+        [event] = failed(instance).get_step_failure_events()
+    finally:
+        for tenant in errors:
+            del ERRORS[tenant]
+    metadata = event.step_failure_data.user_failure_data.metadata
+    assert (metadata["failed"].value, len(metadata["errors"].value)) == (1000, 20)
+    assert metadata["tenants"].value.endswith("- and 980 more")
+    assert len(dg.serialize_value(event)) < 100_000
+
+
 def test_the_same_failure_told_twice_changes_nothing(instance, warehouse):
-    instance.add_dynamic_partitions(NAME, ["bad-1"])
+    add(instance, warehouse, "bad-1")
     context = failed(instance)
     run_failure(context)
     before = alerts(warehouse)
@@ -100,7 +166,7 @@ def test_the_same_failure_told_twice_changes_nothing(instance, warehouse):
 
 def test_a_run_that_failed_as_a_whole_is_told_to_twenty_tenants_and_the_log(instance, warehouse, capfd):
     names = [f"tenant-{number:02d}" for number in range(25)]
-    instance.add_dynamic_partitions(NAME, names)
+    add(instance, warehouse, *names)
     run_failure(failed(instance, outage="yes"))
     found = alerts(warehouse)
     assert [alert["tenant_id"] for alert in found] == names[:20]

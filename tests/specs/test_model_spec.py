@@ -21,6 +21,7 @@ MINIMAL = {
         "event_time": "created_at",
         "columns": {
             "team": {"type": "category"},
+            "kind": {"type": "category", "known_at": "label"},
             "size": {"type": "number"},
             "title": {"type": "text"},
             "done_at": {"type": "time", "known_at": "label"},
@@ -84,11 +85,56 @@ def test_temporal_columns_follow_those_that_were_there_and_products_come_last():
     assert {"calendar_is_weekend", "history_team_in_progress_30d"} <= set(numeric)
 
 
-def test_a_source_column_named_as_a_temporal_one_is_refused():
-    chosen = changed("features", {"numeric": ["calendar_half"], "temporal": {"calendar": True}})
-    chosen["source"]["columns"]["calendar_half"] = {"type": "number"}
-    with pytest.raises(ValueError, match=r"'calendar_half', as features\.temporal names one"):
-        ModelSpec.model_validate(chosen)
+def with_columns(features: dict, **columns: str) -> dict:
+    """The minimal specification with these features, and further source columns of these types."""
+    content = changed("features", features)
+    content["source"]["columns"] |= {name: {"type": kind} for name, kind in columns.items()}
+    return content
+
+
+def test_a_source_column_named_as_a_column_of_the_frame_is_a_feature_beside_it():
+    chosen = {"numeric": ["calendar_half", "weight"], "categorical": ["state"], "temporal": {"calendar": True}}
+    columns = ModelSpec.model_validate(
+        with_columns(chosen, calendar_half="number", weight="number", state="category")
+    ).feature_columns
+    assert columns.numeric[:2] == ("column.calendar_half", "column.weight")
+    assert "calendar_half" in columns.numeric
+    assert columns.categorical == ("column.state",)
+
+
+@pytest.mark.parametrize(
+    ("features", "columns", "owners"),
+    [
+        (
+            {"text": ["note"], "numeric": ["note_chars"]},
+            {"note": "text", "note_chars": "number"},
+            "features.numeric 'note_chars' and the lengths of features.text 'note' both make the feature 'note_chars'",
+        ),
+        (
+            {"numeric": ["age", "age_is_missing"]},
+            {"age": "number", "age_is_missing": "number"},
+            "features.numeric 'age_is_missing' and the flag of missing values of 'age' both make",
+        ),
+        (
+            {"numeric": ["size", "size_log1p"], "temporal": {"log1p": ["size"]}},
+            {"size_log1p": "number"},
+            "features.numeric 'size_log1p' and features.temporal.log1p of 'size' both make",
+        ),
+        (
+            {"numeric": ["size", "size_x_size"], "temporal": {"polynomial": ["size"]}},
+            {"size_x_size": "number"},
+            "features.numeric 'size_x_size' and features.temporal's product of 'size' and 'size' both make",
+        ),
+        (
+            {"history": ["rolling_3d"], "temporal": {"rolling": True}},
+            {"rolling_3d": "category"},
+            "features.history of 'rolling_3d' and the tenant's history both make the feature 'history_rolling_3d_mean'",
+        ),
+    ],
+)
+def test_two_things_that_make_one_feature_are_refused_with_both_names(features, columns, owners):
+    with pytest.raises(ValueError, match=owners):
+        ModelSpec.model_validate(with_columns(features, **columns))
 
 
 def test_the_hash_does_not_change_with_temporal_features_that_are_all_off():
@@ -116,7 +162,7 @@ def test_label_times_have_a_column_and_a_delay():
 
 def test_source_columns_begin_with_entity_and_event_time():
     spec = ModelSpec.model_validate(MINIMAL)
-    assert spec.source_columns == ("key", "created_at", "team", "size", "title", "done_at", "points")
+    assert spec.source_columns == ("key", "created_at", "team", "kind", "size", "title", "done_at", "points")
 
 
 def test_the_hash_changes_with_what_the_specification_says():
@@ -147,7 +193,17 @@ def test_the_headline_metric_follows_from_the_task(task, loss, metric):
             ["weight"],
             "'weight', which source.columns does not declare. Declare it there or remove it",
         ),
-        ("features.numeric", ["team"], "'team', a column of type category; this list takes number"),
+        ("features.numeric", ["team"], "'team', a column of type category; this list takes number or boolean"),
+        ("features.categorical", ["team", "team"], "features.categorical names 'team' more than once"),
+        ("features.numeric", ["size", "size"], "features.numeric names 'size' more than once"),
+        ("label.value", "kind == 1", "compares a text with a number, .* If 'kind' holds true and false, declare it"),
+        ("label.value", "not kind", "takes 'kind' as a number or a condition; it is a text"),
+        ("label.value", "done_at", "'done_at' is a time, not a number or a condition"),
+        ("label.value", "done_at + created_at", "computes with a time and a time; numbers are computed with"),
+        ("label.value", "kind in ['a', 2]", "compares a text with a number"),
+        ("label.value", "max(points, done_at)", "compares a number with a time"),
+        ("source.entity", "size", "source.entity names 'size', which source.columns declares number"),
+        ("source.columns.open", {"type": "bool"}, "source.columns.open.type: 'bool'"),
         ("source.include", {"points": ["1"]}, "source.include filters by 'points', which is known only at label time"),
         ("source.require", ["weight"], "source.require names 'weight', which source.columns does not declare"),
         ("label.value", "points +", "'points .' is not an expression"),
@@ -209,15 +265,89 @@ def test_a_folder_of_further_models_is_read_beside_the_shipped_ones(tmp_path):
     assert "points" in load_specs([tmp_path])
 
 
-def test_two_files_that_describe_one_model_are_refused(tmp_path):
+def test_the_second_file_for_a_model_is_left_out_and_the_first_one_stays(tmp_path):
     written(tmp_path, MINIMAL | {"name": "story_points"})
-    with pytest.raises(SpecError, match=r"'story_points' is described by another file too\. Rename one"):
-        load_specs([tmp_path])
+    specs = load_specs([tmp_path])
+    assert specs["story_points"].title != "Points"
+    [(model, error)] = specs.broken
+    assert model == "story_points"
+    assert error.endswith("'story_points' is described by another file too. Rename one of them")
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(SpecError, match=r"is not a folder\. Correct ML_PIPELINE_SPECS"):
-        load_specs([tmp_path / "absent"])
+def test_a_folder_that_is_not_there_stops_no_model(tmp_path):
+    specs = load_specs([tmp_path / "absent"])
+    assert list(specs) == ["lead_time", "rework_risk", "story_points"]
+    assert specs.broken[0].error == f"{tmp_path / 'absent'}: is not a folder. Correct ML_PIPELINE_SPECS"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"name: [unclosed",
+        b"name: broken\ntitle: \xff\xfe",
+        b"name: broken\nwhen: 2026-13-45",
+        b"",
+        b"- a list",
+        b"name: broken",
+        b"name: broken\nname: broken",
+        b"name: 7\n",
+        b"a: &a [*a]",
+        b"{" * 3000,
+    ],
+    ids=[
+        "no YAML",
+        "no UTF-8",
+        "no date",
+        "empty",
+        "a list",
+        "incomplete",
+        "a key twice",
+        "a number",
+        "a circle",
+        "deep",
+    ],
+)
+def test_a_file_that_can_not_be_used_stops_no_other_model(tmp_path, text):
+    (tmp_path / "broken.yaml").write_bytes(text)
+    written(tmp_path, MINIMAL)
+    specs = load_specs([tmp_path])
+    assert list(specs) == ["lead_time", "points", "rework_risk", "story_points"]
+    assert [model for model, _ in specs.broken] == ["broken"]
+    with pytest.raises(SpecError, match=rf"^{tmp_path}/broken\.yaml: "):
+        specs["broken"]
+
+
+def test_a_file_that_may_not_be_read_stops_no_other_model(tmp_path):
+    (tmp_path / "broken.yaml").mkdir()  # also for a user who may read everything
+    assert "cannot be read as YAML" in load_specs([tmp_path]).broken[0].error
+
+
+def test_an_expression_that_is_too_deep_is_refused(tmp_path):
+    written(tmp_path, changed("label.value", "(" * 400 + "points" + ")" * 400))
+    assert "is not an expression" in load_specs([tmp_path]).broken[0].error
+
+
+def test_a_key_that_is_given_twice_is_refused_where_the_last_would_have_won(tmp_path):
+    text = yaml.safe_dump(MINIMAL).replace("    points:\n", "    points:\n      type: number\n    points:\n", 1)
+    (tmp_path / "model.yaml").write_text(text)
+    with pytest.raises(SpecError, match=r"'points' is given twice. Remove one of them"):
+        load_spec(tmp_path / "model.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("features", {"numeric": ["size"]}, "features.numeric names 'size', from which label.value is computed"),
+        ("features", {"categorical": ["team"], "history": ["team"]}, "'team', from which label.value is computed"),
+        ("features", {"history": ["team"]}, "features.history names 'team', from which label.value is computed"),
+        ("features", {"text": ["title"]}, "features.text names 'title', from which label.value is computed"),
+    ],
+)
+def test_the_label_is_no_feature_whatever_it_is_said_to_be_known_at(key, value, said):
+    content = changed(key, value)
+    content["label"]["value"] = ["points", "size > 2", "team == 'a'", "title == 'b'"]
+    with pytest.raises(ValueError, match=said):
+        ModelSpec.model_validate(content)
 
 
 def test_nothing_is_searched_for_unless_the_specification_says_so():

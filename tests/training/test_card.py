@@ -64,7 +64,7 @@ def test_every_candidate_stands_there_with_its_loss_and_the_chosen_one_is_marked
 def test_the_ten_most_important_features_are_listed_in_their_order(versions, name):
     spec, rows, trained = versions[name]
     told = list(table(sections(card(spec, trained, rows, ORIGIN))["What it relies on"]))
-    assert told[2:] == list(importance(trained.model))[:10]
+    assert told[2:] == [f"`{feature}`" for feature in importance(trained.model)][:10]
 
 
 @pytest.mark.parametrize("name", MODELS)

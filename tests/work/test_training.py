@@ -410,3 +410,12 @@ def decided(tenant, since: str) -> str:
             state="approved",
         )
     return str(identifier)
+
+
+def test_a_model_whose_feature_is_the_label_is_not_trained_and_says_which(tenant, make_issues):
+    rows = make_issues(40)
+    copy = rows["story_points"].map("{:.0f}".format)
+    report = tenant.changed("features", categorical=["team"], history=[]).holds(rows.assign(team=copy)).train(40)
+    assert report.done[MODEL]["decision"] == "low_quality"
+    assert "'team' equals the label in 100.0% of the rows. Remove it from features" in report.done[MODEL]["reason"]
+    assert tenant.versions() == []

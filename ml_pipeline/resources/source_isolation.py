@@ -1,0 +1,146 @@
+"""Whether the database itself keeps tenants apart in a model's source, whatever the pipeline's filters do.
+
+A table does with row-level security, forced, and policies that go by ``app.tenant_id``. A view reads with the rights of
+its owner, past the policies of what is below it, unless it is ``security_invoker``; a materialized view and a foreign
+table can have no policy at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+# No tenant can have this id: who sees rows as it sees rows that are not its own.
+NOBODY = "__nobody__"
+
+# The source, everything that views below it read, and the parts of a partitioned table that the role could read past
+# their parent's policies; of each what decides whose rows the role sees in it. Of a table's rules only those of views
+# matter, for they alone read.
+_RELATIONS = sa.text("""
+    WITH RECURSIVE reached (oid) AS (
+        SELECT CAST(to_regclass(format('%I.%I', CAST(:schema AS text), CAST(:name AS text))) AS oid)
+        UNION
+        SELECT used.oid FROM reached CROSS JOIN LATERAL (
+            SELECT depends.refobjid AS oid
+            FROM pg_rewrite AS rule JOIN pg_class AS view ON view.oid = rule.ev_class AND view.relkind = 'v'
+            JOIN pg_depend AS depends ON depends.classid = 'pg_rewrite'::regclass AND depends.objid = rule.oid
+                AND depends.refclassid = 'pg_class'::regclass AND depends.refobjid <> view.oid
+            WHERE view.oid = reached.oid AND rule.ev_type = '1'
+            UNION ALL
+            SELECT inhrelid FROM pg_inherits
+            WHERE inhparent = reached.oid AND has_any_column_privilege(CAST(:role AS name), inhrelid, 'SELECT')
+        ) AS used
+    ), policies AS (
+        SELECT polrelid, format('%I', polname) AS name,
+            pg_get_expr(polqual, polrelid) LIKE '%app.tenant_id%' AS is_closed
+        FROM pg_policy
+        WHERE polpermissive AND polcmd IN ('r', '*') AND (0 = ANY (polroles) OR EXISTS (
+            SELECT FROM unnest(polroles) AS given
+            WHERE given <> 0 AND pg_has_role(CAST(:role AS name), given, 'USAGE')))
+    )
+    SELECT format('%I.%I', schema.nspname, relation.relname) AS name, format('%I', schema.nspname) AS schema,
+        CAST(relation.relkind AS text) AS kind,
+        relation.relrowsecurity AS enabled, relation.relforcerowsecurity AS forced,
+        has_any_column_privilege(CAST(:role AS name), relation.oid, 'SELECT') AS is_readable,
+        has_schema_privilege(CAST(:role AS name), schema.oid, 'USAGE') AS is_reachable,
+        EXISTS (SELECT FROM pg_options_to_table(relation.reloptions)
+                WHERE option_name = 'security_invoker' AND CAST(option_value AS boolean)) AS as_invoker,
+        (SELECT format('%I', attname) FROM pg_attribute
+         WHERE attrelid = relation.oid AND attname IN (:tenant, 'tenant_id') AND NOT attisdropped
+         ORDER BY attname = :tenant DESC LIMIT 1) AS tenant,
+        ARRAY(SELECT name FROM policies WHERE polrelid = relation.oid AND NOT is_closed ORDER BY name) AS open_policies,
+        EXISTS (SELECT FROM policies WHERE polrelid = relation.oid AND is_closed) AS has_policy,
+        ARRAY(SELECT DISTINCT CAST(CAST(function.oid AS regprocedure) AS text)
+              FROM pg_rewrite AS rule JOIN pg_depend AS depends ON depends.classid = 'pg_rewrite'::regclass
+                  AND depends.objid = rule.oid AND depends.refclassid = 'pg_proc'::regclass
+              JOIN pg_proc AS function ON function.oid = depends.refobjid AND function.prosecdef
+              WHERE rule.ev_class = relation.oid AND rule.ev_type = '1') AS definer_functions
+    FROM reached JOIN pg_class AS relation USING (oid) JOIN pg_namespace AS schema ON schema.oid = relation.relnamespace
+    WHERE relation.relkind IN ('r', 'p', 'v', 'm', 'f') AND schema.nspname NOT IN ('pg_catalog', 'information_schema')
+    ORDER BY name
+""")
+
+
+class Gap(NamedTuple):
+    """One way past the isolation of tenants: the relation, what is wrong with it, and the SQL that mends it, if any."""
+
+    name: str
+    problem: str
+    mend: tuple[str, ...]
+
+
+def gaps(connection: sa.Connection, schema: str, name: str, tenant_column: str, role: str) -> list[Gap] | None:
+    """Every way in which ``role`` would read rows of more than one tenant from a relation; None where it is not there.
+
+    From the catalogue alone; :func:`shows_rows` tries the effect.
+    """
+    given = {"schema": schema, "name": name, "tenant": tenant_column, "role": role}
+    relations = connection.execute(_RELATIONS, given).all()
+    if not relations:
+        return None
+    found = [gap for relation in relations for gap in _gaps_of(relation, role)]
+    return [*found, *_grants(relations, role)] if found else []
+
+
+def shows_rows(connection: sa.Connection, schema: str, name: str) -> bool:
+    """Whether the connection, with whatever tenant it has, sees any row of the relation."""
+    return bool(
+        connection.scalar(sa.select(sa.exists(sa.select(sa.literal(1)).select_from(sa.table(name, schema=schema)))))
+    )
+
+
+def explained(found: Sequence[Gap]) -> str:
+    """The gaps and the SQL that closes them, as one message.
+
+    >>> explained([Gap("a.b", "is a view", ("ALTER VIEW a.b SET (security_invoker = true)",))])
+    'a.b is a view. Close it with: ALTER VIEW a.b SET (security_invoker = true);'
+    """
+    said = "; ".join(f"{gap.name} {gap.problem}" for gap in found if gap.problem)
+    statements = [statement for gap in found for statement in gap.mend]
+    return said + (". Close it with: " + " ".join(f"{one};" for one in statements) if statements else ".")
+
+
+def _gaps_of(relation: sa.Row, role: str) -> list[Gap]:
+    name = relation.name
+    match relation.kind:
+        case "v":
+            found = []
+            if not relation.as_invoker:
+                mend = f"ALTER VIEW {name} SET (security_invoker = true)"
+                found.append(
+                    Gap(name, "is a view that reads with its owner's rights, past row-level security", (mend,))
+                )
+            for function in relation.definer_functions:
+                mend = f"ALTER FUNCTION {function} SECURITY INVOKER"
+                found.append(Gap(name, f"calls {function}, which runs with its owner's rights", (mend,)))
+            return found
+        case "m":
+            return [
+                Gap(name, "is a materialized view, which can have no row-level security: use a view or a table", ())
+            ]
+        case "f":
+            other = "is a foreign table, which can have no row-level security: name its own database in source.url"
+            return [Gap(name, other, ())]
+    problems, statements = [], []
+    if relation.open_policies:
+        problems.append(f"has policies that do not go by app.tenant_id ({', '.join(relation.open_policies)})")
+        statements += [f"DROP POLICY {policy} ON {name}" for policy in relation.open_policies]
+    if not relation.has_policy:
+        problems.append("has no policy on app.tenant_id")
+        wanted = f"{relation.tenant or '...'} = nullif(current_setting('app.tenant_id', true), '')"
+        statements.append(f"CREATE POLICY tenant_isolation ON {name} TO {role} USING ({wanted})")
+    for is_so, word in ((relation.enabled, "ENABLE"), (relation.forced, "FORCE")):
+        if not is_so:
+            problems.append(f"does not {word.lower()} row-level security")
+            statements.append(f"ALTER TABLE {name} {word} ROW LEVEL SECURITY")
+    return [Gap(name, " and ".join(problems), tuple(statements))] if problems else []
+
+
+def _grants(relations: Sequence[sa.Row], role: str) -> list[Gap]:
+    """What the role needs once views read with its rights: no gap, but the rest of the SQL that mends one."""
+    schemas = {relation.schema for relation in relations if not relation.is_reachable}
+    statements = [f"GRANT USAGE ON SCHEMA {schema} TO {role}" for schema in sorted(schemas)]
+    statements += [f"GRANT SELECT ON {relation.name} TO {role}" for relation in relations if not relation.is_readable]
+    return [Gap("", "", tuple(statements))] if statements else []

@@ -1,0 +1,133 @@
+"""From YAML files to specifications: a file that cannot be used stops its own model and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from ml_pipeline.specs.model_spec import ModelSpec
+
+
+class SpecError(Exception):
+    """A model specification cannot be used; the message names file, key, value and remedy."""
+
+
+class BrokenSpec(NamedTuple):
+    """A file, or a folder of files, that cannot be used."""
+
+    model: str
+    """The model's name as far as it is known: what the file says, or else what it is called."""
+    error: str
+
+
+class Specs(dict[str, ModelSpec]):
+    """Specifications by name, and what is wrong with the files that describe no model.
+
+    To ask for a model whose file is broken raises :class:`SpecError` with what is wrong with it.
+    """
+
+    def __init__(self, specs: Mapping[str, ModelSpec], broken: Iterable[BrokenSpec] = ()) -> None:
+        super().__init__(specs)
+        self.broken = tuple(broken)
+
+    def __missing__(self, name: str) -> ModelSpec:
+        self.check(name)
+        raise KeyError(name)
+
+    def check(self, name: str) -> None:
+        """Raises :class:`SpecError` if the model's file is broken."""
+        for model, error in self.broken:
+            if model == name and name not in self:
+                raise SpecError(error)
+
+    def is_broken(self, name: str) -> bool:
+        """Whether there is a model of this name that cannot be used now."""
+        return name not in self and any(model == name for model, _ in self.broken)
+
+
+def load_spec(path: Path) -> ModelSpec:
+    """The specification in one YAML file.
+
+    Raises
+    ------
+    SpecError
+        If the file is not YAML or not a specification; every problem is listed with its key and value.
+    """
+    content = _content(path)
+    try:
+        return ModelSpec.model_validate(content)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "missing":
+                problems.append(f"{key}: is missing. Add it")
+            elif problem["type"] == "extra_forbidden":
+                problems.append(f"{key}: is no key of a specification (value {problem['input']!r}). Remove it")
+            elif key:
+                problems.append(f"{key}: {problem['input']!r}: {message}")
+            else:
+                problems.append(message)
+        raise SpecError(f"{path}: " + "; ".join(problems) + ".") from error
+
+
+def load_specs(folders: Iterable[Path] = ()) -> Specs:
+    """Every specification shipped with the package and in ``folders``, by name, in name order.
+
+    A file that is wrong, a folder that is missing and a second file for the same model are in ``broken``: one mistake
+    stops no other model, and neither schedules, sensors, alerts nor commands.
+    """
+    specs: dict[str, ModelSpec] = {}
+    broken: list[BrokenSpec] = []
+    for folder in (Path(__file__).parent, *folders):
+        if not folder.is_dir():
+            broken.append(BrokenSpec(folder.name, f"{folder}: is not a folder. Correct ML_PIPELINE_SPECS"))
+            continue
+        for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+            try:
+                spec = load_spec(path)
+                if spec.name in specs:
+                    raise SpecError(f"{path}: name: {spec.name!r} is described by another file too. Rename one of them")
+                specs[spec.name] = spec
+            except SpecError as error:
+                broken.append(BrokenSpec(_name(path), str(error)))
+            except Exception as error:  # noqa: BLE001 - whatever one file brings about, the other models go on
+                broken.append(BrokenSpec(_name(path), f"{path}: cannot be used: {type(error).__name__}: {error}"))
+    return Specs(dict(sorted(specs.items())), broken)
+
+
+def _name(path: Path) -> str:
+    try:
+        name = _content(path).get("name")
+    except SpecError:
+        return path.stem
+    return name if isinstance(name, str) else path.stem
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise SpecError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: holds {type(content).__name__}, not a mapping. See docs/how-to/add-a-model.md")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML's own loader silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    twice = f"{key.value!r} is given twice. Remove one of them"
+                    raise yaml.constructor.ConstructorError(None, None, twice, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,266 @@
+"""A hundred commands that are killed at a random moment, and what an installation is like afterwards.
+
+Each is killed by SIGKILL: the command alone, one of the processes that it started (a worker, the database server), or
+all of them at once. Afterwards the installation is opened as the next command opens it, and must hold no half of
+anything. The moments follow from a seed in the test's name, so that one that fails can be played again.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest import mock
+
+import dagster as dg
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from ml_pipeline.cli.common import installation
+from ml_pipeline.demo.simulator import demo_organisations, simulate
+from ml_pipeline.importers import import_tables
+from ml_pipeline.launch import dagster_instance, prepare
+from ml_pipeline.recovery import BEGUN, recover
+from ml_pipeline.resources import tables
+from ml_pipeline.resources.snapshots import Snapshots
+from ml_pipeline.settings import Settings
+from ml_pipeline.work.context import Doors
+from ml_pipeline.work.retraining import waiting
+from tests.processes import environment_of, left_after, processes_of, started
+
+pytestmark = pytest.mark.slow
+
+MODEL = "story_points"
+TENANTS = ("acme", "globex")
+ROWS = 60_000  # three chunks of an import
+PATIENCE = 300.0
+SECONDS_TO_END = 20.0  # within which everything that a killed command started has to be gone
+
+
+class Campaign:
+    """One installation with two trained tenants, on which commands are killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.log = folder / "commands.log"
+        self.export = folder / "initech.csv"
+        self.lengths: dict[str, float] = {}
+        self.added = 0
+
+    @contextmanager
+    def opened(self) -> Iterator[Settings]:
+        """The installation as the next command opens it."""
+        with mock.patch.dict(os.environ, environment_of(self.home), clear=True), installation() as settings:
+            prepare(settings)
+            yield settings
+
+    def set_up(self) -> None:
+        """Two tenants with two versions each."""
+        now = pd.Timestamp.now("UTC").floor("h")
+        with self.opened() as settings:
+            for organisation in demo_organisations(now)[: len(TENANTS)]:
+                import_tables(Doors(settings).warehouse, organisation.tenant_id, simulate(organisation).issues, None)
+        self.run(["run", "--model", MODEL, "--as-of", f"{(now - pd.Timedelta(days=60)).date()}"])
+        self.run(["run", "--model", MODEL, "--days", "0"])
+        with self.export.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["Issue key", "Created", "Summary"])
+            writer.writerows([f"INI-{row}", "2026-03-02T10:00:00Z", f"Issue {row}"] for row in range(ROWS))
+
+    def run(self, arguments: list[str]) -> float:
+        """Runs a command to its end; returns its seconds."""
+        began = time.monotonic()
+        with started(arguments, environment_of(self.home), self.log) as process:
+            assert process.wait(PATIENCE) == 0, self.log.read_text()[-3000:]
+        return time.monotonic() - began
+
+    def add_issue(self) -> None:
+        """One more outcome, so that the next training has something to do."""
+        self.added += 1
+        now = pd.Timestamp.now("UTC").floor("s")
+        issue = {
+            "issue_key": [f"ADDED-{self.added}"],
+            "created_at": [now - pd.Timedelta(days=9)],
+            "resolved_at": [now - pd.Timedelta(hours=1)],
+            "story_points": [3.0],
+            "summary": ["One more issue"],
+        }
+        with self.opened() as settings:
+            for tenant in TENANTS:
+                import_tables(Doors(settings).warehouse, tenant, pd.DataFrame(issue), None)
+
+    def kill(self, arguments: list[str], seed: str, **variables: str) -> None:
+        """Starts a command and kills it, or what it started, at a moment that follows from the seed."""
+        draw = random.Random(seed)
+        kind = arguments[0]
+        after = draw.uniform(0, self.lengths.setdefault(kind, 10.0))
+        with started(arguments, environment_of(self.home, **variables), self.log) as process:
+            with suppress(Exception):
+                process.wait(after)
+            victims = sorted(set(processes_of(self.home)) - {process.pid})
+            whom = draw.choices(["command", "child", "all"], weights=[5, 3, 2])[0]
+            if whom == "child" and victims:
+                end(draw.choice(victims))
+                time.sleep(draw.uniform(0, 2))
+            if whom == "all":
+                for victim in victims:
+                    end(victim)
+            end(process.pid)
+            process.wait(PATIENCE)
+
+
+def end(process: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+
+
+def check(campaign: Campaign) -> None:
+    """What has to hold whatever was killed when."""
+    left = left_after(campaign.home, SECONDS_TO_END)
+    assert left == {}, f"still there after {SECONDS_TO_END:.0f} s: {left}"
+    with campaign.opened() as settings:
+        doors = Doors(settings)
+        for deployment, what in doors.deployer.reconcile():
+            assert what in ("done", "undone", "settled meanwhile"), f"{deployment}: {what}"
+        for tenant in TENANTS:
+            check_versions(doors, tenant)
+            check_rows(doors, tenant)
+        check_runs(settings)
+
+
+def check_versions(doors: Doors, tenant: str) -> None:
+    """Every version is whole and registered once; the aliases are where the last deployment left them."""
+    versions = doors.registry.versions(tenant, MODEL)
+    for version in versions:
+        with doors.registry.files(version):
+            pass
+    twice = [key for key, count in Counter(version.tags["key"] for version in versions).items() if count > 1]
+    assert twice == []
+    champion, last = doors.registry.aliased(tenant, MODEL), doors.deployer.last_deployment(tenant, MODEL)
+    assert champion is not None and last is not None
+    assert (last["state"], last["version"]) == ("done", champion.number)
+
+
+def check_rows(doors: Doors, tenant: str) -> None:
+    """Every snapshot holds what its row says; predictions are of versions that exist; nothing of another tenant."""
+    numbers = {version.number for version in doors.registry.versions(tenant, MODEL)}
+    with doors.warehouse.tenant(tenant) as connection:
+        snapshots = connection.execute(sa.select(tables.feature_sets)).mappings().all()
+        predicted = set(connection.scalars(sa.select(tables.predictions.c.version).distinct()))
+        tenants = set(connection.scalars(sa.select(tables.predictions.c.tenant_id).distinct()))
+    for snapshot in snapshots:
+        frame = Snapshots(doors.settings).read(snapshot["path"], snapshot["snapshot_hash"], tenant=tenant)
+        assert len(frame) == snapshot["rows"]
+    assert predicted <= numbers | {0}
+    assert tenants <= {tenant}
+
+
+def check_runs(settings: Settings) -> None:
+    """No run of Dagster goes on without a process, and no decision waits for one that died."""
+    with dagster_instance(settings) as instance:
+        warehouse = Doors(settings).warehouse
+        recover(instance, warehouse)
+        assert instance.get_runs(dg.RunsFilter(statuses=BEGUN)) == []
+        assert [item for item in waiting(warehouse) if item.lease] == []
+
+
+@pytest.fixture(scope="module")
+def campaign() -> Iterator[Campaign]:
+    # Not in pytest's own folder, which is closed to the user that PostgreSQL runs as when root runs the tests.
+    with TemporaryDirectory(prefix="ml-pipeline-kills-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        campaign = Campaign(Path(folder))
+        campaign.set_up()
+        yield campaign
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_killed_import_leaves_whole_chunks_and_can_be_repeated(campaign: Campaign, seed: int):
+    arguments = ["import", "jira", str(campaign.export)]
+    campaign.lengths["import"] = 8.0
+    campaign.kill(arguments, f"import {seed}")
+    check(campaign)
+    assert issues_of(campaign, "initech") % 20_000 == 0
+    if seed % 5 == 0:
+        campaign.run(arguments)
+        assert issues_of(campaign, "initech") == ROWS
+
+
+def issues_of(campaign: Campaign, tenant: str) -> int:
+    with campaign.opened() as settings, Doors(settings).warehouse.tenant(tenant) as connection:
+        return connection.scalar(sa.select(sa.func.count()).select_from(tables.issues)) or 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_killed_run_leaves_no_half_version_and_the_next_one_finishes(campaign: Campaign, seed: int):
+    campaign.add_issue()
+    campaign.lengths["run"] = 25.0
+    campaign.kill(["run", "--model", MODEL, "--days", "2"], f"run {seed}")
+    check(campaign)
+    if seed % 5 == 0:
+        campaign.run(["run", "--model", MODEL, "--days", "2"])
+        check(campaign)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_a_killed_retraining_blocks_no_later_one(campaign: Campaign, seed: int):
+    campaign.add_issue()
+    arguments = ["retrain", "--tenant", "acme", "--model", MODEL, "--reason", f"campaign {seed}"]
+    campaign.lengths["retrain"] = 20.0
+    campaign.kill(arguments, f"retrain {seed}")
+    check(campaign)
+    if seed % 5 == 0:
+        campaign.run(arguments)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_killed_promotion_is_finished_or_undone(campaign: Campaign, seed: int):
+    with campaign.opened() as settings:
+        versions = Doors(settings).registry.versions("acme", MODEL)
+    number = str(versions[seed % 2].number)
+    campaign.lengths["promote"] = 6.0
+    campaign.kill(["promote", "--tenant", "acme", "--model", MODEL, "--version", number], f"promote {seed}")
+    check(campaign)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_killed_rollback_is_finished_or_undone(campaign: Campaign, seed: int):
+    with campaign.opened() as settings:
+        doors = Doors(settings)
+        serving = doors.registry.aliased("globex", MODEL)
+        other = next(found for found in doors.registry.versions("globex", MODEL) if found.number != serving.number)
+    campaign.lengths["rollback"] = 6.0
+    arguments = ["rollback", "--tenant", "globex", "--model", MODEL, "--to", str(other.number)]
+    campaign.kill(arguments, f"rollback {seed}")
+    check(campaign)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_services_that_are_killed_leave_nothing_running(campaign: Campaign, seed: int):
+    campaign.lengths["up"] = 30.0
+    ports = {"ML_PIPELINE_DAGSTER_PORT": "3917", "ML_PIPELINE_MLFLOW_PORT": "5917"}
+    campaign.kill(["up"], f"up {seed}", **ports)
+    check(campaign)
+
+
+def test_a_demo_that_is_killed_ten_times_ends_with_its_four_stories():
+    with TemporaryDirectory(prefix="ml-pipeline-kills-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        campaign = Campaign(Path(folder))
+        campaign.lengths["demo"] = 60.0
+        for seed in range(10):
+            campaign.kill(["demo"], f"demo {seed}")
+            assert left_after(campaign.home, SECONDS_TO_END) == {}
+        with started(["demo"], environment_of(campaign.home), campaign.log) as process:
+            assert process.wait(4 * PATIENCE) == 0, campaign.log.read_text()[-3000:]
+        with campaign.opened() as settings:
+            assert len(Doors(settings).warehouse.tenants()) == 4
+            check_runs(settings)
