@@ -129,7 +129,9 @@ def test_searches_that_gain_nothing_become_smaller(tenant, make_issues):
 def test_a_search_of_two_processes_is_finished_inside_a_worker_of_a_run(searching):
     parallel = searching.changed("training", search=SMALL.model_copy(update={"processes": 2}))
     settings = parallel.settings.model_copy(update={"workers": 2})
-    task = TrainingTask(settings, parallel.spec, parallel.name, parallel.task(40).as_of, (FEATURES, MODEL))
+    Studies(settings).prepare()  # by the run: the login of the workers makes no tables
+    worker = settings.for_workers()
+    task = TrainingTask(worker, parallel.spec, parallel.name, parallel.task(40).as_of, (FEATURES, MODEL))
     (result,) = Compute(1, 120).map(run_training, [("acme", task)])
     assert result.error is None and result.value.error is None
     (version,) = parallel.versions()
