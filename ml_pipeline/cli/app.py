@@ -334,7 +334,7 @@ def relocate() -> None:
 
     with prepared() as settings:
         count = relocation.relocate(settings)
-    output.print(f"MLflow finds the files of {count} models under {settings.artifacts} now.", highlight=False)
+    output.print(f"MLflow finds the files of {count} models under {settings.artifacts} now.")
 
 
 @main.command()
@@ -353,7 +353,7 @@ def up() -> None:
 
     with prepared() as settings:
         if warning := exposure_warning(settings):
-            console.print(warning, style="bold yellow", highlight=False, markup=False)
+            console.print(warning, style="bold yellow")
         serve(settings, console)
 
 

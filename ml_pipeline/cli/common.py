@@ -142,7 +142,7 @@ def recover_and_tell(instance: Any, warehouse: Any) -> None:
 
     done = recover(instance, warehouse)
     if done.runs:
-        console.print(f"The process of run {run_ids(done.runs)} had died; it is marked as failed.", highlight=False)
+        console.print(f"The process of run {run_ids(done.runs)} had died; it is marked as failed.")
 
 
 @contextmanager

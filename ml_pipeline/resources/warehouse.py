@@ -204,9 +204,12 @@ class Warehouse:
         self, spec: ModelSpec, tenant_id: str, limit: int | None = None, missing: Sequence[str] = ()
     ) -> Sequence[sa.Row[Any]]:
         schema, name = spec.source.table.split(".")
-        columns, unreadable = _with_readable_times(spec, missing)
         tenant: sa.ColumnClause[str] = sa.column(spec.source.tenant)
-        chosen: sa.Select[Any] = sa.select(*columns, unreadable)
+        columns: list[sa.ColumnElement[Any]] = [
+            sa.column(column) for column in spec.source_columns if column not in missing
+        ]
+        # Without rows there is no time to guard, and a column of another type is named below and not by PostgreSQL.
+        chosen: sa.Select[Any] = sa.select(*(columns if limit == 0 else _with_readable_times(spec)))
         query = chosen.select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
         try:
             self._check_isolation(spec)
@@ -215,6 +218,8 @@ class Warehouse:
                 problems = unfit_columns(connection, spec, result)
                 rows = list(result)
         except DBAPIError as error:
+            if limit != 0:
+                self._source_rows(spec, tenant_id, limit=0)  # names the columns of another type, if these are to blame
             detail = str(error.orig).strip().splitlines()[0]
             whose = f"model {spec.name}, tenant {tenant_id}" if tenant_id else f"model {spec.name}"
             raise SourceUnreadable(
@@ -359,17 +364,13 @@ def source_url(spec: ModelSpec) -> str:
     return value
 
 
-def _with_readable_times(
-    spec: ModelSpec, missing: Sequence[str]
-) -> tuple[list[sa.ColumnElement[Any]], sa.ColumnElement[int]]:
-    """A source's columns, times NULL where Python cannot represent them, and how many of a row's times that befalls."""
+def _with_readable_times(spec: ModelSpec) -> list[sa.ColumnElement[Any]]:
+    """A source's columns, times NULL where Python cannot represent them; last, how many of a row's times those are."""
     declared = {name for name, column in spec.source.columns.items() if column.type == "time"}
     times = declared | {spec.source.event_time}
     unreadable: sa.ColumnElement[int] = sa.literal_column("0")
     columns: list[sa.ColumnElement[Any]] = []
     for name in spec.source_columns:
-        if name in missing:
-            continue
         column: sa.ColumnClause[Any] = sa.column(name)
         if name in times:
             # Literals without a type take that of the column, be it a date or a time with zone or without.
@@ -378,4 +379,4 @@ def _with_readable_times(
             unreadable = unreadable + sa.case((~readable, sa.literal_column("1")), else_=sa.literal_column("0"))
         else:
             columns.append(column)
-    return columns, unreadable.label("__unreadable_times")
+    return [*columns, unreadable.label("__unreadable_times")]

@@ -9,7 +9,6 @@ import pytest
 import sqlalchemy as sa
 
 from ml_pipeline.doctor import examine
-from ml_pipeline.resources import postgres
 from ml_pipeline.resources.warehouse import SourceNotIsolated, SourceUnreadable, Warehouse
 from ml_pipeline.specs import ModelSpec, load_spec
 from ml_pipeline.work.version_files import contract_of
@@ -48,11 +47,11 @@ def spec(table: str = "claims", **source) -> ModelSpec:
 
 
 @pytest.fixture
-def run(warehouse: Warehouse) -> Callable[..., None]:
+def run(superuser: sa.Engine) -> Callable[..., None]:
     """Runs SQL as a team's administrator does, a superuser."""
 
     def execute(*statements: str) -> None:
-        with postgres.engine(warehouse.url).begin() as connection:
+        with superuser.begin() as connection:
             for statement in statements:
                 connection.execute(sa.text(statement.replace(":", r"\:")))
 
@@ -207,7 +206,9 @@ COMMITS = """
 
 def test_the_sql_of_the_documentation_makes_a_view_that_is_taken_and_the_one_without_invoker_is_not(warehouse, run):
     root = Path(__file__).parents[2]
-    documented = (root / "docs" / "add-a-model.md").read_text(encoding="utf-8").split("```sql\n")[1].split("```")[0]
+    documented = (
+        (root / "docs" / "how-to" / "add-a-model.md").read_text(encoding="utf-8").split("```sql\n")[1].split("```")[0]
+    )
     defect_risk = load_spec(root / "examples" / "specs" / "defect_risk.yaml")
     run(COMMITS, documented)
     for tenant, commit in (("acme", "a1"), ("globex", "g1")):

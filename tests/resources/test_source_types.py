@@ -35,6 +35,7 @@ def spec_of(kind: str, label: str = "value") -> ModelSpec:
                 "table": "shop.claims",
                 "entity": "claim",
                 "event_time": "filed_at",
+                "isolation": "filter",
                 "columns": {"it": {"type": kind}, "value": {"type": "number", "known_at": "label"}},
             },
             "label": {"value": label, "time": "filed_at"},

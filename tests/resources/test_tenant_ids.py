@@ -52,11 +52,8 @@ def frame() -> pd.DataFrame:
 
 
 @bad
-def test_the_database_takes_no_bad_id_from_anybody(warehouse: Warehouse, tenant: str, problem: str):
-    with (
-        pytest.raises(IntegrityError, match="tenant_id_rule"),
-        postgres.engine(warehouse.url).begin() as connection,  # a superuser
-    ):
+def test_the_database_takes_no_bad_id_from_anybody(superuser: sa.Engine, tenant: str, problem: str):
+    with pytest.raises(IntegrityError, match="tenant_id_rule"), superuser.begin() as connection:
         connection.execute(sa.text("INSERT INTO source.tenants (tenant_id) VALUES (:id)"), {"id": tenant})
 
 
@@ -124,7 +121,9 @@ def test_the_database_and_the_program_have_the_same_rule(accepted_by_the_databas
     assert accepted_by_the_database(tenant) == (tenant_problem(tenant) is None)
 
 
-def test_twins_by_case_are_refused_and_the_message_names_the_tenant_that_is_there(warehouse: Warehouse, tmp_path: Path):
+def test_twins_by_case_are_refused_and_the_message_names_the_tenant_that_is_there(
+    warehouse: Warehouse, superuser: sa.Engine, tmp_path: Path
+):
     warehouse.add_tenant("Acme")
     warehouse.add_tenant("Acme")
     with pytest.raises(BadIdentifier, match=r"'acme' differs only in .* case from tenant 'Acme'"):
@@ -132,10 +131,7 @@ def test_twins_by_case_are_refused_and_the_message_names_the_tenant_that_is_ther
     (tmp_path / "ACME.csv").write_text("Issue key,Created\nA-1,2021-03-01\n")
     with pytest.raises(ImportFailed, match=r"ACME.csv: tenant id 'ACME' .* from tenant 'Acme'.*--tenant"):
         import_jira(warehouse, tmp_path / "ACME.csv")
-    with (
-        pytest.raises(IntegrityError, match="tenants_without_case_twins"),
-        postgres.engine(warehouse.url).begin() as connection,
-    ):
+    with pytest.raises(IntegrityError, match="tenants_without_case_twins"), superuser.begin() as connection:
         connection.execute(sa.text("INSERT INTO source.tenants (tenant_id) VALUES ('acmE') ON CONFLICT DO NOTHING"))
         connection.execute(sa.text("INSERT INTO source.tenants (tenant_id) VALUES ('acmE')"))
     assert warehouse.tenants() == ["Acme"]

@@ -95,8 +95,10 @@ def test_rows_come_typed_as_declared_and_of_one_tenant(claims: Warehouse):
 UNREADABLE = ["infinity", "-infinity", "10000-01-01 11:59:59", "4713-12-01 BC"]
 
 
-def test_stored_times_that_python_cannot_represent_are_unknown_and_counted_for_their_tenant(claims: Warehouse, caplog):
-    with postgres.engine(claims.url).begin() as connection:
+def test_stored_times_that_python_cannot_represent_are_unknown_and_counted_for_their_tenant(
+    claims: Warehouse, superuser: sa.Engine, caplog
+):
+    with superuser.begin() as connection:
         for number, time in enumerate(UNREADABLE, 10):
             values = f"('acme', {number}, '{time}', '{time}', 1, 'fire', '{time}')"
             connection.execute(sa.text(f"INSERT INTO shop.claims VALUES {values}"))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-GUIDE = Path(__file__).parents[2] / "docs" / "operations.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "operate.md"
 LOGIN = {"Authorization": "Basic " + base64.b64encode(b"ann:secret").decode()}
 HANDSHAKE = {
     "Connection": "Upgrade",

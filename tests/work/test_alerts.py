@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -395,7 +396,7 @@ def test_an_alert_that_got_worse_before_anybody_was_told_is_told_once(desk: Desk
     desk.deliver()
     [(_, body)] = receiver.requests
     assert body["text"].startswith("CRITICAL: acme, story_points: drift.")
-    assert len(body["blocks"]) == 3
+    assert sum("drift is" in json.dumps(block) for block in body["blocks"]) == 1
 
 
 def test_a_channel_error_reads_as_what_the_channel_said():
