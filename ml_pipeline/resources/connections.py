@@ -120,7 +120,7 @@ def excessive_rights(settings: Settings) -> list[tuple[bool, str]]:
                     False,
                     f"the login {rights.login} {'of the workers ' if what else ''}is a superuser or has BYPASSRLS: a "
                     "statement of its own can leave the role that row-level security binds. Use logins without "
-                    "(docs/how-to/operate.md, section 10)",
+                    '(docs/how-to/operate.md, "Logins, files and processes")',
                 )
             )
         elif what and rights.others:
@@ -128,7 +128,8 @@ def excessive_rights(settings: Settings) -> list[tuple[bool, str]]:
                 (
                     True,
                     f"the workers' login {rights.login} can also become {', '.join(sorted(rights.others))}. Give them "
-                    "one that cannot: ML_PIPELINE_WORKER_DATABASE_URL (docs/how-to/operate.md, section 10)",
+                    "one that cannot with ML_PIPELINE_WORKER_DATABASE_URL (docs/how-to/operate.md, "
+                    '"Logins, files and processes")',
                 )
             )
     return findings
