@@ -114,7 +114,7 @@ def operator(settings: Settings, warehouse: Warehouse) -> Iterator[sa.Connection
 def test_the_login_for_workers_that_the_guide_makes_has_no_more_rights_than_they_need(
     settings: Settings, superuser: sa.Engine
 ):
-    (statement,) = blocks("pgsql")
+    (statement,) = blocks("postgresql")
     url = postgres.parse_url(settings.database_url or "")
     login = statement.split()[2]
     with postgres.engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
