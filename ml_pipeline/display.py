@@ -37,10 +37,12 @@ def markdown(text: object) -> str:
     r"""The text as one line of Markdown that says nothing but itself: no markup, HTML, link or table cell.
 
     >>> markdown("a|b <img src=x> [here](http://evil)")
-    'a\\|b &lt;img src=x&gt; \\[here\\]\\(http://evil\\)'
+    'a\\|b &lt;img src=x&gt; \\[here\\]\\(http:\u200b//evil\\)'
     """
     escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _PUNCTUATION.sub(r"\\\1", escaped)
+    # A viewer makes a link of a bare address: a space without width ends what it would take for one.
+    unlinked = escaped.replace("://", ":\u200b//").replace("www.", "www\u200b.")
+    return _PUNCTUATION.sub(r"\\\1", unlinked)
 
 
 def code(text: object) -> str:

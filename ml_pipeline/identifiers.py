@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ml_pipeline.errors import UserError
+
 MAX_TENANT_BYTES = 100
 
 # An allow-list: whatever is special to a file system, a URL, Dagster's partition keys, MLflow's names and filters, SQL
@@ -14,7 +16,7 @@ _ALLOWED = re.compile(r"[A-Za-z0-9_.-]")
 _MODEL = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
-class BadIdentifier(ValueError):
+class BadIdentifier(UserError, ValueError):
     """A text cannot be the id of a tenant or the name of a model; the message names it and says what can."""
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
+from ml_pipeline.errors import UserError
+
 START_TAG = "dagster/asset_partition_range_start"
 END_TAG = "dagster/asset_partition_range_end"
 PARTITION_TAG = "dagster/partition"
@@ -38,7 +40,7 @@ days = dg.DailyPartitionsDefinition(start_date=window_start(today()).isoformat()
 tenant_days = dg.MultiPartitionsDefinition({DATE: days, TENANT: tenants})
 
 
-class EmptyRange(ValueError):
+class EmptyRange(UserError, ValueError):
     """A range of partitions that holds none; Dagster would run it and succeed without doing anything."""
 
 

@@ -11,13 +11,14 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from ml_pipeline import hosts
+from ml_pipeline.errors import UserError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 AlertLevel = Literal["LOW", "MEDIUM", "HIGH", "CRITICAL"]
 
 
-class SettingsError(Exception):
+class SettingsError(UserError):
     """The environment holds a value that cannot be used; the message names the variable and the remedy."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ml_pipeline import launch, leash, web
+from ml_pipeline.errors import UserError
 from ml_pipeline.resources import embedded
 from ml_pipeline.resources.registry import tracking_url
 from ml_pipeline.resources.warehouse import Warehouse
@@ -27,11 +29,11 @@ from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children
 STOP_SECONDS = 20.0
 
 
-class PortInUse(Exception):
+class PortInUse(UserError):
     """A port is taken; the message names it and the variable that changes it."""
 
 
-class ServiceEnded(Exception):
+class ServiceEnded(UserError):
     """A process that was to stay ended; the message names it and its log."""
 
 
@@ -102,17 +104,22 @@ def check_port(host: str, port: int, variable: str) -> None:
     """Raises
     ------
     PortInUse
-        If somebody listens there.
+        If somebody listens there, or the address is not one of this machine.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise PortInUse(
                 f"Port {port} on {host} cannot be used ({error.strerror}). Stop what listens there, "
                 f"or choose another: {variable}={port + 1} make up"
             ) from error
+        raise PortInUse(
+            f"ML_PIPELINE_HOST={host} is not an address of this machine ({error.strerror}). Correct it or unset it"
+        ) from error
 
 
 def serve(settings: Settings, console: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,12 @@ from ml_pipeline.settings import PROJECT_ROOT
 
 COMMAND = str(Path(sys.executable).parent / "ml-pipeline")
 OWN_DATABASE = ("DATABASE_URL", "DAGSTER_HOME")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def environment_of(home: Path, **variables: str) -> dict[str, str]:

@@ -282,6 +282,12 @@ def test_a_port_in_use_names_the_variable_that_changes_it():
             up.check_port("127.0.0.1", port, "ML_PIPELINE_MLFLOW_PORT")
 
 
+def test_a_port_is_looked_for_on_every_kind_of_address():
+    up.check_port("::1", free_port(), "ML_PIPELINE_MLFLOW_PORT")
+    with pytest.raises(up.PortInUse, match=r"ML_PIPELINE_HOST=192\.0\.2\.7 is not an address of this machine"):
+        up.check_port("192.0.2.7", free_port(), "ML_PIPELINE_MLFLOW_PORT")
+
+
 def test_a_service_that_ends_by_itself_is_named_with_its_log(tmp_path: Path):
     running = up._start(up.Service("MLflow", [sys.executable, "-c", "raise SystemExit(3)"]), tmp_path)
     running.process.wait(30)

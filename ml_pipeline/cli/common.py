@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ml_pipeline.display import printable
-from ml_pipeline.settings import Settings, SettingsError, load_settings
-from ml_pipeline.specs import SpecError, Specs, load_specs
+from ml_pipeline.errors import UserError
+from ml_pipeline.settings import Settings, load_settings
+from ml_pipeline.specs import Specs, load_specs
 
 
 class PlainConsole(Console):
@@ -67,43 +68,8 @@ class Group(click.Group):
         except click.ClickException as error:
             error.message = printable(error.message, lines=True)  # type: ignore[misc]
             raise
-        except Exception as error:
-            if not _is_for_the_user(error):
-                raise
+        except UserError as error:
             raise click.ClickException(printable(error, lines=True)) from error
-
-
-def _is_for_the_user(error: Exception) -> bool:
-    from ml_pipeline.features.point_in_time import FeatureError
-    from ml_pipeline.identifiers import BadIdentifier
-    from ml_pipeline.importers import ImportFailed
-    from ml_pipeline.lifecycle.policy import PolicyError
-    from ml_pipeline.monitoring.profiles import ProfileError
-    from ml_pipeline.partitions import EmptyRange
-    from ml_pipeline.resources.folders import FolderUnsafe
-    from ml_pipeline.resources.postgres import DatabaseUnavailable
-    from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
-    from ml_pipeline.resources.store import Unwritable
-    from ml_pipeline.resources.warehouse import SourceUnreadable
-    from ml_pipeline.up import PortInUse, ServiceEnded
-    from ml_pipeline.work.context import BadMoment
-    from ml_pipeline.work.deployment import NothingToRollBackTo
-    from ml_pipeline.work.explain_prediction import NothingToExplain
-    from ml_pipeline.work.feedback import BadFeedback
-    from ml_pipeline.work.tenant_settings import BadSetting
-
-    stores = (
-        DatabaseUnavailable,
-        FolderUnsafe,
-        NoSuchVersion,
-        TamperedArtifact,
-        SourceUnreadable,
-        ProfileError,
-        NothingToRollBackTo,
-    )
-    files = (SettingsError, SpecError, PolicyError, ImportFailed, Unwritable)
-    asked = (BadIdentifier, EmptyRange, BadMoment, BadSetting, BadFeedback, FeatureError, NothingToExplain)
-    return isinstance(error, (*stores, *files, *asked, PortInUse, ServiceEnded))
 
 
 @contextmanager

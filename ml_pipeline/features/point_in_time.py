@@ -7,6 +7,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.features.calendar import calendar_features
 from ml_pipeline.features.derived import derived_features
 from ml_pipeline.features.history import DAY, NEVER, Outcomes, history_features
@@ -19,7 +20,7 @@ HOUR = DAY // 24
 FEWEST_TO_JUDGE_A_KEY = 20
 
 
-class FeatureError(ValueError):
+class FeatureError(UserError, ValueError):
     """Source rows cannot become features; the message names the model, the column, the value and the remedy."""
 
 

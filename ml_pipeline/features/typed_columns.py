@@ -100,7 +100,7 @@ def _typed(kind: str, given: Any, *, in_label: bool) -> Any:
         given = given.astype(object)
     values: Any = given.to_numpy() if isinstance(given, pd.Series) else given
     types = set(map(type, values))
-    if len(types & _NO_VALUE) > (type(None) in types):
+    if types & (_NO_VALUE - {type(None)}):
         values = [None if type(value) in _NO_VALUE else value for value in values]
     types -= _NO_VALUE
     if kind == "time":

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml_pipeline.identifiers import MAX_TENANT_BYTES, tenant_problem
-
-__all__ = ["UNKNOWN_TENANT", "ImportFailed", "ImportSummary", "check_tenant", "tenant_of_file", "tenant_problem"]
+from ml_pipeline.errors import UserError
+from ml_pipeline.identifiers import BadIdentifier, check_tenant_id
 
 UNKNOWN_TENANT = "__unknown__"  # of quarantined rows alone: no tenant can be called so
 
 _SUFFIXES = {".gz", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"}
 
 
-class ImportFailed(Exception):
+class ImportFailed(UserError):
     """A file, or the rest of it, cannot be imported; the message names the file, the line and the remedy."""
 
 
@@ -43,13 +42,10 @@ def check_tenant(tenant_id: str) -> str:
     ImportFailed
         If it holds something else than ASCII letters, digits and ``- _ .``, or is empty, too long or reserved.
     """
-    problem = tenant_problem(tenant_id)
-    if problem:
-        raise ImportFailed(
-            f"tenant id {tenant_id[:200]!r} {problem}. With --tenant give one of at most {MAX_TENANT_BYTES} letters, "
-            "digits, '-', '_' and single '.', a letter or digit first"
-        )
-    return tenant_id
+    try:
+        return check_tenant_id(tenant_id)
+    except BadIdentifier as error:
+        raise ImportFailed(f"{error} with --tenant") from error
 
 
 def tenant_of_file(path: Path) -> str:

@@ -8,11 +8,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ml_pipeline.errors import UserError
+
 Cause = Literal["degradation", "drift", "schedule", "volume"]
 EVERY_CAUSE: tuple[Cause, ...] = ("degradation", "drift", "schedule", "volume")
 
 
-class PolicyError(Exception):
+class PolicyError(UserError):
     """A policy cannot be used; the message names the file, the key, the value and the remedy."""
 
 

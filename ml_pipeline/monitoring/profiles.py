@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.monitoring.calibration_blocks import Days, Dispersion, Rhythm, rhythm
 from ml_pipeline.monitoring.drift_joint import Joint, joint
 from ml_pipeline.monitoring.profile_columns import (
@@ -47,7 +48,7 @@ ALL_LEVELS = 3000  # of all categorical columns together
 MAX_HISTORY = 256
 
 
-class ProfileError(Exception):
+class ProfileError(UserError):
     """Bytes are no profile that this version of the package can read; the message says why."""
 
 

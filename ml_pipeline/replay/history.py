@@ -9,13 +9,14 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.specs import ModelSpec
 
 ROLLING_ROWS = 50
 DAY = np.timedelta64(1, "D")
 
 
-class NoHistory(ValueError):
+class NoHistory(UserError, ValueError):
     """There is nothing to replay; the message names the model, the days and the remedy."""
 
 

@@ -37,19 +37,26 @@ def bounded_workers(settings: Settings) -> int:
     connecting = sa.create_engine(postgres.parse_url(settings.database_url or ""), poolclass=sa.NullPool)
     with postgres.connect(connecting) as connection:
         limits = connection.execute(sa.text(LIMITS), {"worker": worker}).one()
-    shared = [limits.server - limits.reserved, *(limit for limit in (limits.database,) if limit >= 0)]
-    rooms = [min(shared) - RESERVE, *(limit for limit in (limits.worker,) if limit is not None and limit >= 0)]
-    fitting = max(1, min(rooms) // (PER_WORKER * RUNS))
+    # By what an administrator would raise: the connections that it leaves to workers, and those that others take of it.
+    rooms = {"max_connections": (limits.server, limits.reserved + RESERVE)}
+    if limits.database >= 0:
+        rooms["the CONNECTION LIMIT of the database"] = (limits.database, RESERVE)
+    if limits.worker is not None and limits.worker >= 0:
+        rooms[f"the CONNECTION LIMIT of the login {worker}"] = (limits.worker, 0)
+    tightest = min(rooms, key=lambda name: rooms[name][0] - rooms[name][1])
+    limit, others = rooms[tightest]
+    fitting = max(1, (limit - others) // (PER_WORKER * RUNS))
     if fitting < settings.workers:
         logging.getLogger(__name__).warning(
-            "ML_PIPELINE_WORKERS=%d is bounded to %d: the server has max_connections=%d, and %d runs at once take %d "
-            "connections a worker. For all of them raise max_connections to %d",
+            "ML_PIPELINE_WORKERS=%d is bounded to %d: %s is %d, and %d runs at once take %d connections a worker. For "
+            "all of them raise it to %d",
             settings.workers,
             fitting,
-            limits.server,
+            tightest,
+            limit,
             RUNS,
             PER_WORKER,
-            limits.reserved + RESERVE + PER_WORKER * RUNS * settings.workers,
+            others + PER_WORKER * RUNS * settings.workers,
         )
     return min(settings.workers, fitting)
 
@@ -76,12 +83,12 @@ def admit_worker(settings: Settings, schema: str) -> None:
     if login is None:
         return
     with postgres.exclusive(postgres.parse_url(settings.database_url or ""), "worker") as connection:
+        name = connection.dialect.identifier_preparer.quote_identifier(login)
         if not connection.scalar(sa.text("SELECT 1 FROM pg_roles WHERE rolname = :login"), {"login": login}):
             raise postgres.DatabaseUnavailable(
                 f"ML_PIPELINE_WORKER_DATABASE_URL names the login {login!r}, which does not exist. Make it: "
-                f"CREATE ROLE {login} LOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB PASSWORD '...'"
+                f"CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB PASSWORD '...'"
             )
-        name = connection.dialect.identifier_preparer.quote_identifier(login)
         if not connection.scalar(sa.text("SELECT pg_has_role(:login, 'ml_app', 'SET')"), {"login": login}):
             connection.execute(sa.text(f"GRANT ml_app TO {name} WITH INHERIT FALSE, SET TRUE"))
         if not connection.scalar(sa.text(GRANTED), {"login": login, "schema": schema}):

@@ -149,6 +149,7 @@ class EmbeddedServer:
         if self._is_guarded():
             self.socket = Path(self._config()["socket"])
             self._wait_until_ready(None)
+            prepare_logins(str(self.socket), DATABASE)  # who started the server may have been killed before it did
             return
         (self.control / guardian.FAILED).unlink(missing_ok=True)
         user = server_user()

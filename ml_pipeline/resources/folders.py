@@ -11,10 +11,12 @@ import os
 import stat
 from pathlib import Path
 
+from ml_pipeline.errors import UserError
+
 OWN_FOLDERS = ("artifacts", "cores", "dagster", "logs")
 
 
-class FolderUnsafe(Exception):
+class FolderUnsafe(UserError):
     """A folder belongs to somebody else, or is closed to who needs it; the message names it and the remedy."""
 
 

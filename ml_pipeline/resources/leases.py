@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.resources import postgres
 from ml_pipeline.resources.warehouse import APP_ROLE, Warehouse
 from ml_pipeline.settings import Settings
@@ -32,7 +33,7 @@ LOST_SECONDS = 3 * BEAT_SECONDS
 logger = logging.getLogger(__name__)
 
 
-class LeaseTaken(Exception):
+class LeaseTaken(UserError):
     """Another process holds the lease; the message names it."""
 
 
@@ -68,7 +69,9 @@ class _Holder:
         # A connection that idles is what this is; the limits that a server sets are for others.
         options |= {"tcp_keepalives_count": "3", "idle_session_timeout": "0"}
         url = postgres.url_with_options(url, **options)
-        self._engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        # Also a server whose machine is gone, and which therefore answers nothing, is given up.
+        waiting = {"connect_timeout": 10, "tcp_user_timeout": 10_000}
+        self._engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool, connect_args=waiting)
         self._key = key_of(name)
         self._connection: sa.Connection | None = None
         self.name = name

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.resources import store
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ MANIFEST = "manifest.json"
 LARGEST, LARGEST_MANIFEST = 2**31, 2**20  # bytes, where nothing says how many a file has to have
 
 
-class TamperedArtifact(Exception):
+class TamperedArtifact(UserError):
     """A stored file is not the one that was registered; the message names tenant, model, version and file."""
 
 
@@ -68,8 +69,9 @@ def checked_files(version: Version, folder: str) -> Iterator[tuple[str, bytes]]:
         found = store.names(folder) - {MANIFEST}
     except store.Unreadable as error:
         raise _tampered(version, folder, "its folder", str(error)) from error
-    for name in sorted(found ^ set(expected)):
-        raise _tampered(version, folder, name, "is missing" if name in expected else "was added")
+    if changed := sorted(found ^ set(expected)):
+        what = "is missing" if changed[0] in expected else "was added"
+        raise _tampered(version, folder, changed[0], what)
     for name, (digest, size) in expected.items():
         yield name, _checked(version, folder, name, digest, size)
 

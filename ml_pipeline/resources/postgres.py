@@ -10,10 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
+from ml_pipeline.errors import UserError
+
 DATABASE = "ml_pipeline"
 
 
-class DatabaseUnavailable(Exception):
+class DatabaseUnavailable(UserError):
     """No connection can be made; the message names the server and the remedy, never the password."""
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.identifiers import check_model_name, check_tenant_id
 from ml_pipeline.resources import postgres, store, tables
 from ml_pipeline.resources.manifest import MANIFEST, TamperedArtifact, checked_file, checked_files, write_manifest
@@ -34,7 +35,7 @@ SCHEMA = "mlflow"
 logger = logging.getLogger(__name__)
 
 
-class NoSuchVersion(Exception):
+class NoSuchVersion(UserError):
     """The version asked for does not exist; the message lists those that do."""
 
 
@@ -243,12 +244,21 @@ class Registry:
                 raise
 
     def versions(self, tenant: str, model: str) -> list[Version]:
-        """All versions, newest first."""
+        """All versions that the pipeline registered, newest first; others are left out, and the log names them."""
         found = self.client.search_model_versions(
             f"name = '{registered_name(model, tenant)}'", max_results=10_000, order_by=["version_number DESC"]
         )
         proven = self._proven(tenant, model) if found else set()
-        return sorted((_version(tenant, model, item, proven) for item in found), key=lambda version: -version.number)
+        foreign = [item for item in found if not _is_ours(item, proven)]
+        if foreign:
+            numbers = ", ".join(str(item.version) for item in foreign)
+            logger.warning(
+                "tenant %s, model %s: the pipeline did not register version %s, which serves nobody. Delete it in "
+                "MLflow",
+                *(tenant, model, numbers),
+            )
+        ours = [_version(tenant, model, item, proven) for item in found if item not in foreign]
+        return sorted(ours, key=lambda version: -version.number)
 
     def find(self, tenant: str, model: str, key: str) -> Version | None:
         """The version that was registered for this key of work."""
@@ -361,14 +371,18 @@ class Registry:
         return store.present(self.settings.artifacts, version.source, below)
 
 
+def _is_ours(item: ModelVersion, proven: set[tuple[str, str]]) -> bool:
+    return (item.tags.get("key"), item.tags.get("manifest_sha256")) in proven
+
+
 def _version(tenant: str, model: str, item: ModelVersion, proven: set[tuple[str, str]]) -> Version:
     """What MLflow says of a version, if it is one of those that the pipeline registered for this tenant and model."""
     tags = dict(item.tags)
-    if (tags.get("key"), tags.get("manifest_sha256")) not in proven:
+    if not _is_ours(item, proven):
         raise TamperedArtifact(
             f"tenant {tenant}, model {model}: version {item.version} was not registered by the pipeline for this "
-            "tenant and model, so nothing proves its files. Delete it in MLflow, and move an alias that points at it "
-            "with `ml-pipeline promote`"
+            "tenant and model, so its files cannot be verified. Delete it in MLflow, and move an alias that points at "
+            "it with `ml-pipeline promote`"
         )
     semantic, run_id, source = tags["semantic_version"], item.run_id or "", item.source or ""
     return Version(tenant, model, int(item.version), semantic, run_id, source, tags)

@@ -11,6 +11,7 @@ import uuid
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.identifiers import check_model_name, check_tenant_id, is_model_name, tenant_problem
 from ml_pipeline.resources import store
 from ml_pipeline.settings import Settings
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 _FILE = re.compile(r"[0-9a-f]{24}\.parquet")
 
 
-class SnapshotUnusable(Exception):
+class SnapshotUnusable(UserError):
     """A snapshot named by the database is not in the artifact store, or is not the one that was stored."""
 
 
@@ -122,7 +123,7 @@ class Snapshots:
             content = store.read(here)
             frame = pd.read_parquet(io.BytesIO(content))
         except store.Unreadable as error:
-            what = "is gone" if str(error) == "is missing" else str(error)
+            what = "is gone" if isinstance(error, store.Missing) else str(error)
             raise SnapshotUnusable(f"{here} {what}. Materialize the features of its tenant again") from error
         except (ValueError, OSError) as error:  # what the reader of Parquet raises on bytes that are none
             raise SnapshotUnusable(

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from ml_pipeline.errors import UserError
+
 _BEGUN = ".begun"
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -33,7 +35,11 @@ class Unreadable(Exception):
     """A stored file is gone, is no ordinary file, has another size or may not be read; the message says what."""
 
 
-class Unwritable(Exception):
+class Missing(Unreadable):
+    """There is no such stored file or folder."""
+
+
+class Unwritable(UserError):
     """The artifact store takes no file; the message names the file, the cause and the remedy."""
 
 
@@ -131,7 +137,7 @@ def read(url: str, *, size: int | None = None, at_most: int | None = None) -> by
         _check_size(int(filesystem.info(path)["size"]), size, at_most)
         return filesystem.cat_file(path)
     except FileNotFoundError as error:
-        raise Unreadable("is missing") from error
+        raise Missing("is missing") from error
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise Unreadable(f"cannot be read: {error.strerror or error}") from error
 
@@ -187,7 +193,7 @@ def names(folder: str) -> set[str]:
             return {entry.name for entry in Path(path).iterdir()}
         return {str(entry).rstrip("/").rpartition("/")[2] for entry in filesystem.ls(path, detail=False)}
     except FileNotFoundError as error:
-        raise Unreadable("is missing") from error
+        raise Missing("is missing") from error
     except (PermissionError, NotADirectoryError) as error:
         raise Unreadable(f"cannot be read: {error.strerror or error}") from error
 

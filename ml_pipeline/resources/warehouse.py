@@ -12,8 +12,9 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoSuchTableError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoSuchTableError, OperationalError, ProgrammingError
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.features.typed_columns import UnfitValue, typed_rows
 from ml_pipeline.identifiers import BadIdentifier, case_twin, check_tenant_id
 from ml_pipeline.resources import postgres, source_isolation, tables
@@ -30,6 +31,7 @@ MIGRATIONS = Path(__file__).parent.parent / "migrations"
 # Of the time that a tenant may take in a run: the rest is for saying so before its process is ended.
 WAITING_SHARE = 0.9
 LOCK_NOT_AVAILABLE = "55P03"
+QUERY_CANCELED = "57014"
 # The two numbers of a lock are signed where they are given, and unsigned where they are shown.
 HOLDER = """
     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
@@ -38,11 +40,11 @@ HOLDER = """
 """
 
 
-class TenantBusy(Exception):
+class TenantBusy(UserError):
     """Another process has done the same for a tenant for too long; the message names tenant, work and remedy."""
 
 
-class SourceUnreadable(Exception):
+class SourceUnreadable(UserError):
     """A model's source table cannot be read; the message names model, table and remedy."""
 
 
@@ -218,10 +220,15 @@ class Warehouse:
                 problems = unfit_columns(connection, spec, result)
                 rows = list(result)
         except DBAPIError as error:
-            if limit != 0:
+            whose = f"model {spec.name}, tenant {tenant_id}" if tenant_id else f"model {spec.name}"
+            if getattr(error.orig, "pgcode", None) == QUERY_CANCELED:
+                raise SourceUnreadable(
+                    f"{whose}: {spec.source.table} was not read within {self.settings.statement_timeout:g} s. Index "
+                    f"its column {spec.source.tenant}, or raise ML_PIPELINE_STATEMENT_TIMEOUT"
+                ) from error
+            if limit != 0 and isinstance(error, DataError | ProgrammingError):
                 self._source_rows(spec, tenant_id, limit=0)  # names the columns of another type, if these are to blame
             detail = str(error.orig).strip().splitlines()[0]
-            whose = f"model {spec.name}, tenant {tenant_id}" if tenant_id else f"model {spec.name}"
             raise SourceUnreadable(
                 f"{whose}: {spec.source.table} cannot be read: {detail}. "
                 "Correct source.table and source.columns in the specification, or grant SELECT on it"

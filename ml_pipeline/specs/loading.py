@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.specs.model_spec import ModelSpec
 
 
-class SpecError(Exception):
+class SpecError(UserError):
     """A model specification cannot be used; the message names file, key, value and remedy."""
 
 
@@ -96,8 +97,6 @@ def load_specs(folders: Iterable[Path] = ()) -> Specs:
                 specs[spec.name] = spec
             except SpecError as error:
                 broken.append(BrokenSpec(_name(path), str(error)))
-            except Exception as error:  # noqa: BLE001 - whatever one file brings about, the other models go on
-                broken.append(BrokenSpec(_name(path), f"{path}: cannot be used: {type(error).__name__}: {error}"))
     return Specs(dict(sorted(specs.items())), broken)
 
 
@@ -106,13 +105,13 @@ def _name(path: Path) -> str:
         name = _content(path).get("name")
     except SpecError:
         return path.stem
-    return name if isinstance(name, str) else path.stem
+    return name if isinstance(name, str) and name else path.stem
 
 
 def _content(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except Exception as error:
         raise SpecError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise SpecError(f"{path}: holds {type(content).__name__}, not a mapping. See docs/how-to/add-a-model.md")

@@ -20,6 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.monitoring import alert_rules
 from ml_pipeline.resources import notifier, tables
 from ml_pipeline.resources.notifier import Channel, ChannelError, Notice
@@ -287,7 +288,7 @@ def _escalate(
     return True
 
 
-class NoSuchAlert(Exception):
+class NoSuchAlert(UserError):
     """The alert to be acknowledged does not exist; the message lists those that are open."""
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import pandas as pd
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.warehouse import Warehouse
@@ -41,7 +42,7 @@ class Doors:
         return Deployer(self.warehouse, self.registry)
 
 
-class BadMoment(ValueError):
+class BadMoment(UserError, ValueError):
     """An ``as_of`` that is no moment; the message names the value and what is accepted."""
 
 

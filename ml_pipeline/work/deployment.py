@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import (
     CHALLENGER,
@@ -33,7 +34,7 @@ NOBODY = 0  # the version of a deployment that took the alias away
 OPEN, KEPT, ROLLED_BACK, SUPERSEDED = "open", "kept", "rolled_back", "superseded"
 
 
-class NothingToRollBackTo(Exception):
+class NothingToRollBackTo(UserError):
     """No earlier version has served."""
 
 

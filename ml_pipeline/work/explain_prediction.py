@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ml_pipeline.display import command
+from ml_pipeline.errors import UserError
 from ml_pipeline.features.point_in_time import build_one
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.explanation import ANCHOR, contributions, in_log_odds, words
@@ -18,7 +19,7 @@ from ml_pipeline.work.scoring import answers, load_version
 from ml_pipeline.work.tenant_settings import spec_for
 
 
-class NothingToExplain(Exception):
+class NothingToExplain(UserError):
     """No version answers for the tenant; the message names tenant, model and the remedy."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.features.feedback import ACCEPTED, CORRECTED, FEEDBACK_COLUMNS, REJECTED, VERDICTS, usable
 from ml_pipeline.importers.checking import Problems, type_columns
 from ml_pipeline.importers.flow import time_zone
@@ -31,7 +32,7 @@ COLUMNS = (
 )
 
 
-class BadFeedback(ValueError):
+class BadFeedback(UserError, ValueError):
     """A single record cannot be stored; the message says what is wrong with it."""
 
 

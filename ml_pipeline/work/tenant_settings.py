@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.features.business import UnknownCountry, check_country
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
@@ -23,7 +24,7 @@ SHARE = "share"
 HOURS = re.compile(r"([01]?\d|2[0-3])-([01]?\d|2[0-3])")
 
 
-class BadSetting(ValueError):
+class BadSetting(UserError, ValueError):
     """A setting that does not exist, or a value that it does not take; the message says what is accepted."""
 
 

@@ -184,6 +184,7 @@ def test_markdown_says_nothing_but_the_text():
 
 
 def test_dagsters_pages_get_links_only_where_we_made_them():
+    assert "https://" not in display.markdown("see https://evil.example")
     shown = metadata({"reason": "https://evil.example", "notes": HOSTILE, "test": [(HOSTILE, 1.0, 2.0)]})
     assert shown["reason"] == "https://evil.example"
     assert "<img" not in shown["test"].value and "[f](" not in shown["test"].value

@@ -199,6 +199,7 @@ def test_a_file_that_is_hardly_one_is_given_up_after_its_good_rows(file, monkeyp
         (b"\x1f\x8b\x08\x08" + b"x" * 50_000, "the compressed file ends too early"),
         (b"\x1f\x8b\x07" + bytes(20), "cannot be read: Unknown compression method"),
     ],
+    ids=["a bomb", "twice", "garbage after it", "cut off", "random", "another method"],
 )
 def test_a_gzip_file_that_is_broken_or_a_bomb_is_refused_with_the_reason(file, content, said):
     file.write_bytes(content)

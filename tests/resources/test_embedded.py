@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest import mock
 
 import psutil
 import psycopg2
@@ -169,6 +170,15 @@ def test_the_server_goes_on_while_another_command_uses_it(data: Path):
         time.sleep(0.3)
         assert ask(server, "SELECT 1") == 1
         assert postmaster(data).pid == before
+
+
+def test_logins_that_a_killed_starter_did_not_make_are_made_by_the_next_user(data: Path):
+    prepare_logins = embedded.prepare_logins
+    with mock.patch.object(embedded, "prepare_logins"), embedded_server(data) as first:
+        with pytest.raises(psycopg2.OperationalError, match='role "pipeline" does not exist'):
+            psycopg2.connect(host=str(first.socket), user="pipeline", dbname="postgres")
+        with mock.patch.object(embedded, "prepare_logins", prepare_logins), embedded_server(data) as second:
+            assert ask(second, "SELECT 1") == 1
 
 
 @on_linux

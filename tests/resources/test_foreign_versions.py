@@ -74,7 +74,11 @@ def of_another_key(registry: Registry, ours: Version, theirs: Version) -> int:
 
 @pytest.mark.parametrize("attack", [copied, copied_by_mlflow, by_hand, of_another_key])
 def test_a_version_that_was_made_in_mlflow_is_refused_wherever_it_is_met(
-    registry: Registry, ours: Version, theirs: Version, attack: Callable[[Registry, Version, Version], int]
+    registry: Registry,
+    ours: Version,
+    theirs: Version,
+    attack: Callable[[Registry, Version, Version], int],
+    caplog: pytest.LogCaptureFixture,
 ):
     number = attack(registry, ours, theirs)
     registry.set_alias("acme", MODEL, CHAMPION, number)
@@ -82,11 +86,12 @@ def test_a_version_that_was_made_in_mlflow_is_refused_wherever_it_is_met(
     for use in (
         lambda: registry.version("acme", MODEL, number),
         lambda: registry.aliased("acme", MODEL),
-        lambda: registry.versions("acme", MODEL),
-        lambda: registry.find("acme", MODEL, "b"),
     ):
         with pytest.raises(TamperedArtifact, match=refused):
             use()
+    assert registry.find("acme", MODEL, "b") is None
+    assert registry.versions("acme", MODEL) == [ours]
+    assert f"tenant acme, model {MODEL}: the pipeline did not register version {number}, which serves" in caplog.text
     assert registry.version("acme", MODEL, ours.number) == ours
 
 

@@ -246,10 +246,11 @@ def test_an_unknown_version_is_refused_with_those_that_exist(registry: Registry,
 
 
 def test_a_version_registered_by_somebody_else_is_refused_with_the_remedy(registry: Registry, tmp_path: Path):
-    register(registry, tmp_path / "files", "a")
+    ours = register(registry, tmp_path / "files", "a")
     registry.client.create_model_version("story_points.acme", "file:///nowhere")
     with pytest.raises(TamperedArtifact, match=r"version 2 was not registered by the pipeline.*Delete it in MLflow"):
-        registry.versions("acme", "story_points")
+        registry.version("acme", "story_points", 2)
+    assert registry.versions("acme", "story_points") == [ours]
 
 
 def test_one_file_of_a_version_is_read_alone_and_checked(registry: Registry, tmp_path: Path):

@@ -293,6 +293,9 @@ def test_a_folder_that_is_not_there_stops_no_model(tmp_path):
         b"name: 7\n",
         b"a: &a [*a]",
         b"{" * 3000,
+        b"name: !!bool foo",
+        b'a: !!int ""',
+        b"a: !!timestamp foo",
     ],
     ids=[
         "no YAML",
@@ -305,6 +308,9 @@ def test_a_folder_that_is_not_there_stops_no_model(tmp_path):
         "a number",
         "a circle",
         "deep",
+        "a tag without a reading",
+        "a tag without a value",
+        "a tag of another kind",
     ],
 )
 def test_a_file_that_can_not_be_used_stops_no_other_model(tmp_path, text):
