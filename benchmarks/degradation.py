@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.common import parse_arguments, print_result, print_table
 from benchmarks.peers import allow_river
-from ml_pipeline.monitoring.sequential import RECENT_SHARE, rise
+from ml_pipeline.monitoring.degradation.detector import RECENT_SHARE, rise
 
 try:
     allow_river()

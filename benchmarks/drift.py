@@ -30,8 +30,8 @@ from benchmarks.drift_data import (
     frame,
     stream,
 )
-from ml_pipeline.monitoring.drift import DriftReport, compare, windows
-from ml_pipeline.monitoring.profiles import profile
+from ml_pipeline.monitoring.drift.report import DriftReport, compare, windows
+from ml_pipeline.monitoring.profiles.profile import profile
 
 WORKERS = 2
 SIZES = ((200, 200), (1000, 1000), (5000, 1000), (5000, 5000), (100_000, 100_000))

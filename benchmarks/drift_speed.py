@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits
 from benchmarks.common import parse_arguments, print_result, print_table
 from benchmarks.drift_data import Columns, frame
 from benchmarks.peers import PEERS, timings
-from ml_pipeline.monitoring.drift import compare
-from ml_pipeline.monitoring.profiles import Profile, profile
+from ml_pipeline.monitoring.drift.report import compare
+from ml_pipeline.monitoring.profiles.profile import Profile, profile
 
 COLUMNS, RUNS, PEER_RUNS = 50, 7, 5
 SIZES = (10_000, 100_000)

@@ -24,9 +24,9 @@ from benchmarks.common import (
 )
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.training.adaptive import Predictions, lived_intervals, waiting_unit
-from ml_pipeline.training.intervals import NEAR
-from ml_pipeline.training.race import run_race
+from ml_pipeline.training.intervals.conformal import NEAR
+from ml_pipeline.training.intervals.online import Predictions, lived_intervals, waiting_unit
+from ml_pipeline.training.selection.model_selection import run_race
 from ml_pipeline.training.splits import Split, time_split
 from ml_pipeline.training.train import refit, train_on_split, with_interval
 

@@ -30,8 +30,8 @@ from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.work.monitoring import DRIFT_REPORT, STEPS, MonitoringTask, run_monitoring
-from ml_pipeline.work.tenant_days import records
+from ml_pipeline.work.monitoring.task import DRIFT_REPORT, STEPS, MonitoringTask, run_monitoring
+from ml_pipeline.work.monitoring.tenant_days import records
 
 DAY = dt.timedelta(days=1)
 TRAINED = 5

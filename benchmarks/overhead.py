@@ -29,7 +29,7 @@ from ml_pipeline.resources.compute import Compute, Key, Result
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.settings import PROJECT_ROOT, Settings, load_settings
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.training import FEATURES, TaskReport, TrainingTask
+from ml_pipeline.work.training.task import FEATURES, TaskReport, TrainingTask
 
 WORKERS = 2
 SIZES = (10, 100, 1000)

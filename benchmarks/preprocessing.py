@@ -26,13 +26,13 @@ from benchmarks.common import (
     print_table,
     source_rows,
 )
+from ml_pipeline.features.encoding.preprocessing import fit_preprocessor
+from ml_pipeline.features.encoding.text import TextMemo
 from ml_pipeline.features.point_in_time import build
-from ml_pipeline.features.preprocessing import fit_preprocessor
 from ml_pipeline.features.selection import stability
-from ml_pipeline.features.text import TextMemo
 from ml_pipeline.specs import ModelSpec, Preprocessing, Selection, load_specs
 from ml_pipeline.specs.training import Training
-from ml_pipeline.training.learners import fit_learner
+from ml_pipeline.training.learners.base import fit_learner
 from ml_pipeline.training.splits import time_split
 
 MAX_ROWS = 8000

@@ -14,9 +14,9 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from benchmarks.common import parse_arguments, print_result, print_table
-from ml_pipeline.features.patterns import temporal_patterns
 from ml_pipeline.features.point_in_time import build
-from ml_pipeline.features.quality import assess
+from ml_pipeline.features.quality.measures import assess
+from ml_pipeline.features.quality.patterns import temporal_patterns
 from ml_pipeline.specs import ModelSpec
 
 RUNS = 5

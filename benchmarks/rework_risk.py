@@ -32,15 +32,15 @@ from benchmarks.common import (
     print_table,
     source_rows,
 )
+from ml_pipeline.features.encoding.preprocessing import steady_columns
 from ml_pipeline.features.point_in_time import build
-from ml_pipeline.features.preprocessing import steady_columns
-from ml_pipeline.features.windows import training_window
+from ml_pipeline.features.temporal.windows import training_window
 from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.training.predictors import Constant
+from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.selection.predictors import Constant
 from ml_pipeline.training.splits import Split, time_split
 from ml_pipeline.training.train import train, train_on_split
-from ml_pipeline.training.version import FittedModel
 
 SHARE = 0.2
 MIN_PULL_REQUESTS = 100

@@ -19,11 +19,11 @@ from ml_pipeline.resources import postgres
 from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs.search import Search
-from ml_pipeline.training.learners import fit_learner
-from ml_pipeline.training.spaces import space_of
+from ml_pipeline.training.learners.base import fit_learner
+from ml_pipeline.training.search.search import search
+from ml_pipeline.training.search.spaces import space_of
+from ml_pipeline.training.search.trials import SearchResult
 from ml_pipeline.training.splits import Fold, folds
-from ml_pipeline.training.trials import SearchResult
-from ml_pipeline.training.tuning import search
 
 ROWS, FEATURES, FOLDS = 1_000, 60, 3
 TRIALS, QUICK_TRIALS = 100, 20

@@ -23,7 +23,7 @@ from ml_pipeline.sensors.retraining import retraining
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.retraining import waiting
+from ml_pipeline.work.retraining.decide import waiting
 
 TENANTS, QUICK = 1000, 50
 TICKS = 5

@@ -29,7 +29,7 @@ from ml_pipeline.replay.history import History
 from ml_pipeline.replay.learner import Learner
 from ml_pipeline.replay.loop import replay
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.training.race import run_race
+from ml_pipeline.training.selection.model_selection import run_race
 from ml_pipeline.training.splits import Split
 from ml_pipeline.training.train import refit
 

@@ -28,11 +28,11 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.specs.search import Search
-from ml_pipeline.training import ensembles
-from ml_pipeline.training.boosters import BoostedTrees
-from ml_pipeline.training.learners import fit_learner
-from ml_pipeline.training.version import FittedModel
-from ml_pipeline.work.training import MODEL, TrainingTask, run_training
+from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.learners.base import fit_learner
+from ml_pipeline.training.learners.boosters import BoostedTrees
+from ml_pipeline.training.selection import ensembles
+from ml_pipeline.work.training.task import MODEL, TrainingTask, run_training
 
 ROWS, FEATURES, TREES = 500, 80, 100
 NEWER = 50  # rows that have come when a tenant is trained again

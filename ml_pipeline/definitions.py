@@ -26,7 +26,7 @@ from ml_pipeline.sensors.schedules import fresh_predictions, nightly, prune, pru
 from ml_pipeline.sensors.tenants import new_tenants
 from ml_pipeline.settings import load_settings
 from ml_pipeline.specs import BrokenSpec, ModelSpec, Specs, load_specs
-from ml_pipeline.work.training import PREDICTIONS
+from ml_pipeline.work.training.task import PREDICTIONS
 
 
 def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> dg.Definitions:

@@ -18,7 +18,7 @@ from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable
 from ml_pipeline.resources.warehouse import SourceUnreadable, Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.work.retraining import policy_of
+from ml_pipeline.work.retraining.decide import policy_of
 
 SHOWN_TENANTS, SHOWN_LENGTH = 10, 60
 

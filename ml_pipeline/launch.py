@@ -23,9 +23,9 @@ from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, load_settings
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.retraining import Approved
-from ml_pipeline.work.run_failures import ERRORS
-from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS
+from ml_pipeline.work.alerts.run_failures import ERRORS
+from ml_pipeline.work.retraining.decide import Approved
+from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS
 
 Progress = Callable[[str], None]
 
@@ -157,7 +157,7 @@ def monitor(
     announce: Progress,
 ) -> Launched:
     """Daily metrics and drift reports of the tenants for the days from ``since`` to ``until``."""
-    from ml_pipeline.work.monitoring import STEPS
+    from ml_pipeline.work.monitoring.task import STEPS
 
     keys = [dg.AssetKey([model, step]) for model in models for step in STEPS]
     ranges = [

@@ -20,7 +20,7 @@ from ml_pipeline.resources.leases import LEASE_TAG
 from ml_pipeline.resources.scratch import remove_abandoned
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.retraining import DECISION_TAG, FAILED, TENANT_TAG, settle, waiting
+from ml_pipeline.work.retraining.decide import DECISION_TAG, FAILED, TENANT_TAG, settle, waiting
 
 BEGUN = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 BEGUN += [dg.DagsterRunStatus.CANCELING]

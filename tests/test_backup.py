@@ -20,10 +20,10 @@ from ml_pipeline.resources import embedded, postgres, tables
 from ml_pipeline.resources.relocation import relocate
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.deployment import PROMOTE_BY_HAND
-from ml_pipeline.work.explain import explain
+from ml_pipeline.work.deployment.deployer import PROMOTE_BY_HAND
 from ml_pipeline.work.explain_prediction import explain_prediction
-from ml_pipeline.work.training import PREDICTIONS
+from ml_pipeline.work.retraining.explain import explain
+from ml_pipeline.work.training.task import PREDICTIONS
 from tests.conftest import settings_of
 from tests.work.conftest import Tenant, issues, moment
 from tests.work.conftest import tenant as tenant  # the fixture

@@ -22,7 +22,7 @@ from ml_pipeline.sensors.rollback_watch import rollback_watch
 from ml_pipeline.settings import Settings, load_settings
 from ml_pipeline.specs import BrokenSpec, Specs, load_specs
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.retraining import APPROVED, SCORES, waiting
+from ml_pipeline.work.retraining.decide import APPROVED, SCORES, waiting
 
 BROKEN = "name: claims\ntitle: Claims\ntask: ranking\n"
 
@@ -109,7 +109,7 @@ def test_the_sensors_go_on(folder, settings: Settings):
 
 
 def test_an_approved_retraining_waits_until_the_file_is_corrected(folder, settings: Settings):
-    from ml_pipeline.work.decisions import record_decision
+    from ml_pipeline.work.retraining.decisions import record_decision
 
     warehouse = Warehouse(settings)
     now = dt.datetime.now(dt.UTC)

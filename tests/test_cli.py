@@ -199,7 +199,7 @@ def test_the_doctor_ends_with_zero_only_when_everything_is_good(typed, tmp_path:
     healthy = typed("doctor", "--json")
     assert healthy.exit_code == 0
     assert all(finding["ok"] for finding in json.loads(healthy.stdout))
-    shipped = Path(tables.__file__).parents[1] / "specs" / "lead_time.yaml"
+    shipped = Path(tables.__file__).parents[1] / "specs" / "models" / "lead_time.yaml"
     folder = tmp_path / "specs"
     folder.mkdir()
     changed = shipped.read_text().replace("name: lead_time", "name: mine").replace("source.issues", "source.nothing")

@@ -26,10 +26,10 @@ from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.monitoring import MonitoringTask, run_monitoring
-from ml_pipeline.work.retraining import decide_for, waiting
+from ml_pipeline.work.monitoring.task import MonitoringTask, run_monitoring
+from ml_pipeline.work.retraining.decide import decide_for, waiting
 from ml_pipeline.work.tenant_settings import EVERY_MODEL, write_setting
-from ml_pipeline.work.training import TrainingTask, run_training
+from ml_pipeline.work.training.task import TrainingTask, run_training
 
 PATIENCE = 120.0
 

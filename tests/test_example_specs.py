@@ -16,7 +16,7 @@ from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.warehouse import APP_ROLE, Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.work.training import TaskReport, TrainingTask, run_training
+from ml_pipeline.work.training.task import TaskReport, TrainingTask, run_training
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "specs"
 LATE_2010 = pd.Timestamp("2010-10-15", tz="UTC")

@@ -29,7 +29,7 @@ from ml_pipeline.resources.warehouse import TenantBusy, Warehouse
 from ml_pipeline.sensors.retraining import under_way
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.retraining import DECISION_TAG, TENANT_TAG, decide_for, waiting
+from ml_pipeline.work.retraining.decide import DECISION_TAG, TENANT_TAG, decide_for, waiting
 
 STARTED = dg.DagsterRunStatus.STARTED
 HOLDS = """

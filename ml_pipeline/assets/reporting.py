@@ -12,7 +12,7 @@ import dagster as dg
 
 from ml_pipeline.display import markdown
 from ml_pipeline.resources.compute import Result
-from ml_pipeline.work.run_failures import ERRORS
+from ml_pipeline.work.alerts.run_failures import ERRORS
 
 SHOWN_FAILURES = 20
 LONGEST_ERROR = 1000  # characters: a thousand tenants that fail add no more than 20 of these to the event log

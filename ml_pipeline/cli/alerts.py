@@ -26,7 +26,7 @@ def alerts_command(tenants: Sequence[str], models: Sequence[str], only_open: boo
     """Alerts, newest first: what happened, who was told, who has seen it."""
     from ml_pipeline.cli.common import console, output, prepared
     from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.alerts import list_alerts
+    from ml_pipeline.work.alerts.raising import list_alerts
 
     with prepared() as settings:
         warehouse = Warehouse(settings)
@@ -104,7 +104,7 @@ def acknowledge_command(
     """Say that you have seen an alert: it does not escalate any more. The beginning of its id is enough."""
     from ml_pipeline.cli.common import output, prepared
     from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.alerts import NoSuchAlert, acknowledge
+    from ml_pipeline.work.alerts.raising import NoSuchAlert, acknowledge
 
     if (alert is None) == (not everything):
         raise click.UsageError("name one alert by its id (ml-pipeline alerts --open shows them), or give --all")
@@ -129,8 +129,8 @@ def acknowledge_command(
 def _check(warehouse: Any, settings: Any, tenants: Sequence[str], models: Sequence[str]) -> None:
     """Unknown names are answered with the known ones; alerts of runs for no tenant have names of their own."""
     from ml_pipeline.specs import load_specs
+    from ml_pipeline.work.alerts.run_failures import NO_MODEL
     from ml_pipeline.work.retention import everyone
-    from ml_pipeline.work.run_failures import NO_MODEL
 
     specs = load_specs(settings.specs)
     for what, given, known in (

@@ -276,7 +276,7 @@ def _against(found: Mapping[str, float | None]) -> str:
 def promote(tenant: str, model: str, version: int, reason: str) -> None:
     """Make a version the champion by hand."""
     from ml_pipeline.work.context import Doors
-    from ml_pipeline.work.deployment import PROMOTE_BY_HAND
+    from ml_pipeline.work.deployment.deployer import PROMOTE_BY_HAND
 
     with prepared() as settings:
         check_model_and_tenant(settings, tenant, model)

@@ -60,7 +60,7 @@ def set_command(name: str, value: str, tenant: str, model: str | None, by: str) 
 def explain_command(tenant: str, model: str, day: dt.datetime | None, as_json: bool) -> None:
     """The last decisions about a tenant's model: each safeguard with its numbers, in plain words."""
     from ml_pipeline.work.context import Doors
-    from ml_pipeline.work.explain import explain
+    from ml_pipeline.work.retraining.explain import explain
 
     with prepared() as settings:
         check_model_and_tenant(settings, tenant, model)
@@ -118,7 +118,7 @@ def retrain_command(tenant: str, model: str, reason: str, by: str) -> None:
     from ml_pipeline.lifecycle.retraining import Request
     from ml_pipeline.resources.leases import lease
     from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.retraining import decide_for, waiting
+    from ml_pipeline.work.retraining.decide import decide_for, waiting
 
     own = str(uuid.uuid4())
     with prepared() as settings, launch.dagster_instance(settings) as instance, lease(settings, own):
@@ -147,7 +147,7 @@ def _run(settings: Settings, instance: Any, approved: Sequence[Any]) -> list[str
     from ml_pipeline import launch
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.context import Doors
-    from ml_pipeline.work.explain import explain
+    from ml_pipeline.work.retraining.explain import explain
 
     known = launch.add_partitions(instance, Warehouse(settings).tenants())
     with progress_bar("Retraining", len(approved)) as advance:

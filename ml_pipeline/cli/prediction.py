@@ -29,7 +29,7 @@ def explain_prediction_command(tenant: str, model: str, entity: str, as_json: bo
     """What the serving version predicts for an entity, and what each feature adds to it."""
     from ml_pipeline.work.context import Doors
     from ml_pipeline.work.explain_prediction import explain_prediction
-    from ml_pipeline.work.records import json_safe
+    from ml_pipeline.work.monitoring.report_store import json_safe
 
     with prepared() as settings:
         check_model_and_tenant(settings, tenant, model)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.monitoring import MonitoringTask, run_monitoring
-from ml_pipeline.work.retraining import Approved, decide_for
-from ml_pipeline.work.training import PREDICTIONS, TrainingTask, run_training
-from ml_pipeline.work.watch import due_watches, look_at
+from ml_pipeline.work.deployment.rollback_watch import due_watches, look_at
+from ml_pipeline.work.monitoring.task import MonitoringTask, run_monitoring
+from ml_pipeline.work.retraining.decide import Approved, decide_for
+from ml_pipeline.work.training.task import PREDICTIONS, TrainingTask, run_training
 
 DAY = dt.timedelta(days=1)
 LOOKED_AT = dt.timedelta(hours=3)  # after midnight: when the night's reports are there

@@ -24,7 +24,7 @@ from ml_pipeline.resources.leases import lease
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.retraining import Approved, decide_for
+from ml_pipeline.work.retraining.decide import Approved, decide_for
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, OFF_PEAK, write_setting
 
 MODEL = "story_points"  # whose loop is shown; the others are trained as of now

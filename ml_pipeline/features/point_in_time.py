@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from ml_pipeline.errors import UserError
-from ml_pipeline.features.calendar import calendar_features
-from ml_pipeline.features.derived import derived_features
-from ml_pipeline.features.history import DAY, NEVER, Outcomes, history_features
-from ml_pipeline.features.temporal import temporal_features
+from ml_pipeline.features.temporal.calendar import calendar_features
+from ml_pipeline.features.temporal.derived import derived_features
+from ml_pipeline.features.temporal.history import DAY, NEVER, Outcomes, history_features
+from ml_pipeline.features.temporal.temporal import temporal_features
 from ml_pipeline.features.typed_columns import UnfitValue, level, typed_rows
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.specs.names import TEXT, feature_name, text_lengths

@@ -86,7 +86,7 @@ def health_score(
         Age of the serving version.
     volume : float or None
         P-value of the day's number of new entities among the tenant's own earlier days
-        (:func:`ml_pipeline.monitoring.anomalies.unusual_days`).
+        (:func:`ml_pipeline.monitoring.anomalies.rows.unusual_days`).
 
     >>> health_score(skill=0.25, completeness=1.0).score
     100.0

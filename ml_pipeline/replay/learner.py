@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from ml_pipeline.lifecycle.promotion import Decision, judge
-from ml_pipeline.monitoring.profiles import Profile, profile
+from ml_pipeline.monitoring.profiles.profile import Profile, profile
 from ml_pipeline.replay.history import History
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.evidence import Opponent, evidence_of
-from ml_pipeline.training.predictors import Constant
-from ml_pipeline.training.since import training_rows
+from ml_pipeline.training.selection.predictors import Constant
 from ml_pipeline.training.train import Trained, constant_instead, train
+from ml_pipeline.training.training_window import training_rows
 from ml_pipeline.training.update import update, updates_left
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from ml_pipeline.lifecycle.promotion import losses
 from ml_pipeline.lifecycle.state import DegradationFinding, DriftFinding
-from ml_pipeline.monitoring.drift import compare, windows
+from ml_pipeline.monitoring.drift.report import compare, windows
 from ml_pipeline.monitoring.performance import degradation
-from ml_pipeline.monitoring.profiles import Profile
+from ml_pipeline.monitoring.profiles.profile import Profile
 from ml_pipeline.replay.history import History
 
 Scores = Mapping[str, np.ndarray]  # value, lower, upper and baseline per row of the frame

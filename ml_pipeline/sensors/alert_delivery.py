@@ -9,7 +9,7 @@ import dagster as dg
 from ml_pipeline.resources.notifier import channels
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import load_settings
-from ml_pipeline.work.alerts import deliver, escalate
+from ml_pipeline.work.alerts.raising import deliver, escalate
 
 
 @dg.sensor(

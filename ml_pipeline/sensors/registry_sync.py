@@ -8,7 +8,7 @@ import dagster as dg
 
 from ml_pipeline.settings import load_settings
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.registry_sync import follow_aliases
+from ml_pipeline.work.deployment.registry_sync import follow_aliases
 
 
 @dg.sensor(

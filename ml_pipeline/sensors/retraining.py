@@ -16,8 +16,8 @@ from ml_pipeline.recovery import recover
 from ml_pipeline.settings import load_settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.loop_state import Key
-from ml_pipeline.work.retraining import DECISION_TAG, FAILED, Approved, Tick, decide_for, settle, waiting
+from ml_pipeline.work.retraining.decide import DECISION_TAG, FAILED, Approved, Tick, decide_for, settle, waiting
+from ml_pipeline.work.retraining.fleet_state import Key
 
 TENANTS_AT_ONCE = 250
 SECONDS_PER_TICK = 35.0  # Dagster ends a tick after 60

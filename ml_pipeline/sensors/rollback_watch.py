@@ -11,7 +11,7 @@ import dagster as dg
 from ml_pipeline.settings import load_settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.watch import date_watches, due_watches, look_at
+from ml_pipeline.work.deployment.rollback_watch import date_watches, due_watches, look_at
 
 SECONDS_PER_TICK = 40.0  # Dagster ends a tick after 60; what is left is the oldest at the next
 

@@ -11,7 +11,7 @@ import dagster as dg
 from ml_pipeline import partitions
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import load_settings
-from ml_pipeline.work.run_failures import ERRORS, FailedRun, alert_failed_run
+from ml_pipeline.work.alerts.run_failures import ERRORS, FailedRun, alert_failed_run
 
 
 @dg.run_failure_sensor(

@@ -7,7 +7,7 @@ from typing import Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ml_pipeline.features.expressions import Expression, ExpressionError
+from ml_pipeline.specs.expressions import Expression, ExpressionError
 
 # Names that metrics have already, in evaluations, in metrics rows and in MLflow.
 TECHNICAL_METRICS = (

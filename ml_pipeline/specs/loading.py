@@ -85,7 +85,7 @@ def load_specs(folders: Iterable[Path] = ()) -> Specs:
     """
     specs: dict[str, ModelSpec] = {}
     broken: list[BrokenSpec] = []
-    for folder in (Path(__file__).parent, *folders):
+    for folder in (Path(__file__).parent / "models", *folders):
         if not folder.is_dir():
             broken.append(BrokenSpec(folder.name, f"{folder}: is not a folder. Correct ML_PIPELINE_SPECS"))
             continue

@@ -7,15 +7,15 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from ml_pipeline.features.expressions import ExpressionError
 from ml_pipeline.identifiers import is_model_name
 from ml_pipeline.specs import temporal
+from ml_pipeline.specs.base import Part
 from ml_pipeline.specs.business_metric import BusinessMetric
+from ml_pipeline.specs.expressions import ExpressionError
 from ml_pipeline.specs.monitoring import Monitoring
 from ml_pipeline.specs.names import IS_MISSING, TEXT, feature_name, text_lengths
-from ml_pipeline.specs.part import Part
 from ml_pipeline.specs.preprocessing import Preprocessing, Selection
-from ml_pipeline.specs.question import Label, Source
+from ml_pipeline.specs.source import Label, Source
 from ml_pipeline.specs.temporal import Temporal
 from ml_pipeline.specs.training import Gate, Training
 

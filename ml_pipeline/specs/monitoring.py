@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ml_pipeline.specs.part import Part
+from ml_pipeline.specs.base import Part
 
 Target = Literal["r2", "mae", "mdae", "rmse", "f1", "precision", "recall", "accuracy", "roc_auc", "brier", "ece"]
 

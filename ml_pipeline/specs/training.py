@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ml_pipeline.specs.part import Part
+from ml_pipeline.specs.base import Part
 from ml_pipeline.specs.search import Search
 
 LearnerName = Literal["xgboost", "lightgbm", "hist_gradient_boosting", "random_forest", "linear"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.features.windows import training_window
+from ml_pipeline.features.temporal.windows import training_window
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.race import run_race
+from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.selection.model_selection import run_race
 from ml_pipeline.training.splits import known_before, oldest_first
 from ml_pipeline.training.train import with_interval
-from ml_pipeline.training.version import FittedModel
 
 CALIBRATION_SHARE = 0.2
 _EPOCH = pd.Timestamp("1970-01-01", tz="UTC")

@@ -10,10 +10,10 @@ import pandas as pd
 
 from ml_pipeline.lifecycle.promotion import BusinessValue, Evidence, losses
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.predictors import Constant
-from ml_pipeline.training.race import POOLED
+from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.selection.model_selection import POOLED
+from ml_pipeline.training.selection.predictors import Constant
 from ml_pipeline.training.train import Trained
-from ml_pipeline.training.version import FittedModel
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 
 from ml_pipeline.features.selection import Stability
-from ml_pipeline.monitoring.business import business_metrics
+from ml_pipeline.monitoring.business_metrics import business_metrics
 from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.specs.names import feature_name
-from ml_pipeline.training.intervals import conformal_interval, kept_residuals, residuals_of
-from ml_pipeline.training.latency import within_latency
-from ml_pipeline.training.parameters import NO_CONTEXT, SearchReport, TrainingContext, selection_stability, tuned
-from ml_pipeline.training.predictors import Constant, Predictor, Scale
-from ml_pipeline.training.race import (
+from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.intervals.conformal import conformal_interval, kept_residuals, residuals_of
+from ml_pipeline.training.search.parameters import NO_CONTEXT, SearchReport, TrainingContext, selection_stability, tuned
+from ml_pipeline.training.selection.latency import within_latency
+from ml_pipeline.training.selection.model_selection import (
     MEDIAN,
     POOLED,
     PRIOR,
@@ -30,8 +30,8 @@ from ml_pipeline.training.race import (
     fit_again,
     run_race,
 )
+from ml_pipeline.training.selection.predictors import Constant, Predictor, Scale
 from ml_pipeline.training.splits import Split, time_split
-from ml_pipeline.training.version import FittedModel
 
 
 class TrainingError(ValueError):
@@ -68,10 +68,10 @@ def train(
     """Trains one version on a frame of matured rows (the training window is the caller's choice).
 
     The rows are split in time. Where ``training.search`` is set, parameters and open preprocessing are searched for on
-    train, ``context`` saying how (:func:`~ml_pipeline.training.parameters.tuned`). The candidates are fitted on train
-    and compared on validation; the winner is refitted on what was known when the test part began and evaluated on the
-    test part beside the constant baseline; the model returned is refitted on every row, with an interval from the test
-    residuals. Members that are too slow for ``training.latency_ms`` are left out of both.
+    train, ``context`` saying how (:func:`~ml_pipeline.training.search.parameters.tuned`). The candidates are fitted on
+    train and compared on validation; the winner is refitted on what was known when the test part began and evaluated on
+    the test part beside the constant baseline; the model returned is refitted on every row, with an interval from the
+    test residuals. Members that are too slow for ``training.latency_ms`` are left out of both.
 
     Raises
     ------

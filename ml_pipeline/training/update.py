@@ -12,10 +12,11 @@ import pandas as pd
 
 from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.ensembles import continued, room_to_grow
-from ml_pipeline.training.parameters import with_params
-from ml_pipeline.training.predictors import Constant, Predictor
-from ml_pipeline.training.race import constants, row_losses
+from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.search.parameters import with_params
+from ml_pipeline.training.selection.ensembles import continued, room_to_grow
+from ml_pipeline.training.selection.model_selection import constants, row_losses
+from ml_pipeline.training.selection.predictors import Constant, Predictor
 from ml_pipeline.training.splits import known_before
 from ml_pipeline.training.train import (
     Trained,
@@ -24,7 +25,6 @@ from ml_pipeline.training.train import (
     judged_version,
     with_interval,
 )
-from ml_pipeline.training.version import FittedModel
 
 MIN_NEW_ROWS = 60
 MIN_TEST_ROWS = 30  # as many pairs as a comparison with the champion needs

@@ -14,7 +14,7 @@ from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.work.deployment import Deployer
+from ml_pipeline.work.deployment.deployer import Deployer
 
 LATEST = "latest"
 

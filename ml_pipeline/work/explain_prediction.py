@@ -12,9 +12,9 @@ from ml_pipeline.display import command
 from ml_pipeline.errors import UserError
 from ml_pipeline.features.point_in_time import build_one
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.explanation import ANCHOR, contributions, in_log_odds, words
+from ml_pipeline.training.reporting.explanation import ANCHOR, contributions, in_log_odds, words
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.records import json_safe
+from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.scoring import answers, load_version
 from ml_pipeline.work.tenant_settings import spec_for
 

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from ml_pipeline.work.alerts.run_failures import NO_TENANT
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.run_failures import NO_TENANT
 
 BATCH = 5000
 BEGUN_SECONDS = 86_400.0  # from which age on nobody writes at a file any more

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHAMPION, NoSuchVersion, TamperedArtifact, Version
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.adaptive import MIN_OUTCOMES, Predictions, waiting_unit
-from ml_pipeline.training.version import FittedModel
+from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.intervals.online import MIN_OUTCOMES, Predictions, waiting_unit
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.deployment import OPEN
-from ml_pipeline.work.records import json_safe, raise_alert
-from ml_pipeline.work.version_files import contract_of, read_files
+from ml_pipeline.work.deployment.deployer import OPEN
+from ml_pipeline.work.monitoring.report_store import json_safe, raise_alert
+from ml_pipeline.work.training.version_files import contract_of, read_files
 
 LIVE, SHADOW = "live", "shadow"
 

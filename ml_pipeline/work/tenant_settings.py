@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ml_pipeline.errors import UserError
-from ml_pipeline.features.business import UnknownCountry, check_country
+from ml_pipeline.features.temporal.business_hours import UnknownCountry, check_country
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.specs import ModelSpec

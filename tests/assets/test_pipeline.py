@@ -27,10 +27,10 @@ from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.work import training
-from ml_pipeline.work.monitoring import MonitoringTask
-from ml_pipeline.work.training import TaskReport, TrainingTask, run_training
-from ml_pipeline.work.version_files import PLOTS
+from ml_pipeline.work.monitoring.task import MonitoringTask
+from ml_pipeline.work.training import task as training
+from ml_pipeline.work.training.task import TaskReport, TrainingTask, run_training
+from ml_pipeline.work.training.version_files import PLOTS
 
 END = pd.Timestamp(partitions.today(), tz="UTC")
 YESTERDAY = partitions.today() - dt.timedelta(days=1)

@@ -23,7 +23,7 @@ from ml_pipeline.resources.source_isolation import gaps
 from ml_pipeline.resources.warehouse import APP_ROLE, Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.work.training import TrainingTask, run_training
+from ml_pipeline.work.training.task import TrainingTask, run_training
 
 SECRET = "canaryglobex"  # a word of the other tenant, which nothing of acme's may show
 

@@ -34,7 +34,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.settings import Settings
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.retraining import waiting
+from ml_pipeline.work.retraining.decide import waiting
 from tests.processes import environment_of, free_port, left_after, processes_of, started
 
 pytestmark = pytest.mark.slow

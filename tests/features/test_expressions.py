@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_pipeline.features.expressions import Expression, ExpressionError
+from ml_pipeline.specs.expressions import Expression, ExpressionError
 
 FRAME = pd.DataFrame(
     {

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import skops.io
 
-from ml_pipeline.features.preprocessing import Preprocessor, fit_preprocessor
-from ml_pipeline.features.text import TextMemo
+from ml_pipeline.features.encoding.preprocessing import Preprocessor, fit_preprocessor
+from ml_pipeline.features.encoding.text import TextMemo
 from ml_pipeline.specs import ModelSpec, Preprocessing, Selection
-from ml_pipeline.training.version import TRUSTED_TYPES
+from ml_pipeline.training.fitted_model import TRUSTED_TYPES
 
 FILLING = ["constant", "median", "knn", "iterative"]
 CHOICES = [

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml_pipeline.monitoring import drift
-from ml_pipeline.monitoring.calibration_blocks import Days, block_z, blocks, dispersion
-from ml_pipeline.monitoring.profiles import Profile, profile
+from ml_pipeline.monitoring.drift import report as drift
+from ml_pipeline.monitoring.drift.design_effects import Days, block_z, blocks, dispersion
+from ml_pipeline.monitoring.profiles.profile import Profile, profile
 from ml_pipeline.specs import load_specs
 
 SPEC = load_specs()["rework_risk"]

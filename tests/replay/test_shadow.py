@@ -9,7 +9,7 @@ from ml_pipeline.lifecycle.policy import BUILT_IN, Policy
 from ml_pipeline.lifecycle.promotion import Decision
 from ml_pipeline.replay.learner import Fitted, Learner
 from ml_pipeline.replay.loop import replay
-from ml_pipeline.training.predictors import Constant
+from ml_pipeline.training.selection.predictors import Constant
 
 
 class Spoiled(Learner):

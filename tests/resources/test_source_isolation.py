@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from ml_pipeline.doctor import examine
 from ml_pipeline.resources.warehouse import SourceNotIsolated, SourceUnreadable, Warehouse
 from ml_pipeline.specs import ModelSpec, load_spec
-from ml_pipeline.work.version_files import contract_of
+from ml_pipeline.work.training.version_files import contract_of
 
 TABLE = """
     CREATE SCHEMA shop;

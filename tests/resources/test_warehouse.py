@@ -17,7 +17,7 @@ from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.resources.warehouse import APP_ROLE, SourceUnreadable, Warehouse, source_url
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.specs.question import Column
+from ml_pipeline.specs.source import Column
 
 CLAIMS = """
     CREATE SCHEMA shop;

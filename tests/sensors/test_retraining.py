@@ -15,7 +15,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors import retraining as module
 from ml_pipeline.sensors.retraining import retraining, under_way
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.retraining import DECISION_TAG, waiting
+from ml_pipeline.work.retraining.decide import DECISION_TAG, waiting
 from ml_pipeline.work.tenant_settings import EVERY_MODEL, write_setting
 
 NAME = str(partitions.tenants.name)

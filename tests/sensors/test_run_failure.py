@@ -16,7 +16,7 @@ from ml_pipeline.resources.compute import Result
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors.run_failure import run_failure
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.training import TaskReport
+from ml_pipeline.work.training.task import TaskReport
 
 NAME = str(partitions.tenants.name)
 

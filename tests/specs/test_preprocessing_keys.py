@@ -9,7 +9,7 @@ import yaml
 
 from ml_pipeline.specs import ModelSpec, Preprocessing, SpecError, choices, load_spec, load_specs, with_choices
 
-LEAD_TIME = Path(__file__).resolve().parents[2] / "ml_pipeline" / "specs" / "lead_time.yaml"
+LEAD_TIME = Path(__file__).resolve().parents[2] / "ml_pipeline" / "specs" / "models" / "lead_time.yaml"
 
 
 def said(tmp_path: Path, **keys: object) -> ModelSpec:

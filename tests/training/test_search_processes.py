@@ -14,9 +14,9 @@ import pytest
 
 from ml_pipeline.resources.compute import Compute
 from ml_pipeline.specs.search import Search
-from ml_pipeline.training.spaces import Float, Int, Space
-from ml_pipeline.training.trials import SearchResult
-from ml_pipeline.training.tuning import SearchError, search
+from ml_pipeline.training.search.search import SearchError, search
+from ml_pipeline.training.search.spaces import Float, Int, Space
+from ml_pipeline.training.search.trials import SearchResult
 
 SPACE: Space = {"x": Float(-5.0, 5.0, 0.0), "depth": Int(1, 6, 3)}
 DECLARED = {"x": 4.0, "depth": 6}

@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 
 from ml_pipeline.lifecycle.promotion import judge
-from ml_pipeline.training.ensembles import fit_members
 from ml_pipeline.training.evidence import evidence_of
-from ml_pipeline.training.parameters import TrainingContext
-from ml_pipeline.training.race import constants, run_race
+from ml_pipeline.training.search.parameters import TrainingContext
+from ml_pipeline.training.selection.ensembles import fit_members
+from ml_pipeline.training.selection.model_selection import constants, run_race
 from ml_pipeline.training.train import TrainingError, constant_instead, train
 
 

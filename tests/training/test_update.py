@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.train import TrainingError, train
 from ml_pipeline.training.update import MAX_GROWTH, UpdateError, update, updates_left
-from ml_pipeline.training.version import FittedModel
 
 OLD, NEW = 300, 120
 

@@ -17,8 +17,8 @@ from ml_pipeline.resources.registry import Registry, Version
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.work.monitoring import MonitoringReport, MonitoringTask, run_monitoring
-from ml_pipeline.work.training import STEPS, TaskReport, TrainingTask, run_training
+from ml_pipeline.work.monitoring.task import MonitoringReport, MonitoringTask, run_monitoring
+from ml_pipeline.work.training.task import STEPS, TaskReport, TrainingTask, run_training
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 POINTS = {"Story": 8.0, "Task": 3.0, "Bug": 1.0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ml_pipeline.resources import tables
 from ml_pipeline.training import backtest
-from ml_pipeline.work.training import FEATURES, MODEL
+from ml_pipeline.work.training.task import FEATURES, MODEL
 
 
 def test_the_next_night_does_not_fit_the_same_origin_again(tenant, make_issues, monkeypatch):

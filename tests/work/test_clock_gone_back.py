@@ -14,17 +14,17 @@ from ml_pipeline.resources.registry import CHAMPION
 from ml_pipeline.sensors.registry_sync import registry_sync
 from ml_pipeline.sensors.rollback_watch import rollback_watch
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.alerts import deliver, escalate
+from ml_pipeline.work.alerts.raising import deliver, escalate
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.deployment import PROMOTE
-from ml_pipeline.work.explain import explain
+from ml_pipeline.work.deployment.deployer import PROMOTE
+from ml_pipeline.work.deployment.registry_sync import follow_aliases
 from ml_pipeline.work.fleet import fleet_status
-from ml_pipeline.work.loop_state import fleet_states
-from ml_pipeline.work.records import raise_alert
-from ml_pipeline.work.registry_sync import follow_aliases
-from ml_pipeline.work.retraining import decide_for
-from ml_pipeline.work.training import PREDICTIONS
-from ml_pipeline.work.version_files import contract_of
+from ml_pipeline.work.monitoring.report_store import raise_alert
+from ml_pipeline.work.retraining.decide import decide_for
+from ml_pipeline.work.retraining.explain import explain
+from ml_pipeline.work.retraining.fleet_state import fleet_states
+from ml_pipeline.work.training.task import PREDICTIONS
+from ml_pipeline.work.training.version_files import contract_of
 
 SPEC = load_specs()["story_points"]
 TAGS = {"question_hash": contract_of(SPEC).question}
@@ -181,7 +181,7 @@ def test_an_approval_dated_years_ahead_is_given_up(settings, superuser, monkeypa
     from ml_pipeline import partitions
     from ml_pipeline.lifecycle.retraining import Request
     from ml_pipeline.sensors.retraining import unasked
-    from ml_pipeline.work.retraining import waiting
+    from ml_pipeline.work.retraining.decide import waiting
 
     monkeypatch.setenv("DATABASE_URL", str(settings.database_url))
     doors, now = Doors(settings), dt.datetime.now(dt.UTC)

@@ -19,7 +19,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Doors
 from ml_pipeline.work.explain_prediction import NothingToExplain, explain_prediction
-from ml_pipeline.work.training import TrainingTask, run_training
+from ml_pipeline.work.training.task import TrainingTask, run_training
 
 DAY = 40
 

@@ -14,7 +14,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.feedback import BadFeedback, import_feedback, read_feedback, store_one
-from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS
+from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 PREDICTED = 40.0  # day of the predictions of the open issues

@@ -11,7 +11,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.fleet import NEVER_TRAINED, Status, days_to_monitor, fleet_status
-from ml_pipeline.work.training import FEATURES, MODEL
+from ml_pipeline.work.training.task import FEATURES, MODEL
 
 WINDOW, YESTERDAY = dt.date(2026, 1, 1), dt.date(2026, 1, 31)
 

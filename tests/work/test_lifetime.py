@@ -12,7 +12,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHAMPION
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, EVERY_MODEL, OFF_PEAK, write_setting
-from ml_pipeline.work.training import STEPS, TrainingTask, run_training
+from ml_pipeline.work.training.task import STEPS, TrainingTask, run_training
 
 FIRST_DAY = dt.date(2026, 1, 1)
 TRAINED, CHANGED, LAST = 34, 48, 70
@@ -71,7 +71,7 @@ def test_a_quiet_tenant_is_told_nothing_of(tenant, make_issues):
 
 def test_a_life_that_can_not_go_on_names_tenant_and_day(tenant, make_issues, monkeypatch):
     tenant.holds(make_issues(45)).train(TRAINED)
-    monkeypatch.setattr("ml_pipeline.work.reports.compare", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("ml_pipeline.work.monitoring.report.compare", lambda *_, **__: 1 / 0)
     life = Life(tenant.settings, tenant.spec, tenant.name, FIRST_DAY + 40 * DAY, FIRST_DAY + 40 * DAY, decides=False)
     with pytest.raises(
         LifeInterrupted, match="tenant acme, model story_points, 2026-02-10: drift_report: ZeroDivision"

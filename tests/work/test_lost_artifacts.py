@@ -14,11 +14,11 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import TamperedArtifact
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.context import Doors
-from ml_pipeline.work.deployment import PROMOTE_BY_HAND
-from ml_pipeline.work.explain import explain
+from ml_pipeline.work.deployment.deployer import PROMOTE_BY_HAND
 from ml_pipeline.work.explain_prediction import explain_prediction
 from ml_pipeline.work.fleet import fleet_status
-from ml_pipeline.work.training import FEATURES, MODEL, PREDICTIONS
+from ml_pipeline.work.retraining.explain import explain
+from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS
 
 DAY = 60
 

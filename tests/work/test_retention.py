@@ -18,7 +18,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.work import retention
 from ml_pipeline.work.retention import Pruned, prune
-from ml_pipeline.work.training import FEATURES
+from ml_pipeline.work.training.task import FEATURES
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)

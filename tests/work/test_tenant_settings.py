@@ -9,7 +9,7 @@ from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.specs.temporal import Temporal
 from ml_pipeline.work.tenant_settings import EVERY_MODEL, BadSetting, parse_setting, spec_for, write_setting
-from ml_pipeline.work.training import FEATURES, PREDICTIONS
+from ml_pipeline.work.training.task import FEATURES, PREDICTIONS
 
 LOCAL = Temporal(business=True, country="CZ")
 

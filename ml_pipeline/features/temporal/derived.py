@@ -1,0 +1,65 @@
+"""Columns made from other columns of the same frame: transforms, and products of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ml_pipeline.features.temporal.ranges import Groups, OrderStatistics, Range, range_moments
+from ml_pipeline.specs.names import feature_name
+from ml_pipeline.specs.temporal import Temporal, product, transformed
+
+LARGEST = float(np.finfo("float32").max)
+
+
+def derived_features(
+    temporal: Temporal, event_time: np.ndarray, features: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The transforms and products of ``features.temporal``, one float64 array per name.
+
+    ``rank`` is the share of entities that arrived strictly before and have a smaller value, equal ones counted half;
+    ``zscore`` the difference to their mean in their standard deviations. What is not a number (the root of a negative
+    one, a z-score of a past that does not vary), or too large for the float32 of a learner's matrix, is NaN.
+
+    Parameters
+    ----------
+    event_time
+        int64 microseconds, ascending.
+    features
+        The frame's other numeric columns, in the same order.
+    """
+    before = np.searchsorted(event_time, event_time)
+    columns: dict[str, np.ndarray] = {}
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        for kind, names in temporal.transforms.items():
+            for name in names:
+                columns[transformed(kind, name)] = _transformed(kind, features[feature_name(name)], before)
+        for first, second in temporal.pairs:
+            columns[product(first, second)] = features[first] * features[second]
+        return {name: np.where(np.abs(column) <= LARGEST, column, np.nan) for name, column in columns.items()}
+
+
+def _transformed(kind: str, values: np.ndarray, before: np.ndarray) -> np.ndarray:
+    if kind == "log1p":
+        return np.log1p(values)
+    if kind == "sqrt":
+        return np.sqrt(values)
+    present = ~np.isnan(values)
+    seen = np.concatenate([[0], np.cumsum(present)])[before]
+    past = values[present]
+    return (_rank if kind == "rank" else _zscore)(values, past, seen)
+
+
+def _rank(values: np.ndarray, past: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    ordered, none = OrderStatistics(past), np.zeros(len(seen), dtype="int64")
+    bound = np.where(np.isnan(values), 0.0, values)
+    below, not_above = (ordered.below(none, seen, at) for at in (bound, np.nextafter(bound, np.inf)))
+    return np.where(np.isnan(values), np.nan, (below + not_above) / 2 / seen)
+
+
+def _zscore(values: np.ndarray, past: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    groups = Groups.of(np.zeros(len(past), dtype="int64"), 1)
+    none = np.zeros(len(seen), dtype="int64")
+    moments = range_moments(groups, none, past, [Range(none, seen)])[0]
+    return (values - moments.mean) / moments.std

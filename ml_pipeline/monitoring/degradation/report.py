@@ -1,0 +1,267 @@
+"""Whether a model's loss on matured outcomes has risen: its size, its evidence, and what it is held against."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.monitoring.degradation.calibration_drift import of_intervals, of_probabilities
+from ml_pipeline.monitoring.degradation.detector import Rise, rise
+from ml_pipeline.monitoring.metrics import Floats, evaluate
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.monitoring import Monitoring
+
+HIGHER_IS_BETTER = frozenset({"r2", "f1", "precision", "recall", "accuracy", "roc_auc"})
+OWN_OUTCOMES = 100  # from which on, before the last health window, a version is held to what it did itself
+
+Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
+Numbers = dict[str, float | int | bool | None]
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """Whether the loss on matured outcomes has risen, as it could be said at the end of a day; JSON-safe throughout."""
+
+    status: Literal["stable", "degraded", "insufficient_data"]
+    severity: Severity | None  # of the rise, where the sequential test has evidence for it
+    rise: float | None  # loss / expected - 1; None where nothing was expected, or nothing can be compared
+    loss: float | None  # mean loss since the change, or of the current window where there was none
+    expected: float | None  # mean loss of the outcomes before that
+    outcomes: int
+    baseline_outcomes: int
+    since: str | None  # estimated first day of the change, ISO; None unless degraded
+    evidence: Numbers  # of the sequential test
+    constant_rise: float | None  # what `rise` is of the constant baseline's loss on the same outcomes
+    relative_rise: float | None  # of the loss as a multiple of the constant's: what the model alone has lost
+    rule: Numbers  # the current window against the baseline window, whatever chance makes
+    targets: dict[str, dict[str, float | bool | None]]  # health targets: target, value, met
+    calibration: dict[str, Any] | None  # monitoring.calibration.Calibration of the health window
+    reason: str
+
+
+def degradation(spec: ModelSpec, scored: pd.DataFrame, day: date, *, serving_since: date | None = None) -> Degradation:
+    """Looks for a rise of the mean loss in the outcomes known by the end of ``day`` (UTC).
+
+    The outcomes of the last ``monitoring.degradation_days`` days count, live ones of any version and backtested ones
+    before there were any. A rise is reported where :func:`ml_pipeline.monitoring.degradation.detector.rise` finds one
+    at a rate of ``degradation_false_alarms`` a quiet day, that is large enough to have a severity, and
+    that the current window still shows. Nothing but ``scored`` enters, so a day backfilled equals that day lived.
+
+    Parameters
+    ----------
+    scored : DataFrame
+        What :func:`ml_pipeline.monitoring.performance.scored_outcomes` returns, in its order; rows known later than the
+        day are left out here.
+    serving_since : date or None
+        First day of the serving version. A change is looked for from then on; what was before is what its outcomes are
+        held against, until at least 100 outcomes of its own are older than the last health window. From then on it is
+        held to these alone: whether it is worse than the version before it is decided by then, by the watch on the same
+        entities. Earlier, a change soon after its deployment would be forgotten before it can be learnt.
+    """
+    monitoring = spec.monitoring
+    known = _between(scored, day - timedelta(days=monitoring.degradation_days - 1), day)
+    recent = _between(known, day - timedelta(days=monitoring.health_days - 1), day)
+    history, first = _history(known, day, serving_since, monitoring)
+    loss, days = history["loss"].to_numpy(np.float64), _days(history)
+    found = rise(
+        loss,
+        days,
+        history["value"].to_numpy(np.float64),
+        false_alarms=monitoring.degradation_false_alarms,
+        min_outcomes=monitoring.degradation_min_outcomes,
+        first=first,
+    )
+    current = _current(days, day, monitoring)
+    split = int(np.searchsorted(days, np.datetime64(found.since or day, "D")))
+    lacking = _lacking(known, recent, found, day, monitoring)
+    changed = found.alarm and not lacking and _still_risen(loss, split, current, monitoring)
+    compared = _compare(history, split if changed else current)
+    severity = _severity(compared.rise, monitoring) if changed else None
+    status: Literal["stable", "degraded", "insufficient_data"] = (
+        "degraded" if severity else "insufficient_data" if lacking else "stable"
+    )
+    return Degradation(
+        status=status,
+        severity=severity,
+        rise=compared.rise,
+        loss=compared.loss,
+        expected=compared.expected,
+        outcomes=compared.after,
+        baseline_outcomes=compared.before,
+        since=found.since.isoformat() if severity and found.since else None,
+        evidence=_evidence(found, monitoring),
+        constant_rise=compared.constant_rise,
+        relative_rise=compared.relative_rise,
+        rule=_rule(known, day, monitoring),
+        targets=_targets(spec, recent),
+        calibration=_calibration(spec, recent),
+        reason=lacking or _sentence(spec, status, found, compared),
+    )
+
+
+def _between(scored: pd.DataFrame, first: date, last: date) -> pd.DataFrame:
+    days = _days(scored)
+    start, end = np.searchsorted(days, [np.datetime64(first, "D"), np.datetime64(last, "D") + 1])
+    return scored.iloc[start:end]
+
+
+def _days(scored: pd.DataFrame) -> np.ndarray:
+    return scored["label_time"].array.as_unit("us").asi8.view("datetime64[us]").astype("datetime64[D]")
+
+
+def _history(
+    known: pd.DataFrame, day: date, serving_since: date | None, monitoring: Monitoring
+) -> tuple[pd.DataFrame, date | None]:
+    """The outcomes among which a rise is looked for, and its earliest first day."""
+    if serving_since is not None:
+        own = known[_days(known) >= np.datetime64(serving_since, "D")]
+        earlier = _between(own, serving_since, day - timedelta(days=monitoring.health_days))
+        if len(earlier) >= OWN_OUTCOMES:
+            return own, None
+    if "event_time" in known and (known["origin"] == "backtest").any():
+        # Backtested are only entities that did not take too long: the live ones that they are held against likewise.
+        reach = pd.Timedelta(days=monitoring.backtest_reach_days)
+        known = known[known["label_time"] - known["event_time"] <= reach]
+    return known, serving_since
+
+
+def _current(days: np.ndarray, day: date, monitoring: Monitoring) -> int:
+    """Position of the first outcome of the current window, which reaches back further where it would hold too few."""
+    start = int(np.searchsorted(days, np.datetime64(day, "D") - np.timedelta64(monitoring.current - 1, "D")))
+    return max(min(start, len(days) - monitoring.degradation_min_outcomes), 0)
+
+
+def _still_risen(loss: Floats, split: int, current: int, monitoring: Monitoring) -> bool:
+    """Whether what came in last, since the change, is still so much above what was before that it has a severity."""
+    needed = 1 + min(monitoring.degradation_severity.values())
+    return bool(loss[max(split, current) :].mean() >= needed * loss[:split].mean())
+
+
+class _Compared(NamedTuple):
+    """The outcomes from a position on against those before it: counts, mean losses and relative rises."""
+
+    before: int
+    after: int
+    expected: float | None
+    loss: float | None
+    rise: float | None
+    constant_rise: float | None
+    relative_rise: float | None
+
+
+def _compare(history: pd.DataFrame, split: int) -> _Compared:
+    before, after = history.iloc[:split], history.iloc[split:]
+    expected, loss = _mean(before["loss"]), _mean(after["loss"])
+    ours = _relative(loss, expected)
+    constant = _relative(_mean(after["baseline_loss"]), _mean(before["baseline_loss"]))
+    relative = None if ours is None or constant is None or constant <= -1 else (1 + ours) / (1 + constant) - 1
+    return _Compared(len(before), len(after), expected, loss, ours, constant, relative)
+
+
+def _mean(column: pd.Series) -> float | None:
+    values = column.to_numpy(np.float64)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else None
+
+
+def _relative(value: float | None, expected: float | None) -> float | None:
+    return value / expected - 1 if value is not None and expected else None
+
+
+def _severity(risen: float | None, monitoring: Monitoring) -> Severity | None:
+    if risen is None:
+        return "CRITICAL"  # from no loss at all
+    reached = [level for level, threshold in monitoring.degradation_severity.items() if risen >= threshold]
+    return max(reached, key=monitoring.degradation_severity.__getitem__, default=None)
+
+
+def _lacking(known: pd.DataFrame, recent: pd.DataFrame, found: Rise, day: date, monitoring: Monitoring) -> str:
+    """What is missing for an answer; empty where nothing is."""
+    if recent.empty:
+        return f"insufficient data: no outcome with a prediction in the {monitoring.health_days} days up to {day}"
+    if found.since is None:
+        needed = monitoring.degradation_min_outcomes
+        return (
+            f"insufficient data: {len(known)} outcomes with a prediction in {monitoring.degradation_days} days, "
+            f"where {needed} are needed before a change and {needed} after it"
+        )
+    return ""
+
+
+def _evidence(found: Rise, monitoring: Monitoring) -> Numbers:
+    return {
+        "rate": found.rate,
+        "false_alarms": monitoring.degradation_false_alarms,
+        "alarm": found.alarm,
+        "z": found.z,
+        "before": found.before,
+        "after": found.after,
+        "given_prediction": found.given_prediction,
+        "overdispersion": found.overdispersion,
+    }
+
+
+def _rule(known: pd.DataFrame, day: date, monitoring: Monitoring) -> Numbers:
+    """The degradation rule: the loss of the current window against that of the baseline window, as they stand."""
+    baseline = _between(
+        known, day - timedelta(days=monitoring.baseline_from), day - timedelta(days=monitoring.baseline_to + 1)
+    )
+    current = _between(known, day - timedelta(days=monitoring.current - 1), day)
+    change = _relative(_mean(current["loss"]), _mean(baseline["loss"]))
+    enough = min(len(baseline), len(current)) >= monitoring.degradation_min_outcomes
+    return {
+        "met": bool(change is not None and change > monitoring.degradation_rule) if enough else None,
+        "rise": change,
+        "threshold": monitoring.degradation_rule,
+        "outcomes": len(current),
+        "baseline_outcomes": len(baseline),
+        "min_outcomes": monitoring.degradation_min_outcomes,
+    }
+
+
+def _targets(spec: ModelSpec, recent: pd.DataFrame) -> dict[str, dict[str, float | bool | None]]:
+    metrics = evaluate(spec.task, recent["label"].to_numpy(np.float64), recent["value"].to_numpy(np.float64))
+    found: dict[str, dict[str, float | bool | None]] = {}
+    for name, target in spec.monitoring.targets.items():
+        value = metrics.get(name)
+        met = None if value is None else value >= target if name in HIGHER_IS_BETTER else value <= target
+        found[name] = {"target": target, "value": value, "met": met}
+    return found
+
+
+def _calibration(spec: ModelSpec, recent: pd.DataFrame) -> dict[str, Any] | None:
+    label, value, lower, upper = (
+        recent[name].to_numpy(np.float64, na_value=np.nan) for name in ("label", "value", "lower", "upper")
+    )
+    allowed = spec.monitoring.degradation_false_alarms
+    if spec.task == "binary":
+        found = of_probabilities(label, value, allowed)
+    else:
+        found = of_intervals(label, lower, upper, spec.training.interval, allowed)
+    return asdict(found) if found else None
+
+
+def _sentence(spec: ModelSpec, status: str, found: Rise, compared: _Compared) -> str:
+    name = spec.headline_metric
+    if compared.expected is None or compared.loss is None:
+        return f"no rise of the {name}: all {compared.after} outcomes lie in the current window"
+    chance = f"quiet days show as much at a rate of {found.rate:.2g} a day"
+    against = f"{compared.expected:.3g} on {compared.before} before"
+    change = _percent(compared.rise)
+    if status == "stable":
+        return f"no rise of the {name} beyond chance: {compared.loss:.3g} on the last {compared.after} outcomes, " + (
+            f"{against} ({change}; {chance})"
+        )
+    constant = "" if compared.constant_rise is None else f", that of the constant {_percent(compared.constant_rise)}"
+    return (
+        f"the {name} rose to {compared.loss:.3g} on the {compared.after} outcomes since {found.since}, {against} "
+        f"({change}{constant}; {chance})"
+    )
+
+
+def _percent(change: float | None) -> str:
+    return "from none at all" if change is None else f"{change:+.0%}".replace("%", " %")

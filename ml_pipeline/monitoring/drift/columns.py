@@ -1,0 +1,300 @@
+"""The tests of single columns: current rows against what a profile keeps of earlier ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml_pipeline.monitoring.drift import two_sample
+from ml_pipeline.monitoring.drift.categories import category_test
+from ml_pipeline.monitoring.drift.design_effects import (
+    INDEPENDENT,
+    MIN_BLOCKS,
+    NO_RHYTHM,
+    ONE_SIDED_Z,
+    Days,
+    Dispersion,
+    Rhythm,
+    dispersion,
+)
+from ml_pipeline.monitoring.profiles.columns import (
+    CategoricalColumn,
+    Counts,
+    Likeness,
+    NumericColumn,
+    codes,
+    counts_by_day,
+    levels_by_day,
+    numbers,
+    summed,
+)
+from ml_pipeline.monitoring.profiles.profile import is_judged
+
+Floats = NDArray[np.float64]
+Column = dict[str, Any]
+
+NAMED_LEVELS = 5
+TOLERANCE = 0.05  # standard deviations; a shift of 0.02 sigma stays silent in any number of rows
+CLEARLY, BY_ITSELF = 3.5, 5.0  # standard errors
+LOOKED_AT = 0.05  # p-value above which nothing is decided
+_COLUMNS_AT_ONCE = 16
+
+
+def numeric_columns(
+    reference: dict[str, NumericColumn],
+    values: dict[str, Floats],
+    days: Days,
+    min_rows: int,
+    common: Rhythm = NO_RHYTHM,
+) -> dict[str, Column]:
+    """The report of numeric columns that both sides have.
+
+    Parameters
+    ----------
+    values : dict of arrays of shape (rows,)
+        NaN where missing.
+    common : Rhythm
+        Of the tenant's columns.
+
+    Returns
+    -------
+    dict of str to dict
+        ``value`` is the test of the values, None where too few are known; ``missing`` that of missingness.
+    """
+    columns: dict[str, Column] = {}
+    names = list(values)
+    for at in range(0, len(names), _COLUMNS_AT_ONCE):
+        block = names[at : at + _COLUMNS_AT_ONCE]
+        by_day = {name: counts_by_day(values[name], days, reference[name].edges) for name in block}
+        for name in block:
+            nulls = by_day[name][1]
+            columns[name] = _column(name, "numeric", reference[name], nulls, days, min_rows, common)
+        tested = [name for name in block if columns[name]["unknown"] is None]
+        if tested:
+            counts = [by_day[name][0] for name in tested]
+            tests = _numeric_tests([reference[name] for name in tested], counts, common)
+            fields = {"p": tests.p, "effect": tests.effect, "lower": tests.lower, "largest": tests.largest}
+            fields |= tests.statistics
+            table = np.array(list(fields.values())).T.tolist()
+            for name, row in zip(tested, table, strict=True):
+                columns[name]["value"] = dict(zip(fields, row, strict=True))
+                value = columns[name]["value"]
+                value["negligible"] = value["p"] < LOOKED_AT and negligible(
+                    reference[name], by_day[name][0].sum(axis=0), value["design_effect"]
+                )
+                columns[name] |= _middle(reference[name], by_day[name][0].sum(axis=0), values[name])
+    return columns
+
+
+def _numeric_tests(reference: list[NumericColumn], by_day: list[Counts], common: Rhythm) -> two_sample.ColumnTests:
+    cells = max(len(column.counts) for column in reference)
+    before = np.array([np.pad(column.expected(), (0, cells - len(column.counts))) for column in reference])
+    counted = np.array([np.pad(column.counts, (0, cells - len(column.counts))) for column in reference]).astype(float)
+    after = np.array([np.pad(part, ((0, 0), (0, cells - part.shape[1]))) for part in by_day]).astype(float)
+    current = after.sum(axis=1)
+    scores = two_sample.rank_scores(before, current)
+    kept = [column.likeness for column in reference]
+    deff, freedom = design_effects(kept, _dispersion(before, after, scores), common)
+    return two_sample.numeric_tests(before, current, scores, deff, freedom, counted)
+
+
+def _dispersion(before: Floats, after: Floats, scores: Floats) -> Dispersion:
+    """Of the current days, each score in units of its standard deviation among all rows."""
+    current = after.sum(axis=1)
+    pooled = before + current
+    share = (pooled / pooled.sum(axis=1, keepdims=True))[:, None, :]
+    centre = np.matmul(share, scores)
+    spread = np.sqrt(np.maximum(np.matmul(share, np.square(scores - centre)), 0.0))
+    own = np.matmul((current / current.sum(axis=1, keepdims=True))[:, None, :], scores)
+    scaled = np.divide(scores - own, spread, out=np.zeros_like(scores), where=spread > 1e-9)
+    sums = np.matmul(after, scaled).transpose(0, 2, 1)
+    return dispersion(sums, np.matmul(current[:, None, :], np.square(scaled))[:, 0, :])
+
+
+def design_effects(reference: list[Likeness], current: Dispersion, common: Rhythm) -> tuple[Floats, Floats]:
+    """Design effects and their degrees of freedom (columns x scores).
+
+    From the blocks of the history where at least ``MIN_BLOCKS`` fit into it; otherwise from the days of both windows.
+    """
+    kept = Dispersion(
+        np.array([part.days.variance for part in reference]),
+        np.array([part.days.independent for part in reference]),
+        float(np.mean([part.days.days for part in reference])),
+        np.array([part.days.weekly for part in reference]),
+    )
+    both = kept + current
+    same_scores = len(common.typical) == both.variance.shape[-1]
+    deff = both.design_effect(common.typical if same_scores else 1.0)
+    deff = np.where(deff > 1, deff * common.stretch, 1.0)
+    freedom = np.where((deff > 1) | (common.typical[0] > 1), both.freedom(), INDEPENDENT)
+    blocks = np.array([part.blocks for part in reference])[:, None]
+    variance = np.array([part.block_variance for part in reference])
+    enough = blocks >= MIN_BLOCKS
+    varied = enough & (variance > 1 + ONE_SIDED_Z * np.sqrt(2 / np.maximum(blocks, 1)))
+    deff = np.where(enough, np.where(varied, variance, 1.0), deff)
+    freedom = np.where(enough, np.where(varied, np.maximum(blocks - 1, 1), INDEPENDENT), freedom)
+    return deff, freedom
+
+
+def negligible(reference: NumericColumn, counts: Counts, deff: float) -> bool:
+    """Whether a shift of every value by no more than ``TOLERANCE`` standard deviations could be all that there is.
+
+    Ranks cannot tell: where a distribution begins steeply, as an exponential one does at zero, the smallest shift
+    empties the tail. So where the distribution function clearly moved, it must leave the band between the earlier one
+    moved to the left and to the right, by more than its standard error. The standard deviation is that of a normal
+    distribution with the same quartiles, or the same 5 and 95 % quantiles where the quartiles are equal.
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    finite = np.isfinite(reference.edges)
+    edges = reference.edges[finite]
+    quartiles, tails = ([reference.value_at(share) for share in pair] for pair in ((0.25, 0.75), (0.05, 0.95)))
+    scale = (quartiles[1] - quartiles[0]) / 1.349 or (tails[1] - tails[0]) / 3.290
+    if reference.points or not np.isfinite(scale) or scale <= 0 or len(edges) < 3:
+        return False
+    expected = reference.expected()
+    n, m = expected.sum(), counts.sum()
+    before, after = (np.cumsum(side)[:-1][finite] / side.sum() for side in (expected, counts))
+    moved_left, moved_right = edges + TOLERANCE * scale, edges - TOLERANCE * scale
+    between = PchipInterpolator(edges, before)
+    left = np.where(moved_left > edges[-1], 1.0, between(np.minimum(moved_left, edges[-1])))
+    right = np.where(moved_right < edges[0], 0.0, between(np.maximum(moved_right, edges[0])))
+    share = np.clip((n * before + m * after) / (n + m), 1 / (n + m), 1 - 1 / (n + m))
+    error = np.sqrt(share * (1 - share) * (1 / n + 1 / m) * deff)
+    moved = np.abs(after - before) / error
+    # Of many places that moved little, one is outside by chance.
+    needed = np.where(moved >= moved.max() / 2, ONE_SIDED_Z, BY_ITSELF)
+    outside = np.maximum(after - left, right - after) / error >= needed
+    return bool(moved.max() >= CLEARLY and not (outside & (moved >= CLEARLY)).any())
+
+
+def _middle(reference: NumericColumn, counts: Counts, values: Floats) -> Column:
+    """Medians (of cells, but exact where the current one is outside them), and the one value where there is but one."""
+    cell = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
+    inside = 0 < cell < len(reference.edges)
+    median = float(reference.edges[cell]) if inside else float(np.nanmedian(values))
+    stuck = None
+    if np.count_nonzero(counts) == 1 and np.count_nonzero(reference.counts) > 1:
+        low, high = np.nanmin(values), np.nanmax(values)
+        stuck = float(low) if low == high and np.isfinite(low) else None
+    medians = {"baseline": reference.value_at(0.5), "current": median}
+    return {"median": medians if all(np.isfinite(value) for value in medians.values()) else None, "stuck_at": stuck}
+
+
+def categorical_columns(
+    reference: dict[str, CategoricalColumn],
+    frame: pd.DataFrame,
+    names: list[str],
+    days: Days,
+    min_rows: int,
+    common: Rhythm = NO_RHYTHM,
+) -> dict[str, Column]:
+    """The report of categorical columns that both sides have, as of :func:`numeric_columns`."""
+    columns: dict[str, Column] = {}
+    for name in names:
+        positions, levels = codes(frame[name])
+        by_day, nulls = levels_by_day(positions, len(levels), days)
+        columns[name] = _column(name, "categorical", reference[name], nulls, days, min_rows, common)
+        columns[name]["new_levels"] = []
+        if columns[name]["unknown"] is None:
+            columns[name] |= _category(reference[name], by_day, levels, common)
+    return columns
+
+
+def _category(reference: CategoricalColumn, by_day: Counts, levels: list[str], common: Rhythm) -> Column:
+    cells, names, new = _shared_cells(reference, by_day, levels)
+    current = cells.sum(axis=0)
+    before = np.append(reference.counts, reference.pooled_rows).astype(float)
+    before = np.pad(before, (0, len(current) - len(before)))
+    rare = np.zeros(len(current), dtype=bool)
+    rare[len(reference.levels)] = True
+    rows = cells.sum(axis=1, keepdims=True)
+    share = current / current.sum()
+    of_all = summed(dispersion((cells - rows * share).T, current * (1 - share)))
+    deff, freedom = design_effects([reference.likeness], of_all, common)
+    used = (before + current) > 0
+    test, top = category_test(before[used], current[used], float(deff[0, 0]), float(freedom[0, 0]), rare[used])
+    found: Column = {"value": test | {"largest": _deviate(test["p"])}, "new_levels": new[:NAMED_LEVELS]}
+    if top >= 0:
+        level = np.flatnonzero(used)[top]
+        shares = float(before[level] / before.sum()), float(share[level])
+        found["most_moved"] = {"level": names[level], "baseline": shares[0], "current": shares[1]}
+    if new and reference.pooled_levels:
+        found["note"] = (
+            f"levels beyond the {len(reference.levels)} most frequent are one cell: a new one may be a rare one"
+        )
+    return found
+
+
+def _shared_cells(reference: CategoricalColumn, by_day: Counts, levels: list[str]):
+    """Current rows by day over the levels of the profile, its pooled cell, and new levels; their names; the new ones.
+
+    Where the profile pooled some levels, an unlisted one may be among them, and counts there.
+    """
+    listed = {level: position for position, level in enumerate(reference.levels)}
+    pooled = len(listed)
+    totals = by_day.sum(axis=0)
+    order = np.argsort(-totals, kind="stable")
+    new = [levels[code] for code in order if levels[code] not in listed and totals[code] > 0]
+    own = {} if reference.pooled_levels else {level: pooled + 1 + position for position, level in enumerate(new)}
+    target = np.array([listed.get(level, own.get(level, pooled)) for level in levels], dtype=np.intp)
+    cells = np.zeros((pooled + 1 + len(own), len(by_day)))
+    np.add.at(cells, target, by_day.T)
+    return cells.T, [*reference.levels, "(other levels)", *own], new
+
+
+def _deviate(p: float) -> float:
+    from scipy.special import ndtri
+
+    return float(-ndtri(max(p, 1e-300) / 2))
+
+
+def _column(name: str, kind: str, reference, nulls: Counts, days: Days, min_rows: int, common: Rhythm) -> Column:
+    """What every column has: missingness, and why its values could not be tested where they could not."""
+    rows = int(days.starts[-1])
+    known = rows - int(nulls.sum())
+    return {
+        "type": kind,
+        "judged": is_judged(name),
+        "drifted": False,
+        "value": None,
+        "missing": _missing(reference, nulls, days, common),
+        "unknown": _too_few(reference.rows, known, min_rows),
+    }
+
+
+def _too_few(before: int, after: int, min_rows: int) -> str | None:
+    if before == 0 and after == 0:
+        return "no value on either side"
+    sides = [
+        f"{count} of {min_rows} {side}" for count, side in ((before, "earlier"), (after, "recent")) if count < min_rows
+    ]
+    return f"too few values: {' and '.join(sides)}" if sides else None
+
+
+def _missing(reference, nulls: Counts, days: Days, common: Rhythm) -> Column:
+    n, m = reference.rows + reference.nulls, int(days.starts[-1])
+    before, after = reference.nulls, int(nulls.sum())
+    found: Column = {"baseline": before / n, "current": after / m, "p": None}
+    if before + after == 0 or before + after == n + m:
+        return found
+    share = (before + after) / (n + m)
+    own = after / m
+    scale = share * (1 - share)
+    current = dispersion(
+        ((nulls - np.diff(days.starts) * own) / np.sqrt(scale))[None, None], np.array([[m * own * (1 - own) / scale]])
+    )
+    deff = float(design_effects([reference.null_likeness], current, common)[0][0, 0])
+    p, z = two_sample.proportion_tests(np.array([before]), n, np.array([after]), m, deff)
+    root = np.sqrt(n * m / (n + m))
+    lower = (abs(float(z[0])) - ONE_SIDED_Z * np.sqrt(deff)) / root
+    return found | {"p": float(p[0]), "effect": abs(float(z[0])) / root, "lower": float(lower)}
+
+
+def read_numeric(frame: pd.DataFrame, names: list[str]) -> tuple[dict[str, Floats], dict[str, int]]:
+    """Values of numeric columns, and how many of each were there but are no numbers (counted as missing)."""
+    read = {name: numbers(frame[name]) for name in names}
+    return {name: values for name, (values, _) in read.items()}, {name: bad for name, (_, bad) in read.items() if bad}

@@ -1,0 +1,310 @@
+"""Drift of one tenant and model: the last days against a profile of earlier ones, as one calibrated report.
+
+Every column has a test of its values and one of its missingness; predictions, labels and the correlations of the
+columns have theirs. The report rejects under false-discovery control over all of them, and a rejected test counts only
+where the lower bound of its effect exceeds ``TOLERANCE``: a large sample finds differences that matter to nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.monitoring.drift import messages as drift_words
+from ml_pipeline.monitoring.drift import two_sample
+from ml_pipeline.monitoring.drift.columns import TOLERANCE, categorical_columns, numeric_columns, read_numeric
+from ml_pipeline.monitoring.drift.correlations import joint, joint_test
+from ml_pipeline.monitoring.drift.design_effects import MIN_BLOCKS, Days
+from ml_pipeline.monitoring.profiles.profile import (
+    LABEL,
+    PREDICTION,
+    STATE_PREFIX,
+    TIME_DRIVEN,
+    NumericColumn,
+    Profile,
+    is_judged,
+    numeric_names,
+    profile,
+    single_values,
+)
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.monitoring import Monitoring
+
+__all__ = ["STATE_PREFIX", "TIME_DRIVEN", "DriftReport", "Severity", "compare", "severity", "windows"]
+
+Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
+Column = dict[str, Any]
+
+FULL_EFFECT = 0.5  # standard deviations, a population stability index of about 0.25: the column counts in full
+LOSS_THRESHOLDS: dict[Severity, float] = {"CRITICAL": 0.20, "HIGH": 0.10, "MEDIUM": 0.05}
+SCORE_THRESHOLDS: dict[Severity, float] = {"CRITICAL": 0.50, "HIGH": 0.25, "MEDIUM": 0.10}
+# Half of the budget is left for what limit distributions and learnt design effects get wrong.
+BUDGET_USED = 0.5
+HISTORY_BLOCKS = 20.0  # fewer blocks of history say nothing about what one report in a hundred looks like
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """What moved between the rows of a profile and current ones; every field can go into JSON as it is."""
+
+    status: Literal["stable", "drift", "insufficient_data"]
+    score: float | None  # 0-1: mean over judged columns of effect / FULL_EFFECT, at most 1 each, 0 where not drifted
+    severity: Severity | None
+    drifted: list[str]  # columns, largest effect first
+    reason: str
+    columns: dict[str, Column]
+    baseline_rows: int
+    current_rows: int
+    alert: bool = False  # whether a person is told: the stricter level, which keeps to the alarm budget
+    prediction: Column | None = None
+    label: Column | None = None
+    joint: dict[str, Any] | None = None
+    causes: list[dict[str, Any]] = field(default_factory=list)
+    recommendation: str = ""
+    calibration: dict[str, Any] = field(default_factory=dict)
+
+
+def windows(frame: pd.DataFrame, day: date, monitoring: Monitoring) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Baseline and current rows of a feature frame for the report of ``day`` (UTC).
+
+    Current are the entities of the last ``monitoring.current`` days, ``day`` included; baseline those of the days from
+    ``baseline_from`` to ``baseline_to`` days before it, the latter excluded.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Sorted by ``event_time``.
+    """
+    midnight = pd.Timestamp(day, tz="UTC")
+    end = midnight + pd.Timedelta(days=1)
+    edges = [
+        midnight - pd.Timedelta(days=monitoring.baseline_from),
+        midnight - pd.Timedelta(days=monitoring.baseline_to),
+        end - pd.Timedelta(days=monitoring.current),
+        end,
+    ]
+    first, last, recent, stop = frame["event_time"].searchsorted(edges)
+    return frame.iloc[first:last], frame.iloc[recent:stop]
+
+
+def compare(
+    spec: ModelSpec,
+    reference: Profile | pd.DataFrame,
+    current: pd.DataFrame,
+    *,
+    predictions: pd.DataFrame | None = None,
+    outcomes: pd.DataFrame | None = None,
+    importance: dict[str, float] | None = None,
+) -> DriftReport:
+    """The drift report of current rows against a profile.
+
+    Numeric columns: location, scale, both tails and the distribution function at five deciles as one p-value;
+    categorical: chi-square and the level that moved most as one p-value; missingness: Fisher's exact test or its normal
+    limit (:mod:`ml_pipeline.monitoring.drift.two_sample`). Kolmogorov-Smirnov, chi-square and the population stability
+    index with their own p-values stand beside them; the one p-value is the consensus, calibrated as one rule.
+    Benjamini-Hochberg over all tests holds the false-discovery rate at ``spec.monitoring.false_discovery_rate``, and
+    again, for ``alert``, at a rate that keeps to ``spec.monitoring.alerts_per_1000_days``. A column with fewer than
+    ``spec.monitoring.min_rows`` values on a side has only its missingness tested. The text and the columns of
+    ``TIME_DRIVEN`` are left out; history features are reported but not judged, see ``STATE_PREFIX``.
+
+    Parameters
+    ----------
+    reference : Profile
+        Of the training snapshot or of a baseline window. Rows are made a profile first.
+    current : DataFrame
+        Rows of a feature frame, sorted by ``event_time``.
+    predictions : DataFrame, optional
+        With ``predicted_at`` and ``value``: those made in the current window.
+    outcomes : DataFrame, optional
+        With ``label_time`` and ``label``: those that became known in the current window.
+    importance : dict, optional
+        The champion's feature importance, any unit.
+    """
+    kept = profile(spec, reference) if isinstance(reference, pd.DataFrame) else reference
+    if lacking := too_few_rows(spec.monitoring, kept.rows, len(current)):
+        return lacking
+    days = Days.of(current["event_time"])
+    columns, unknown = _columns(spec, kept, current, days)
+    singles = {
+        PREDICTION: _single(PREDICTION, kept.prediction, predictions, ("predicted_at", "value"), spec.monitoring),
+        LABEL: _single(LABEL, kept.label, outcomes, ("label_time", "label"), spec.monitoring),
+    }
+    together = _joint(spec, kept, current, days)
+    judged = {name: column for name, column in columns.items() if column["judged"]}
+    compared = judged | {name: column for name, column in singles.items() if column is not None}
+    _decide(compared, together, spec.monitoring.false_discovery_rate, "drifted")
+    calibration = _calibration(spec.monitoring, kept, columns)
+    _decide(compared, together, calibration["alert_rate"], "alert", calibration["history_largest"])
+    return _report(spec, kept, current, columns, singles, together, calibration, unknown, importance)
+
+
+def severity(performance_loss: float | None, drift_score: float | None) -> Severity | None:
+    """How bad it is, from the measured relative rise of the loss (0.1 is 10 %), else from the drift score.
+
+    Measured loss overrules: drift that costs nothing has no severity.
+
+    >>> severity(0.12, 0.9), severity(None, 0.1), severity(None, 0.01)
+    ('HIGH', 'MEDIUM', None)
+    """
+    value, thresholds = (
+        (drift_score, SCORE_THRESHOLDS) if performance_loss is None else (performance_loss, LOSS_THRESHOLDS)
+    )
+    if value is None:
+        return None
+    return next((level for level, threshold in thresholds.items() if value >= threshold), None)
+
+
+def too_few_rows(monitoring: Monitoring, baseline_rows: int, current_rows: int) -> DriftReport | None:
+    """The report that :func:`compare` gives where either side has too few rows, without a profile; else None."""
+    if current_rows < monitoring.min_rows:
+        rows, where = current_rows, f"in the last {monitoring.current} days"
+    elif baseline_rows < monitoring.min_rows:
+        rows, where = baseline_rows, f"between {monitoring.baseline_from} and {monitoring.baseline_to} days before"
+    else:
+        return None
+    reason = f"insufficient_data: {rows} of {monitoring.min_rows} rows {where}"
+    wait = "Wait for more rows, or lengthen the window: nothing can be said about drift yet."
+    return DriftReport(
+        "insufficient_data", None, None, [], reason, {}, baseline_rows, current_rows, recommendation=wait
+    )
+
+
+def _columns(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) -> tuple[dict[str, Column], list[str]]:
+    """The report of every column, and what could not be known."""
+    numeric, categorical = numeric_names(spec), list(spec.feature_columns.categorical)
+    columns: dict[str, Column] = {}
+    unknown = []
+    for name in [*numeric, *categorical]:
+        known_before = name in kept.numeric if name in numeric else name in kept.categorical
+        if name in current and known_before:
+            continue
+        if name not in current and known_before:
+            columns[name] = _gone(name, "numeric" if name in numeric else "categorical")
+            unknown.append(f"{name} (the recent rows do not have it)")
+        elif name in current:
+            unknown.append(f"{name} (new: the profile does not have it)")
+    values, unreadable = read_numeric(current, [name for name in numeric if name in current and name in kept.numeric])
+    columns |= numeric_columns(kept.numeric, values, days, spec.monitoring.min_rows, kept.rhythm)
+    present = [name for name in categorical if name in current and name in kept.categorical]
+    columns |= categorical_columns(kept.categorical, current, present, days, spec.monitoring.min_rows, kept.rhythm)
+    for name, count in unreadable.items():
+        columns[name]["note"] = f"{count} values are no numbers and count as missing"
+        unknown.append(f"{name} ({columns[name]['note']})")
+    unknown += [
+        f"{name} ({column['unknown']})" for name, column in columns.items() if column["unknown"] and column["judged"]
+    ]
+    return {name: columns[name] for name in [*numeric, *categorical] if name in columns}, unknown
+
+
+def _gone(name: str, kind: str) -> Column:
+    missing = {"baseline": 0.0, "current": 1.0, "p": 0.0, "effect": 1.0, "lower": 1.0}
+    return {
+        "type": kind,
+        "judged": is_judged(name),
+        "drifted": False,
+        "value": None,
+        "missing": missing,
+        "unknown": None,
+        "gone": True,
+    }
+
+
+def _single(
+    name: str, kept: NumericColumn | None, rows: pd.DataFrame | None, names: tuple[str, str], monitoring: Monitoring
+) -> Column | None:
+    """The report of predictions or labels; None where no current ones were given or the profile has none."""
+    if kept is None or rows is None or rows.empty:
+        return None
+    values, days = single_values(rows, *names)
+    if not len(values):
+        return None
+    return numeric_columns({name: kept}, {name: values}, days, monitoring.min_rows)[name]
+
+
+def _joint(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) -> dict[str, Any] | None:
+    names = [name for name in kept.joint.columns if name in current]
+    if len(names) < 2:
+        return None
+    found = joint_test(kept.joint, joint(read_numeric(current, names)[0], days))
+    return None if found is None else found | {"drifted": False, "alert": False}
+
+
+def _decide(
+    columns: dict[str, Column], together: dict[str, Any] | None, rate: float, mark: str, beyond: float | None = None
+) -> None:
+    """Marks tests and columns: rejected under false-discovery control at ``rate``, and large enough to matter.
+
+    ``beyond``, where given, is what the largest deviation of a column's values must exceed too.
+    """
+    tests = [
+        test
+        for column in columns.values()
+        for test in (column["value"], column["missing"])
+        if test is not None and test["p"] is not None
+    ]
+    tests += [together] if together is not None else []
+    rejected = two_sample.benjamini_hochberg(np.array([test["p"] for test in tests]), rate)
+    for test, reject in zip(tests, rejected.tolist(), strict=True):
+        unusual = beyond is None or "largest" not in test or test["largest"] > beyond
+        matters = test["lower"] > TOLERANCE and not test.get("negligible", False)
+        test[mark] = reject and matters and unusual
+    for column in columns.values():
+        column[mark] = any(test.get(mark, False) for test in (column["value"], column["missing"]) if test is not None)
+
+
+def _calibration(monitoring: Monitoring, kept: Profile, columns: dict[str, Column]) -> dict[str, Any]:
+    """What the thresholds stand on."""
+    rate = monitoring.alerts_per_1000_days / 1000
+    effects = [column["value"]["design_effect"] for column in columns.values() if column["value"] is not None]
+    blocks = kept.blocks
+    beyond = float(np.quantile(kept.history, 1 - rate, method="higher")) if blocks >= HISTORY_BLOCKS else None
+    if blocks >= MIN_BLOCKS:
+        stands_on = f"{blocks:.0f} blocks of {kept.block_days} days of the tenant's own history, each against the rest"
+    else:
+        stands_on = f"{kept.days} earlier and the recent days as clusters of rows"
+    return {
+        "false_discovery_rate": monitoring.false_discovery_rate,
+        "alert_rate": rate * BUDGET_USED,
+        "alerts_per_1000_days": monitoring.alerts_per_1000_days,
+        "design_effect": float(np.median(effects)) if effects else 1.0,
+        "typical_design_effect": float(kept.rhythm.typical[0]),
+        "stretch": kept.rhythm.stretch,
+        "blocks": float(blocks),
+        "days": kept.days,
+        "history_largest": beyond,
+        "stands_on": stands_on,
+    }
+
+
+def _report(spec, kept, current, columns, singles, together, calibration, unknown, importance) -> DriftReport:
+    judged = {name: column for name, column in columns.items() if column["judged"]}
+    effects = {name: drift_words.moved_by(column) for name, column in judged.items()}
+    drifted = sorted((name for name in judged if effects[name] > 0), key=lambda name: (-effects[name], name))
+    score = sum(min(1.0, effect / FULL_EFFECT) for effect in effects.values()) / max(1, len(judged))
+    moved_singles = {name: column for name, column in singles.items() if column is not None and column["drifted"]}
+    together_moved = together is not None and together["drifted"]
+    found = drift_words.causes({name: judged[name] for name in drifted} | moved_singles, together, importance)
+    marked = [*judged.values(), *(column for column in singles.values() if column is not None)]
+    alert = any(column["alert"] for column in marked) or (together is not None and together["alert"])
+    sentences = drift_words.other_moves(moved_singles, together if together_moved else None)
+    return DriftReport(
+        status="drift" if drifted or moved_singles or together_moved else "stable",
+        score=score,
+        severity=severity(None, score),
+        drifted=drifted,
+        reason=drift_words.reason(judged, drifted, sentences, (kept.rows, len(current)), unknown),
+        columns=columns,
+        baseline_rows=kept.rows,
+        current_rows=len(current),
+        alert=alert,
+        prediction=singles[PREDICTION],
+        label=singles[LABEL],
+        joint=together,
+        causes=found,
+        recommendation=drift_words.recommendation(judged, found, singles[LABEL], singles[PREDICTION], alert),
+        calibration=calibration,
+    )

@@ -1,0 +1,282 @@
+"""What a profile keeps of one column: counts over cells, and how the counts of days and of blocks of days varied."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml_pipeline.monitoring.drift.design_effects import Days, Dispersion, block_z, blocks, dispersion
+from ml_pipeline.monitoring.drift.two_sample import COMPONENTS, chi_square_statistic, rank_scores
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+MAX_VALUES = 96  # up to so many distinct values each is a cell of its own
+MAX_NAME_BYTES = 32
+_GRID = np.concatenate([np.linspace(0, 1, 81), [0.001, 0.002, 0.003, 0.005, 0.0075]])
+_SHARES = np.unique(np.concatenate([_GRID, 1 - _GRID]))
+_EXTREMES = np.array([1, 2, 4, 7, 11, 16, 24])
+
+
+class Likeness(NamedTuple):
+    """How much more than independent rows the windows of a column varied, one entry a score."""
+
+    days: Dispersion
+    block_variance: (
+        Floats  # mean squared standardised deviation of a block from all the rest; 1 if rows are independent
+    )
+    blocks: float  # so many blocks fit beside each other; 0 where none was looked at
+
+    def merged(self, other: Likeness) -> Likeness:
+        total = self.blocks + other.blocks
+        mean = (self.block_variance * self.blocks + other.block_variance * other.blocks) / max(total, 1e-9)
+        return Likeness(self.days + other.days, mean, total)
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """Counts over the cells (-inf, edge 0], (edge 0, edge 1], ..., (last edge, inf)."""
+
+    edges: Floats
+    counts: Counts
+    points: bool  # each distinct value is a cell of its own; otherwise the edges are quantiles of the sample
+    nulls: int
+    likeness: Likeness  # of COMPONENTS
+    null_likeness: Likeness
+
+    @property
+    def rows(self) -> int:
+        return int(self.counts.sum())
+
+    def expected(self) -> Floats:
+        """Counts to expect of another sample, up to a factor.
+
+        Between two neighbours of n ordered values lies a share of 1 / (n + 1) of everything on average, whatever the
+        distribution, and the same below the first and above the last: edges that are quantiles of this very sample
+        would otherwise be expected to hold too little outside. Not where several rows share the first or last value.
+        """
+        counts = self.counts.astype(float)
+        if not self.points and len(counts) > 3:
+            for outside, inside in ((0, 1), (-1, -2)):
+                if self.counts[inside] == 1:
+                    counts[outside] += 1.0
+                    counts[inside] -= 0.5
+        return counts
+
+    def value_at(self, share: float) -> float:
+        """A value that about ``share`` of the rows do not exceed, from the cells."""
+        cell = int(np.searchsorted(np.cumsum(self.counts), share * self.rows))
+        return float(self.edges[min(cell, len(self.edges) - 1)])
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """Counts of the most frequent levels; the others in one cell."""
+
+    levels: tuple[str, ...]  # most frequent first
+    counts: Counts
+    pooled_levels: int
+    pooled_rows: int
+    nulls: int
+    likeness: Likeness  # one score: the counts of all levels
+    null_likeness: Likeness
+
+    @property
+    def rows(self) -> int:
+        return int(self.counts.sum()) + self.pooled_rows
+
+
+def numbers(column: pd.Series) -> tuple[Floats, int]:
+    """Values of a column as floats, missing as NaN, and how many were there but are no numbers.
+
+    >>> values, unreadable = numbers(pd.Series([1, "2", "many", None], dtype=object))
+    >>> values.tolist(), unreadable
+    ([1.0, 2.0, nan, nan], 1)
+    """
+    if column.dtype != object and pd.api.types.is_numeric_dtype(column.dtype):
+        return column.to_numpy(np.float64, na_value=np.nan), 0
+    read = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    return read, int((np.isnan(read) & column.notna().to_numpy()).sum())
+
+
+def codes(column: pd.Series) -> tuple[NDArray[np.intp], list[str]]:
+    """Level of each row (-1 where missing), and the levels' names, bounded in length."""
+    try:
+        positions, levels = pd.factorize(column.to_numpy(object))
+    except TypeError:  # a list or a mapping has no hash
+        positions, levels = pd.factorize(column.map(str, na_action="ignore").to_numpy(object))
+    names, unique = pd.factorize(np.array([_bounded(str(level)) for level in levels], dtype=object))
+    return np.append(names, -1)[positions], list(unique)
+
+
+def _bounded(name: str) -> str:
+    encoded = name.encode("utf-8", "replace")
+    if len(encoded) <= MAX_NAME_BYTES:
+        return encoded.decode("utf-8")
+    digest = hashlib.blake2b(encoded, digest_size=4).hexdigest()
+    return encoded[: MAX_NAME_BYTES - 9].decode("utf-8", "ignore") + "~" + digest
+
+
+def edges_of(ordered: Floats) -> tuple[Floats, bool]:
+    """Edges of the cells for sorted values without NaN, and whether each distinct value has a cell of its own."""
+    if not len(ordered):
+        return np.zeros(0), True
+    fresh = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    if len(fresh) <= MAX_VALUES:
+        return point_edges(ordered[fresh]), True
+    rows = len(ordered)
+    ranks = np.concatenate([np.round(_SHARES * rows).astype(np.intp), _EXTREMES, rows - _EXTREMES])
+    ranks = np.unique(ranks[(ranks > 0) & (ranks < rows)])
+    values = ordered[ranks]
+    # A value that many rows share gets a cell of its own.
+    first, last = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
+    cuts = np.unique(np.concatenate([first, last[last - first > 1]]))
+    cuts = cuts[(cuts > 0) & (cuts < rows)]
+    below, above = ordered[cuts - 1], ordered[cuts]
+    middle = below / 2 + above / 2
+    middle = np.where((middle >= below) & (middle < above), middle, below)
+    outer = [np.nextafter(ordered[0], -np.inf)], middle, [ordered[-1]]
+    return np.unique(np.concatenate(outer)), False
+
+
+def point_edges(values: Floats) -> Floats:
+    """Edges that give each of the sorted distinct values a cell of its own, with cells for what lies between."""
+    with np.errstate(over="ignore"):  # below the smallest float is minus infinity
+        below = np.nextafter(values, -np.inf)
+    return np.unique(np.concatenate([below, values]))
+
+
+def counts_by_day(values: Floats, days: Days, edges: Floats) -> tuple[Counts, Counts]:
+    """Rows of each day in each cell (days x cells), and rows of each day without a value."""
+    found = np.zeros((len(days.numbers), len(edges) + 2), dtype=np.int64)
+    limits = np.append(edges, np.inf)
+    for day, (start, stop) in enumerate(zip(days.starts[:-1], days.starts[1:], strict=True)):
+        found[day, 1:] = np.searchsorted(np.sort(values[start:stop]), limits, "right")
+    return np.diff(found, axis=1), np.diff(days.starts) - found[:, -1]
+
+
+def levels_by_day(positions: NDArray[np.intp], levels: int, days: Days) -> tuple[Counts, Counts]:
+    """Rows of each day with each level (days x levels), and rows of each day without one."""
+    number = len(days.numbers)
+    day = np.repeat(np.arange(number), np.diff(days.starts))
+    cell = day * (levels + 1) + positions + 1
+    found = np.bincount(cell, minlength=number * (levels + 1)).reshape(number, levels + 1)
+    return found[:, 1:], found[:, 0]
+
+
+def numeric_column(values: Floats, days: Days, block_days: int) -> tuple[NumericColumn, Floats]:
+    """A numeric column's part of a profile, and the largest deviation of each block of ``block_days`` days.
+
+    Parameters
+    ----------
+    values : array of shape (rows,)
+        NaN where missing; infinite values are the smallest and largest.
+    """
+    ordered = np.sort(values)
+    edges, points = edges_of(ordered[: np.searchsorted(ordered, np.inf, "right")])
+    by_day, nulls = counts_by_day(values, days, edges)
+    counts = by_day.sum(axis=0)
+    likeness, largest = _numeric_likeness(by_day, counts, days, block_days)
+    null_likeness = missing_likeness(nulls, days, block_days)
+    return NumericColumn(edges, counts, points, int(nulls.sum()), likeness, null_likeness), largest
+
+
+def _numeric_likeness(by_day: Counts, counts: Counts, days: Days, block_days: int) -> tuple[Likeness, Floats]:
+    rows = counts.sum()
+    scores = np.zeros((len(counts), len(COMPONENTS)))
+    if rows:
+        whole = counts[None].astype(float)
+        scores = rank_scores(whole, whole)[0]
+        scores = scores - counts @ scores / rows
+        spread = np.sqrt(counts @ np.square(scores) / rows)
+        scores = np.divide(scores, spread, out=np.zeros_like(scores), where=spread > 1e-9)
+    sums = (by_day @ scores).T
+    likeness, z = _likeness(
+        sums, counts.astype(float) @ np.square(scores), by_day.sum(axis=1).astype(float), days, block_days
+    )
+    scale = np.sqrt(np.maximum(np.maximum(likeness.block_variance, likeness.days.design_effect()), 1e-9))
+    return likeness, np.abs(z / scale[:, None]).max(axis=0, initial=0.0)
+
+
+def missing_likeness(nulls: Counts, days: Days, block_days: int) -> Likeness:
+    """Likeness of the days in how much is missing."""
+    rows = np.diff(days.starts).astype(float)
+    share = nulls.sum() / max(rows.sum(), 1)
+    sums = (nulls - rows * share)[None]
+    independent = np.array([rows.sum() * share * (1 - share)])
+    spread = np.sqrt(share * (1 - share)) or 1.0
+    return _likeness(sums / spread, independent / spread**2, rows, days, block_days)[0]
+
+
+def _likeness(sums: Floats, independent: Floats, rows: Floats, days: Days, block_days: int) -> tuple[Likeness, Floats]:
+    first, last = blocks(days.numbers, block_days)
+    z = block_z(sums, rows, first, last)
+    before = np.append(0, np.cumsum(rows))
+    used = z[:, before[last] > before[first]]
+    variance = np.square(used).mean(axis=1) if used.shape[1] else np.zeros(len(sums))
+    return Likeness(dispersion(sums, independent), variance, used.shape[1] / block_days), z
+
+
+def categorical_column(
+    positions: NDArray[np.intp], names: list[str], days: Days, block_days: int, keep: int
+) -> tuple[CategoricalColumn, Floats]:
+    """A categorical column's part of a profile, and the chi-square deviate of each block; at most ``keep`` levels."""
+    by_day, nulls = levels_by_day(positions, len(names), days)
+    counts = by_day.sum(axis=0)
+    order = np.lexsort((names, -counts))
+    kept, rest = order[:keep], order[keep:]
+    cells = np.column_stack([by_day[:, kept], by_day[:, rest].sum(axis=1)]) if len(rest) else by_day[:, kept]
+    likeness, z = category_likeness(cells, days, block_days)
+    column = CategoricalColumn(
+        levels=tuple(names[position] for position in kept),
+        counts=counts[kept],
+        pooled_levels=len(rest),
+        pooled_rows=int(counts[rest].sum()),
+        nulls=int(nulls.sum()),
+        likeness=likeness,
+        null_likeness=missing_likeness(nulls, days, block_days),
+    )
+    return column, z
+
+
+def category_dispersion(by_day: Counts) -> Dispersion:
+    """Dispersion of the counts of all levels together; entries of shape (1,)."""
+    rows = by_day.sum(axis=1, keepdims=True)
+    total = rows.sum()
+    share = by_day.sum(axis=0) / max(total, 1)
+    of_levels = dispersion((by_day - rows * share).T.astype(float), total * share * (1 - share))
+    return summed(of_levels)
+
+
+def summed(of_levels: Dispersion) -> Dispersion:
+    """All levels together, entries of shape (1,)."""
+    return Dispersion(
+        of_levels.variance.sum()[None],
+        of_levels.independent.sum()[None],
+        of_levels.days,
+        of_levels.weekly.sum()[None],
+    )
+
+
+def category_likeness(by_day: Counts, days: Days, block_days: int) -> tuple[Likeness, Floats]:
+    first, last = blocks(days.numbers, block_days)
+    sums = np.concatenate([np.zeros((1, by_day.shape[1])), np.cumsum(by_day, axis=0)])
+    inside = (sums[last] - sums[first]).astype(float)
+    outside = sums[-1] - inside
+    usable = (inside.sum(axis=1) > 0) & (outside.sum(axis=1) > 0)
+    if not usable.any() or by_day.shape[1] < 2:
+        return Likeness(category_dispersion(by_day), np.zeros(1), 0.0), np.zeros(len(first))
+    statistic, freedom = chi_square_statistic(outside[usable], inside[usable])
+    ratio = statistic / np.maximum(freedom, 1)
+    variance = ratio.mean()
+    z = np.zeros(len(first))
+    # Wilson and Hilferty's cube root makes a chi-square deviate normal.
+    spread = 2 / (9 * np.maximum(freedom, 1))
+    z[usable] = (np.cbrt(ratio / max(variance, 1e-9)) - (1 - spread)) / np.sqrt(spread)
+    likeness = Likeness(category_dispersion(by_day), np.array([variance]), int(usable.sum()) / block_days)
+    return likeness, np.maximum(z, 0.0)

@@ -1,0 +1,365 @@
+"""Profiles: all that a version keeps of its training rows so that drift needs nothing else of the past.
+
+A profile holds counts over cells per column, how the counts of days and of blocks of days varied, rank correlations,
+and the distributions of predictions and labels. Comparing counts over shared cells is an exact test of those cells:
+nothing is read off a rounded quantile. A trailing window is made a profile by the same function.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml_pipeline.errors import UserError
+from ml_pipeline.monitoring.drift.correlations import Joint, joint
+from ml_pipeline.monitoring.drift.design_effects import Days, Dispersion, Rhythm, rhythm
+from ml_pipeline.monitoring.profiles.columns import (
+    CategoricalColumn,
+    Likeness,
+    NumericColumn,
+    categorical_column,
+    codes,
+    numbers,
+    numeric_column,
+)
+from ml_pipeline.monitoring.profiles.merge import merged_categorical, merged_numeric
+from ml_pipeline.specs.model_spec import ModelSpec
+from ml_pipeline.specs.temporal import SEASONAL, factors
+
+Floats = NDArray[np.float64]
+
+FORMAT = 1
+# Their windows differ without anything having changed: a count of everything so far, and the season. Left out.
+TIME_DRIVEN = SEASONAL | {"history_known"}
+# The tenant's state on its way through time: a window sees one short piece of one path, however many rows it has, so
+# two windows nearly always differ (on real tenants in 29 of 31 weekly reports). Reported, never judged.
+STATE_PREFIX = "history_"
+PREDICTION, LABEL = "prediction", "label"
+MAX_LEVELS = 1000
+ALL_LEVELS = 3000  # of all categorical columns together
+MAX_HISTORY = 256
+
+
+class ProfileError(UserError):
+    """Bytes are no profile that this version of the package can read; the message says why."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is kept of some rows of one tenant and model."""
+
+    rows: int
+    first_day: int | None  # days since 1970
+    last_day: int | None
+    days: int  # with rows
+    block_days: int
+    numeric: dict[str, NumericColumn]
+    categorical: dict[str, CategoricalColumn]
+    joint: Joint
+    # Largest standardised deviation of any judged column in each block of the history, sorted, thinned to MAX_HISTORY.
+    history: Floats
+    prediction: NumericColumn | None = None
+    label: NumericColumn | None = None
+
+    @property
+    def blocks(self) -> float:
+        """How many blocks of the history fit beside each other."""
+        if self.first_day is None or self.last_day is None:
+            return 0.0
+        return (self.last_day - self.first_day + 1) / self.block_days if len(self.history) else 0.0
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """Of the judged numeric columns."""
+        return rhythm([column.likeness.days for name, column in self.numeric.items() if is_judged(name)])
+
+    def to_bytes(self) -> bytes:
+        """A compressed archive of arrays and one JSON header; no pickle. The same profile gives the same bytes."""
+        writer = _Writer()
+        header = {
+            "format": FORMAT,
+            "rows": self.rows,
+            "first_day": self.first_day,
+            "last_day": self.last_day,
+            "days": self.days,
+            "block_days": self.block_days,
+            "numeric": {name: writer.numeric(column) for name, column in self.numeric.items()},
+            "categorical": {name: writer.categorical(column) for name, column in self.categorical.items()},
+            "prediction": None if self.prediction is None else writer.numeric(self.prediction),
+            "label": None if self.label is None else writer.numeric(self.label),
+            "joint": {"columns": self.joint.columns, "design_effect": self.joint.design_effect},
+        }
+        encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        arrays = {
+            "header": np.frombuffer(encoded, dtype=np.uint8),
+            "edges": np.concatenate([np.zeros(0), *writer.edges]),
+            "counts": np.concatenate([np.zeros(0, np.int64), *writer.counts]),
+            "likeness": np.concatenate([np.zeros(0), *writer.likeness]).astype(np.float32),
+            "joint": np.stack([self.joint.correlation, self.joint.variance, self.joint.rows]).astype(np.float32),
+            "history": self.history.astype(np.float32),
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **_smallest(arrays))
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Profile:
+        """The profile that ``to_bytes`` wrote.
+
+        Raises
+        ------
+        ProfileError
+            If the bytes are damaged or of another format.
+        """
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            header = json.loads(arrays["header"].tobytes())
+            found = header["format"]
+        except (ValueError, OSError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            raise ProfileError(f"{len(content)} bytes are no profile ({error}). Train a new version") from error
+        if found != FORMAT:
+            raise ProfileError(
+                f"the profile has format {found!r}; this version of ml_pipeline reads {FORMAT}. Train a new version"
+            )
+        try:
+            return _read(header, arrays)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ProfileError(f"the profile is damaged ({error!r}). Train a new version") from error
+
+
+def profile(
+    spec: ModelSpec,
+    frame: pd.DataFrame,
+    predictions: pd.DataFrame | None = None,
+    outcomes: pd.DataFrame | None = None,
+) -> Profile:
+    """The profile of the rows of a feature frame.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        A feature frame, sorted by ``event_time``. A column of the specification that it lacks is left out.
+    predictions : DataFrame, optional
+        With ``predicted_at`` and ``value``.
+    outcomes : DataFrame, optional
+        With ``label_time`` and ``label``: what became known in the time that the profile stands for. Unless given,
+        the labels of the matured rows of the frame.
+    """
+    block_days = spec.monitoring.current
+    days = Days.of(frame["event_time"])
+    if outcomes is None and "label" in frame:
+        outcomes = frame if "state" not in frame else frame[frame["state"] == "matured"]
+    numeric, values, history = _numeric(spec, frame, days, block_days)
+    categorical, of_categories = _categorical(spec, frame, days, block_days)
+    judged = {name: found for name, found in values.items() if is_judged(name)}
+    deviations = [*history, *of_categories]
+    return Profile(
+        rows=len(frame),
+        first_day=int(days.numbers[0]) if len(days.numbers) else None,
+        last_day=int(days.numbers[-1]) if len(days.numbers) else None,
+        days=len(days.numbers),
+        block_days=block_days,
+        numeric=numeric,
+        categorical=categorical,
+        joint=joint(judged, days),
+        history=thinned(np.max(deviations, axis=0)) if deviations else np.zeros(0),
+        prediction=_single(predictions, "predicted_at", "value", block_days),
+        label=_single(outcomes, "label_time", "label", block_days),
+    )
+
+
+def is_judged(name: str) -> bool:
+    """Whether a column's drift counts, or is only reported."""
+    return not name.startswith(STATE_PREFIX)
+
+
+def numeric_names(spec: ModelSpec) -> list[str]:
+    """Numeric columns that are compared."""
+    return [name for name in spec.feature_columns.numeric if TIME_DRIVEN.isdisjoint(factors(name))]
+
+
+def single_values(frame: pd.DataFrame, time: str, value: str) -> tuple[Floats, Days]:
+    """Values of one column in time order, missing ones left out, and their days."""
+    known = frame[frame[value].notna() & frame[time].notna()].sort_values(time, kind="stable")
+    return numbers(known[value])[0], Days.of(known[time])
+
+
+def thinned(values: Floats) -> Floats:
+    """Sorted, and where there are more than ``MAX_HISTORY``, so many evenly spaced quantiles, extremes included."""
+    ordered = np.sort(values)
+    if len(ordered) <= MAX_HISTORY:
+        return ordered
+    return ordered[np.linspace(0, len(ordered) - 1, MAX_HISTORY).round().astype(np.intp)]
+
+
+def merge(first: Profile, second: Profile) -> Profile:
+    """The profile of the rows of two, for example of two parts of a snapshot, or of two tenants.
+
+    Cells that both have keep exact counts; quantile cells of one that the other cuts are shared out in proportion.
+    Columns that only one has are left out.
+
+    Raises
+    ------
+    ValueError
+        If their blocks have different lengths.
+    """
+    if first.block_days != second.block_days:
+        raise ValueError(f"profiles with blocks of {first.block_days} and {second.block_days} days cannot be merged")
+    if not first.rows or not second.rows:
+        return first if first.rows else second
+    days = [day for day in (first.first_day, first.last_day, second.first_day, second.last_day) if day is not None]
+    return Profile(
+        rows=first.rows + second.rows,
+        first_day=min(days),
+        last_day=max(days),
+        days=first.days + second.days,
+        block_days=first.block_days,
+        numeric={
+            name: merged_numeric(column, second.numeric[name])
+            for name, column in first.numeric.items()
+            if name in second.numeric
+        },
+        categorical={
+            name: merged_categorical(column, second.categorical[name], MAX_LEVELS)
+            for name, column in first.categorical.items()
+            if name in second.categorical
+        },
+        joint=first.joint.merged(second.joint),
+        history=thinned(np.concatenate([first.history, second.history])),
+        prediction=_merged_single(first.prediction, second.prediction),
+        label=_merged_single(first.label, second.label),
+    )
+
+
+def _merged_single(first: NumericColumn | None, second: NumericColumn | None) -> NumericColumn | None:
+    if first is None or second is None:
+        return first or second
+    return merged_numeric(first, second)
+
+
+def _numeric(spec: ModelSpec, frame: pd.DataFrame, days: Days, block_days: int):
+    columns, values, history = {}, {}, []
+    for name in numeric_names(spec):
+        if name in frame:
+            values[name] = numbers(frame[name])[0]
+            columns[name], largest = numeric_column(values[name], days, block_days)
+            if is_judged(name):
+                history.append(largest)
+    return columns, values, history
+
+
+def _categorical(spec: ModelSpec, frame: pd.DataFrame, days: Days, block_days: int):
+    names = [name for name in spec.feature_columns.categorical if name in frame]
+    keep = min(MAX_LEVELS, ALL_LEVELS // max(len(names), 1))
+    made = [categorical_column(*codes(frame[name]), days, block_days, keep) for name in names]
+    return {name: column for name, (column, _) in zip(names, made, strict=True)}, [largest for _, largest in made]
+
+
+def _single(frame: pd.DataFrame | None, time: str, value: str, block_days: int) -> NumericColumn | None:
+    if frame is None or frame.empty:
+        return None
+    values, days = single_values(frame, time, value)
+    return numeric_column(values, days, block_days)[0] if len(values) else None
+
+
+class _Writer:
+    """Collects the arrays of columns, and gives back what the header says of each."""
+
+    def __init__(self) -> None:
+        self.edges: list[Floats] = []
+        self.counts: list[NDArray[np.int64]] = []
+        self.likeness: list[Floats] = []
+
+    def numeric(self, column: NumericColumn) -> dict[str, Any]:
+        self.edges.append(column.edges)
+        self.counts.append(column.counts)
+        self._likeness(column.likeness, column.null_likeness)
+        likeness = _scalars(column.likeness), _scalars(column.null_likeness)
+        return {"edges": len(column.edges), "points": column.points, "nulls": column.nulls, "likeness": likeness}
+
+    def categorical(self, column: CategoricalColumn) -> dict[str, Any]:
+        self.counts.append(column.counts)
+        self._likeness(column.likeness, column.null_likeness)
+        return {
+            "levels": column.levels,
+            "pooled": [column.pooled_levels, column.pooled_rows],
+            "nulls": column.nulls,
+            "likeness": [_scalars(column.likeness), _scalars(column.null_likeness)],
+        }
+
+    def _likeness(self, *parts: Likeness) -> None:
+        for part in parts:
+            self.likeness += [part.days.variance, part.days.independent, part.days.weekly, part.block_variance]
+
+
+def _scalars(likeness: Likeness) -> list[float]:
+    return [float(likeness.days.days), float(likeness.blocks), len(likeness.block_variance)]
+
+
+def _smallest(arrays: dict[str, NDArray]) -> dict[str, NDArray]:
+    """Counts in the smallest type that holds them."""
+    counts = arrays["counts"]
+    kind = np.min_scalar_type(int(counts.max())) if len(counts) else np.dtype(np.uint8)
+    return arrays | {"counts": counts.astype(kind)}
+
+
+class _Reader:
+    def __init__(self, arrays: dict[str, NDArray]) -> None:
+        self.arrays = {name: arrays[name] for name in ("edges", "counts", "likeness")}
+        self.at = dict.fromkeys(self.arrays, 0)
+
+    def take(self, name: str, length: int) -> NDArray:
+        start = self.at[name]
+        part = self.arrays[name][start : start + length]
+        if len(part) != length:
+            raise ValueError(f"{name} has {len(self.arrays[name])} entries, more are needed")
+        self.at[name] = start + length
+        return part
+
+    def numeric(self, header: dict[str, Any]) -> NumericColumn:
+        edges = self.take("edges", header["edges"])
+        counts = self.take("counts", header["edges"] + 1).astype(np.int64)
+        likeness, missing = (self._likeness(*part) for part in header["likeness"])
+        return NumericColumn(edges, counts, header["points"], header["nulls"], likeness, missing)
+
+    def categorical(self, header: dict[str, Any]) -> CategoricalColumn:
+        counts = self.take("counts", len(header["levels"])).astype(np.int64)
+        likeness, missing = (self._likeness(*part) for part in header["likeness"])
+        pooled_levels, pooled_rows = header["pooled"]
+        levels = tuple(header["levels"])
+        return CategoricalColumn(levels, counts, pooled_levels, pooled_rows, header["nulls"], likeness, missing)
+
+    def _likeness(self, days: float, blocks: float, length: int) -> Likeness:
+        variance, independent, weekly, of_blocks = (self.take("likeness", length).astype(float) for _ in range(4))
+        return Likeness(Dispersion(variance, independent, days, weekly), of_blocks, blocks)
+
+
+def _read(header: dict[str, Any], arrays: dict[str, NDArray]) -> Profile:
+    reader = _Reader(arrays)
+    correlation, variance, rows = arrays["joint"].astype(np.float64)
+    numeric = {name: reader.numeric(part) for name, part in header["numeric"].items()}
+    categorical = {name: reader.categorical(part) for name, part in header["categorical"].items()}
+    single = {name: None if header[name] is None else reader.numeric(header[name]) for name in (PREDICTION, LABEL)}
+    described = header["joint"]
+    return Profile(
+        rows=header["rows"],
+        first_day=header["first_day"],
+        last_day=header["last_day"],
+        days=header["days"],
+        block_days=header["block_days"],
+        numeric=numeric,
+        categorical=categorical,
+        joint=Joint(tuple(described["columns"]), correlation, variance, rows, described["design_effect"]),
+        history=arrays["history"].astype(np.float64),
+        prediction=single[PREDICTION],
+        label=single[LABEL],
+    )

@@ -1,0 +1,246 @@
+"""``FittedModel``: what one version predicts with, and how it is written to files and read back."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.features.encoding.preprocessing import Preprocessor
+from ml_pipeline.specs import FeatureColumns, ModelSpec
+from ml_pipeline.training.intervals.conformal import Interval, near_share
+from ml_pipeline.training.intervals.online import Known, adaptive_interval
+from ml_pipeline.training.learners.base import Params, load_learner
+from ml_pipeline.training.selection.ensembles import ANCHORS
+from ml_pipeline.training.selection.predictors import Constant, Ensemble, Member, Predictor
+from ml_pipeline.training.selection.probability_calibration import Calibration
+
+FORMAT = 3
+# Types beyond skops' own defaults that a stored preprocessor may hold. The list inside a file is never believed.
+TRUSTED_TYPES = [
+    "numpy.dtype",
+    "sklearn.impute._iterative.IterativeImputer",
+    "sklearn.impute._iterative._ImputerTriplet",
+    "sklearn.tree._tree.Tree",
+]
+_VERSION_FILE = "version.json"
+
+
+class VersionError(Exception):
+    """The files of a version cannot be used; the message names the file, what is wrong and the remedy."""
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A predictor with its baseline, its interval and the residuals that it stands on, ascending, at most 400.
+
+    ``candidate`` is the name it had in the race.
+    """
+
+    spec_name: str
+    spec_hash: str
+    task: Literal["regression", "binary"]
+    candidate: str
+    predictor: Predictor
+    baseline: float
+    interval: Interval | None
+    at_least: float | None
+    at_most: float | None
+    residuals: tuple[float, ...] = ()
+    params: Params | None = None  # of the declared estimator, where a search found others than the declared ones
+
+    @classmethod
+    def of(cls, spec: ModelSpec, candidate: str, predictor: Predictor, baseline: float) -> FittedModel:
+        """A model without an interval, its values kept inside the label's range in the reported unit."""
+        low, high = spec.label.above, spec.label.at_most
+        return cls(
+            spec_name=spec.name,
+            spec_hash=spec.hash,
+            task=spec.task,
+            candidate=candidate,
+            predictor=predictor,
+            baseline=baseline,
+            interval=None,
+            at_least=None if low is None else low / spec.label.unit_size,
+            at_most=None if high is None else high / spec.label.unit_size,
+        )
+
+    def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """One row per row of the feature frame, same index: value, lower, upper, baseline, confidence (float64).
+
+        ``lower`` and ``upper`` are NaN without an interval. Values and ends are in the reported unit and stay inside
+        the label's range. ``confidence`` is a probability: binary, that of the likelier class; regression, that the
+        outcome is within 20% of the value (:func:`~ml_pipeline.training.intervals.conformal.near_share`), NaN without
+        residuals.
+
+        Raises
+        ------
+        ValueError
+            If the frame lacks a column that the version was trained with.
+        """
+        value = self._inside(self.predictor.predict(frame))
+        lower, upper = self.ends(value)
+        columns = {"value": value, "lower": lower, "upper": upper, "baseline": np.full(len(frame), self.baseline)}
+        return pd.DataFrame(columns | {"confidence": self._confidence(value)}, index=frame.index)
+
+    def ends(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper end of the interval around each value, NaN without one."""
+        if self.interval is None:
+            return np.full(len(value), np.nan), np.full(len(value), np.nan)
+        lower, upper = (self._inside(end) for end in self.interval.around(value))
+        return lower, upper
+
+    def adapted(self, known: Known, coverage: float) -> FittedModel:
+        """The same version with the interval and residuals that follow from outcomes of its predictions."""
+        if self.interval is None:
+            return self
+        lowest, highest = (
+            (-np.inf if self.at_least is None else self.at_least),
+            (np.inf if self.at_most is None else self.at_most),
+        )
+        lower = np.where(known.lower <= lowest, -np.inf, known.lower)
+        upper = np.where(known.upper >= highest, np.inf, known.upper)
+        known = replace(known, lower=lower, upper=upper)
+        interval, residuals = adaptive_interval(self.interval, np.array(self.residuals), known, coverage)
+        return replace(self, interval=interval, residuals=tuple(residuals.tolist()))
+
+    def _confidence(self, value: np.ndarray) -> np.ndarray:
+        if self.task == "binary":
+            return np.maximum(value, 1 - value)
+        if self.interval is None:
+            return np.full(len(value), np.nan)
+        return near_share(value, np.array(self.residuals), self.interval.scale)
+
+    def save(self, folder: Path) -> None:
+        """Writes a file for each learner and preprocessor, and ``version.json``, into ``folder``, made if absent.
+
+        A constant needs ``version.json`` alone. No file holds a pickle.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "format": FORMAT,
+            "spec_name": self.spec_name,
+            "spec_hash": self.spec_hash,
+            "task": self.task,
+            "candidate": self.candidate,
+            "predictor": _write_predictor(self.predictor, folder),
+            "baseline": self.baseline,
+            "interval": None if self.interval is None else asdict(self.interval),
+            "at_least": self.at_least,
+            "at_most": self.at_most,
+            "residuals": self.residuals,
+            "params": None if self.params is None else dict(self.params),
+        }
+        (folder / _VERSION_FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> FittedModel:
+        """Reads what :meth:`save` wrote; predictions are the same to the last bit.
+
+        Raises
+        ------
+        VersionError
+            If a file is missing, of another format, or holds types that a preprocessor does not consist of.
+        """
+        path = folder / _VERSION_FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise VersionError(f"{path}: format {content['format']}, not {FORMAT}. Retrain with this release")
+            return cls(
+                spec_name=content["spec_name"],
+                spec_hash=content["spec_hash"],
+                task=content["task"],
+                candidate=content["candidate"],
+                predictor=_load_predictor(content["predictor"], folder),
+                baseline=content["baseline"],
+                interval=None if content["interval"] is None else Interval(**content["interval"]),
+                at_least=content["at_least"],
+                at_most=content["at_most"],
+                residuals=tuple(content["residuals"]),
+                params=content.get("params"),  # no version had any before there was a search
+            )
+        except (OSError, json.JSONDecodeError, KeyError) as error:
+            raise VersionError(
+                f"{folder}: not the complete files of a version ({type(error).__name__}: {error}). "
+                "Restore its artifacts or roll back"
+            ) from error
+
+    def _inside(self, values: np.ndarray) -> np.ndarray:
+        if self.at_least is None and self.at_most is None:
+            return values
+        return np.clip(values, self.at_least, self.at_most)
+
+
+def _write_predictor(predictor: Predictor, folder: Path) -> dict[str, Any]:
+    """Writes the files of an ensemble, and returns what ``version.json`` says of it or of a constant."""
+    if isinstance(predictor, Constant):
+        return {"kind": "constant", "value": predictor.value}
+    for kind, preprocessor in predictor.preprocessors.items():
+        _save_preprocessor(preprocessor, folder / f"preprocess-{kind}.skops")
+    members = []
+    for number, member in enumerate(predictor.members):
+        if member.learner is not None:
+            member.learner.save(folder, f"member-{number}")
+        members.append({"candidate": member.candidate, "anchor": member.anchor, "scale": member.scale})
+    calibration = predictor.calibration
+    return {
+        "kind": "ensemble",
+        "members": members,
+        "weights": predictor.weights.tolist(),
+        "combine": predictor.combine,
+        "median": predictor.median,
+        "ceiling": predictor.ceiling if np.isfinite(predictor.ceiling) else None,
+        "calibration": None if calibration is None else asdict(calibration),
+        "columns": {kind: fitted.columns._asdict() for kind, fitted in predictor.preprocessors.items()},
+    }
+
+
+def _load_predictor(settings: dict[str, Any], folder: Path) -> Predictor:
+    if settings["kind"] == "constant":
+        return Constant(settings["value"])
+    preprocessors = {
+        kind: _load_preprocessor(
+            folder / f"preprocess-{kind}.skops", FeatureColumns(**{key: tuple(names) for key, names in columns.items()})
+        )
+        for kind, columns in settings["columns"].items()
+    }
+    members = tuple(
+        Member(**member, learner=None if member["candidate"] in ANCHORS else load_learner(folder, f"member-{n}"))
+        for n, member in enumerate(settings["members"])
+    )
+    calibration = settings["calibration"]
+    if calibration is not None:
+        calibration["knots"] = tuple(tuple(knot) for knot in calibration["knots"])
+    return Ensemble(
+        preprocessors=preprocessors,
+        members=members,
+        weights=np.array(settings["weights"]),
+        combine=settings["combine"],
+        median=settings["median"],
+        ceiling=np.inf if settings["ceiling"] is None else settings["ceiling"],
+        calibration=None if calibration is None else Calibration(**calibration),
+    )
+
+
+def _save_preprocessor(preprocessor: Preprocessor, path: Path) -> None:
+    import skops.io
+
+    skops.io.dump(preprocessor.parts(), path, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+
+
+def _load_preprocessor(path: Path, columns: FeatureColumns) -> Preprocessor:
+    import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    try:
+        return Preprocessor(columns, **skops.io.load(path, trusted=TRUSTED_TYPES))
+    except UntrustedTypesFoundException as error:
+        raise VersionError(
+            f"{path}: holds types that no preprocessor consists of ({error}). Do not load it; find out who wrote it"
+        ) from error

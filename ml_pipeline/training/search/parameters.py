@@ -1,0 +1,317 @@
+"""Parameters of the declared estimator and open ways to preprocess: searched for, and used where they are proven."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.features.encoding.preprocessing import TEXT, Preprocessor, fit_preprocessor
+from ml_pipeline.features.encoding.text import TextMemo
+from ml_pipeline.features.feedback import own_outcomes
+from ml_pipeline.features.selection import Stability, stability
+from ml_pipeline.specs import ModelSpec, choices, with_choices
+from ml_pipeline.specs.names import feature_name
+from ml_pipeline.specs.search import Search
+from ml_pipeline.training.learners.base import Params
+from ml_pipeline.training.search.search import SearchError, search, trials_worth
+from ml_pipeline.training.search.spaces import Space, space_of
+from ml_pipeline.training.search.trials import SearchResult
+from ml_pipeline.training.selection.ensembles import fit_member, fit_members, plain_member, typical
+from ml_pipeline.training.selection.model_selection import enough_of_either, losses_of, proven, row_losses
+from ml_pipeline.training.selection.predictors import Ensemble, wanted
+from ml_pipeline.training.splits import Fold, folds
+
+PREPROCESSING = "preprocessing."
+MATRIX_BYTES = 128 * 2**20  # of prepared folds to keep; a trial that tries a way to preprocess again finds it prepared
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a training needs to know beside the rows.
+
+    ``gains`` are those of the tenant's earlier searches, newest last. With ``storage`` the trials are kept there under
+    ``study`` (unique for tenant, model and rows), and a search that was cut off goes on. ``processes`` are those that
+    the machine has to spare; as many as the specification asks for, unless given. They change no result. ``pooled`` is
+    what is typical of the outcomes of other tenants that share, in the reported unit, and None where nobody does.
+    """
+
+    gains: tuple[float, ...] = ()
+    study: str = "search"
+    storage: str | None = None
+    processes: int | None = None
+    pooled: float | None = None
+
+
+NO_CONTEXT = TrainingContext()
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What a search tried, and what came of it.
+
+    ``params`` and ``preprocessing`` are what the version is fitted with, the declared ones unless ``used``. ``gain`` is
+    1 - loss with them / loss with the declared ones on the validation part, which chose neither; 0 unless ``used``.
+    ``budget`` is what the adaptive rule left of ``training.search.trials``.
+    """
+
+    params: dict[str, Any]
+    preprocessing: dict[str, Any]
+    used: bool
+    gain: float
+    budget: int
+    result: SearchResult | None
+    why: str
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by what became of them."""
+        trials = self.result.trials if self.result else ()
+        states = ("complete", "pruned", "failed", "interrupted")
+        return {state: sum(trial.state == state for trial in trials) for state in states}
+
+    @property
+    def seconds(self) -> float:
+        return self.result.seconds if self.result else 0.0
+
+    def sentence(self) -> str:
+        """For the notes of a version."""
+        if self.result is None:
+            return f"no search: {self.why}"
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
+        told = f"search: {len(self.result.trials)} trials ({counts}) in {self.seconds:.1f} s, {self.result.stopped}"
+        if not self.used:
+            return f"{told}; {self.why}"
+        chosen = ", ".join(f"{name} {_short(value)}" for name, value in (self.params | self.preprocessing).items())
+        change = f"{abs(self.gain):.1%} {'lower' if self.gain > 0 else 'higher'} on the validation part"
+        return f"{told}; {chosen} instead of the declared parameters, loss {change}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON takes it."""
+        own = {name: getattr(self, name) for name in ("params", "preprocessing", "used", "gain", "budget", "why")}
+        return own | (self.result.summary() if self.result else {})
+
+
+def tuned(
+    spec: ModelSpec, rows: pd.DataFrame, validation: pd.DataFrame, seed: int, context: TrainingContext
+) -> tuple[ModelSpec, SearchReport | None]:
+    """The specification to fit with, and what the search behind it did (None unless ``training.search`` is set).
+
+    The parameters of the declared estimator, and every key of ``preprocessing`` that holds a list, are searched for on
+    ``rows`` alone, the train part. A trial is judged by the loss that the race judges by (absolute error, or squared
+    error of a probability) of that estimator alone, from the median of the labels; everything is fitted inside each
+    fold. Rows whose label is people's feedback are trained on and never judged by. Preprocessing that is found
+    holds for every candidate of the race.
+
+    What is found is used if its loss is below that of the declared parameters in the same folds by more than one
+    standard error of the paired differences, one per row: three or four folds have no error to speak of. The best of
+    many trials is partly the luckiest one, so that its gain is measured again on ``validation``, and the adaptive
+    budget goes by that one. Where folds cannot be cut, or nothing can be fitted, the declared parameters stay.
+
+    Its hash is another than that of ``spec``, which is what a version answers.
+    """
+    settings = spec.training.search
+    if settings is None:
+        return spec, None
+    budget = trials_worth(context.gains, settings.trials) if settings.adaptive else settings.trials
+    settings = settings.model_copy(update={"trials": budget})
+    space = space_of(spec.training.estimator, settings.space, _extra(spec))
+    try:
+        parts = _folds(settings, rows, seed)
+        losses = FoldLosses(spec, rows, parts, seed)
+        result = search(
+            losses,
+            space,
+            spec.training.params,
+            settings,
+            seed=seed,
+            study=f"{context.study}/{_digest(space, spec.training.params, parts)}",
+            storage=context.storage,
+            processes=context.processes,
+        )
+    except (SearchError, FoldsError) as error:
+        return spec, _kept(spec, budget, None, str(error))
+    return _weighed(spec, rows, validation, losses, result, budget)
+
+
+class FoldsError(ValueError):
+    """The rows cannot be cut into the folds that the search asks for."""
+
+
+def with_params(spec: ModelSpec, params: Params | None) -> ModelSpec:
+    """``spec`` with other parameters of the declared estimator; the same without any. Its hash is another one."""
+    if params is None:
+        return spec
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"params": dict(params)})})
+
+
+def selection_stability(spec: ModelSpec, rows: pd.DataFrame, seed: int) -> Stability | None:
+    """How alike the features are that each fold of the training rows selects; None where folds cannot be cut.
+
+    The folds are those of ``training.search``, or its defaults.
+    """
+    settings = spec.training.search or Search()
+    try:
+        parts = _folds(settings, rows, seed)
+    except FoldsError:
+        return None
+    selected, features = [], set()
+    for fold in parts:
+        fitted = fit_preprocessor(spec, rows.iloc[fold.train])
+        selected.append(set(fitted.features))
+        features |= {*replace(fitted, kept=None).features, *([TEXT] if spec.features.text else [])}
+    return stability(selected, sorted(features))
+
+
+class FoldLosses:
+    """The objective of a search: the loss of the declared estimator in a fold, with parameters and ways to preprocess.
+
+    Text is fitted once for each fold, and what a way to preprocess made of a fold is kept while there is room. Sent to
+    another process it starts without either.
+    """
+
+    def __init__(self, spec: ModelSpec, rows: pd.DataFrame, parts: list[Fold], seed: int) -> None:
+        self.spec = spec
+        self.rows = rows
+        self.parts = parts
+        self.seed = seed
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"spec": self.spec, "rows": self.rows, "parts": self.parts, "seed": self.seed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._memo = TextMemo()
+        self._prepared: dict[tuple[Any, ...], tuple[Preprocessor, Any, Any]] = {}
+
+    def __call__(self, params: dict[str, Any], fold: int) -> float:
+        return float(self.of_rows(params, fold).mean())
+
+    def of_rows(self, params: Mapping[str, Any], fold: int) -> np.ndarray:
+        """Loss of each row that the fold validates."""
+        spec, part = fitted_with(self.spec, params), self.parts[fold]
+        train, validation = self.rows.iloc[part.train], self.rows.iloc[part.validation]
+        preprocessor, matrix, unseen = self._matrices(spec, fold, train, validation)
+        median, plain = typical(spec, train), plain_member(spec)
+        member = fit_member(spec, plain, train, matrix, median, self.seed)
+        kind = wanted(member)
+        ensemble = Ensemble({kind: preprocessor}, (member,), np.ones(1), "mean", median)
+        value = ensemble.combined(ensemble.value_of(member, validation, {kind: unseen})[:, None])
+        return losses_of(spec, value, validation["label"].to_numpy())
+
+    def _matrices(
+        self, spec: ModelSpec, fold: int, train: pd.DataFrame, validation: pd.DataFrame
+    ) -> tuple[Preprocessor, Any, Any]:
+        key = (fold, *spec.preprocessing.settled)
+        if key not in self._prepared:
+            for_linear = wanted(plain_member(spec)) == "linear"
+            fitted = fit_preprocessor(spec, train, for_linear, self._memo)
+            self._prepared[key] = fitted, fitted.transform(train), fitted.transform(validation)
+            while len(self._prepared) > 1 and sum(map(_bytes, self._prepared.values())) > MATRIX_BYTES:
+                del self._prepared[next(iter(self._prepared))]
+        return self._prepared[key]
+
+
+def fitted_with(spec: ModelSpec, point: Mapping[str, Any]) -> ModelSpec:
+    """``spec`` with the parameters and the ways to preprocess that a trial tried."""
+    chosen = {name.removeprefix(PREPROCESSING): value for name, value in point.items() if _is_choice(name)}
+    params = {name: value for name, value in point.items() if not _is_choice(name)}
+    return with_params(with_choices(spec, chosen), params)
+
+
+def _is_choice(name: str) -> bool:
+    return name.startswith(PREPROCESSING)
+
+
+def _extra(spec: ModelSpec) -> dict[str, tuple[Any, ...]]:
+    return {f"{PREPROCESSING}{name}": tuple(values) for name, values in choices(spec).items()}
+
+
+def _folds(settings: Search, rows: pd.DataFrame, seed: int) -> list[Fold]:
+    try:
+        group = None if settings.group is None else feature_name(settings.group)
+        parts = folds(rows, settings.split, settings.folds, settings.gap_days, group, seed)
+    except ValueError as error:
+        raise FoldsError(str(error)) from error
+    own = own_outcomes(rows)
+    judged = [Fold(part.train, part.validation[own[part.validation]]) for part in parts]
+    if not all(len(part.validation) for part in judged):
+        raise FoldsError("a fold has no row with an outcome of its own to be judged by. Wait for outcomes")
+    return judged
+
+
+def _weighed(
+    spec: ModelSpec,
+    rows: pd.DataFrame,
+    validation: pd.DataFrame,
+    losses: FoldLosses,
+    result: SearchResult,
+    budget: int,
+) -> tuple[ModelSpec, SearchReport]:
+    best = result.best
+    if best.declared:
+        return spec, _kept(spec, budget, result, "the declared parameters stay: no trial was better")
+    if result.declared is not None:
+        tried = [fold for fold, part in enumerate(losses.parts) if _tells(spec, rows["label"].iloc[part.validation])]
+        if not tried:
+            why = "the declared parameters stay: every fold holds too few of one class to tell"
+            return spec, _kept(spec, budget, result, why)
+        declared, found = (
+            np.concatenate([losses.of_rows(trial.params, fold) for fold in tried]) for trial in (result.declared, best)
+        )
+        if not proven(declared - found):
+            share = 1 - found.mean() / declared.mean()
+            why = f"the declared parameters stay: the best loss was {share:.1%} lower, less than its standard error"
+            return spec, _kept(spec, budget, result, why)
+    chosen = fitted_with(spec, best.params)
+    preprocessing = {name: getattr(chosen.preprocessing, name) for name in choices(spec)}
+    gain = _gain(spec, chosen, rows, validation, losses.seed)
+    return chosen, SearchReport(dict(chosen.training.params), preprocessing, True, gain, budget, result, "")
+
+
+def _kept(spec: ModelSpec, budget: int, result: SearchResult | None, why: str) -> SearchReport:
+    preprocessing = {name: values[0] for name, values in choices(spec).items()}
+    return SearchReport(dict(spec.training.params), preprocessing, False, 0.0, budget, result, why)
+
+
+def _tells(spec: ModelSpec, label: pd.Series) -> bool:
+    """Of rare events, a part without any makes better of two models the one that expects fewer."""
+    return spec.task == "regression" or enough_of_either(label.to_numpy())
+
+
+def _gain(spec: ModelSpec, chosen: ModelSpec, rows: pd.DataFrame, validation: pd.DataFrame, seed: int) -> float:
+    """On rows that chose neither; 0 where they tell nothing, where one of the two cannot be fitted on all rows, or
+    nothing can be gained.
+    """
+    if not _tells(spec, validation["label"]):
+        return 0.0
+    losses = []
+    for one in (spec, chosen):
+        ensemble = fit_members(one, rows, seed, [plain_member(one)]).ensemble
+        if ensemble is None:
+            return 0.0
+        losses.append(float(row_losses(one, validation, ensemble).mean()))
+    return 1 - losses[1] / losses[0] if losses[0] else 0.0
+
+
+def _digest(space: Space, declared: Params, parts: list[Fold]) -> str:
+    """What the losses of a study depend on beside its rows: another release may search elsewhere."""
+    sizes = [(len(part.train), len(part.validation)) for part in parts]
+    return hashlib.sha256(json.dumps([repr(space), dict(declared), sizes]).encode()).hexdigest()[:16]
+
+
+def _bytes(prepared: tuple[Preprocessor, Any, Any]) -> int:
+    return sum(matrix.nbytes if isinstance(matrix, np.ndarray) else 3 * matrix.data.nbytes for matrix in prepared[1:])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

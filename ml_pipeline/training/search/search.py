@@ -1,0 +1,322 @@
+"""Search for parameters: trials judged by their mean loss over folds, within a budget, cut off and resumed at will."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ml_pipeline.specs.search import Search
+from ml_pipeline.training.search.record import Ending, Record, open_record
+from ml_pipeline.training.search.spaces import Space, grid, nearest
+from ml_pipeline.training.search.trials import SearchResult, State, Trial
+from ml_pipeline.training.search.workers import Objective, Pending, Submit, evaluator
+
+if TYPE_CHECKING:
+    import optuna
+
+MIN_IN_FLIGHT = 4
+RANDOM_TRIALS = 10  # before the estimator of good and bad regions has something to go by
+FULL_SEARCHES = 2
+RECENT_SEARCHES = 5
+FULL_LOOK_EVERY = 5
+WORTHWHILE_GAIN = 0.005
+LITTLE = 4  # a fraction of the budget
+LEAST_TRIALS = 10
+
+
+class SearchError(ValueError):
+    """No trial of a search could be fitted in all folds; the message says what the first one ended with."""
+
+
+def search(
+    objective: Objective,
+    space: Space,
+    declared: Mapping[str, Any],
+    settings: Search,
+    *,
+    seed: int,
+    study: str,
+    storage: str | None = None,
+    processes: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> SearchResult:
+    """The parameters of a space with the lowest mean loss over ``settings.folds`` folds.
+
+    ``objective(params, fold)`` is the loss, lower is better, of a fit with ``params`` in the fold of that number.
+    ``params`` are ``declared`` with a point of the space on top. The first trial is ``declared`` as it is, whatever the
+    space says; the sampler sees it at the nearest point of the space. It is always finished, also past the time.
+
+    Some trials are under way at once, each in one fold at a time. The oldest fit is waited for, and what follows from
+    it is decided before the next: the trials depend on the seed and on ``settings.processes`` alone, not on which of
+    them is faster, and one and two try the same. ``processes`` are those that there are, if not as many: a matter of
+    speed alone. The sampler takes those under way for bad ones (constant
+    liar: Ginsbourger, Le Riche and Carraro 2010), so that it does not try a place twice.
+
+    A trial is pruned by how far its mean over the folds so far is above that of the declared parameters in the same
+    folds, since folds differ more than parameters do.
+
+    ``study`` names what the losses depend on: tenant, model, snapshot. With ``storage`` (a URL, see
+    :class:`~ml_pipeline.training.search.record.StoredRecord`) the trials of earlier sittings under the same name count:
+    the budgets are for all of them together. Interrupted trials do not count.
+
+    Raises
+    ------
+    SearchError
+        If no trial could be fitted in all folds.
+    ValueError
+        If the study is in the storage with another space, other folds or other declared parameters, or if the objective
+        is to be sent to worker processes and cannot be pickled.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    description = {
+        "space": {name: [type(parameter).__name__, asdict(parameter)] for name, parameter in space.items()},
+        "folds": settings.folds,
+        "declared": dict(declared),
+    }
+    record = open_record(study, storage, description)
+    try:
+        with evaluator(objective, processes or settings.processes) as submit:
+            return _Searching(space, declared, settings, seed, study, record, submit, clock).run()
+    finally:
+        record.close()
+
+
+def trials_worth(history: Sequence[float], declared: int) -> int:
+    """How many trials the next search of a tenant deserves, from what its past searches gained.
+
+    ``history`` has the relative gain of each past search, newest last: 1 - loss of the tuned parameters / loss of the
+    declared ones, on rows that chose neither. ``declared`` is the full budget. In full are
+
+    - the first two searches,
+    - those of a tenant whose last five gained half a per cent or more on average, and more than the standard error of
+      that average: what chance gives does not count as a gain,
+    - every fifth search, so that a tenant whose data have changed is found out.
+
+    Any other gets a quarter, but ten trials if the full budget has as many. Its gain counts like those of full ones, so
+    that two good searches in a row bring the full budget back.
+
+    >>> [trials_worth([0.0] * past, 100) for past in range(11)]
+    [100, 100, 25, 25, 100, 25, 25, 25, 25, 100, 25]
+    >>> trials_worth([0.0, 0.0, 0.0, 0.04, 0.05], 100)
+    100
+    """
+    if len(history) < FULL_SEARCHES or (len(history) + 1) % FULL_LOOK_EVERY == 0:
+        return declared
+    recent = np.asarray(history[-RECENT_SEARCHES:], dtype=float)
+    error = recent.std(ddof=1) / np.sqrt(len(recent))
+    if recent.mean() >= WORTHWHILE_GAIN and recent.mean() > error:
+        return declared
+    return max(declared // LITTLE, min(declared, LEAST_TRIALS))
+
+
+@dataclass
+class _Running:
+    """A trial under way, waiting for the fit in its next fold."""
+
+    trial: optuna.Trial
+    params: dict[str, Any]
+    declared: bool
+    pending: Pending
+    losses: list[float] = field(default_factory=list)
+
+
+class _Searching:
+    """One sitting of a search."""
+
+    def __init__(
+        self,
+        space: Space,
+        declared: Mapping[str, Any],
+        settings: Search,
+        seed: int,
+        study: str,
+        record: Record,
+        submit: Submit,
+        clock: Callable[[], float],
+    ) -> None:
+        self.space = space
+        self.declared = dict(declared)
+        self.settings = settings
+        self.record = record
+        self.submit = submit
+        self.clock = clock
+        self.started = clock()
+        self.distributions = {name: parameter.distribution() for name, parameter in space.items()}
+        self.trials = [self._read(frozen) for frozen in record.past]
+        self.spent = max((frozen.user_attrs.get("outcome", {}).get("elapsed", 0) for frozen in record.past), default=0)
+        self.yardstick = next((list(trial.losses) for trial in self.trials if trial.declared and trial.losses), [])
+        self.study = _study(study, settings, seed, len(self.trials))
+        for frozen, trial in zip(record.past, self.trials, strict=True):
+            self.study.add_trial(self._remembered(frozen, trial))
+        self.points = self._points(seed) if settings.method == "grid" else None
+        self.under_way: deque[_Running] = deque()
+
+    def run(self) -> SearchResult:
+        in_flight = max(MIN_IN_FLIGHT, 2 * self.settings.processes)
+        while True:
+            while len(self.under_way) < in_flight and self._stopped() is None:
+                self._begin()
+            if not self.under_way:
+                break
+            self._advance(self.under_way.popleft())
+        trials = tuple(sorted(self.trials, key=lambda trial: trial.number))
+        if not any(trial.state == "complete" for trial in trials):
+            raise SearchError(_nothing_complete(trials))
+        return SearchResult(trials, self._elapsed(), self._stopped() or "")
+
+    def _stopped(self) -> str | None:
+        """Why no further trial begins, if none does."""
+        if self._needs_declared():
+            return None
+        begun = sum(trial.state != "interrupted" for trial in self.trials) + len(self.under_way)
+        if begun >= self.settings.trials:
+            return f"all {self.settings.trials} trials were run"
+        if self._is_late():
+            return f"the {self.settings.seconds:g} seconds were over"
+        return "all points of the grid were tried" if self.points == [] else None
+
+    def _needs_declared(self) -> bool:
+        tried = any(trial.declared and trial.state != "interrupted" for trial in self.trials)
+        return not tried and not any(running.declared for running in self.under_way)
+
+    def _points(self, seed: int) -> list[dict[str, Any]]:
+        """The points of the grid that are still to be tried, the next one last."""
+        tried = [trial.params for trial in self.trials if trial.state != "interrupted" and not trial.declared]
+        points = grid(self.space, self.settings.trials, seed)
+        return [point for point in reversed(points) if self.declared | point not in tried]
+
+    def _begin(self) -> None:
+        is_declared = self._needs_declared()
+        if is_declared:
+            self.study.enqueue_trial(nearest(self.space, self.declared))
+        elif self.points is not None:
+            self.study.enqueue_trial(self.points.pop())
+        trial = self.study.ask(self.distributions)
+        self.record.begin(trial.number, trial.params, self.distributions, is_declared)
+        params = dict(self.declared) if is_declared else self.declared | trial.params
+        running = _Running(trial, params, is_declared, self.submit(params, 0))
+        if is_declared:
+            self.yardstick = running.losses
+        self.under_way.append(running)
+
+    def _advance(self, running: _Running) -> None:
+        """Waits for a trial's fit and does what follows: the next fold, or the end of the trial."""
+        from optuna.trial import TrialState
+
+        late = self._is_late()
+        if late and (self.under_way or not running.declared):
+            return self._cut_off(running)
+        try:
+            outcome = running.pending.result(None if late else self._seconds_left())
+        except TimeoutError:
+            return self._cut_off(running)
+        if outcome.loss is None:
+            return self._end(running, TrialState.FAIL, outcome.error)
+        running.losses.append(outcome.loss)
+        if len(running.losses) == self.settings.folds:
+            return self._end(running, TrialState.COMPLETE, None)
+        running.trial.report(self._departure(running.losses), len(running.losses))
+        if not running.declared and running.trial.should_prune():
+            return self._end(running, TrialState.PRUNED, None)
+        running.pending = self.submit(running.params, len(running.losses))
+        return self.under_way.append(running)
+
+    def _cut_off(self, running: _Running) -> None:
+        """Interrupts everything under way but the declared parameters, which may be waiting behind what hangs."""
+        from optuna.trial import TrialState
+
+        interrupted = [running, *self.under_way]
+        self.under_way = deque(one for one in interrupted if one.declared)
+        for one in interrupted:
+            if not one.declared:
+                one.pending.cancel()
+                self._end(one, TrialState.FAIL, None)
+
+    def _end(self, running: _Running, state: optuna.trial.TrialState, error: str | None) -> None:
+        from optuna.trial import TrialState
+
+        value = float(np.mean(running.losses)) if state == TrialState.COMPLETE else None
+        self.study.tell(running.trial, value, state)
+        number, losses = running.trial.number, running.losses
+        self.record.end(number, Ending(state, losses, error, self._elapsed()))
+        name = _state_name(state, error)
+        self.trials.append(Trial(number, running.params, tuple(losses), name, running.declared, error))
+
+    def _departure(self, losses: Sequence[float]) -> float:
+        """Mean of the losses less that of the declared parameters in the same folds, where they could be fitted."""
+        same = self.yardstick[: len(losses)]
+        return float(np.mean(losses) - (np.mean(same) if len(same) == len(losses) else 0))
+
+    def _elapsed(self) -> float:
+        return self.spent + self.clock() - self.started
+
+    def _seconds_left(self) -> float | None:
+        return None if self.settings.seconds is None else self.settings.seconds - self._elapsed()
+
+    def _is_late(self) -> bool:
+        left = self._seconds_left()
+        return left is not None and left <= 0
+
+    def _read(self, frozen: optuna.trial.FrozenTrial) -> Trial:
+        outcome = frozen.user_attrs.get("outcome", {})
+        is_declared = frozen.user_attrs.get("declared", False)
+        params = dict(self.declared) if is_declared else self.declared | frozen.params
+        error = outcome.get("error")
+        losses = tuple(outcome.get("losses", ()))
+        return Trial(frozen.number, params, losses, _state_name(frozen.state, error), is_declared, error)
+
+    def _remembered(self, frozen: optuna.trial.FrozenTrial, trial: Trial) -> optuna.trial.FrozenTrial:
+        """A stored trial as the sampler and the pruner of this sitting want it."""
+        from optuna.trial import TrialState, create_trial
+
+        steps = range(1, len(trial.losses) + (frozen.state != TrialState.COMPLETE))
+        return create_trial(
+            state=frozen.state,
+            value=trial.mean if frozen.state == TrialState.COMPLETE else None,
+            params=frozen.params,
+            distributions=frozen.distributions,
+            intermediate_values={step: self._departure(trial.losses[:step]) for step in steps},
+        )
+
+
+def _study(name: str, settings: Search, seed: int, past: int) -> optuna.Study:
+    """A study in memory; a sampler that goes on after ``past`` trials does not begin with the same random ones."""
+    import optuna
+
+    state = int(np.random.SeedSequence([seed, past]).generate_state(1)[0])
+    sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=state)
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if settings.method == "tpe":
+        sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, constant_liar=True, seed=state)
+        if settings.pruning == "median":
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=RANDOM_TRIALS)
+        elif settings.pruning == "hyperband":
+            pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=settings.folds)
+    return optuna.create_study(study_name=name, sampler=sampler, pruner=pruner)
+
+
+def _state_name(state: optuna.trial.TrialState, error: str | None) -> State:
+    from optuna.trial import TrialState
+
+    if state == TrialState.COMPLETE:
+        return "complete"
+    if state == TrialState.PRUNED:
+        return "pruned"
+    return "failed" if error else "interrupted"
+
+
+def _nothing_complete(trials: Sequence[Trial]) -> str:
+    first = next((trial for trial in trials if trial.error), None)
+    if first is None:
+        return f"none of {len(trials)} trials was finished. Search again, or give it more time"
+    return (
+        f"none of {len(trials)} trials could be fitted in all folds; trial {first.number} with {first.params} ended "
+        f"with {first.error}. Correct the declared parameters or the space"
+    )

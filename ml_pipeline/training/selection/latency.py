@@ -1,0 +1,58 @@
+"""Members of an ensemble left out until one prediction is made in time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.selection.model_selection import Race
+from ml_pipeline.training.selection.predictors import Constant, Ensemble
+
+CALLS = 7
+
+
+def within_latency(
+    race: Race, model: FittedModel, rows: pd.DataFrame, most: float
+) -> tuple[Race, FittedModel, list[str]]:
+    """Race and version with the members that answer for one row in ``most`` milliseconds, and what there is to note.
+
+    The slowest member goes first, never the one of most weight; the others keep their weights among themselves. The
+    race has judged all of them together, the test part judges those that are left. What counts is the median of 7
+    predictions of ``model``, fitted on all rows, on the machine that trains: on another day a member close to the limit
+    may stay.
+    """
+    if isinstance(model.predictor, Constant) or isinstance(race.predictor, Constant):
+        return race, model, []
+    row, whole = rows.iloc[[-1]], model.predictor
+    kept = list(range(len(whole.members)))
+    best = int(np.argmax(whole.weights))
+    alone = [_milliseconds(whole.only([at]), row) for at in kept]
+    first = taken = _milliseconds(whole, row)
+    while taken > most and len(kept) > 1:
+        kept.remove(max((at for at in kept if at != best), key=lambda at: alone[at]))
+        taken = _milliseconds(whole.only(kept), row)
+    notes = []
+    if dropped := [whole.members[at].name for at in range(len(whole.members)) if at not in kept]:
+        notes.append(f"left out, because one prediction took {first:.1f} ms instead of {most:g}: {', '.join(dropped)}")
+    if taken > most:
+        notes.append(f"one prediction takes {taken:.1f} ms, training.latency_ms is {most:g}: raise it, or fit less")
+    names = {whole.members[at].name for at in kept}
+    raced = race.predictor
+    positions = [at for at, member in enumerate(raced.members) if member.name in names]
+    left = replace(race, predictor=raced.only(positions), curve=[] if dropped else race.curve)
+    return left, replace(model, predictor=whole.only(kept)), notes
+
+
+def _milliseconds(ensemble: Ensemble, row: pd.DataFrame) -> float:
+    ensemble.predict(row)
+    seconds = []
+    for _ in range(CALLS):
+        started = time.perf_counter()
+        ensemble.predict(row)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds)

@@ -1,0 +1,177 @@
+"""What answers: a constant, or several members whose answers are combined."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.features.encoding.preprocessing import Preprocessor
+from ml_pipeline.training.learners.base import Learner
+from ml_pipeline.training.selection.probability_calibration import Calibration
+
+Scale = Literal["identity", "log"]
+Anchor = Literal["median", "recent", "none"]
+ANCHOR_COLUMN = "history_recent_median"
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value for every entity."""
+
+    value: float
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        return np.full(len(frame), self.value)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One answer of an ensemble: an anchor plus the departure from it that a learner predicts, on ``scale``.
+
+    The anchor is the median of the training labels, which is steady, or each row's own ``history_recent_median``, which
+    follows a level that moves after training. Without a learner the anchor itself is the answer. A classifier has no
+    anchor: its margin is the log odds.
+    """
+
+    candidate: str
+    anchor: Anchor
+    scale: Scale = "identity"
+    learner: Learner | None = None
+
+    @property
+    def name(self) -> str:
+        return self.candidate if self.anchor == "none" else f"{self.candidate} from {self.anchor}"
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Members, each with a weight; a single candidate is an ensemble of its own members.
+
+    Regression: the weighted median of the members' values (``combine`` ``median``), which one member that goes astray
+    does not move far, or their weighted mean. Binary: the weighted mean of the log odds, then the calibration.
+
+    ``preprocessors`` are by the matrix that a learner wants, ``median`` is that of the training labels, and no member's
+    value goes beyond ``ceiling``, as a linear model of logarithms would on a row unlike all it has seen.
+    """
+
+    preprocessors: Mapping[str, Preprocessor]
+    members: tuple[Member, ...]
+    weights: np.ndarray
+    combine: Literal["median", "mean"]
+    median: float
+    ceiling: float = np.inf
+    calibration: Calibration | None = None
+
+    @property
+    def is_classifier(self) -> bool:
+        return self.members[0].anchor == "none"
+
+    @property
+    def rounds(self) -> int:
+        """Trees of the member that has most."""
+        return max((member.learner.rounds for member in self.members if member.learner is not None), default=1)
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """One float64 per row: the reported unit, or a probability."""
+        return self.combined(self.member_values(frame))
+
+    def member_values(self, frame: pd.DataFrame) -> np.ndarray:
+        """Float64, rows x members: each member's answer in the reported unit, or its log odds."""
+        matrices = self.matrices(frame)
+        return np.column_stack([self.value_of(member, frame, matrices) for member in self.members])
+
+    def matrices(self, frame: pd.DataFrame) -> dict[str, Any]:
+        """What the learners take, by what they want."""
+        return {kind: preprocessor.transform(frame) for kind, preprocessor in self.preprocessors.items()}
+
+    def value_of(self, member: Member, frame: pd.DataFrame, matrices: Mapping[str, Any]) -> np.ndarray:
+        """One member's column of :meth:`member_values`."""
+        departure = 0.0 if member.learner is None else member.learner.margin(matrices[wanted(member)])
+        scaled = anchor_of(member, frame, self.median) + departure
+        return from_scale(np.minimum(scaled, to_scale(np.float64(self.ceiling), member.scale)), member.scale)
+
+    def combined(self, values: np.ndarray) -> np.ndarray:
+        """The answer, from what :meth:`member_values` returned."""
+        if self.is_classifier:
+            return calibrated(self.calibration, values @ self.weights)
+        return weighted_median(values, self.weights) if self.combine == "median" else values @ self.weights
+
+    def only(self, positions: Collection[int]) -> Ensemble:
+        """The ensemble of the members at these positions, weighted as they were among themselves."""
+        kept = sorted(positions)
+        weights = self.weights[kept]
+        members = tuple(self.members[position] for position in kept)
+        needed = {wanted(member) for member in members if member.learner is not None}
+        preprocessors = {kind: fitted for kind, fitted in self.preprocessors.items() if kind in needed}
+        return replace(self, preprocessors=preprocessors, members=members, weights=weights / weights.sum())
+
+
+Predictor = Constant | Ensemble
+
+
+def wanted(member: Member) -> str:
+    """Which of an ensemble's matrices the member's learner takes."""
+    from ml_pipeline.training.learners.base import wants
+
+    return wants(member.candidate)
+
+
+def anchor_of(member: Member, frame: pd.DataFrame, median: float) -> np.ndarray:
+    """Where a member starts from in each row, on its scale; a row without known outcomes has the median."""
+    match member.anchor:
+        case "none":
+            return np.zeros(len(frame))
+        case "median":
+            return np.full(len(frame), to_scale(np.float64(median), member.scale))
+        case "recent":
+            return to_scale(frame[ANCHOR_COLUMN].fillna(median).to_numpy(dtype="float64"), member.scale)
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted median of each row, interpolated between the two values in the middle.
+
+    >>> weighted_median(np.array([[1.0, 2.0, 9.0]]), np.array([1.0, 1.0, 1.0])).tolist()
+    [2.0]
+    """
+    low, high, share = middle(values, weights)
+    rows = np.arange(len(values))
+    return values[rows, low] * (1 - share) + values[rows, high] * share
+
+
+def middle(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per row the columns just below and above the weighted median, and the share of the upper one.
+
+    The k-th smallest value stands at the sum of the weights below it plus half its own, as a share of all weights; the
+    median stands at one half.
+    """
+    order = np.argsort(values, axis=1, kind="stable")
+    sorted_weights = (weights / weights.sum())[order]
+    position = np.cumsum(sorted_weights, axis=1) - sorted_weights / 2
+    above = np.clip((position < 0.5).sum(axis=1), 0, values.shape[1] - 1)
+    below = np.maximum(above - 1, 0)
+    rows = np.arange(len(values))
+    start, end = position[rows, below], position[rows, above]
+    gap = np.where(end > start, end - start, 1.0)
+    share = np.where(end > start, np.clip((0.5 - start) / gap, 0, 1), 1.0)
+    return order[rows, below], order[rows, above], share
+
+
+def calibrated(calibration: Calibration | None, log_odds: np.ndarray) -> np.ndarray:
+    """Probabilities from log odds."""
+    from scipy.special import expit
+
+    return expit(log_odds) if calibration is None else calibration.probability(log_odds)
+
+
+def to_scale(values: np.ndarray | np.float64, scale: Scale) -> np.ndarray:
+    """Reported unit to the scale that a learner sees."""
+    return np.asarray(np.log1p(values) if scale == "log" else values, dtype="float64")
+
+
+def from_scale(values: np.ndarray, scale: Scale) -> np.ndarray:
+    """The inverse of :func:`to_scale`."""
+    return np.expm1(values) if scale == "log" else values

@@ -1,0 +1,45 @@
+"""Which rows a version is trained on where outcomes have changed: what came since, or the whole window after all."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+
+from ml_pipeline.features.temporal.windows import training_window
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.selection.model_selection import row_losses, run_race
+from ml_pipeline.training.splits import time_split
+
+STANDARD_ERRORS = 2.0
+
+
+def training_rows(
+    spec: ModelSpec, frame: pd.DataFrame, as_of: datetime, changed_at: datetime | None = None
+) -> tuple[pd.DataFrame, str | None]:
+    """The rows of :func:`ml_pipeline.features.temporal.windows.training_window`, and its note.
+
+    Where ``changed_at`` is given and enough rows came since, candidates are fitted on those and on the whole window,
+    and the whole window is taken where it clearly foresees the newest outcomes before the test part better (by two
+    standard errors of the paired difference): not every rise of a loss makes what was before it useless.
+    """
+    full, note = training_window(spec, frame, as_of)
+    if changed_at is None:
+        return full, note
+    since, note_since = training_window(spec, frame, as_of, changed_at)
+    if len(since) == len(full):
+        return full, note
+    split = time_split(since, spec.training.validation_share, spec.training.test_share)
+    validation = since.iloc[split.validation]
+    known = full[full["label_time"] < validation["event_time"].iloc[0]]
+    of_since, of_full = (
+        row_losses(spec, validation, run_race(spec, rows, validation, spec.training.seed).predictor)
+        for rows in (since.iloc[split.train], known)
+    )
+    gain = of_since - of_full
+    if gain.mean() <= STANDARD_ERRORS * gain.std() / np.sqrt(len(gain)):
+        return since, note_since
+    losses = f"{of_full.mean():.3g}, {of_since.mean():.3g} with what came since {changed_at:%Y-%m-%d}"
+    compared = f"{spec.headline_metric} {losses}"
+    return full, "; ".join(filter(None, [note, f"trained on the whole window, which foresees more ({compared})"]))

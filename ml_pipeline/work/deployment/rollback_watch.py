@@ -1,0 +1,251 @@
+"""The watch over promoted versions: compared daily with those that they replaced, rolled back where they are worse."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from dataclasses import dataclass
+
+import pandas as pd
+import sqlalchemy as sa
+
+from ml_pipeline.display import command
+from ml_pipeline.lifecycle.promotion import Decision
+from ml_pipeline.lifecycle.rollback import Pairs, paired, watch
+from ml_pipeline.resources import tables
+from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
+from ml_pipeline.specs import ModelSpec
+from ml_pipeline.work.context import Doors
+from ml_pipeline.work.deployment.deployer import KEPT, OPEN, ROLLBACK
+from ml_pipeline.work.monitoring.report_store import raise_alert
+from ml_pipeline.work.retraining.decisions import WATCH, record_decision
+from ml_pipeline.work.scoring import alert_tampered, answers
+from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, AUTO_ROLLBACK, read_settings, spec_for, write_setting
+
+DAY = dt.timedelta(days=1)
+ROLLBACKS_TOO_MANY = 2  # within ROLLBACK_DAYS: what retrains itself into rollbacks is switched off
+ROLLBACK_DAYS = 30
+WATCHED_DAYS = 28
+BY_WATCH = "rollback watch"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A deployment whose version is compared with the one that it replaced."""
+
+    deployment_id: uuid.UUID
+    tenant: str
+    model: str
+    version: int
+    replaced: int
+    activated_at: dt.datetime
+
+
+def due_watches(doors: Doors, now: dt.datetime) -> list[Watched]:
+    """Undecided watches that have not been looked at for a day, those waiting longest first."""
+    table = tables.deployments
+    looked = sa.func.coalesce(table.c.watched_at, table.c.as_of)
+    query = sa.select(table).where(table.c.watch == OPEN, looked <= now - DAY).order_by(looked, table.c.tenant_id)
+    with doors.warehouse.operator() as connection:
+        rows = connection.execute(query).mappings().all()
+    return [
+        Watched(row["deployment_id"], row["tenant_id"], row["model"], row["version"], row["replaced"], row["as_of"])
+        for row in rows
+    ]
+
+
+def date_watches(doors: Doors, now: dt.datetime) -> list[Watched]:
+    """Lets undecided watches that are dated more than a day ahead begin now: a clock that was wrong has gone back.
+
+    Otherwise none of them would be due, nor an outcome counted, until that time comes. For ``now`` by the clock only.
+    """
+    table = tables.deployments
+    ahead = (table.c.watch == OPEN) & ((table.c.as_of > now + DAY) | (table.c.watched_at > now + DAY))
+    with doors.warehouse.operator() as connection:
+        rows = connection.execute(sa.select(table).where(ahead)).mappings().all()
+    for row in rows:
+        with doors.warehouse.tenant(row["tenant_id"]) as connection:
+            connection.execute(
+                sa.update(table)
+                .where(table.c.tenant_id == row["tenant_id"], table.c.deployment_id == row["deployment_id"], ahead)
+                .values(as_of=sa.func.least(table.c.as_of, now), watched_at=sa.func.least(table.c.watched_at, now))
+            )
+    return [
+        Watched(row["deployment_id"], row["tenant_id"], row["model"], row["version"], row["replaced"], now)
+        for row in rows
+    ]
+
+
+def look_at(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -> Decision:
+    """Compares, records the decision, and rolls back where it says so and that is switched on.
+
+    Killed between any two steps, the next look ends what this one began: the decision has one identity a day, and the
+    watch stays open until the version is kept or gone.
+    """
+    comparable = _comparable(doors, spec, watched)
+    decision = watch(
+        _pairs(doors, spec, watched, now),
+        task=spec.task,
+        version=watched.version,
+        previous=watched.replaced if comparable else None,
+        activated_at=watched.activated_at,
+        now=now,
+        max_days=WATCHED_DAYS,
+    )
+    automatic = _rolls_back(doors, watched)
+    _record(doors, watched, decision, automatic, now)
+    if decision.verdict == "roll back" and automatic and _rolled_back(doors, watched, decision, now):
+        _stop_a_circle(doors, watched, now)
+    _close(doors, watched, decision, now)
+    return decision
+
+
+def _rolled_back(doors: Doors, watched: Watched, decision: Decision, now: dt.datetime) -> bool:
+    """Rolls back; where the files of the version before are not those that were registered, an alert says so instead.
+
+    The watch stays open then, and tries again at its next look.
+    """
+    try:
+        doors.deployer.roll_back(
+            watched.tenant,
+            watched.model,
+            to=watched.replaced,
+            reason=f"{BY_WATCH}: {decision.reason}",
+            as_of=now,
+            expected=watched.version,
+        )
+    except TamperedArtifact as error:
+        alert_tampered(doors, watched.tenant, watched.model, watched.replaced, error)
+        return False
+    return True
+
+
+def _comparable(doors: Doors, spec: ModelSpec, watched: Watched) -> bool:
+    """Whether the version before is still there and answers the same question: else there is nothing to return to."""
+    try:
+        own = spec_for(doors.warehouse, spec, watched.tenant)
+        return answers(own, doors.registry.version(watched.tenant, watched.model, watched.replaced))
+    except (NoSuchVersion, TamperedArtifact):
+        return False
+
+
+def _pairs(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -> Pairs:
+    made, known = tables.predictions, tables.outcomes
+    outcomes = sa.select(known.c.entity_id, known.c.label_time, known.c.value.label("label")).where(
+        known.c.tenant_id == watched.tenant,
+        known.c.model == watched.model,
+        known.c.label_time > watched.activated_at,
+        known.c.label_time <= now,
+    )
+    names = ("entity_id", "predicted_at", "value", "version", "origin")
+    predictions = sa.select(*(made.c[name] for name in names)).where(
+        made.c.tenant_id == watched.tenant,
+        made.c.model == watched.model,
+        made.c.version.in_([watched.version, watched.replaced]),
+        made.c.entity_id.in_(outcomes.with_only_columns(known.c.entity_id)),
+    )
+    with doors.warehouse.tenant(watched.tenant) as connection:
+        matured = pd.DataFrame(connection.execute(outcomes).all(), columns=["entity_id", "label_time", "label"])
+        predicted = pd.DataFrame(connection.execute(predictions).all(), columns=list(names))
+    matured["label_time"] = pd.to_datetime(matured["label_time"], utc=True)
+    predicted["predicted_at"] = pd.to_datetime(predicted["predicted_at"], utc=True)
+    return paired(spec.task, matured, predicted, watched.version, watched.replaced)
+
+
+def _rolls_back(doors: Doors, watched: Watched) -> bool:
+    with doors.warehouse.tenant(watched.tenant) as connection:
+        switches = read_settings(connection)
+    return bool(switches.get(watched.tenant, watched.model, AUTO_ROLLBACK, doors.settings.auto_rollback))
+
+
+def _record(doors: Doors, watched: Watched, decision: Decision, automatic: bool, now: dt.datetime) -> None:
+    """The decision of the day, and the alert where the version is found to be worse for the first time."""
+    table = tables.decisions
+    told = sa.select(table.c.decision_id).where(
+        table.c.tenant_id == watched.tenant,
+        table.c.model == watched.model,
+        table.c.kind == WATCH,
+        table.c.version == watched.version,
+        table.c.verdict == "roll back",
+        table.c.as_of < now - dt.timedelta(hours=1),
+        table.c.as_of >= watched.activated_at,
+    )
+    with doors.warehouse.tenant(watched.tenant) as connection:
+        is_told = connection.scalar(told.limit(1)) is not None
+        record_decision(
+            connection,
+            watched.tenant,
+            watched.model,
+            kind=WATCH,
+            verdict=decision.verdict,
+            reason=decision.reason,
+            as_of=now,
+            numbers=decision.numbers,
+            version=watched.version,
+            decision_id=uuid.uuid5(watched.deployment_id, f"{decision.verdict} {now.date()}"),
+        )
+        if decision.verdict != "roll back" or is_told:
+            return
+        done = (
+            f"version {watched.replaced} is to serve again"
+            if automatic
+            else "automatic rollback is off. To return to the version before: "
+            + command("ml-pipeline", "rollback", "--tenant", watched.tenant, "--model", watched.model)
+        )
+        raise_alert(
+            connection,
+            watched.tenant,
+            watched.model,
+            kind="rollback",
+            level="HIGH" if automatic else "CRITICAL",
+            message=f"{decision.reason}; {done}",
+            as_of=now,
+            detail={"version": watched.version, "replaced": watched.replaced, **decision.numbers},
+        )
+
+
+def _close(doors: Doors, watched: Watched, decision: Decision, now: dt.datetime) -> None:
+    """Marks the watch as looked at, and as kept where that was decided; a rollback has closed it with its own steps."""
+    table = tables.deployments
+    over = now - watched.activated_at >= WATCHED_DAYS * DAY  # worse, and a person left it there
+    values = {"watched_at": now} | ({"watch": KEPT} if decision.verdict == "keep" or over else {})
+    with doors.warehouse.tenant(watched.tenant) as connection:
+        connection.execute(
+            sa.update(table)
+            .where(table.c.tenant_id == watched.tenant, table.c.deployment_id == watched.deployment_id)
+            .where(table.c.watch == OPEN)
+            .values(values)
+        )
+
+
+def _stop_a_circle(doors: Doors, watched: Watched, now: dt.datetime) -> None:
+    """After two rollbacks in a month automatic retraining of the tenant's model is off, until a person looks at it."""
+    table = tables.deployments
+    query = sa.select(sa.func.count()).where(
+        table.c.tenant_id == watched.tenant,
+        table.c.model == watched.model,
+        table.c.action == ROLLBACK,
+        table.c.state == "done",
+        table.c.as_of > now - ROLLBACK_DAYS * DAY,
+        table.c.as_of <= now,
+    )
+    with doors.warehouse.tenant(watched.tenant) as connection:
+        count = connection.scalar(query) or 0
+    if count < ROLLBACKS_TOO_MANY:
+        return
+    write_setting(doors.warehouse, watched.tenant, watched.model, AUTO_RETRAIN, False, BY_WATCH)
+    with doors.warehouse.tenant(watched.tenant) as connection:
+        raise_alert(
+            connection,
+            watched.tenant,
+            watched.model,
+            kind="retraining_switched_off",
+            level="CRITICAL",
+            message=f"{count} versions were rolled back within {ROLLBACK_DAYS} days, so automatic retraining is off "
+            "for this model. Look at its data, then: "
+            + command(
+                *("ml-pipeline", "set", "auto_retrain", "on", "--tenant", watched.tenant, "--model", watched.model)
+            ),
+            as_of=now,
+            detail={"rollbacks": count},
+        )
