@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -112,6 +113,18 @@ def recover_and_tell(instance: Any, warehouse: Any) -> None:
 
 
 @contextmanager
+def _past_redirection() -> Iterator[PlainConsole]:
+    """A console that shows its lines also while a run of Dagster sends what this process prints to a file."""
+    try:
+        descriptor = os.dup(sys.stderr.fileno())
+    except (OSError, ValueError):  # no stream of the operating system: nothing redirects it
+        yield console
+        return
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
+        yield PlainConsole(file=file)
+
+
+@contextmanager
 def progress_bar(title: str, total: int | None) -> Iterator[Callable[[Any], None]]:
     """A bar that moves by one each time the function it yields is called."""
     columns = (
@@ -120,7 +133,7 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[[Any], None
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with _past_redirection() as shown, Progress(*columns, console=shown) as progress:
         task = progress.add_task(title, total=total)
 
         def advance(_: Any) -> None:

@@ -8,14 +8,19 @@ materialization in a batched run.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from dagster import Field, StringSource
-from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.execution.compute_logs import redirect_to_file
+from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
+from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
 from dagster._core.storage.root import LocalArtifactStorage
 from dagster._serdes import ConfigurableClassData
+from dagster._utils import ensure_file, touch_file
 from dagster_postgres.event_log.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage.schedule_storage import PostgresScheduleStorage
@@ -117,9 +122,22 @@ class ArtifactStorage(_OwnFolder, LocalArtifactStorage):
 
 
 class ComputeLogs(_OwnFolder, LocalComputeLogManager):
-    """What runs print."""
+    """What runs print, in files alone.
+
+    Dagster's own manager also echoes it, by four processes a step, of which two can outlive a run that is killed.
+    """
 
     FOLDER = "dagster/logs"
+
+    @contextmanager
+    def capture_logs(self, log_key: Sequence[str]) -> Iterator[CapturedLogContext]:
+        with ExitStack() as redirected:
+            for stream, kind in ((sys.stdout, ComputeIOType.STDOUT), (sys.stderr, ComputeIOType.STDERR)):
+                path = self.get_captured_local_path(log_key, IO_TYPE_EXTENSION[kind])
+                ensure_file(path)
+                redirected.enter_context(redirect_to_file(stream, path))
+            yield CapturedLogContext(log_key)
+        touch_file(self.complete_artifact_path(log_key))  # says to the pages that nothing more will come
 
 
 # What the partition pages, the lineage and the list of runs are drawn from.

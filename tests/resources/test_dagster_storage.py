@@ -2,8 +2,10 @@
 
 import datetime as dt
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -35,6 +37,23 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg
 
 def materialize(instance: dg.DagsterInstance, partition: str) -> str:
     return dg.materialize([watched], instance=instance, partition_key=partition, raise_on_error=False).run_id
+
+
+def test_what_a_run_prints_is_kept_by_no_further_process(instance: dg.DagsterInstance):
+    @dg.op
+    def says() -> None:
+        print("a word of the run", flush=True)
+        found.extend(process.name() for process in psutil.Process().children(recursive=True))
+
+    @dg.job
+    def talks() -> None:
+        says()
+
+    found: list[str] = []
+    run = talks.execute_in_process(instance=instance)
+    logs = [path.read_text() for path in (Path(instance.compute_log_manager._base_dir) / run.run_id).rglob("*.out")]
+    assert "".join(logs).count("a word of the run") == 1
+    assert "tail" not in found
 
 
 def failed_partitions(instance: dg.DagsterInstance) -> set[str]:
