@@ -170,7 +170,8 @@ def take_tour() -> None:
         f"  .venv/bin/ml-pipeline replay --tenant initech --model {MODEL} --against weekly\n"
         "                                                                     what another policy would have done\n"
         "  .venv/bin/ml-pipeline import jira FILE                             your own issues (docs/how-to/import.md)\n"
-        "  .venv/bin/ml-pipeline run                                          models for them\n"
+        "  .venv/bin/ml-pipeline run                                          models for them\n",
+        soft_wrap=True,
     )
     if tour.failures:
         raise SystemExit(1)
