@@ -13,6 +13,7 @@ A new application names it once::
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ async def _refuse_batch(receive: Receive) -> tuple[Refusal | None, Receive]:
     while more and not start:
         message = await receive()
         held.append(message)
-        start = message.get("body", b"").lstrip()
+        start = message.get("body", b"").lstrip().removeprefix(codecs.BOM_UTF8).lstrip()
         more = message.get("more_body", False)
 
     async def again() -> Message:

@@ -147,7 +147,11 @@ def _import_table(summaries: Sequence[Any]) -> Rows:
     "--as-of", default="", help="Stand at 'latest' (each tenant's newest row), a date or a time instead of now."
 )
 @click.option(
-    "--days", default=1, show_default=True, help="Days of metrics and drift up to yesterday; none with --as-of."
+    "--days",
+    type=click.IntRange(0, 3650),
+    default=1,
+    show_default=True,
+    help="Days of metrics and drift up to yesterday; none with --as-of.",
 )
 @click.option("--reports-only", is_flag=True, help="Only metrics and reports of the days; nothing is trained.")
 @json_option

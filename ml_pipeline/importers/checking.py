@@ -140,6 +140,8 @@ def parse_times(text: pd.Series, zone: ZoneInfo) -> pd.Series:
     >>> parse_times(pd.Series(["2021-03-02T10:00+02:00", "02/Mar/21 4:05 PM"]), ZoneInfo("UTC")).dt.hour.tolist()
     [8, 16]
     """
+    # pandas takes "now" and "today" for the time of the import, whatever the format.
+    text = text.where(text.str.contains(r"\d").fillna(False).astype(bool))
     text = text.where(text.str.len() <= _LONGEST_TIME).str.replace(r"\s*(?:UTC|GMT)$", "Z", regex=True)
     iso = text.str.match(_ISO).fillna(False).astype(bool)
     times = pd.to_datetime(text.where(iso), format="ISO8601", utc=True, errors="coerce").astype("datetime64[us, UTC]")

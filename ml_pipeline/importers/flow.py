@@ -200,9 +200,12 @@ class _Load:
         try:
             yield
         except DBAPIError as error:
+            detail = (str(error.orig).strip() or type(error.orig).__name__).splitlines()[0]
             if error.connection_invalidated:
-                raise
-            detail = str(error.orig).strip().splitlines()[0]
+                raise ImportFailed(
+                    f"{self._source.label}, tenant {tenant}: the connection to PostgreSQL was lost after the first "
+                    f"{self.rows_read:,} rows: {detail}. These are loaded; import the file again"
+                ) from error
             raise ImportFailed(
                 f"{self._source.label}, tenant {tenant}: PostgreSQL refuses rows after the first {self.rows_read:,}: "
                 f"{detail}. The rows before are loaded; correct the file, or report this with the row"

@@ -132,7 +132,9 @@ def _tenants(
 ) -> pd.Series:
     """The tenant of each row; UNKNOWN_TENANT where the repository gives none that can be one beside the known ones."""
     repository = typed["repository"]
-    owner_and_name = repository.str.contains("/").fillna(False).astype(bool)
+    # "a/b/c", "a/b.c" and "a.b/c" would all be the tenant "a.b.c".
+    form = r"[^/]+/.+" if tenant_from == "owner" else r"[^/.]+/[^/]+"
+    owner_and_name = repository.str.fullmatch(form).fillna(False).astype(bool)
     problems.add(~owner_and_name, "repository is not owner/name, which the tenant is taken from", repository)
     owner_or_both = repository.str.partition("/")[0] if tenant_from == "owner" else repository.str.replace("/", ".")
     accepted = usable_tenants(owner_or_both.dropna().unique(), known)

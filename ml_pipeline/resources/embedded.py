@@ -41,6 +41,7 @@ from ml_pipeline.resources.postgres import DATABASE, DatabaseUnavailable
 SYSTEM_USER = "pgserver"  # runs the server where root runs the pipeline
 VERSION = 18
 PATIENCE = 60.0  # seconds for a start or a stop by another process
+CONNECT_SECONDS = 5  # after which a server that answers nothing is asked again
 SOCKET = ".s.PGSQL.5432"
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 PLAIN = re.compile(r"[A-Za-z0-9/._+@=-]+")  # paths that mean themselves in URLs, connection strings and option lists
@@ -173,7 +174,9 @@ class EmbeddedServer:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                psycopg2.connect(host=str(self.socket), user=SUPERUSER, dbname="postgres").close()
+                psycopg2.connect(
+                    host=str(self.socket), user=SUPERUSER, dbname="postgres", connect_timeout=CONNECT_SECONDS
+                ).close()
                 return
             except psycopg2.OperationalError as error:
                 ended = not self._is_guarded() if process is None else process.poll() is not None

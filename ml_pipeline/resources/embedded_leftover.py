@@ -31,7 +31,7 @@ def stop_leftover(data: Path) -> None:
     if found is None:
         file.unlink(missing_ok=True)
         return
-    started = float(lines[2]) if len(lines) > 2 and lines[2].strip().isdigit() else None
+    started = float(lines[2]) if len(lines) > 2 and lines[2].strip().isdecimal() else None
     if started is None or abs(found.create_time() - started) > CLOCK_ERROR:
         raise DatabaseUnavailable(
             f"Process {found.pid} looks like a PostgreSQL server on {data}, but {file} says that it started at another "
@@ -53,7 +53,7 @@ def stop_leftover(data: Path) -> None:
 
 def _postmaster(data: Path, number: str) -> psutil.Process | None:
     """The process of that number where it is PostgreSQL in this data folder."""
-    if not number.strip().isdigit():
+    if not number.strip().isdecimal():
         return None
     try:
         process = psutil.Process(int(number))

@@ -12,6 +12,7 @@ Three locks in the control folder, which end with their processes whatever ends 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -93,6 +94,7 @@ class Guardian:
         return self.start is not None
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self._end_orphans()
         self._remove_leftovers()
         identity = {}
         if self.config["uid"] is not None:
@@ -114,6 +116,27 @@ class Guardian:
         """The kernel asks the server for a fast shutdown when this process is killed."""
         assert self.libc is not None
         self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+    def _end_orphans(self) -> None:
+        """Ends what a server that was killed left at work: as long as one goes on, no other server can start."""
+        deadline = time.monotonic() + PATIENCE
+        while (orphans := self._orphans()) and time.monotonic() < deadline:
+            for orphan in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(orphan, signal.SIGQUIT)
+            time.sleep(LOOK_SECONDS)
+
+    def _orphans(self) -> list[int]:
+        """Processes of this very program in this very data folder; there is no server that they could belong to."""
+        program, data = Path(self.config["command"][0]).resolve(), Path(self.config["data"]).resolve()
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if (folder / "exe").readlink() == program and (folder / "cwd").readlink() == data:
+                    found.append(int(folder.name))
+            except OSError:  # it has ended, or is another user's
+                continue
+        return found
 
     def _remove_leftovers(self) -> None:
         """Files with the process id of a server that is known to be gone, which may be somebody else's by now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -384,5 +385,12 @@ def _version(tenant: str, model: str, item: ModelVersion, proven: set[tuple[str,
             "tenant and model, so its files cannot be verified. Delete it in MLflow, and move an alias that points at "
             "it with `ml-pipeline promote`"
         )
-    semantic, run_id, source = tags["semantic_version"], item.run_id or "", item.source or ""
-    return Version(tenant, model, int(item.version), semantic, run_id, source, tags)
+    try:
+        semantic = tags["semantic_version"]
+        dt.datetime.fromisoformat(tags["as_of"])
+    except (KeyError, ValueError) as error:
+        raise TamperedArtifact(
+            f"tenant {tenant}, model {model}: version {item.version} has lost or changed its tag semantic_version or "
+            f"as_of in MLflow ({error}). Set it there as it was, or promote another version"
+        ) from error
+    return Version(tenant, model, int(item.version), semantic, item.run_id or "", item.source or "", tags)

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from ml_pipeline.errors import UserError
 from ml_pipeline.specs.model_spec import ModelSpec
 
+MAX_BYTES = 1_000_000  # of one file
+
 
 class SpecError(UserError):
     """A model specification cannot be used; the message names file, key, value and remedy."""
@@ -109,6 +111,8 @@ def _name(path: Path) -> str:
 
 
 def _content(path: Path) -> dict[str, Any]:
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        raise SpecError(f"{path}: cannot be read as YAML: it is not an ordinary file of at most {MAX_BYTES:,} bytes")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except Exception as error:

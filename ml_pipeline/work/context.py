@@ -17,6 +17,7 @@ from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.deployment.deployer import Deployer
 
 LATEST = "latest"
+LAST_YEAR = 9998  # one more day than the last of 9999 is no time
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def parse_as_of(text: str) -> str:
         raise BadMoment(
             f"as-of is {text!r}. Write 'latest', a date (2026-01-31) or a time (2026-01-31T12:00)"
         ) from error
+    if not 1970 <= moment.year <= LAST_YEAR:
+        raise BadMoment(f"as-of is {text!r}. Write a date or time between the years 1970 and {LAST_YEAR}")
     if len(text) == len("2026-01-31"):
         moment += dt.timedelta(days=1)
     if moment.tzinfo is None:

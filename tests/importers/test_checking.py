@@ -201,3 +201,8 @@ def test_only_the_first_problem_of_a_row_is_told():
     problems.add(pd.Series([True, False]), "first")
     problems.add(pd.Series([True, True]), "second")
     assert problems.kind.tolist() == ["first", "second"]
+
+
+@pytest.mark.parametrize("text", ["now", "today", " now ", "NOW"])
+def test_the_time_of_the_import_is_no_time_of_a_row(text: str):
+    assert parse_times(pd.Series([text]), ZoneInfo("UTC")).isna().all()

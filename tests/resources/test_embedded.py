@@ -9,11 +9,13 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from unittest import mock
 
 import psutil
@@ -179,6 +181,35 @@ def test_logins_that_a_killed_starter_did_not_make_are_made_by_the_next_user(dat
             psycopg2.connect(host=str(first.socket), user="pipeline", dbname="postgres")
         with mock.patch.object(embedded, "prepare_logins", prepare_logins), embedded_server(data) as second:
             assert ask(second, "SELECT 1") == 1
+
+
+@on_linux
+def test_a_server_that_was_killed_at_work_is_started_again_at_once(data: Path):
+    with embedded_server(data) as server, closing(psycopg2.connect(host=str(server.socket), user=SUPERUSER)) as busy:
+        busy.cursor().execute("SELECT 1")
+        worker = psycopg2.connect(host=str(server.socket), user=SUPERUSER)
+        thread = threading.Thread(target=count_for_a_minute, args=(worker,), daemon=True)
+        thread.start()
+        counting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%generate_series%'"
+        wait_until(lambda: ask(server, counting) > 1)  # this question is one of them
+        before = postmaster(data)
+        before.kill()
+        wait_until(lambda: has_ended(before))
+        wait_until(lambda: answers(server))
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def count_for_a_minute(connection: Any) -> None:
+    with suppress(psycopg2.Error):
+        connection.cursor().execute("SELECT count(*) FROM generate_series(1, 1000000000)")
+
+
+def answers(server: EmbeddedServer) -> bool:
+    try:
+        return ask(server, "SELECT 1") == 1
+    except psycopg2.Error:
+        return False
 
 
 @on_linux

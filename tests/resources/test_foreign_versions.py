@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from ml_pipeline.resources.registry import (
     write_manifest,
 )
 from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.work.deployment.deployer import PROMOTE, Deployer
 
 MODEL = "story_points"
 
@@ -93,6 +95,26 @@ def test_a_version_that_was_made_in_mlflow_is_refused_wherever_it_is_met(
     assert registry.versions("acme", MODEL) == [ours]
     assert f"tenant acme, model {MODEL}: the pipeline did not register version {number}, which serves" in caplog.text
     assert registry.version("acme", MODEL, ours.number) == ours
+
+
+@pytest.mark.parametrize(("tag", "value"), [("semantic_version", None), ("as_of", None), ("as_of", "yesterday")])
+def test_a_version_whose_tags_were_changed_is_refused_by_name(registry: Registry, ours: Version, tag: str, value):
+    name, number = f"{MODEL}.acme", str(ours.number)
+    if value is None:
+        registry.client.delete_model_version_tag(name, number, tag)
+    else:
+        registry.client.set_model_version_tag(name, number, tag, value)
+    with pytest.raises(TamperedArtifact, match=r"has lost or changed its tag semantic_version or as_of"):
+        registry.version("acme", MODEL, ours.number)
+
+
+def test_from_a_foreign_champion_one_can_be_promoted(registry: Registry, ours: Version, theirs: Version):
+    registry.set_alias("acme", MODEL, CHAMPION, copied(registry, ours, theirs))
+    deployer = Deployer(Warehouse(registry.settings), registry)
+    now = dt.datetime.now(dt.UTC)
+    done = deployer.deploy("acme", MODEL, ours.number, action=PROMOTE, reason="back to ours", as_of=now)
+    assert (done.version, done.replaced) == (ours.number, None)
+    assert registry.aliased("acme", MODEL) == ours
 
 
 def test_a_version_of_ours_that_was_pointed_at_another_tenants_files_is_refused_when_it_is_loaded(

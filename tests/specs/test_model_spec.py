@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -272,6 +273,15 @@ def test_the_second_file_for_a_model_is_left_out_and_the_first_one_stays(tmp_pat
     [(model, error)] = specs.broken
     assert model == "story_points"
     assert error.endswith("'story_points' is described by another file too. Rename one of them")
+
+
+def test_what_is_no_file_or_too_large_for_one_stops_no_model(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    (tmp_path / "large.yaml").write_text("#" * 1_000_001)
+    specs = load_specs([tmp_path])
+    assert list(specs) == ["lead_time", "rework_risk", "story_points"]
+    assert [broken.model for broken in specs.broken] == ["endless", "large", "pipe"]
 
 
 def test_a_folder_that_is_not_there_stops_no_model(tmp_path):

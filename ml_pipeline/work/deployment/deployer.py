@@ -87,13 +87,20 @@ class Deployer:
             last = self.last_deployment(tenant, model)
             if last is not None and last["state"] == "intent":  # of a process that died
                 self._settle(_deployment(last))
-            champion = self.registry.aliased(tenant, model)
+            champion = self._ours(tenant, model, CHAMPION)
             replaced = champion.number if champion else None
             deployment = Deployment(uuid.uuid4(), tenant, model, action, target.number, replaced, reason, as_of)
             if replaced != target.number and expected in (None, replaced):
                 for _ in self.steps(deployment):
                     pass
         return deployment
+
+    def _ours(self, tenant: str, model: str, alias: str) -> Version | None:
+        """The version that an alias points at; None where it is not one of the pipeline's, which could serve nobody."""
+        try:
+            return self.registry.aliased(tenant, model, alias)
+        except TamperedArtifact:
+            return None
 
     def steps(self, deployment: Deployment) -> Iterator[str]:
         """The steps of a deployment, one at a time; its order is what the reconciler relies on."""
@@ -270,7 +277,7 @@ class Deployer:
         return "undone"
 
     def _settle(self, deployment: Deployment) -> str:
-        champion = self.registry.aliased(deployment.tenant, deployment.model)
+        champion = self._ours(deployment.tenant, deployment.model, CHAMPION)
         if (champion.number if champion else NOBODY) == deployment.version:
             for _ in self._after_move(deployment):
                 pass
@@ -295,7 +302,7 @@ class Deployer:
             If ``to`` is not given and no other version has served.
         """
         if to is None:
-            previous = self.registry.aliased(tenant, model, PREVIOUS)
+            previous = self._ours(tenant, model, PREVIOUS)
             if previous is None:
                 known = ", ".join(str(version.number) for version in self.registry.versions(tenant, model)) or "none"
                 raise NothingToRollBackTo(
