@@ -153,4 +153,6 @@ def test_up_warns_before_it_opens_the_pages_to_others(settings: Settings, monkey
     ended = CliRunner().invoke(main, ["up"])
     said = " ".join(ended.output.split())
     assert ended.exit_code != 0
-    assert said.index(f"WARNING: ML_PIPELINE_HOST={nobodys} opens Dagster's pages") < said.index("cannot be used")
+    assert said.index(f"WARNING: ML_PIPELINE_HOST={nobodys} opens Dagster's pages") < said.index(
+        "is not an address of this machine"
+    )
