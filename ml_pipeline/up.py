@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ml_pipeline import launch, leash, web
+from ml_pipeline import launch, watchdog, web
 from ml_pipeline.errors import UserError
 from ml_pipeline.resources import embedded
 from ml_pipeline.resources.registry import tracking_url
@@ -172,7 +172,7 @@ def _tell_mlflow(settings: Settings) -> None:
 def _start(service: Service, logs: Path) -> Running:
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = logs / f"{service.name.lower()}.log"
-    command = [sys.executable, "-I", "-S", leash.__file__, *service.command]
+    command = [sys.executable, "-I", "-S", watchdog.__file__, *service.command]
     with path.open("ab") as log:
         # A session of its own: Ctrl-C reaches this process alone, which then stops the others with all they started. If
         # it is killed itself, the pipe ends, and what holds its other end stops them.
