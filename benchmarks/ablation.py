@@ -66,10 +66,12 @@ def variants(spec: ModelSpec) -> dict[str, ModelSpec]:
     found["+ hist_gradient_boosting"] = training(spec, candidates={**further, "hist_gradient_boosting": {}})
     found["stacking"] = training(spec, ensemble="stacking")
     found["best single candidate"] = training(spec, ensemble="none")
-    half_life, proof = spec.training.recency_half_life_days, spec.training.proof
+    half_life, proof = spec.training.recency_half_life_days, spec.training.min_improvement_se
     recency = "rows of a year ago count half" if half_life is None else "all rows count alike"
     found[recency] = training(spec, recency_half_life_days=365.0 if half_life is None else None)
-    return found | {f"proof {wanted:g}": training(spec, proof=wanted) for wanted in PROOFS if wanted != proof}
+    return found | {
+        f"proof {wanted:g}": training(spec, min_improvement_se=wanted) for wanted in PROOFS if wanted != proof
+    }
 
 
 def histories(data: Any, spec: ModelSpec, quick: bool) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -147,7 +147,7 @@ def irrelevant_checks(checks: int, seed: int) -> Counts:
         found["false"].append(report.drifted not in ([], ["normal_0"]))
         found["alert"].append(report.alert)
         found["plain"].append("normal_0" in _plain_rule(reference, current))
-        found["hold"].append(report.recommendation.startswith("Hold"))
+        found["blocked"].append(report.recommendation.startswith("Hold"))
     return dict(found)
 
 
@@ -264,7 +264,7 @@ def power_row(name: str, parts: list[Counts]) -> dict[str, Any]:
         "never": 0.0,
         "false hit": values["false"].mean(),
         "alert": values["alert"].mean(),
-        "hold": values["hold"].mean() if "hold" in values else None,
+        "blocked": values["blocked"].mean() if "blocked" in values else None,
     }
 
 

@@ -26,7 +26,7 @@ from ml_pipeline.features.point_in_time import build
 from ml_pipeline.specs import ModelSpec, load_specs
 from ml_pipeline.training.intervals.conformal import NEAR
 from ml_pipeline.training.intervals.online import Predictions, lived_intervals, waiting_unit
-from ml_pipeline.training.selection.model_selection import run_race
+from ml_pipeline.training.selection.model_selection import select_model
 from ml_pipeline.training.splits import Split, time_split
 from ml_pipeline.training.train import refit, train_on_split, with_interval
 
@@ -69,7 +69,7 @@ def coverages(spec: ModelSpec, frame: pd.DataFrame, matured: pd.DataFrame, split
     2007), in days: lower is better, and no wrong interval has a lower expected one than the right one.
     """
     train_rows, validation, known = (matured.iloc[rows] for rows in (split.train, split.validation, split.refit))
-    race = run_race(spec, train_rows, validation, seed)
+    race = select_model(spec, train_rows, validation, seed)
     start = matured["event_time"].iloc[split.test[0]]
     early = validation[validation["label_time"] < start]
     held_out = early if len(early) >= MIN_HELD_OUT else validation

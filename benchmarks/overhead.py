@@ -1,4 +1,4 @@
-"""What Dagster costs per tenant: batched runs against a run per partition, and the nightly wave of a whole fleet.
+"""What Dagster costs per tenant: batched runs against a run per partition, and the nightly run of a whole fleet.
 
 The batched runs are the product's own assets, job, fan-out and event log, with work that does nothing and one tenant in
 a hundred failing. Beside them Dagster with its defaults: a run per partition, and its native range run.
@@ -22,7 +22,7 @@ import dagster as dg
 
 from benchmarks.common import parse_arguments, print_result, print_table
 from benchmarks.installation import default_instance, product_instance, temporary_installation
-from benchmarks.nightly_wave import wave
+from benchmarks.nightly_run import nightly_run
 from ml_pipeline import launch, partitions
 from ml_pipeline.definitions import definitions
 from ml_pipeline.resources.compute import Compute, Key, Result
@@ -233,9 +233,12 @@ def main() -> None:
     arguments = parse_arguments(__doc__ or "")
     with temporary_installation(WORKERS) as settings:
         figures = event_costs(settings, arguments.quick)
-        figures |= wave(settings, QUICK_FLEET if arguments.quick else FLEET, arguments.seed)
+        figures |= nightly_run(settings, QUICK_FLEET if arguments.quick else FLEET, arguments.seed)
     if arguments.quick:
-        figures |= {"wave_seconds_1000": None, "wave_reason": f"--quick runs the wave of {QUICK_FLEET} tenants"}
+        figures |= {
+            "nightly_run_seconds_1000": None,
+            "nightly_run_reason": f"--quick runs the nightly run of {QUICK_FLEET} tenants",
+        }
     print_table([{"figure": name, "value": value} for name, value in figures.items() if isinstance(value, int | float)])
     print_result(figures, arguments.seed, arguments.json)
 

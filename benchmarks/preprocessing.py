@@ -105,9 +105,9 @@ def loss(case: Case, matrices: Matrices, seed: int) -> float:
         margin = _margin(training, older, label, newest, seed)
         return float(np.mean((1 / (1 + np.exp(-margin)) - outcome) ** 2))
     to, back = (np.log1p, np.expm1) if training.target == "log" else (np.asarray, np.asarray)
-    anchor = float(to(np.median(label)))
-    departure = _margin(training, older, to(label) - anchor, newest, seed)
-    return float(np.abs(back(anchor + departure) - outcome).mean())
+    offset = float(to(np.median(label)))
+    departure = _margin(training, older, to(label) - offset, newest, seed)
+    return float(np.abs(back(offset + departure) - outcome).mean())
 
 
 def _margin(training: Training, older: np.ndarray, target: np.ndarray, newest: np.ndarray, seed: int) -> np.ndarray:

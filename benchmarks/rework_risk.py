@@ -38,7 +38,7 @@ from ml_pipeline.features.temporal.windows import training_window
 from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec, load_specs
 from ml_pipeline.training.fitted_model import FittedModel
-from ml_pipeline.training.selection.predictors import Constant
+from ml_pipeline.training.selection.predictors import Baseline
 from ml_pipeline.training.splits import Split, time_split
 from ml_pipeline.training.train import train, train_on_split
 
@@ -180,7 +180,7 @@ def prequential(spec: ModelSpec, rows: pd.DataFrame, seed: int) -> dict[str, Any
             continue
         trained = train(spec, known, origin, seed)
         trainings += 1
-        if version is None or not isinstance(trained.model.predictor, Constant):
+        if version is None or not isinstance(trained.model.predictor, Baseline):
             version = trained.model
         asked = frame[(frame["event_time"] > origin) & frame["entity_id"].isin(outcome)]
         if len(asked):

@@ -170,14 +170,14 @@ def rollbacks(pool: ProcessPoolExecutor, found: list[Shape], seeds: list[int]) -
                     "model": shape.model,
                     "version": name,
                     "hours": hours,
-                    "rolled_back": verdicts.count("roll back") / len(verdicts),
+                    "rolled_back": verdicts.count("roll_back") / len(verdicts),
                     "kept": verdicts.count("keep") / len(verdicts),
                 }
             )
     return rows
 
 
-class Life(NamedTuple):
+class SimulationWindow(NamedTuple):
     """How a tenant's outcomes come in: the days' own effect on the loss (log scale, and its memory), and the change."""
 
     day_effect: float = 0.0
@@ -187,7 +187,7 @@ class Life(NamedTuple):
     a_day: int = A_DAY
 
 
-def scored_history(shape: Shape, life: Life, days: int, change: int, seed: int) -> pd.DataFrame:
+def scored_history(shape: Shape, life: SimulationWindow, days: int, change: int, seed: int) -> pd.DataFrame:
     """A tenant's scored outcomes over so many days, distorted from the day of the change on."""
     rng = np.random.default_rng([seed, 90])
     entities = shape.draw(days * life.a_day, rng)
@@ -216,14 +216,14 @@ def scored_history(shape: Shape, life: Life, days: int, change: int, seed: int) 
     )
 
 
-def reported(shape: Shape, life: Life, seed: int) -> list[bool]:
+def reported(shape: Shape, life: SimulationWindow, seed: int) -> list[bool]:
     """Whether the day of the change, and whether the next, is reported as degraded."""
     rows = scored_history(shape, life, HISTORY_DAYS + 2, HISTORY_DAYS, seed)
     days = [(START + pd.Timedelta(days=HISTORY_DAYS + later)).date() for later in range(2)]
     return [degradation(SPECS[shape.model], rows, day).status == "degraded" for day in days]
 
 
-def quiet_days(shape: Shape, life: Life, days: int, seed: int) -> list[bool]:
+def quiet_days(shape: Shape, life: SimulationWindow, days: int, seed: int) -> list[bool]:
     """Of each of the last ``days`` of a tenant to whom nothing happens: whether it is reported as degraded."""
     rows = scored_history(shape, life, HISTORY_DAYS + days, HISTORY_DAYS + days, seed)
     first = START + pd.Timedelta(days=HISTORY_DAYS)
@@ -235,11 +235,11 @@ def quiet_days(shape: Shape, life: Life, days: int, seed: int) -> list[bool]:
 
 
 LIVES = {
-    "independent": Life(),
-    "10 a day": Life(a_day=10),
-    "day effect 10 %": Life(day_effect=0.1),
-    "day effect 20 %": Life(day_effect=0.2),
-    "day effect 10 %, AR .5": Life(day_effect=0.1, memory=0.5),
+    "independent": SimulationWindow(),
+    "10 a day": SimulationWindow(a_day=10),
+    "day effect 10 %": SimulationWindow(day_effect=0.1),
+    "day effect 20 %": SimulationWindow(day_effect=0.2),
+    "day effect 10 %, AR .5": SimulationWindow(day_effect=0.1, memory=0.5),
 }
 
 

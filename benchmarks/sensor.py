@@ -22,7 +22,7 @@ from ml_pipeline.resources import postgres
 from ml_pipeline.sensors.retraining import retraining
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.retraining.decide import waiting
 
 TENANTS, QUICK = 1000, 50
@@ -99,8 +99,8 @@ def measure(settings: Settings, tenants: int) -> dict[str, Any]:
         )
         first, _, asked = tick(instance)
         again = [tick(instance)[:2] for _ in range(TICKS)]
-    doors = Doors(settings)
-    with doors.warehouse.operator() as connection:
+    clients = Clients(settings)
+    with clients.warehouse.operator() as connection:
         query = "SELECT verdict FROM ml.decisions WHERE kind = 'retrain' AND as_of >= now() - interval '1 hour'"
         verdicts = Counter(connection.scalars(sa.text(query)))
     return {
@@ -110,8 +110,8 @@ def measure(settings: Settings, tenants: int) -> dict[str, Any]:
         "tick_seconds": float(np.median([wall for wall, _ in again])),
         "tick_cpu_seconds": float(np.median([cpu for _, cpu in again])),
         "runs_asked_for": asked,
-        "approved_waiting": len(waiting(doors.warehouse)),
-        "held": verdicts["hold"],
+        "approved_waiting": len(waiting(clients.warehouse)),
+        "held": verdicts["blocked"],
     }
 
 

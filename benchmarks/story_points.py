@@ -29,7 +29,7 @@ from ml_pipeline.replay.history import History
 from ml_pipeline.replay.learner import Learner
 from ml_pipeline.replay.loop import replay
 from ml_pipeline.specs import ModelSpec, load_specs
-from ml_pipeline.training.selection.model_selection import run_race
+from ml_pipeline.training.selection.model_selection import select_model
 from ml_pipeline.training.splits import Split
 from ml_pipeline.training.train import refit
 
@@ -75,7 +75,7 @@ def measure(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, Any]:
     split = published_split(len(frame))
     test = frame.iloc[split.test]
     label = frame["label"].to_numpy()
-    race = run_race(spec, frame.iloc[split.train], frame.iloc[split.validation], seed)
+    race = select_model(spec, frame.iloc[split.train], frame.iloc[split.validation], seed)
     final = refit(spec, race, frame.iloc[split.refit], seed)
     train_median = float(np.median(label[split.train]))
     rolling = test["history_recent_median"].fillna(train_median).to_numpy()

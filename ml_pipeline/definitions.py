@@ -15,14 +15,14 @@ from ml_pipeline.jobs import rollback_job
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.folders import hide_new_files
 from ml_pipeline.sensors.alert_delivery import alert_delivery
-from ml_pipeline.sensors.deployments import cut_off_deployments
+from ml_pipeline.sensors.deployments import deployment_recovery
 from ml_pipeline.sensors.registry_sync import registry_sync
 from ml_pipeline.sensors.retention import daily_retention, retention_job
 from ml_pipeline.sensors.retraining import retraining
 from ml_pipeline.sensors.rollback_watch import rollback_watch
 from ml_pipeline.sensors.run_failure import run_failure
 from ml_pipeline.sensors.runs import run_recovery
-from ml_pipeline.sensors.schedules import fresh_predictions, nightly, prune, prune_job
+from ml_pipeline.sensors.schedules import hourly_predictions, nightly, prune, prune_job
 from ml_pipeline.sensors.tenants import new_tenants
 from ml_pipeline.settings import load_settings
 from ml_pipeline.specs import BrokenSpec, ModelSpec, Specs, load_specs
@@ -55,13 +55,13 @@ def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> d
     return dg.Definitions(
         assets=[*trained, *monitored, *broken_assets(broken)],
         jobs=[train, predict, monitor, rollback_job, prune_job, retention_job],
-        schedules=[nightly, fresh_predictions, prune, daily_retention],
+        schedules=[nightly, hourly_predictions, prune, daily_retention],
         sensors=[
             new_tenants,
             retraining,
             rollback_watch,
             registry_sync,
-            cut_off_deployments,
+            deployment_recovery,
             run_recovery,
             alert_delivery,
             run_failure,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from ml_pipeline.identifiers import case_twin, tenant_problem
+from ml_pipeline.identifiers import case_conflict, tenant_problem
 from ml_pipeline.lifecycle.policy import PolicyError
 from ml_pipeline.resources.connections import excessive_rights
 from ml_pipeline.resources.notifier import channels
@@ -71,7 +71,7 @@ def _isolation(warehouse: Warehouse, spec: ModelSpec, tenants: Sequence[str]) ->
     others = [tenant for tenant in warehouse.source_tenants(spec) or [] if tenant not in set(tenants)]
     problems = {tenant: tenant_problem(tenant) for tenant in others}
     for tenant in others:
-        twin = case_twin(tenant, tenants)
+        twin = case_conflict(tenant, tenants)
         problems[tenant] = problems[tenant] or (f"differs only in case from tenant {twin!r}" if twin else None)
     unusable = [f"{tenant[:SHOWN_LENGTH]!r} {problem}" for tenant, problem in problems.items() if problem]
     unknown = [repr(tenant) for tenant, problem in problems.items() if not problem]

@@ -21,7 +21,7 @@ class BadIdentifier(UserError, ValueError):
 
 
 def tenant_problem(tenant_id: str) -> str | None:
-    """Why the text cannot be a tenant's id, or None. Twins by case are told by :func:`case_twin`.
+    """Why the text cannot be a tenant's id, or None. Twins by case are told by :func:`case_conflict`.
 
     >>> tenant_problem("acme.web-2"), tenant_problem("acme/web")
     (None, "holds '/'")
@@ -40,12 +40,12 @@ def tenant_problem(tenant_id: str) -> str | None:
     return f"holds {forbidden!r}" if forbidden else "has a dot at its end, or two in a row"
 
 
-def case_twin(tenant_id: str, known: Iterable[str]) -> str | None:
+def case_conflict(tenant_id: str, known: Iterable[str]) -> str | None:
     """The known tenant whose id differs from this one only in upper and lower case, or None.
 
     Twins are refused because file systems that know no case would keep both tenants in one folder.
 
-    >>> case_twin("Acme", ["globex", "acme"]), case_twin("acme", ["acme"])
+    >>> case_conflict("Acme", ["globex", "acme"]), case_conflict("acme", ["acme"])
     ('acme', None)
     """
     return next((other for other in known if other != tenant_id and other.lower() == tenant_id.lower()), None)
@@ -59,7 +59,7 @@ def usable_tenants(candidates: Iterable[str], known: Iterable[str]) -> list[str]
     """
     taken, usable = list(known), []
     for candidate in candidates:
-        if tenant_problem(candidate) is None and case_twin(candidate, taken) is None:
+        if tenant_problem(candidate) is None and case_conflict(candidate, taken) is None:
             taken.append(candidate)
             usable.append(candidate)
     return usable

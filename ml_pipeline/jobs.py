@@ -5,7 +5,7 @@ import datetime as dt
 import dagster as dg
 
 from ml_pipeline.resources.dagster_resources import Installation
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 
 
 class RollbackConfig(dg.Config):
@@ -19,7 +19,7 @@ class RollbackConfig(dg.Config):
 
 @dg.op(description="Makes an earlier version the champion again; the one that served is marked as rolled back.")
 def return_to_version(context: dg.OpExecutionContext, config: RollbackConfig, installation: Installation) -> None:
-    done = Doors(installation.settings()).deployer.roll_back(
+    done = Clients(installation.settings()).deployer.roll_back(
         config.tenant, config.model, to=config.to or None, reason=config.reason, as_of=dt.datetime.now(dt.UTC)
     )
     context.log.info(f"{done.tenant} {done.model}: version {done.version} serves, before it {done.replaced}")

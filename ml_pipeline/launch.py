@@ -16,7 +16,7 @@ import dagster as dg
 from ml_pipeline import partitions
 from ml_pipeline.recovery import leased_run
 from ml_pipeline.resources.compute import Compute
-from ml_pipeline.resources.connections import admit_worker, bounded_workers
+from ml_pipeline.resources.connections import bounded_workers, grant_worker_login
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.registry import SCHEMA as MLFLOW_SCHEMA
 from ml_pipeline.resources.registry import Registry
@@ -52,7 +52,7 @@ def prepare(settings: Settings) -> None:
     """Makes everything that the pipeline keeps in the database: tables, MLflow's and Dagster's schemas."""
     Warehouse(settings).migrate()
     Registry(settings).prepare()
-    admit_worker(settings, MLFLOW_SCHEMA)
+    grant_worker_login(settings, MLFLOW_SCHEMA)
 
 
 @contextmanager

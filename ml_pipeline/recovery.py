@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Recovered:
+class RecoveryResult:
     """What was ended and cleared."""
 
     runs: list[dg.DagsterRun] = field(default_factory=list)
@@ -54,13 +54,13 @@ def leased_run(settings: Settings, run_id: str) -> Iterator[dict[str, str]]:
 
 def recover(
     instance: dg.DagsterInstance, warehouse: Warehouse, sleep: Callable[[float], None] = time.sleep
-) -> Recovered:
+) -> RecoveryResult:
     """Marks runs whose process died as failed, settles what asked for them, and clears what they left on this machine.
 
     Who lost its lease with the server's restart takes it again within seconds, so whoever seems dead is looked at
     twice. It takes no time where nobody does.
     """
-    done = Recovered(folders=remove_abandoned())
+    done = RecoveryResult(folders=remove_abandoned())
     suspects = _without_lease(instance, warehouse)
     orphans = _abandoned_decisions(warehouse)
     if suspects or orphans:

@@ -19,7 +19,7 @@ from ml_pipeline.doctor import examine
 from ml_pipeline.resources import embedded, postgres, tables
 from ml_pipeline.resources.relocation import relocate
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import PROMOTE_BY_HAND
 from ml_pipeline.work.explain_prediction import explain_prediction
 from ml_pipeline.work.retraining.explain import explain
@@ -46,8 +46,8 @@ def trained(tenant: Tenant) -> Tenant:
     """Two versions, of which the second serves, with predictions of what was open."""
     tenant.holds(issues(60)).train(40)
     tenant.train(60)
-    doors, at = Doors(tenant.settings), moment(60).to_pydatetime()
-    doors.deployer.deploy("acme", "story_points", 2, action=PROMOTE_BY_HAND, reason="", as_of=at)
+    clients, at = Clients(tenant.settings), moment(60).to_pydatetime()
+    clients.deployer.deploy("acme", "story_points", 2, action=PROMOTE_BY_HAND, reason="", as_of=at)
     return tenant
 
 
@@ -78,18 +78,18 @@ def restored(trained: Tenant, server: str, tmp_path_factory: pytest.TempPathFact
 
 def goes_on(tenant: Tenant, before: Path) -> None:
     """Versions, predictions, explanations, rollback and training work, and nothing is written at the old place."""
-    doors, at = Doors(tenant.settings), moment(60).to_pydatetime()
+    clients, at = Clients(tenant.settings), moment(60).to_pydatetime()
     assert [version.number for version in tenant.versions()] == [1, 2]
     for version in tenant.versions():
-        doors.registry.check(version)
+        clients.registry.check(version)
     assert len(tenant.rows(tables.predictions)) > 0
     tenant.holds(issues(62))
     assert tenant.train(61, (PREDICTIONS,)).done[PREDICTIONS]["scored"] > 0
     entity = tenant.rows(tables.predictions)[-1]["entity_id"]
-    assert explain_prediction(doors, tenant.spec, "acme", entity, moment(62).to_pydatetime()).version == 2
-    assert explain(doors, tenant.spec, "acme", at).decisions["training"]["version"] == 2
-    doors.deployer.roll_back("acme", "story_points", reason="worse", as_of=at)
-    assert doors.registry.aliased("acme", "story_points").number == 1
+    assert explain_prediction(clients, tenant.spec, "acme", entity, moment(62).to_pydatetime()).version == 2
+    assert explain(clients, tenant.spec, "acme", at).decisions["training"]["version"] == 2
+    clients.deployer.roll_back("acme", "story_points", reason="worse", as_of=at)
+    assert clients.registry.aliased("acme", "story_points").number == 1
     assert tenant.monitor(59).error is None
     report = tenant.train(62)
     assert report.error is None and tenant.versions()[-1].number == 3
@@ -129,7 +129,7 @@ def test_a_home_that_was_moved_goes_on(trained: Tenant, tmp_path: Path):
 def test_a_store_that_was_replaced_by_an_empty_one_is_not_taken_for_moved(trained: Tenant, tmp_path: Path):
     other = trained.settings.model_copy(update={"artifacts_url": str(tmp_path / "another store")})
     for version in trained.versions():
-        Doors(other).registry.check(version)  # where it was recorded
+        Clients(other).registry.check(version)  # where it was recorded
     assert relocate(other) == 0
 
 
@@ -161,7 +161,7 @@ def test_the_newest_row_is_the_newest_after_a_restore_too(restored: Tenant):
     """The numbers that order rows go on from where the backup ended."""
     newest = restored.rows(tables.decisions)[-1]["sequence"]
     warehouse, now = Warehouse(restored.settings), dt.datetime.now(dt.UTC)
-    Doors(restored.settings).deployer.deploy(
+    Clients(restored.settings).deployer.deploy(
         "acme", "story_points", 1, action=PROMOTE_BY_HAND, reason="restored", as_of=now
     )
     with warehouse.operator() as connection:

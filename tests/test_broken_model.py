@@ -17,11 +17,11 @@ from ml_pipeline.lifecycle.policy import PolicyError
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors.alert_delivery import alert_delivery
-from ml_pipeline.sensors.retraining import retraining, unasked
+from ml_pipeline.sensors.retraining import retraining, unlaunched
 from ml_pipeline.sensors.rollback_watch import rollback_watch
 from ml_pipeline.settings import Settings, load_settings
 from ml_pipeline.specs import BrokenSpec, Specs, load_specs
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.retraining.decide import APPROVED, SCORES, waiting
 
 BROKEN = "name: claims\ntitle: Claims\ntask: ranking\n"
@@ -129,7 +129,7 @@ def test_an_approved_retraining_waits_until_the_file_is_corrected(folder, settin
             state=APPROVED,
         )
     with dg.DagsterInstance.local_temp(str(settings.home)) as instance:
-        assert unasked(instance, Doors(load_settings()), ["acme"], now) == []
+        assert unlaunched(instance, Clients(load_settings()), ["acme"], now) == []
     assert [item.model for item in waiting(warehouse)] == ["claims"]
 
 

@@ -118,7 +118,7 @@ def test_a_second_version_is_promoted_by_hand_and_rolled_back(typed, tmp_path: P
     assert (row["version"], row["alias"], row["decision"], row["reason"]) == (
         1,
         "champion",
-        "roll back",
+        "roll_back",
         "it was better before",
     )
 

@@ -174,7 +174,7 @@ def test_a_daemon_retrains_once_what_lost_its_knowledge_also_if_killed_in_betwee
     (run,) = retraining_runs(instance)
     assert run.status is dg.DagsterRunStatus.SUCCESS
     assert run.tags["ml_pipeline/decision"] == str(approved.decision_id)
-    assert (run.tags["ml_pipeline/cause"], run.tags["ml_pipeline/severity"]) == ("degradation", "CRITICAL")
+    assert (run.tags["ml_pipeline/trigger"], run.tags["ml_pipeline/severity"]) == ("degradation", "CRITICAL")
     versions = Registry(settings).versions("acme", "story_points")
     assert [version.tags.get("asked_by", "") for version in versions] == [str(approved.decision_id), ""]
     assert versions[0].tags["parent_version"] == "1"

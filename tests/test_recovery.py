@@ -199,7 +199,7 @@ def test_every_job_of_ours_holds_a_lease():
 def test_waiting_for_a_tenant_is_not_cut_by_the_statement_timeout(settings: Settings, warehouse: Warehouse):
     impatient = Warehouse(settings.model_copy(update={"statement_timeout": 0.1}))
     with ThreadPoolExecutor(1) as pool:
-        with warehouse.alone("acme", "train m"):
+        with warehouse.advisory_lock("acme", "train m"):
             waits = pool.submit(_alone, impatient)
             time.sleep(0.4)
             assert not waits.done()
@@ -207,7 +207,7 @@ def test_waiting_for_a_tenant_is_not_cut_by_the_statement_timeout(settings: Sett
 
 
 def _alone(warehouse: Warehouse) -> str:
-    with warehouse.alone("acme", "train m"), warehouse.tenant("acme") as connection:
+    with warehouse.advisory_lock("acme", "train m"), warehouse.tenant("acme") as connection:
         cut = connection.scalar(sa.text("SHOW statement_timeout"))
     return f"train m is ours, and statements are cut again after {cut}"
 
@@ -215,10 +215,10 @@ def _alone(warehouse: Warehouse) -> str:
 def test_who_waits_too_long_for_a_tenant_is_told_for_whom_and_what_to_do(settings: Settings, warehouse: Warehouse):
     hurried = Warehouse(settings.model_copy(update={"tenant_timeout": 0.2}))
     message = r"tenant acme: waited 0.2 s to train m, which the process behind PostgreSQL's session \d+ still does"
-    with warehouse.alone("acme", "train m"):
-        with hurried.alone("globex", "train m"), hurried.alone("acme", "deploy m"):
+    with warehouse.advisory_lock("acme", "train m"):
+        with hurried.advisory_lock("globex", "train m"), hurried.advisory_lock("acme", "deploy m"):
             pass
-        with pytest.raises(TenantBusy, match=message), hurried.alone("acme", "train m"):
+        with pytest.raises(TenantBusy, match=message), hurried.advisory_lock("acme", "train m"):
             pass
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from ml_pipeline import up
-from ml_pipeline.resources import embedded, guardian
+from ml_pipeline.resources import embedded, supervisor
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.settings import PROJECT_ROOT, Settings
 
@@ -239,7 +239,7 @@ LEADER = """
 import sys, time
 from pathlib import Path
 from ml_pipeline import up
-from ml_pipeline.resources import embedded, guardian
+from ml_pipeline.resources import embedded, supervisor
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 print(up._start(up.Service("parent", [sys.executable, "-c", sys.argv[1]]), Path(sys.argv[2])).process.pid, flush=True)
 time.sleep(600)
@@ -267,7 +267,7 @@ def test_what_the_services_started_ends_with_a_leader_that_is_killed(tmp_path: P
 def test_a_database_that_stays_down_ends_everything_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     server = embedded.EmbeddedServer(tmp_path / "postgres", 20)
     server.control.mkdir()
-    (server.control / guardian.FAILED).write_text("PostgreSQL ended 6 times within 10 minutes")
+    (server.control / supervisor.FAILED).write_text("PostgreSQL ended 6 times within 10 minutes")
     monkeypatch.setattr(embedded, "_held", [server])
     with pytest.raises(DatabaseUnavailable, match=r"stays down: PostgreSQL ended 6 times .*postgres\.log says why"):
         up._check_alive([])

@@ -211,7 +211,7 @@ class _Reference(SphinxDirective):
         inline, messages = self.parse_inline(" ".join(markdown.split()))
         return nodes.paragraph("", "", *inline, *messages)
 
-    def anchor(self, name: str, prefix: str) -> tuple[nodes.paragraph, str]:
+    def offset(self, name: str, prefix: str) -> tuple[nodes.paragraph, str]:
         identifier = nodes.make_id(f"{prefix}-{name}")
         return nodes.paragraph("", "", nodes.literal("", name, ids=[identifier])), identifier
 
@@ -223,7 +223,7 @@ class SettingsTable(_Reference):
         standard = self.env.domains.standard_domain
         rows = []
         for row in settings_rows(self.model()):
-            name, identifier = self.anchor(row.name, "envvar")
+            name, identifier = self.offset(row.name, "envvar")
             standard.note_object("envvar", row.name, identifier, location=name)
             rows.append([name, self.text(row.type), self.text(row.default), self.text(row.description)])
         return [self.table(rows, ("Variable", "Value", "Default", "Meaning"), (28, 16, 14, 42))]
@@ -244,7 +244,7 @@ class SpecificationKeys(_Reference):
         return sections
 
     def _row(self, path: str, row: Row) -> list[nodes.Node]:
-        name, _ = self.anchor(row.name, f"key-{path}" if path else "key")
+        name, _ = self.offset(row.name, f"key-{path}" if path else "key")
         kind = self.text(row.type)
         if row.refers_to is not None:
             reference = nodes.reference("", row.refers_to, internal=True, refid=_section_id(row.refers_to))

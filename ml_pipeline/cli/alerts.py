@@ -66,14 +66,14 @@ def _table(alerts: Sequence[dict[str, Any]]) -> Any:
             alert["kind"],
             str(alert["occurrences"]),
             alert["message"],
-            _told(alert["deliveries"]),
+            _deliveries(alert["deliveries"]),
             _acknowledged(alert),
         )
         table.add_row(*cells)
     return table
 
 
-def _told(deliveries: Sequence[dict[str, Any]]) -> str:
+def _deliveries(deliveries: Sequence[dict[str, Any]]) -> str:
     """The newest delivery of each channel: what was sent, what is tried, and why it failed."""
     newest = {delivery["channel"]: delivery for delivery in deliveries}
     parts = []

@@ -189,10 +189,10 @@ def run_pipeline(
     """The whole main job; returns the errors of the tenants that failed."""
     from ml_pipeline import launch, partitions
     from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.context import Doors
+    from ml_pipeline.work.context import Clients
 
     models = chosen_models(usable_specs(settings), only_models)
-    Doors(settings).deployer.reconcile(older_than=dt.timedelta(minutes=5))
+    Clients(settings).deployer.reconcile(older_than=dt.timedelta(minutes=5))
     everyone = Warehouse(settings).tenants()
     tenants = chosen_tenants(everyone, only_tenants)
     if not tenants:
@@ -279,13 +279,15 @@ def _against(found: Mapping[str, float | None]) -> str:
 @click.option("--reason", default="promoted by hand", show_default=True)
 def promote(tenant: str, model: str, version: int, reason: str) -> None:
     """Make a version the champion by hand."""
-    from ml_pipeline.work.context import Doors
+    from ml_pipeline.work.context import Clients
     from ml_pipeline.work.deployment.deployer import PROMOTE_BY_HAND
 
     with prepared() as settings:
         check_model_and_tenant(settings, tenant, model)
         now = dt.datetime.now(dt.UTC)
-        done = Doors(settings).deployer.deploy(tenant, model, version, action=PROMOTE_BY_HAND, reason=reason, as_of=now)
+        done = Clients(settings).deployer.deploy(
+            tenant, model, version, action=PROMOTE_BY_HAND, reason=reason, as_of=now
+        )
         output.say(_moved(done))
 
 
@@ -296,12 +298,12 @@ def promote(tenant: str, model: str, version: int, reason: str) -> None:
 @click.option("--reason", default="rolled back by hand", show_default=True)
 def rollback(tenant: str, model: str, to: int | None, reason: str) -> None:
     """Return to an earlier version."""
-    from ml_pipeline.work.context import Doors
+    from ml_pipeline.work.context import Clients
 
     with prepared() as settings:
         check_model_and_tenant(settings, tenant, model)
         now = dt.datetime.now(dt.UTC)
-        done = Doors(settings).deployer.roll_back(tenant, model, to=to, reason=reason, as_of=now)
+        done = Clients(settings).deployer.roll_back(tenant, model, to=to, reason=reason, as_of=now)
         output.say(_moved(done))
 
 
@@ -344,9 +346,9 @@ def relocate() -> None:
 @main.command()
 def demo() -> None:
     """Four simulated tenants: trained, watched for twelve weeks, retrained, one of them rolled back."""
-    from ml_pipeline.demo.tour import take_tour
+    from ml_pipeline.demo.run import run_demo
 
-    take_tour()
+    run_demo()
 
 
 @main.command()

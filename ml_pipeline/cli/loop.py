@@ -59,13 +59,13 @@ def set_command(name: str, value: str, tenant: str, model: str | None, by: str) 
 @json_option
 def explain_command(tenant: str, model: str, day: dt.datetime | None, as_json: bool) -> None:
     """The last decisions about a tenant's model: each safeguard with its numbers, in plain words."""
-    from ml_pipeline.work.context import Doors
+    from ml_pipeline.work.context import Clients
     from ml_pipeline.work.retraining.explain import explain
 
     with prepared() as settings:
         check_model_and_tenant(settings, tenant, model)
         spec = load_specs(settings.specs)[model]
-        found = explain(Doors(settings), spec, tenant, dt.datetime.now(dt.UTC), day.date() if day else None)
+        found = explain(Clients(settings), spec, tenant, dt.datetime.now(dt.UTC), day.date() if day else None)
     if as_json:
         now = None if found.now is None else {"verdict": found.now.verdict, "reason": found.now.reason}
         print(json.dumps({"decisions": found.decisions, "now": now}, default=str, indent=1))
@@ -97,9 +97,9 @@ def _print_decision(question: str, decision: Mapping[str, Any]) -> None:
 def _safeguard_table(safeguards: Sequence[Mapping[str, Any]]) -> Rows:
     table = Rows("safeguard", "", "what it says")
     for guard in safeguards:
-        mark = Text("passed", "green") if guard["passed"] else Text("holds", "red")
-        if guard["overruled"]:
-            mark = Text(printable(f"overruled by {guard['overruled']}"), "yellow")
+        mark = Text("passed", "green") if guard["passed"] else Text("blocks", "red")
+        if guard["overridden"]:
+            mark = Text(printable(f"overridden by {guard['overridden']}"), "yellow")
         table.add_row(guard["name"], mark, guard["sentence"])
     return table
 
@@ -112,7 +112,7 @@ def _safeguard_table(safeguards: Sequence[Mapping[str, Any]]) -> Rows:
 def retrain_command(tenant: str, model: str, reason: str, by: str) -> None:
     """Retrain a tenant's model now.
 
-    Flags, cool-downs, off-peak hours and an undecided watch are overruled; the other safeguards are not.
+    Flags, cool-downs, off-peak hours and an undecided watch are overridden; the other safeguards are not.
     """
     from ml_pipeline import launch
     from ml_pipeline.lifecycle.retraining import Request
@@ -136,7 +136,7 @@ def retrain_command(tenant: str, model: str, reason: str, by: str) -> None:
             request=Request(by, reason),
             lease=own,
         )
-        for _, decision in tick.held:
+        for _, decision in tick.blocked:
             raise click.ClickException(decision.reason)
         failures = _run(settings, instance, tick.approved)
     if failures:
@@ -146,7 +146,7 @@ def retrain_command(tenant: str, model: str, reason: str, by: str) -> None:
 def _run(settings: Settings, instance: Any, approved: Sequence[Any]) -> list[str]:
     from ml_pipeline import launch
     from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.context import Doors
+    from ml_pipeline.work.context import Clients
     from ml_pipeline.work.retraining.explain import explain
 
     known = launch.add_partitions(instance, Warehouse(settings).tenants())
@@ -154,7 +154,7 @@ def _run(settings: Settings, instance: Any, approved: Sequence[Any]) -> list[str
         launched = launch.retrain(instance, known, approved, advance)
     for item in approved:
         spec = load_specs(settings.specs)[item.model]
-        found = explain(Doors(settings), spec, item.tenant, dt.datetime.now(dt.UTC))
+        found = explain(Clients(settings), spec, item.tenant, dt.datetime.now(dt.UTC))
         judged = found.decisions.get("training")
         if judged is not None:
             output.say(f"{item.tenant} {item.model}: {judged['verdict']}. {judged['reason']}")

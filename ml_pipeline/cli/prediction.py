@@ -27,14 +27,14 @@ LARGEST_WORDS = 5
 @json_option
 def explain_prediction_command(tenant: str, model: str, entity: str, as_json: bool) -> None:
     """What the serving version predicts for an entity, and what each feature adds to it."""
-    from ml_pipeline.work.context import Doors
+    from ml_pipeline.work.context import Clients
     from ml_pipeline.work.explain_prediction import explain_prediction
     from ml_pipeline.work.monitoring.report_store import json_safe
 
     with prepared() as settings:
         check_model_and_tenant(settings, tenant, model)
         spec = load_specs(settings.specs)[model]
-        found = explain_prediction(Doors(settings), spec, tenant, entity, dt.datetime.now(dt.UTC))
+        found = explain_prediction(Clients(settings), spec, tenant, entity, dt.datetime.now(dt.UTC))
     if as_json:
         print(json.dumps(json_safe(asdict(found)), indent=1))
         return
@@ -62,7 +62,7 @@ def _sentences(found: PredictionExplanation, spec: ModelSpec) -> list[list[str |
         lines.append([f"{known}. The version may have been trained on it."])
     if not found.contributions:
         return [*lines, ["It is a constant: no feature adds anything."]]
-    start = 1 / (1 + math.exp(-found.anchor)) if found.in_log_odds else found.anchor
+    start = 1 / (1 + math.exp(-found.offset)) if found.in_log_odds else found.offset
     constant = _quantity(found.baseline, spec)
     return [*lines, [f"Before any feature speaks it is {_quantity(start, spec)}; the constant says {constant}."]]
 

@@ -147,17 +147,17 @@ def _summary(tenant: str, replays: Sequence[Replay]) -> Any:
 
 
 def _story(replay: Replay) -> list[str]:
-    """What happened, oldest first: fits, alerts, what was held, and how long changes went unnoticed."""
+    """What happened, oldest first: fits, alerts, what was blocked, and how long changes went unnoticed."""
     events: list[tuple[dt.date, str]] = []
     for fit in replay.fits:
-        events.append((fit.day, f"{fit.action}, {fit.cause}: {fit.verdict}. {fit.judgement}"))
+        events.append((fit.day, f"{fit.action}, {fit.trigger}: {fit.verdict}. {fit.judgement}"))
     for alert in replay.alerts:
         since = f", since {alert.since}" if alert.since else ""
         events.append((alert.day, f"alert, {alert.kind} {alert.severity}{since}. {alert.reason}".rstrip()))
     for rollback in replay.rollbacks:
         events.append((rollback.day, f"rolled back to version {rollback.to}. {rollback.reason}"))
-    for hold in replay.holds:
-        events.append((hold.first, f"held for {hold.days} days. {hold.reason}"))
+    for block in replay.blocked:
+        events.append((block.first, f"blocked for {block.days} days. {block.reason}"))
     events.sort(key=lambda event: event[0])
     lines = [replay.policy + (" (interrupted)" if replay.interrupted else "")]
     lines += [f"  {day}  {what}" for day, what in events[:SHOWN]]

@@ -14,7 +14,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 LONGEST = 170
 
 
-def lived_until(warehouse: Warehouse, tenant: str, model: str) -> dt.date | None:
+def simulated_until(warehouse: Warehouse, tenant: str, model: str) -> dt.date | None:
     """The newest day with a report."""
     table = tables.drift_reports
     with warehouse.tenant(tenant) as connection:
@@ -22,7 +22,7 @@ def lived_until(warehouse: Warehouse, tenant: str, model: str) -> dt.date | None
         return connection.scalar(query)
 
 
-def tell(warehouse: Warehouse, tenants: Sequence[str], model: str) -> None:
+def print_timeline(warehouse: Warehouse, tenants: Sequence[str], model: str) -> None:
     """Prints the events of each tenant: alerts, decisions and what became of versions."""
     table = Rows("tenant", "day", "what", "why")
     for column in table.columns[:3]:
@@ -45,15 +45,15 @@ def _events(warehouse: Warehouse, tenant: str, model: str) -> list[tuple[str, st
         decided = connection.execute(query.order_by(decisions.c.as_of, decisions.c.created_at)).mappings().all()
     found = [(row["as_of"], f"alert {row['level']}: {row['kind']}", row["message"]) for row in raised]
     found += [(row["as_of"], f"{row['kind']}: {row['verdict']}", row["reason"]) for row in decided if _tells(row)]
-    harmless = next((row for row in decided if "harm" in row["numbers"].get("held_by", ())), None)
+    harmless = next((row for row in decided if "performance_impact" in row["numbers"].get("blocked_by", ())), None)
     if harmless is not None:  # the first of what may be many days
-        found.append((harmless["as_of"], "retrain: hold", harmless["reason"]))
+        found.append((harmless["as_of"], "retrain: blocked", harmless["reason"]))
     return [(f"{at:%Y-%m-%d}", what, _short(why)) for at, what, why in sorted(found, key=lambda event: event[0])]
 
 
 def _tells(decision: sa.RowMapping) -> bool:
     """Whether something came of it: neither a hold nor a watch that goes on."""
-    return decision["verdict"] not in ("hold", "watching")
+    return decision["verdict"] not in ("blocked", "watching")
 
 
 def _short(text: str) -> str:

@@ -12,7 +12,7 @@ from ml_pipeline.features.temporal.calendar import calendar_features
 from ml_pipeline.features.temporal.derived import derived_features
 from ml_pipeline.features.temporal.history import DAY, NEVER, Outcomes, history_features
 from ml_pipeline.features.temporal.temporal import temporal_features
-from ml_pipeline.features.typed_columns import UnfitValue, level, typed_rows
+from ml_pipeline.features.typed_columns import TypeMismatch, level, typed_rows
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.specs.names import TEXT, feature_name, text_lengths
 
@@ -130,7 +130,7 @@ def _typed(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
         )
     try:
         return typed_rows(spec, rows)
-    except UnfitValue as error:
+    except TypeMismatch as error:
         raise FeatureError(f"{spec.name}: {error}") from error
 
 

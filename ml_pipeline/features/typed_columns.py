@@ -23,7 +23,7 @@ _NUMBERS = {int, float, bool, Decimal}
 _PLAIN = {int, bool, dt.date, dt.datetime, dt.time, uuid.UUID}  # ``str`` writes these exactly
 
 
-class UnfitValue(ValueError):
+class TypeMismatch(ValueError):
     """A column holds a value that is not of its declared type; the message names column, value and remedy."""
 
 
@@ -45,7 +45,7 @@ def typed_rows(spec: ModelSpec, rows: pd.DataFrame | Mapping[str, Sequence[Any]]
 
     Raises
     ------
-    UnfitValue
+    TypeMismatch
         If a column holds a value that is not of its declared type.
     """
     computed = {name for expression in spec.label.expressions for name in expression.names}
@@ -55,7 +55,7 @@ def typed_rows(spec: ModelSpec, rows: pd.DataFrame | Mapping[str, Sequence[Any]]
         try:
             columns[name] = _typed(kind, rows[name], in_label=name in computed)
         except (ValueError, TypeError, OverflowError) as error:
-            raise UnfitValue(
+            raise TypeMismatch(
                 f"column {name!r} of {spec.source.table} holds a value that is no {kind}: {error}. "
                 "Correct it in the source, or the column's type in source.columns"
             ) from error

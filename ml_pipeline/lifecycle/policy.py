@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ml_pipeline.errors import UserError
 
-Cause = Literal["degradation", "drift", "schedule", "volume"]
-EVERY_CAUSE: tuple[Cause, ...] = ("degradation", "drift", "schedule", "volume")
+Trigger = Literal["degradation", "drift", "schedule", "volume"]
+EVERY_TRIGGER: tuple[Trigger, ...] = ("degradation", "drift", "schedule", "volume")
 
 
 class PolicyError(UserError):
@@ -31,10 +31,10 @@ class VolumeClass(_Part):
 
 
 class Policy(_Part):
-    """When a model is retrained, and what holds a retraining. The defaults are the product's."""
+    """When a model is retrained, and what blocks a retraining. The defaults are the product's."""
 
     name: str = "product"
-    causes: tuple[Cause, ...] = Field(EVERY_CAUSE, description="What may cause a retraining besides a person.")
+    triggers: tuple[Trigger, ...] = Field(EVERY_TRIGGER, description="What may trigger a retraining besides a person.")
     schedule: tuple[VolumeClass, ...] = Field(
         (
             VolumeClass(weekly_items=50, days=7, samples=100),
@@ -43,10 +43,10 @@ class Policy(_Part):
         ),
         description="Classes by weekly volume, one of which begins at 0.",
     )
-    stretch: float = Field(
+    backoff: float = Field(
         1.5, ge=1, description="Factor on the interval while outcomes show no loss, and for each training in vain."
     )
-    max_stretch: float = Field(2.0, ge=1, description="The interval is never stretched further than by this.")
+    max_backoff: float = Field(2.0, ge=1, description="The interval is never stretched further than by this.")
     shorten: float = Field(0.5, gt=0, le=1, description="Factor on the interval when quality or performance slips.")
     quality_floor: float = Field(70.0, ge=0, le=100, description="Data quality below this is a slip.")
     update_labels: int = Field(100, ge=1, description="New matured labels that make a warm-start update.")
@@ -55,8 +55,8 @@ class Policy(_Part):
     watch_days: float | None = Field(
         3.0,
         ge=0,
-        description="Days after a promotion for which its undecided watch holds CRITICAL too: what is bad is to be "
-        "rolled back first. Null: no watch holds anything.",
+        description="Days after a promotion for which its undecided watch blocks CRITICAL too: what is bad is to be "
+        "rolled back first. Null: no watch blocks anything.",
     )
     retry_days: float = Field(1.0, ge=0, description="Days after a run was started, whatever became of it.")
     min_samples: int = Field(100, ge=1, description="Matured labels that a training needs.")
@@ -67,9 +67,11 @@ class Policy(_Part):
     )
     min_new_labels: int = Field(25, ge=1, description="New labels without which drift or degradation cannot be cured.")
     min_severity: Literal["MEDIUM", "HIGH", "CRITICAL"] = "HIGH"
-    spare_harmless_drift: bool = Field(True, description="Hold drift while enough matured outcomes show no loss.")
-    harm_outcomes: int = Field(30, ge=1, description="Matured outcomes that are enough to show that nothing is lost.")
-    report_days: float = Field(14.0, gt=0, description="Age after which a report is no cause any more.")
+    require_performance_impact: bool = Field(True, description="Block drift while enough outcomes show no loss.")
+    performance_outcomes: int = Field(
+        30, ge=1, description="Matured outcomes that are enough to show that nothing is lost."
+    )
+    report_days: float = Field(14.0, gt=0, description="Age after which a report is no trigger any more.")
     off_peak: tuple[int, ...] | None = Field(
         None, description="Hours (UTC) in which a training may start; the tenant's own quiet hours unless set."
     )
@@ -91,9 +93,9 @@ class Policy(_Part):
         return value
 
     @model_validator(mode="after")
-    def _stretchable(self) -> Policy:
-        if self.max_stretch < self.stretch:
-            raise ValueError(f"max_stretch is {self.max_stretch:g}, less than stretch ({self.stretch:g}). Raise it")
+    def _backoff_is_bounded(self) -> Policy:
+        if self.max_backoff < self.backoff:
+            raise ValueError(f"max_backoff is {self.max_backoff:g}, less than backoff ({self.backoff:g}). Raise it")
         return self
 
     def volume_class(self, weekly_items: float) -> VolumeClass:
@@ -109,10 +111,10 @@ def _fixed(name: str, days: float) -> Policy:
     """Trains every ``days`` days if one label is new, whatever happens."""
     return Policy(
         name=name,
-        causes=("schedule",),
+        triggers=("schedule",),
         schedule=(VolumeClass(weekly_items=0, days=days, samples=1),),
-        stretch=1,
-        max_stretch=1,
+        backoff=1,
+        max_backoff=1,
         shorten=1,
         cooldown_days=0,
         retry_days=0,
@@ -125,11 +127,11 @@ BUILT_IN: dict[str, Policy] = {
     policy.name: policy
     for policy in (
         Policy(),
-        Policy(name="never", causes=()),
+        Policy(name="never", triggers=()),
         _fixed("weekly", 7),
         _fixed("monthly", 28),
         _fixed("every_batch", 1),
-        Policy(name="drift_only", causes=("drift",), spare_harmless_drift=False),
+        Policy(name="drift_only", triggers=("drift",), require_performance_impact=False),
     )
 }
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 MIN_PAIRS = 30  # from which on a gain that is not negative is enough
-PROVEN_PAIRS = 10  # from which on, of fewer or of the recent pairs alone, a gain counts where it is proven
+SIGNIFICANT_PAIRS = 10  # from which on, of fewer or of the recent pairs alone, a gain counts where it is proven
 CONFIDENCE = 0.95  # of the two-sided interval of the gain
 RESAMPLES = 2000
 MIN_BLOCKS = 10  # days from which on they are drawn whole; from fewer, single entities
@@ -70,7 +70,7 @@ class Evidence:
     value: float
     baseline_value: float
     min_skill: float
-    candidate_is_constant: bool
+    candidate_is_baseline: bool
     losses: np.ndarray
     champion_losses: np.ndarray
     champion: int | None = None
@@ -80,7 +80,7 @@ class Evidence:
     business: tuple[BusinessValue, ...] = ()
 
 
-FALL_BACK = "fall back"
+FALL_BACK = "fall_back"
 
 
 def judge(evidence: Evidence) -> Decision:
@@ -114,7 +114,7 @@ def _by_loss(evidence: Evidence) -> Decision:
     if evidence.champion is None:
         return baseline
     if baseline.verdict == "reject":
-        return _champion_against_constant(evidence, baseline)
+        return _champion_against_baseline(evidence, baseline)
     return _against_champion(evidence, baseline)
 
 
@@ -128,7 +128,7 @@ def _against_baseline(evidence: Evidence) -> Decision:
         "min_skill": evidence.min_skill,
     }
     compared = f"{evidence.metric} {evidence.value:.4g} against {evidence.baseline_value:.4g} of the constant"
-    if evidence.candidate_is_constant:
+    if evidence.candidate_is_baseline:
         return Decision("reject", f"baseline_not_beaten: a constant won on the validation part ({compared})", numbers)
     needed = f"(skill {skill:.1%}, needed more than {evidence.min_skill:.1%})".replace("%", " %")
     if not skill > evidence.min_skill:
@@ -136,14 +136,14 @@ def _against_baseline(evidence: Evidence) -> Decision:
     return Decision("promote", f"baseline_beaten: {compared} {needed}", numbers)
 
 
-def _champion_against_constant(evidence: Evidence, rejected: Decision) -> Decision:
+def _champion_against_baseline(evidence: Evidence, rejected: Decision) -> Decision:
     """Whether the constant, which the challenger did not beat, is proven to be better than the champion."""
     if evidence.baseline_losses is None:
         return rejected
     constant = replace(evidence, losses=evidence.baseline_losses)
     chosen = np.ones(len(constant.losses), dtype=bool) if evidence.changed_at is None else _since_change(constant)
     pairs = _paired(constant, chosen)
-    if not pairs.proven:
+    if not pairs.significant:
         return rejected
     since = "" if evidence.changed_at is None else f" whose outcome was known since {evidence.changed_at}"
     sentence = f"the constant has {pairs.sentence(f'champion version {evidence.champion}')}{since}"
@@ -159,17 +159,17 @@ def _against_champion(evidence: Evidence, baseline: Decision) -> Decision:
     numbers = baseline.numbers | {"champion": evidence.champion} | all_pairs.numbers("")
     if evidence.changed_at is not None:
         numbers |= recent.numbers("recent_")
-    if recent.proven:
+    if recent.significant:
         reason = f"better_since_change: {recent.sentence(who)} whose outcome was known since {evidence.changed_at}"
         return Decision("promote", reason, numbers)
-    if recent.pairs >= PROVEN_PAIRS and recent.upper < 0:
+    if recent.pairs >= SIGNIFICANT_PAIRS and recent.upper < 0:
         reason = f"worse_since_change: {recent.sentence(who)} whose outcome was known since {evidence.changed_at}"
         return Decision("reject", reason, numbers)
-    if all_pairs.pairs < PROVEN_PAIRS:
+    if all_pairs.pairs < SIGNIFICANT_PAIRS:
         reason = f"too_few_pairs: {all_pairs.pairs} of {MIN_PAIRS} entities that neither it nor {who} was fitted on"
         return Decision("reject", reason, numbers)
     compared = all_pairs.sentence(who)
-    if all_pairs.pairs < MIN_PAIRS and not all_pairs.proven:
+    if all_pairs.pairs < MIN_PAIRS and not all_pairs.significant:
         return Decision("reject", f"too_few_pairs: {compared}, where {MIN_PAIRS} or a proof are needed", numbers)
     if all_pairs.gain < 0:
         return Decision("reject", f"champion_not_beaten: {compared}", numbers)
@@ -187,8 +187,8 @@ class _Paired(NamedTuple):
     upper: float
 
     @property
-    def proven(self) -> bool:
-        return self.pairs >= PROVEN_PAIRS and self.lower > 0
+    def significant(self) -> bool:
+        return self.pairs >= SIGNIFICANT_PAIRS and self.lower > 0
 
     def numbers(self, prefix: str) -> dict[str, float | int | str | None]:
         known: dict[str, float | int | str | None] = {f"{prefix}pairs": self.pairs}

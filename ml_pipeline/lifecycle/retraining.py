@@ -8,8 +8,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal, NamedTuple
 
 from ml_pipeline.lifecycle.policy import Policy
-from ml_pipeline.lifecycle.safeguards import AnyCause, Safeguard, check
-from ml_pipeline.lifecycle.schedule import adaptive_interval
+from ml_pipeline.lifecycle.safeguards import AnyTrigger, Safeguard, check
+from ml_pipeline.lifecycle.schedule import adaptive_cadence
 from ml_pipeline.lifecycle.state import (
     Action,
     Champion,
@@ -39,27 +39,27 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RetrainingDecision:
-    """Retrain now, hold although there is a cause, or no cause; the numbers can go into JSON as they are.
+    """Retrain now, blocked although there is a trigger, or no trigger; the numbers can go into JSON as they are.
 
     ``action`` is ``train`` or, for new labels alone, ``update``: more trees on the champion, a warm start.
     """
 
-    verdict: Literal["retrain", "hold", "none"]
+    verdict: Literal["retrain", "blocked", "none"]
     action: Action | None
-    cause: AnyCause | None
+    trigger: AnyTrigger | None
     severity: Severity | None
     safeguards: tuple[Safeguard, ...]
     reason: str
     numbers: dict[str, Any]
 
     @property
-    def held_by(self) -> tuple[str, ...]:
-        """Names of the safeguards that hold it."""
-        return tuple(guard.name for guard in self.safeguards if guard.holds)
+    def blocked_by(self) -> tuple[str, ...]:
+        """Names of the safeguards that block it."""
+        return tuple(guard.name for guard in self.safeguards if guard.blocks)
 
 
 class _Occasion(NamedTuple):
-    cause: AnyCause
+    trigger: AnyTrigger
     action: Action
     severity: Severity | None
     sentence: str
@@ -68,9 +68,9 @@ class _Occasion(NamedTuple):
 def decide(state: State, policy: Policy) -> RetrainingDecision:
     """What ``policy`` does in ``state``.
 
-    Causes in their order of urgency: a person's request, degradation, drift, schedule, volume. The first whose
-    safeguards all pass, or are overruled, retrains; where none does, the most urgent is held. A report that is older
-    than the newest fit is no cause: the fit was the answer to it. Nor is one of the future, when the clock went back.
+    Triggers in their order of urgency: a person's request, degradation, drift, schedule, volume. The first whose
+    safeguards all pass, or are overridden, retrains; where none does, the most urgent is blocked. A report older than
+    the newest fit is no trigger: the fit was the answer to it. Nor is one of the future, when the clock went back.
     Whoever decides for many tenants at once adds each ``retrain`` to ``fleet_trainings`` of the next.
 
     >>> from datetime import datetime, timezone
@@ -78,7 +78,7 @@ def decide(state: State, policy: Policy) -> RetrainingDecision:
     >>> state = State("acme", "story_points", now, matured=40, new_labels=40, new_labels_since_training=40,
     ...     weekly_items=60.0, flags=Flags(True, True, True))
     >>> decide(state, Policy()).reason
-    'Held: schedule. There is no version yet. Held by samples: 40 of 100 matured labels.'
+    'Blocked: schedule. There is no version yet. Blocked by samples: 40 of 100 matured labels.'
     """
     occasions = list(_occasions(state, policy))
     decisions = [_decided(state, policy, occasion) for occasion in occasions]
@@ -92,13 +92,13 @@ def _occasions(state: State, policy: Policy) -> Iterator[_Occasion]:
     if state.request is not None:
         why = f": {state.request.reason}" if state.request.reason else ""
         yield _Occasion("manual", "train", None, f"Asked for by {state.request.by}{why}.")
-    if "degradation" in policy.causes:
+    if "degradation" in policy.triggers:
         yield from _degradation(state, policy)
-    if "drift" in policy.causes:
+    if "drift" in policy.triggers:
         yield from _drift(state, policy)
-    if "schedule" in policy.causes:
+    if "schedule" in policy.triggers:
         yield from _schedule(state, policy)
-    if "volume" in policy.causes:
+    if "volume" in policy.triggers:
         yield from _volume(state, policy)
 
 
@@ -136,7 +136,7 @@ def _schedule(state: State, policy: Policy) -> Iterator[_Occasion]:
             sentence = "There is no version yet." if state.champion is None else "No training is on record."
             yield _Occasion("schedule", "train", None, sentence)
         return
-    interval = adaptive_interval(state, policy)
+    interval = adaptive_cadence(state, policy)
     days = state.days_since(state.last_training.at)
     if days >= interval.days and state.new_labels_since_training >= interval.samples:
         new = f"{state.new_labels_since_training} new labels (waits for {interval.samples})"
@@ -148,8 +148,8 @@ def _volume(state: State, policy: Policy) -> Iterator[_Occasion]:
     """An update goes on with a model that still fits: not with one that degrades, nor after an update in vain."""
     found, fit = state.degradation, state.last_fit
     degrading = found is not None and found.severity is not None
-    in_vain = fit is not None and fit.action == "update" and not fit.promoted
-    if state.champion is None or state.updates_left == 0 or degrading or in_vain:
+    consecutive_rejections = fit is not None and fit.action == "update" and not fit.promoted
+    if state.champion is None or state.updates_left == 0 or degrading or consecutive_rejections:
         return
     if state.new_labels >= policy.update_labels:
         labels = f"{state.new_labels} labels are new since the last fit, an update comes at {policy.update_labels}"
@@ -157,40 +157,40 @@ def _volume(state: State, policy: Policy) -> Iterator[_Occasion]:
 
 
 def _decided(state: State, policy: Policy, occasion: _Occasion) -> RetrainingDecision:
-    guards = check(state, policy, occasion.cause, occasion.severity)
-    holding = [guard for guard in guards if guard.holds]
-    what = f"{occasion.cause} {occasion.severity}" if occasion.severity else occasion.cause
-    numbers = _numbers(state, policy, guards, [guard.name for guard in holding])
-    if holding:
-        held = "; ".join(f"{guard.name}: {guard.sentence}" for guard in holding)
-        reason = f"Held: {what}. {occasion.sentence} Held by {held}."
-        return RetrainingDecision("hold", None, occasion.cause, occasion.severity, guards, reason, numbers)
+    guards = check(state, policy, occasion.trigger, occasion.severity)
+    blocking = [guard for guard in guards if guard.blocks]
+    what = f"{occasion.trigger} {occasion.severity}" if occasion.severity else occasion.trigger
+    numbers = _numbers(state, policy, guards, [guard.name for guard in blocking])
+    if blocking:
+        blockers = "; ".join(f"{guard.name}: {guard.sentence}" for guard in blocking)
+        reason = f"Blocked: {what}. {occasion.sentence} Blocked by {blockers}."
+        return RetrainingDecision("blocked", None, occasion.trigger, occasion.severity, guards, reason, numbers)
     started = "Retrain" if occasion.action == "train" else "Update"
     reason = f"{started}: {what}. {occasion.sentence} {_passed(guards)}"
-    return RetrainingDecision("retrain", occasion.action, occasion.cause, occasion.severity, guards, reason, numbers)
+    return RetrainingDecision("retrain", occasion.action, occasion.trigger, occasion.severity, guards, reason, numbers)
 
 
 def _passed(guards: tuple[Safeguard, ...]) -> str:
-    overruled = [guard for guard in guards if guard.overruled]
-    if not overruled:
+    overridden = [guard for guard in guards if guard.overridden]
+    if not overridden:
         return f"All {len(guards)} safeguards passed."
-    named = "; ".join(f"{guard.name} by {guard.overruled} ({guard.sentence})" for guard in overruled)
-    return f"{len(guards) - len(overruled)} of {len(guards)} safeguards passed, overruled: {named}."
+    named = "; ".join(f"{guard.name} by {guard.overridden} ({guard.sentence})" for guard in overridden)
+    return f"{len(guards) - len(overridden)} of {len(guards)} safeguards passed, overridden: {named}."
 
 
 def _nothing(state: State, policy: Policy) -> str:
-    if "schedule" not in policy.causes:
-        return "No cause."
+    if "schedule" not in policy.triggers:
+        return "No trigger."
     if state.last_training is None:
-        return "No cause: no label is known yet."
-    interval = adaptive_interval(state, policy)
+        return "No trigger: no label is known yet."
+    interval = adaptive_cadence(state, policy)
     waited = f"{state.days_since(state.last_training.at):.1f} of {interval.days:g} days"
     labels = f"{state.new_labels_since_training} of {interval.samples} new labels"
-    return f"No cause; the schedule waits ({interval.why}): {waited} and {labels} since the last training."
+    return f"No trigger; the schedule waits ({interval.why}): {waited} and {labels} since the last training."
 
 
 def _numbers(state: State, policy: Policy, guards: tuple[Safeguard, ...], holding: list[str]) -> dict[str, Any]:
-    interval = adaptive_interval(state, policy)
+    interval = adaptive_cadence(state, policy)
     drift, degradation = state.drift, state.degradation
     return {
         "policy": policy.name,
@@ -208,6 +208,6 @@ def _numbers(state: State, policy: Policy, guards: tuple[Safeguard, ...], holdin
         "outcomes": degradation.outcomes if degradation else None,
         "quality": state.quality,
         "champion": state.champion.number if state.champion else None,
-        "held_by": holding,
+        "blocked_by": holding,
         "safeguards": [asdict(guard) for guard in guards],
     }

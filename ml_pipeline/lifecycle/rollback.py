@@ -89,7 +89,7 @@ def watch(
     max_days: int = 28,
     false_rollbacks: float = FALSE_ROLLBACKS,
 ) -> Decision:
-    """What the watch over ``version`` has come to by ``now``: "watching", "keep" or "roll back".
+    """What the watch over ``version`` has come to by ``now``: "watching", "keep" or "roll_back".
 
     Rolled back is a version whose mean loss lies more than ``tolerance`` above the previous one's, where the test finds
     it worse. Every look that was due is made again from the pairs known by then, so that the answer does not depend on
@@ -124,7 +124,7 @@ def watch(
         state = _seen(pairs, start, start + np.timedelta64(look, "D"), look, spent, task)
         if state.worse and state.relative > tolerance:
             reason = f"worse: {who} has {state.sentence(against)}"
-            return Decision("roll back", reason, numbers | state.numbers)
+            return Decision("roll_back", reason, numbers | state.numbers)
         if state.pairs >= ENOUGH_PAIRS and state.upper < tolerance:
             reason = (
                 f"not_worse: {who} has {state.sentence(against)}, and stays below {_percent(tolerance)} beyond chance"

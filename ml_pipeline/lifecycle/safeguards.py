@@ -1,4 +1,4 @@
-"""What can hold a retraining that has a cause; each safeguard is recorded with its numbers, passed or not."""
+"""What can block a retraining that has a trigger; each safeguard is recorded with its numbers, passed or not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ml_pipeline.lifecycle.policy import Policy
 from ml_pipeline.lifecycle.schedule import shows_no_loss
 from ml_pipeline.lifecycle.state import RANK, Severity, State
 
-AnyCause = Literal["manual", "degradation", "drift", "schedule", "volume"]
+AnyTrigger = Literal["manual", "degradation", "drift", "schedule", "volume"]
 Value = float | int | str | bool | None
 
 BY_HAND = frozenset(
@@ -27,7 +27,7 @@ MOST_DOUBLINGS = 3
 class Safeguard:
     """One condition: ``value`` as it is, ``needed`` as it must be, and what that means.
 
-    ``overruled`` says who lets the retraining start although the condition is not met: a person or a CRITICAL cause.
+    ``overridden`` says who lets the retraining start although the condition is not met: a person or a CRITICAL trigger.
     """
 
     name: str
@@ -35,15 +35,15 @@ class Safeguard:
     value: Value
     needed: Value
     sentence: str
-    overruled: Literal["manual", "CRITICAL"] | None = None
+    overridden: Literal["manual", "CRITICAL"] | None = None
 
     @property
-    def holds(self) -> bool:
-        return not self.passed and self.overruled is None
+    def blocks(self) -> bool:
+        return not self.passed and self.overridden is None
 
 
-def check(state: State, policy: Policy, cause: AnyCause, severity: Severity | None) -> tuple[Safeguard, ...]:
-    """Every safeguard that applies to the cause, with those overruled that a person or CRITICAL may overrule.
+def check(state: State, policy: Policy, trigger: AnyTrigger, severity: Severity | None) -> tuple[Safeguard, ...]:
+    """Every safeguard that applies to the trigger, with those overridden that a person or CRITICAL may overrule.
 
     A person overrules flags, cool-downs, off-peak hours and an undecided watch; nobody overrules a run under way, too
     few samples and the fleet's budget. CRITICAL overrules the cool-down and off-peak hours, and the watch once it has
@@ -54,23 +54,25 @@ def check(state: State, policy: Policy, cause: AnyCause, severity: Severity | No
     found = [judge(state, policy) for judge in checks]
     if policy.watch_days is not None:
         found.append(_watch(state, policy.watch_days))
-    if cause in REPORTED:
+    if trigger in REPORTED:
         found += [_severity(severity, policy), _new_labels(state, policy)]
-    if cause != "manual" and state.labels_since_change is not None:
+    if trigger != "manual" and state.labels_since_change is not None:
         found.append(_since_change(state.labels_since_change, state, policy))
-    if cause == "drift" and policy.spare_harmless_drift:
-        found.append(_harm(state, policy))
+    if trigger == "drift" and policy.require_performance_impact:
+        found.append(_performance_impact(state, policy))
     critical = BY_CRITICAL | {"watch"} if _watched_long_enough(state, policy) else BY_CRITICAL
-    return tuple(_overruled(guard, cause, severity, critical) for guard in found)
+    return tuple(_overridden(guard, trigger, severity, critical) for guard in found)
 
 
-def _overruled(guard: Safeguard, cause: AnyCause, severity: Severity | None, critical: frozenset[str]) -> Safeguard:
+def _overridden(
+    guard: Safeguard, trigger: AnyTrigger, severity: Severity | None, critical: frozenset[str]
+) -> Safeguard:
     if guard.passed:
         return guard
-    if cause == "manual" and guard.name in BY_HAND:
-        return replace(guard, overruled="manual")
-    if cause in REPORTED and severity == "CRITICAL" and guard.name in critical:
-        return replace(guard, overruled="CRITICAL")
+    if trigger == "manual" and guard.name in BY_HAND:
+        return replace(guard, overridden="manual")
+    if trigger in REPORTED and severity == "CRITICAL" and guard.name in critical:
+        return replace(guard, overridden="CRITICAL")
     return guard
 
 
@@ -197,19 +199,25 @@ def _since_change(labels: int, state: State, policy: Policy) -> Safeguard:
 
 def _new_labels(state: State, policy: Policy) -> Safeguard:
     """Twice as many for each training in vain: a cure that was not in so many labels needs more, not the same again."""
-    new, needed = state.new_labels, policy.min_new_labels * 2 ** min(state.in_vain, MOST_DOUBLINGS)
+    new, needed = state.new_labels, policy.min_new_labels * 2 ** min(state.consecutive_rejections, MOST_DOUBLINGS)
     sentence = f"{new} of {needed} labels that the last fit did not know"
     return Safeguard("new_labels", new >= needed, new, needed, sentence)
 
 
-def _harm(state: State, policy: Policy) -> Safeguard:
+def _performance_impact(state: State, policy: Policy) -> Safeguard:
     """Drift is not harm: it retrains where outcomes are not in yet, or show a loss."""
-    found, needed = state.degradation, policy.harm_outcomes
+    found, needed = state.degradation, policy.performance_outcomes
     outcomes = 0 if found is None else found.outcomes
     if shows_no_loss(state, policy):
-        return Safeguard("harm", False, outcomes, needed, f"{outcomes} matured outcomes show no loss")
+        return Safeguard("performance_impact", False, outcomes, needed, f"{outcomes} matured outcomes show no loss")
     if found is not None and RANK[found.severity]:
-        return Safeguard("harm", True, outcomes, needed, f"the loss has risen on {outcomes} matured outcomes")
+        return Safeguard(
+            "performance_impact", True, outcomes, needed, f"the loss has risen on {outcomes} matured outcomes"
+        )
     return Safeguard(
-        "harm", True, outcomes, needed, f"{outcomes} matured outcomes, too few to show that nothing is lost"
+        "performance_impact",
+        True,
+        outcomes,
+        needed,
+        f"{outcomes} matured outcomes, too few to show that nothing is lost",
     )

@@ -9,10 +9,10 @@ from ml_pipeline.lifecycle.policy import Policy
 from ml_pipeline.lifecycle.state import RANK, State
 
 QUIET_HOURS = 8
-MAX_STEPS = 32  # more would only overflow: the longest stretch is reached long before
+MAX_STEPS = 32  # more would only overflow: the longest backoff is reached long before
 
 
-class Interval(NamedTuple):
+class Cadence(NamedTuple):
     """Days between scheduled trainings, new labels they wait for, and why it is so long or short."""
 
     days: float
@@ -21,12 +21,12 @@ class Interval(NamedTuple):
     why: str
 
 
-def adaptive_interval(state: State, policy: Policy) -> Interval:
+def adaptive_cadence(state: State, policy: Policy) -> Cadence:
     """The schedule of the tenant's volume class, stretched while the model holds, shortened when something slips.
 
-    Stretched by ``policy.stretch`` while enough matured outcomes show no loss; shortened when the loss rises by MEDIUM
+    Stretched by ``policy.backoff`` while enough matured outcomes show no loss; shortened when the loss rises by MEDIUM
     or more or data quality is below its floor. Stretched once more for each training in a row whose version was not
-    promoted: the last ones found nothing better. Never beyond ``policy.max_stretch``.
+    promoted: the last ones found nothing better. Never beyond ``policy.max_backoff``.
     """
     base = policy.volume_class(state.weekly_items)
     factor, reasons = 1.0, [f"{state.weekly_items:.0f} new items a week"]
@@ -35,13 +35,17 @@ def adaptive_interval(state: State, policy: Policy) -> Interval:
         factor = policy.shorten
         reasons.append(slip)
     elif shows_no_loss(state, policy):
-        factor = policy.stretch
+        factor = policy.backoff
         reasons.append("the model holds")
-    if state.in_vain:
-        factor *= policy.stretch ** min(state.in_vain, MAX_STEPS)
-        reasons.append("the last training was no better" if state.in_vain == 1 else f"{state.in_vain} were no better")
-    factor = min(factor, policy.max_stretch)
-    return Interval(base.days * factor, base.samples, factor, "; ".join(reasons))
+    if state.consecutive_rejections:
+        factor *= policy.backoff ** min(state.consecutive_rejections, MAX_STEPS)
+        reasons.append(
+            "the last training was no better"
+            if state.consecutive_rejections == 1
+            else f"{state.consecutive_rejections} were no better"
+        )
+    factor = min(factor, policy.max_backoff)
+    return Cadence(base.days * factor, base.samples, factor, "; ".join(reasons))
 
 
 def shows_no_loss(state: State, policy: Policy) -> bool:
@@ -51,7 +55,7 @@ def shows_no_loss(state: State, policy: Policy) -> bool:
         found is not None
         and found.status == "stable"
         and RANK[found.severity] == 0
-        and found.outcomes >= policy.harm_outcomes
+        and found.outcomes >= policy.performance_outcomes
     )
 
 

@@ -90,7 +90,7 @@ class State:
         The newest finished training or update, promoted or not; what a person or another path started counts too.
     last_training : LastFit or None
         The newest finished full training.
-    in_vain : int
+    consecutive_rejections : int
         Full trainings in a row, the newest included, whose version was not promoted.
     last_attempt : datetime or None
         When a run was last started for the tenant and model, whatever became of it.
@@ -121,7 +121,7 @@ class State:
     champion: Champion | None = None
     last_fit: LastFit | None = None
     last_training: LastFit | None = None
-    in_vain: int = 0
+    consecutive_rejections: int = 0
     last_attempt: datetime | None = None
     active_runs: int = 0
     fleet_trainings: int = 0

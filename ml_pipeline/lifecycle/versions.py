@@ -8,14 +8,14 @@ from typing import NamedTuple
 _SEMANTIC = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 
-class Contract(NamedTuple):
+class SpecFingerprint(NamedTuple):
     """What decides the semantic version: hashes of the question asked and of the whole specification."""
 
     question: str
     specification: str
 
 
-def next_semantic(parent: str | None, parent_contract: Contract | None, contract: Contract) -> str:
+def next_semantic(parent: str | None, parent_fingerprint: SpecFingerprint | None, fingerprint: SpecFingerprint) -> str:
     """Semantic version of a new model version.
 
     Major: it answers another question (label, source or features changed), so consumers must look. Minor: the same
@@ -26,23 +26,23 @@ def next_semantic(parent: str | None, parent_contract: Contract | None, contract
     ValueError
         If ``parent`` is not of the form ``1.2.3``.
 
-    >>> next_semantic(None, None, Contract("q", "s"))
+    >>> next_semantic(None, None, SpecFingerprint("q", "s"))
     '1.0.0'
-    >>> next_semantic("1.0.4", Contract("q", "s"), Contract("q", "s"))
+    >>> next_semantic("1.0.4", SpecFingerprint("q", "s"), SpecFingerprint("q", "s"))
     '1.0.5'
-    >>> next_semantic("1.0.4", Contract("q", "s"), Contract("q", "t"))
+    >>> next_semantic("1.0.4", SpecFingerprint("q", "s"), SpecFingerprint("q", "t"))
     '1.1.0'
-    >>> next_semantic("1.1.0", Contract("q", "s"), Contract("r", "t"))
+    >>> next_semantic("1.1.0", SpecFingerprint("q", "s"), SpecFingerprint("r", "t"))
     '2.0.0'
     """
-    if parent is None or parent_contract is None:
+    if parent is None or parent_fingerprint is None:
         return "1.0.0"
     match = _SEMANTIC.fullmatch(parent)
     if match is None:
         raise ValueError(f"parent version {parent!r} is not of the form 1.2.3")
     major, minor, patch = (int(part) for part in match.groups())
-    if contract.question != parent_contract.question:
+    if fingerprint.question != parent_fingerprint.question:
         return f"{major + 1}.0.0"
-    if contract.specification != parent_contract.specification:
+    if fingerprint.specification != parent_fingerprint.specification:
         return f"{major}.{minor + 1}.0"
     return f"{major}.{minor}.{patch + 1}"

@@ -38,7 +38,7 @@ def create_schema(schema: str) -> None:
     op.execute(f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {OWNER}")
 
 
-def wall(table: str) -> None:
+def isolate_tenants(table: str) -> None:
     """Ownership, grants and policies of one table (``schema.name``) whose first key column is ``tenant_id``."""
     op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")

@@ -32,7 +32,7 @@ def highest(levels: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Standing:
+class OpenAlert:
     """An alert of the same tenant, model and kind that was raised within the silence."""
 
     alert_id: str
@@ -40,7 +40,7 @@ class Standing:
     acknowledged: bool
 
 
-def assess(standing: Sequence[Standing], level: str) -> tuple[str, Standing | None]:
+def assess(standing: Sequence[OpenAlert], level: str) -> tuple[str, OpenAlert | None]:
     """What an alert of ``level`` is, beside the standing ones (newest last), and the one that it belongs to.
 
     ``again``: one stands that is as bad, and only counts up. ``raised``: the one that stands is milder and open, and

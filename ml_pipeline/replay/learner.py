@@ -13,9 +13,9 @@ from ml_pipeline.monitoring.profiles.profile import Profile, profile
 from ml_pipeline.replay.history import History
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.evidence import Opponent, evidence_of
-from ml_pipeline.training.selection.predictors import Constant
-from ml_pipeline.training.train import Trained, constant_instead, train
-from ml_pipeline.training.training_window import training_rows
+from ml_pipeline.training.selection.predictors import Baseline
+from ml_pipeline.training.train import Trained, baseline_instead, train
+from ml_pipeline.training.training_window import choose_training_window
 from ml_pipeline.training.update import update, updates_left
 
 
@@ -67,9 +67,9 @@ class Learner:
         rows = self._rows(now, parent.changed_at)
         return Fitted(update(self.spec, parent.trained.model, rows, now, parent.as_of), now, parent.changed_at)
 
-    def constant_instead(self, fitted: Fitted) -> Fitted:
+    def baseline_instead(self, fitted: Fitted) -> Fitted:
         """The version that answers with the constant which ``fitted`` did not beat."""
-        return replace(fitted, trained=constant_instead(self.spec, fitted.trained))
+        return replace(fitted, trained=baseline_instead(self.spec, fitted.trained))
 
     def predict(self, fitted: Fitted, rows: slice | np.ndarray) -> pd.DataFrame:
         """Value, lower, upper and baseline for rows of the history's frame."""
@@ -77,12 +77,12 @@ class Learner:
 
     def updates_left(self, parent: Fitted) -> int | None:
         """Updates until ``parent`` needs a full training: none for a constant."""
-        if isinstance(parent.trained.model.predictor, Constant):
+        if isinstance(parent.trained.model.predictor, Baseline):
             return 0
         return updates_left(self.spec, parent.trained.model)
 
     def _rows(self, now: datetime, changed_at: datetime | None = None) -> pd.DataFrame:
-        rows, _ = training_rows(self.spec, self.history.matured_at(now), now, changed_at)
+        rows, _ = choose_training_window(self.spec, self.history.matured_at(now), now, changed_at)
         return rows
 
     def reference(self, fitted: Fitted) -> Profile:

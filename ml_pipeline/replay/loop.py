@@ -15,7 +15,7 @@ from ml_pipeline.lifecycle.state import Champion, DegradationFinding, DriftFindi
 from ml_pipeline.replay.history import History
 from ml_pipeline.replay.learner import Fitted, Learner
 from ml_pipeline.replay.monitors import Monitors
-from ml_pipeline.replay.result import AlertRaised, DayLoss, Fit, Hold, Replay, Rollback
+from ml_pipeline.replay.result import AlertRaised, BlockedTrigger, DayLoss, Fit, Replay, Rollback
 from ml_pipeline.replay.shadow import Shadow
 from ml_pipeline.training.train import TrainingError
 
@@ -90,7 +90,7 @@ class _Run:
     last_attempt: datetime | None = None
     shadow: Shadow | None = None  # while the watch over the newest promoted version is undecided
     rolled_back_at: datetime | None = None
-    in_vain: int = 0
+    consecutive_rejections: int = 0
     versions: int = 0
     drift: DriftFinding | None = None
     degradation: DegradationFinding | None = None
@@ -169,7 +169,7 @@ class _Run:
         if verdict.verdict == "watching":
             return
         self.shadow = None
-        if verdict.verdict == "roll back":
+        if verdict.verdict == "roll_back":
             self._deploy(shadow.previous, shadow.previous_number, now)
             self.rolled_back_at = now
             rollback = Rollback(day, shadow.version, shadow.previous_number, verdict.reason)
@@ -192,11 +192,11 @@ class _Run:
 
     def _decide(self, day: date, now: datetime) -> None:
         decision = decide(self._state(day, now), self.policy)
-        if decision.verdict == "hold":
+        if decision.verdict == "blocked":
             self._hold(day, decision)
         elif decision.action is not None:
             since = self.degradation.since if self.degradation else None
-            self._fit(day, now, decision.action, str(decision.cause), decision.severity, decision.reason, since)
+            self._fit(day, now, decision.action, str(decision.trigger), decision.severity, decision.reason, since)
 
     def _state(self, day: date, now: datetime) -> State:
         fit, training, serving = self.last_fit, self.last_training, self.serving
@@ -217,7 +217,7 @@ class _Run:
             champion=champion,
             last_fit=fit,
             last_training=training,
-            in_vain=self.in_vain,
+            consecutive_rejections=self.consecutive_rejections,
             watching=self.shadow is not None,
             rolled_back_at=self.rolled_back_at,
             last_attempt=self.last_attempt,
@@ -230,21 +230,21 @@ class _Run:
         return None if since is None else self.history.labels_of_arrivals(since, now)
 
     def _hold(self, day: date, decision: RetrainingDecision) -> None:
-        holds = self.result.holds
-        if holds:
-            newest = holds[-1]
-            same = (newest.cause, newest.held_by) == (decision.cause, decision.held_by)
+        blocked = self.result.blocked
+        if blocked:
+            newest = blocked[-1]
+            same = (newest.trigger, newest.blocked_by) == (decision.trigger, decision.blocked_by)
             if same and newest.last == day - timedelta(days=1):
                 newest.last, newest.days = day, newest.days + 1
                 return
-        holds.append(Hold(day, day, 1, str(decision.cause), decision.held_by, decision.reason))
+        blocked.append(BlockedTrigger(day, day, 1, str(decision.trigger), decision.blocked_by, decision.reason))
 
     def _fit(
         self,
         day: date,
         now: datetime,
         action: str,
-        cause: str,
+        trigger: str,
         severity: str | None,
         reason: str,
         since: date | None = None,
@@ -259,11 +259,11 @@ class _Run:
             changed_at = _midnight(since) if since is not None else champion.changed_at if champion else None
             fitted = self.learner.update(champion, now) if update and champion else self.learner.train(now, changed_at)
         except TrainingError as error:
-            self.result.fits.append(Fit(day, action, cause, severity, reason, "failed", str(error), None, 0.0))
+            self.result.fits.append(Fit(day, action, trigger, severity, reason, "failed", str(error), None, 0.0))
             return
         judged = self.learner.judge(fitted, champion, number)
         if judged.verdict == FALL_BACK:
-            fitted = self.learner.constant_instead(fitted)
+            fitted = self.learner.baseline_instead(fitted)
         promoted = judged.verdict != "reject"
         if promoted:
             self.versions += 1
@@ -276,14 +276,14 @@ class _Run:
         self._remember(LastFit(now, "update" if update else "train", promoted))
         version = self.versions if promoted else None
         seconds = fitted.trained.seconds
-        fit = Fit(day, action, cause, severity, reason, judged.verdict, judged.reason, version, seconds)
+        fit = Fit(day, action, trigger, severity, reason, judged.verdict, judged.reason, version, seconds)
         self.result.fits.append(fit)
 
     def _remember(self, fit: LastFit) -> None:
         self.last_fit = fit
         if fit.action == "train":
             self.last_training = fit
-            self.in_vain = 0 if fit.promoted else self.in_vain + 1
+            self.consecutive_rejections = 0 if fit.promoted else self.consecutive_rejections + 1
 
     def _losses(self, day: date) -> DayLoss:
         history = self.history

@@ -15,7 +15,7 @@ class Fit:
 
     day: date
     action: str
-    cause: str
+    trigger: str
     severity: str | None
     reason: str
     verdict: str  # promote, fall back, reject or failed
@@ -35,14 +35,14 @@ class Rollback:
 
 
 @dataclass
-class Hold:
-    """A cause that safeguards held, from ``first`` to ``last`` for the same reason."""
+class BlockedTrigger:
+    """A trigger that safeguards blocked, from ``first`` to ``last`` for the same reason."""
 
     first: date
     last: date
     days: int
-    cause: str
-    held_by: tuple[str, ...]
+    trigger: str
+    blocked_by: tuple[str, ...]
     reason: str  # that of the first day
 
 
@@ -84,7 +84,7 @@ class Replay:
     last: date
     days: list[DayLoss] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
-    holds: list[Hold] = field(default_factory=list)
+    blocked: list[BlockedTrigger] = field(default_factory=list)
     rollbacks: list[Rollback] = field(default_factory=list)
     alerts: list[AlertRaised] = field(default_factory=list)
     changes: tuple[date, ...] = ()
@@ -94,7 +94,7 @@ class Replay:
     @property
     def trainings(self) -> int:
         """Full trainings that the policy started; the one that every replay begins with is not its doing."""
-        return sum(fit.action == "train" and fit.cause != "first" for fit in self.fits)
+        return sum(fit.action == "train" and fit.trigger != "first" for fit in self.fits)
 
     @property
     def updates(self) -> int:
@@ -102,7 +102,7 @@ class Replay:
 
     @property
     def promotions(self) -> int:
-        return sum(fit.verdict == "promote" and fit.cause != "first" for fit in self.fits)
+        return sum(fit.verdict == "promote" and fit.trigger != "first" for fit in self.fits)
 
     @property
     def outcomes(self) -> int:
@@ -146,7 +146,7 @@ class Replay:
             "estimated_delays": self.estimated_delays,
             "alerts": [asdict(alert) for alert in self.alerts],
             "fits": [asdict(fit) for fit in self.fits],
-            "holds": [asdict(hold) for hold in self.holds],
+            "blocked": [asdict(block) for block in self.blocked],
             "rollbacks": [asdict(rollback) for rollback in self.rollbacks],
             "days": self._days(),
         }

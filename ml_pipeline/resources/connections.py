@@ -71,7 +71,7 @@ GRANTED = """
 """
 
 
-def admit_worker(settings: Settings, schema: str) -> None:
+def grant_worker_login(settings: Settings, schema: str) -> None:
     """Lets the workers' login become the tenants' role and use the tables of a schema, where it is one of its own.
 
     Raises

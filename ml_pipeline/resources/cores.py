@@ -10,7 +10,7 @@ from ml_pipeline.settings import Settings
 
 
 @contextmanager
-def taken(settings: Settings, wanted: int) -> Iterator[int]:
+def acquire_cores(settings: Settings, wanted: int) -> Iterator[int]:
     """Takes up to ``wanted`` of the ``settings.workers`` cores that nobody has taken; the value is how many those are.
 
     It never waits. A core is a lock on a file below ``settings.home``, which ends with its process, whatever ends it.

@@ -32,10 +32,10 @@ from typing import IO, Any
 
 import psycopg2
 
-from ml_pipeline.resources import guardian
-from ml_pipeline.resources.embedded_leftover import stop_leftover
+from ml_pipeline.resources import supervisor
 from ml_pipeline.resources.embedded_logins import OWNER, SUPERUSER, WORKER, prepare_logins
 from ml_pipeline.resources.folders import FolderUnsafe, closed_above, make_home, own_folder
+from ml_pipeline.resources.orphaned_server import stop_leftover
 from ml_pipeline.resources.postgres import DATABASE, DatabaseUnavailable
 
 SYSTEM_USER = "pgserver"  # runs the server where root runs the pipeline
@@ -65,7 +65,7 @@ class EmbeddedServer:
         self.control = self.data.with_name(f"{self.data.name}.control")
         self.connections = connections
         self.socket = Path()
-        self._guardians = 0
+        self._supervisors = 0
         self._users: IO[str] | None = None
 
     def url(self, login: str = OWNER, database: str = DATABASE) -> str:
@@ -77,7 +77,7 @@ class EmbeddedServer:
         make_home(self.data.parent)
         own_folder(self.control, os.geteuid(), os.getegid())
         with self._starting():
-            self._users = self._locked(guardian.USERS_LOCK, fcntl.LOCK_SH)
+            self._users = self._locked(supervisor.USERS_LOCK, fcntl.LOCK_SH)
             try:
                 self._start()
             except BaseException:
@@ -93,43 +93,43 @@ class EmbeddedServer:
             time.sleep(0.005)
 
     def check(self) -> None:
-        """Starts the server again where it ended with its guardian.
+        """Starts the server again where it ended with its supervisor.
 
         Raises
         ------
         DatabaseUnavailable
-            If it died so often that its guardian gave up.
+            If it died so often that its supervisor gave up.
         """
         if self._is_guarded():
             return
-        failed = self.control / guardian.FAILED
-        if failed.exists() or self._guardians > NEW_GUARDIANS:
-            why = failed.read_text(encoding="utf-8") if failed.exists() else "its guardian was killed again and again"
+        failed = self.control / supervisor.FAILED
+        if failed.exists() or self._supervisors > NEW_GUARDIANS:
+            why = failed.read_text(encoding="utf-8") if failed.exists() else "its supervisor was killed again and again"
             raise DatabaseUnavailable(f"The embedded PostgreSQL stays down: {why}. {self._see_log()}")
         with self._starting():
             self._start()
 
     def _is_guarded(self) -> bool:
-        return self._is_taken(guardian.GUARDIAN_LOCK)
+        return self._is_taken(supervisor.SUPERVISOR_LOCK)
 
     def _is_used_by_others(self) -> bool:
-        users = self.control / guardian.USERS_LOCK
+        users = self.control / supervisor.USERS_LOCK
         for how, used in ((fcntl.LOCK_EX, False), (fcntl.LOCK_SH, True)):
-            held = guardian.lock(users, how | fcntl.LOCK_NB)
+            held = supervisor.lock(users, how | fcntl.LOCK_NB)
             if held is not None:
                 held.close()
                 return used
-        return False  # the guardian has it, and stops the server
+        return False  # the supervisor has it, and stops the server
 
     def _is_taken(self, name: str) -> bool:
-        found = guardian.lock(self.control / name, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        found = supervisor.lock(self.control / name, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if found is not None:
             found.close()
         return found is None
 
     @contextmanager
     def _starting(self) -> Iterator[None]:
-        held = self._locked(guardian.START_LOCK, fcntl.LOCK_EX)
+        held = self._locked(supervisor.START_LOCK, fcntl.LOCK_EX)
         try:
             yield
         finally:
@@ -137,7 +137,7 @@ class EmbeddedServer:
 
     def _locked(self, name: str, how: int) -> IO[str]:
         deadline = time.monotonic() + PATIENCE
-        while (held := guardian.lock(self.control / name, how | fcntl.LOCK_NB)) is None:
+        while (held := supervisor.lock(self.control / name, how | fcntl.LOCK_NB)) is None:
             if time.monotonic() > deadline:
                 raise DatabaseUnavailable(
                     f"Another process has been starting or stopping the embedded PostgreSQL for {PATIENCE:.0f} s "
@@ -152,7 +152,7 @@ class EmbeddedServer:
             self._wait_until_ready(None)
             prepare_logins(str(self.socket), DATABASE)  # who started the server may have been killed before it did
             return
-        (self.control / guardian.FAILED).unlink(missing_ok=True)
+        (self.control / supervisor.FAILED).unlink(missing_ok=True)
         user = server_user()
         binaries = _binaries()
         self._refuse_closed_folders(user, binaries)
@@ -161,9 +161,9 @@ class EmbeddedServer:
         self.socket = self._socket_folder(user)
         self._write_access(user)
         self._write_config(user, binaries)
-        command = [sys.executable, "-I", "-S", guardian.__file__, str(self.control)]
-        self._guardians += 1
-        with guardian.append(self.control / guardian.LOG) as log:
+        command = [sys.executable, "-I", "-S", supervisor.__file__, str(self.control)]
+        self._supervisors += 1
+        with supervisor.append(self.control / supervisor.LOG) as log:
             process = subprocess.Popen(
                 command, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -234,7 +234,7 @@ class EmbeddedServer:
         beside = self.data.with_name(f"{self.data.name}.socket")
         if PLAIN.fullmatch(str(beside)) and len(os.fsencode(beside / SOCKET)) <= SOCKET_BYTES:
             return own_folder(beside, user.uid, user.gid)
-        before = self._config().get("socket")  # what a killed guardian left
+        before = self._config().get("socket")  # what a killed supervisor left
         if before and _is_temporary(Path(before)) and Path(before).exists():
             return own_folder(Path(before), user.uid, user.gid)
         for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
@@ -264,7 +264,7 @@ class EmbeddedServer:
             written.replace(self.data / name)
 
     def _config(self) -> dict[str, Any]:
-        path = self.control / guardian.CONFIG
+        path = self.control / supervisor.CONFIG
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _write_config(self, user: _User, binaries: Path) -> None:
@@ -284,14 +284,14 @@ class EmbeddedServer:
             "uid": user.uid if user.name else None,
             "gid": user.gid,
         }
-        written = self.control / f"{guardian.CONFIG}.new"
+        written = self.control / f"{supervisor.CONFIG}.new"
         written.unlink(missing_ok=True)
-        with guardian.append(written) as file:
+        with supervisor.append(written) as file:
             json.dump(config, file, indent=1)
-        written.replace(self.control / guardian.CONFIG)
+        written.replace(self.control / supervisor.CONFIG)
 
     def _see_log(self) -> str:
-        return f"The end of {self.control / guardian.LOG} says why"
+        return f"The end of {self.control / supervisor.LOG} says why"
 
 
 _held: list[EmbeddedServer] = []

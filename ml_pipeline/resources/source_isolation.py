@@ -68,7 +68,7 @@ class Gap(NamedTuple):
 
     name: str
     problem: str
-    mend: tuple[str, ...]
+    fix_sql: tuple[str, ...]
 
 
 def gaps(connection: sa.Connection, schema: str, name: str, tenant_column: str, role: str) -> list[Gap] | None:
@@ -98,7 +98,7 @@ def explained(found: Sequence[Gap]) -> str:
     'a.b is a view. Close it with: ALTER VIEW a.b SET (security_invoker = true);'
     """
     said = "; ".join(f"{gap.name} {gap.problem}" for gap in found if gap.problem)
-    statements = [statement for gap in found for statement in gap.mend]
+    statements = [statement for gap in found for statement in gap.fix_sql]
     return said + (". Close it with: " + " ".join(f"{one};" for one in statements) if statements else ".")
 
 
@@ -108,13 +108,13 @@ def _gaps_of(relation: sa.Row, role: str) -> list[Gap]:
         case "v":
             found = []
             if not relation.as_invoker:
-                mend = f"ALTER VIEW {name} SET (security_invoker = true)"
+                fix_sql = f"ALTER VIEW {name} SET (security_invoker = true)"
                 found.append(
-                    Gap(name, "is a view that reads with its owner's rights, past row-level security", (mend,))
+                    Gap(name, "is a view that reads with its owner's rights, past row-level security", (fix_sql,))
                 )
             for function in relation.definer_functions:
-                mend = f"ALTER FUNCTION {function} SECURITY INVOKER"
-                found.append(Gap(name, f"calls {function}, which runs with its owner's rights", (mend,)))
+                fix_sql = f"ALTER FUNCTION {function} SECURITY INVOKER"
+                found.append(Gap(name, f"calls {function}, which runs with its owner's rights", (fix_sql,)))
             return found
         case "m":
             return [

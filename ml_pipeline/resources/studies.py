@@ -7,7 +7,7 @@ import warnings
 import sqlalchemy as sa
 
 from ml_pipeline.resources import postgres
-from ml_pipeline.resources.connections import admit_worker
+from ml_pipeline.resources.connections import grant_worker_login
 from ml_pipeline.settings import Settings
 
 SCHEMA = "optuna"
@@ -33,7 +33,7 @@ class Studies:
             if not self._exist(connection):
                 connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
                 self._storage()
-        admit_worker(self._settings, SCHEMA)
+        grant_worker_login(self._settings, SCHEMA)
         return self.url
 
     def remove(self, tenant: str, model: str) -> None:

@@ -15,8 +15,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoSuchTableError, OperationalError, ProgrammingError
 
 from ml_pipeline.errors import UserError
-from ml_pipeline.features.typed_columns import UnfitValue, typed_rows
-from ml_pipeline.identifiers import BadIdentifier, case_twin, check_tenant_id
+from ml_pipeline.features.typed_columns import TypeMismatch, typed_rows
+from ml_pipeline.identifiers import BadIdentifier, case_conflict, check_tenant_id
 from ml_pipeline.resources import postgres, source_isolation, tables
 from ml_pipeline.resources.source_types import unfit_columns
 from ml_pipeline.settings import Settings, environment_value
@@ -84,7 +84,7 @@ class Warehouse:
             yield connection
 
     @contextmanager
-    def alone(self, tenant_id: str, what: str) -> Iterator[None]:
+    def advisory_lock(self, tenant_id: str, what: str) -> Iterator[None]:
         """One process at a time does ``what`` for a tenant; the others wait for it.
 
         Raises
@@ -168,7 +168,7 @@ class Warehouse:
             # Only the tenant itself may be there already: a twin by case is an error, not a row to be skipped.
             connection.execute(added.on_conflict_do_nothing(index_elements=[tables.tenants.c.tenant_id]))
         except IntegrityError as error:
-            twin = case_twin(tenant_id, self.tenants())
+            twin = case_conflict(tenant_id, self.tenants())
             raise BadIdentifier(
                 f"tenant id {tenant_id!r} differs only in upper and lower case from tenant {twin!r}, and file systems "
                 f"that know no case would mix their files. Use {twin!r}, or give another id"
@@ -199,7 +199,7 @@ class Warehouse:
             )
         try:
             return typed_rows(spec, dict(zip(spec.source_columns, values, strict=True)))
-        except UnfitValue as error:
+        except TypeMismatch as error:
             raise SourceUnreadable(f"model {spec.name}, tenant {tenant_id}: {error}") from error
 
     def _source_rows(

@@ -15,8 +15,8 @@ from ml_pipeline.launch import retraining_request
 from ml_pipeline.recovery import recover
 from ml_pipeline.settings import load_settings
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.context import Doors
-from ml_pipeline.work.retraining.decide import DECISION_TAG, FAILED, Approved, Tick, decide_for, settle, waiting
+from ml_pipeline.work.context import Clients
+from ml_pipeline.work.retraining.decide import DECISION_TAG, FAILED, Approved, SweepResult, decide_for, settle, waiting
 from ml_pipeline.work.retraining.fleet_state import Key
 
 TENANTS_AT_ONCE = 250
@@ -33,12 +33,12 @@ GIVEN_UP_AFTER = dt.timedelta(days=2)
     "that finds no time for every tenant goes on at the next; a run that was decided and never asked for is asked for.",
 )
 def retraining(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    doors, now = Doors(load_settings()), dt.datetime.now(dt.UTC)
-    recover(context.instance, doors.warehouse)  # a run whose process died is under way no more
+    clients, now = Clients(load_settings()), dt.datetime.now(dt.UTC)
+    recover(context.instance, clients.warehouse)  # a run whose process died is under way no more
     known = list(context.instance.get_dynamic_partitions(str(partitions.tenants.name)))
-    to_ask = unasked(context.instance, doors, known, now)
-    tick, cursor = look_around(context, doors, known, now)
-    for state, decision in tick.held[:LOGGED]:
+    to_ask = unlaunched(context.instance, clients, known, now)
+    tick, cursor = evaluate_fleet(context, clients, known, now)
+    for state, decision in tick.blocked[:LOGGED]:
         context.log.info(f"{state.tenant} {state.model}: {decision.reason}")
     for approved in tick.approved:
         context.log.info(f"{approved.tenant} {approved.model}: {approved.reason}")
@@ -49,30 +49,32 @@ def retraining(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Skip
     return dg.SkipReason(summary(tick))
 
 
-def summary(tick: Tick) -> str:
+def summary(tick: SweepResult) -> str:
     """What a tick that asks for no run says on Dagster's page."""
-    if not tick.held:
-        return f"{tick.looked_at} models of tenants looked at: none has a cause."
-    holding = Counter(name for _, decision in tick.held for name in decision.held_by)
+    if not tick.blocked:
+        return f"{tick.looked_at} models of tenants looked at: none has a trigger."
+    holding = Counter(name for _, decision in tick.blocked for name in decision.blocked_by)
     named = ", ".join(f"{name} {count}" for name, count in holding.most_common())
-    state, decision = tick.held[0]
+    state, decision = tick.blocked[0]
     first = f"{state.tenant} {state.model}: {decision.reason}"
-    return f"{tick.looked_at} models of tenants looked at, {len(tick.held)} held ({named}). First: {first}"
+    return f"{tick.looked_at} models of tenants looked at, {len(tick.blocked)} blocked ({named}). First: {first}"
 
 
-def look_around(
-    context: dg.SensorEvaluationContext, doors: Doors, known: Sequence[str], now: dt.datetime
-) -> tuple[Tick, str]:
+def evaluate_fleet(
+    context: dg.SensorEvaluationContext, clients: Clients, known: Sequence[str], now: dt.datetime
+) -> tuple[SweepResult, str]:
     """Decides for the tenants after the cursor, while there is time; the cursor names the last one that was reached."""
-    specs = load_specs(doors.settings.specs)
+    specs = load_specs(clients.settings.specs)
     active = under_way(context.instance, known, specs)
     deadline = time.monotonic() + SECONDS_PER_TICK
     start = known.index(context.cursor) + 1 if context.cursor in known[:-1] else 0
-    tick = Tick()
+    tick = SweepResult()
     for at in range(start, len(known), TENANTS_AT_ONCE):
         chosen = known[at : at + TENANTS_AT_ONCE]
-        running = len(waiting(doors.warehouse))
-        tick.merge(decide_for(doors.warehouse, doors.settings, specs, chosen, now, active=active, under_way=running))
+        running = len(waiting(clients.warehouse))
+        tick.merge(
+            decide_for(clients.warehouse, clients.settings, specs, chosen, now, active=active, under_way=running)
+        )
         if time.monotonic() > deadline:
             return tick, chosen[-1]
     return tick, ""
@@ -87,13 +89,15 @@ def under_way(instance: dg.DagsterInstance, known: Sequence[str], models: Iterab
     return dict(counts)
 
 
-def unasked(instance: dg.DagsterInstance, doors: Doors, known: Sequence[str], now: dt.datetime) -> list[Approved]:
+def unlaunched(
+    instance: dg.DagsterInstance, clients: Clients, known: Sequence[str], now: dt.datetime
+) -> list[Approved]:
     """Approved retrainings without a run: the sensor died between deciding and asking.
 
     Settled as failed is one whose run has ended without a word of what became of it (killed, out of memory), whose
     tenant or model is gone, or that has waited for two days. One with a lease is run by the command that approved it.
     """
-    approved = waiting(doors.warehouse)
+    approved = waiting(clients.warehouse)
     if not approved:
         return []
     runs = instance.get_runs(dg.RunsFilter(tags={DECISION_TAG: [str(item.decision_id) for item in approved]}))
@@ -101,14 +105,14 @@ def unasked(instance: dg.DagsterInstance, doors: Doors, known: Sequence[str], no
     for run in runs:
         decision = run.tags[DECISION_TAG]
         ended[decision] = ended.get(decision, True) and run.is_finished
-    specs, waits = load_specs(doors.settings.specs), []
+    specs, waits = load_specs(clients.settings.specs), []
     for item in approved:
         # Approved in the future is what was approved before the clock went back: as long ago as it is ahead, or longer.
         age, decision = abs(now - item.approved_at), str(item.decision_id)
         if specs.is_broken(item.model) and age <= GIVEN_UP_AFTER:
             continue  # it waits until its file is corrected
         if ended.get(decision, False) or item.tenant not in known or item.model not in specs or age > GIVEN_UP_AFTER:
-            settle(doors.warehouse, item.tenant, item.decision_id, FAILED)
+            settle(clients.warehouse, item.tenant, item.decision_id, FAILED)
         elif decision not in ended and not item.lease:
             waits.append(item)
     return waits

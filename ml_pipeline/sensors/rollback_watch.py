@@ -10,7 +10,7 @@ import dagster as dg
 
 from ml_pipeline.settings import load_settings
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.rollback_watch import date_watches, due_watches, look_at
 
 SECONDS_PER_TICK = 40.0  # Dagster ends a tick after 60; what is left is the oldest at the next
@@ -23,19 +23,19 @@ SECONDS_PER_TICK = 40.0  # Dagster ends a tick after 60; what is left is the old
 )
 def rollback_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     settings, now = load_settings(), dt.datetime.now(dt.UTC)
-    doors, specs, deadline = Doors(settings), load_specs(settings.specs), time.monotonic() + SECONDS_PER_TICK
+    clients, specs, deadline = Clients(settings), load_specs(settings.specs), time.monotonic() + SECONDS_PER_TICK
     verdicts: Counter[str] = Counter()
-    for watched in date_watches(doors, now):
+    for watched in date_watches(clients, now):
         context.log.warning(
             f"{watched.tenant} {watched.model}: the watch over version {watched.version} is dated in the future. The "
             "clock has gone back, and the watch begins now"
         )
-    due = [watched for watched in due_watches(doors, now) if watched.model in specs]
+    due = [watched for watched in due_watches(clients, now) if watched.model in specs]
     for watched in due:
         if time.monotonic() > deadline:
             break
         try:
-            decision = look_at(doors, specs[watched.model], watched, now)
+            decision = look_at(clients, specs[watched.model], watched, now)
         except Exception as error:  # noqa: BLE001 - one tenant's failure, told on the tick's page, stops no other's watch
             verdicts["failed"] += 1
             context.log.error(f"{watched.tenant} {watched.model}: {type(error).__name__}: {error}")

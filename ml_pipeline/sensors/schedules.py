@@ -1,4 +1,4 @@
-"""What happens at fixed times: the nightly wave, fresh predictions, pruning."""
+"""What happens at fixed times: the nightly run, fresh predictions, pruning."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.S
     default_status=RUNNING,
     description="Scores what has come since the last hour.",
 )
-def fresh_predictions(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+def hourly_predictions(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     tenants = known_tenants(context)
     if not tenants:
         return dg.SkipReason("There are no tenants yet: import some.")
@@ -84,7 +84,7 @@ def prune_job() -> None:
 
 
 prune = dg.ScheduleDefinition(
-    name="weekly_prune",
+    name="weekly_event_log_pruning",
     job=prune_job,
     cron_schedule="30 3 * * 0",
     execution_timezone="UTC",

@@ -13,7 +13,7 @@ _OWN = frozenset(
         # of the frame, and of the frame with feedback
         *("entity_id", "event_time", "label_time", "label", "state", "weight", "feedback", TEXT),
         # beside features where a prediction is explained, and where a drift is reported
-        *("anchor", "calibration", "range", "prediction", IS_OUTLIER),
+        *("offset", "calibration", "range", "prediction", IS_OUTLIER),
         *("xgboost", "lightgbm", "hist_gradient_boosting", "random_forest", "linear"),
     }
 )

@@ -27,7 +27,7 @@ class Training(Part):
     ensemble: Literal["voting", "stacking", "none"] = Field(
         "voting", description="How the candidates answer together; 'none': the best one alone."
     )
-    proof: float = Field(
+    min_improvement_se: float = Field(
         1.0,
         description="Standard errors by which a loss on held-out rows must be below the constant's before learners may "
         "answer; negative: they answer unless it is above by as many.",

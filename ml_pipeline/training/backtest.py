@@ -8,7 +8,7 @@ import pandas as pd
 from ml_pipeline.features.temporal.windows import training_window
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.fitted_model import FittedModel
-from ml_pipeline.training.selection.model_selection import run_race
+from ml_pipeline.training.selection.model_selection import select_model
 from ml_pipeline.training.splits import known_before, oldest_first
 from ml_pipeline.training.train import with_interval
 
@@ -62,9 +62,11 @@ def _fit_at(spec: ModelSpec, frame: pd.DataFrame, moment: pd.Timestamp) -> Fitte
     first_held_out = len(rows) - round(len(rows) * CALIBRATION_SHARE)
     held_out = rows.iloc[order[first_held_out:]]
     train_rows = rows.iloc[known_before(rows, order[:first_held_out], held_out["event_time"].iloc[0])]
-    race = run_race(spec, train_rows, held_out, spec.training.seed)
+    selection = select_model(spec, train_rows, held_out, spec.training.seed)
     baseline = float(rows["label"].median() if spec.task == "regression" else rows["label"].mean())
-    return with_interval(spec, FittedModel.of(spec, race.winner, race.predictor, baseline), held_out, race.predictor)
+    return with_interval(
+        spec, FittedModel.of(spec, selection.winner, selection.predictor, baseline), held_out, selection.predictor
+    )
 
 
 def _scored(model: FittedModel, entities: pd.DataFrame, moment: pd.Timestamp) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from ml_pipeline.lifecycle.promotion import BusinessValue, Evidence, losses
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.selection.model_selection import POOLED
-from ml_pipeline.training.selection.predictors import Constant
+from ml_pipeline.training.selection.predictors import Baseline
 from ml_pipeline.training.train import Trained
 
 
@@ -44,7 +44,7 @@ def evidence_of(
         value=trained.metrics[metric],
         baseline_value=trained.baseline_metrics[metric],
         min_skill=spec.gate.min_skill,
-        candidate_is_constant=isinstance(trained.model.predictor, Constant) and trained.candidate != POOLED,
+        candidate_is_baseline=isinstance(trained.model.predictor, Baseline) and trained.candidate != POOLED,
         losses=np.empty(0),
         champion_losses=np.empty(0),
         business=tuple(

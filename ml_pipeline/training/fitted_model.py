@@ -14,13 +14,13 @@ import pandas as pd
 from ml_pipeline.features.encoding.preprocessing import Preprocessor
 from ml_pipeline.specs import FeatureColumns, ModelSpec
 from ml_pipeline.training.intervals.conformal import Interval, near_share
-from ml_pipeline.training.intervals.online import Known, adaptive_interval
+from ml_pipeline.training.intervals.online import Known, adaptive_cadence
 from ml_pipeline.training.learners.base import Params, load_learner
 from ml_pipeline.training.selection.ensembles import ANCHORS
-from ml_pipeline.training.selection.predictors import Constant, Ensemble, Member, Predictor
+from ml_pipeline.training.selection.predictors import Baseline, Ensemble, Member, Predictor
 from ml_pipeline.training.selection.probability_calibration import Calibration
 
-FORMAT = 3
+FORMAT = 4
 # Types beyond skops' own defaults that a stored preprocessor may hold. The list inside a file is never believed.
 TRUSTED_TYPES = [
     "numpy.dtype",
@@ -106,7 +106,7 @@ class FittedModel:
         lower = np.where(known.lower <= lowest, -np.inf, known.lower)
         upper = np.where(known.upper >= highest, np.inf, known.upper)
         known = replace(known, lower=lower, upper=upper)
-        interval, residuals = adaptive_interval(self.interval, np.array(self.residuals), known, coverage)
+        interval, residuals = adaptive_cadence(self.interval, np.array(self.residuals), known, coverage)
         return replace(self, interval=interval, residuals=tuple(residuals.tolist()))
 
     def _confidence(self, value: np.ndarray) -> np.ndarray:
@@ -179,7 +179,7 @@ class FittedModel:
 
 def _write_predictor(predictor: Predictor, folder: Path) -> dict[str, Any]:
     """Writes the files of an ensemble, and returns what ``version.json`` says of it or of a constant."""
-    if isinstance(predictor, Constant):
+    if isinstance(predictor, Baseline):
         return {"kind": "constant", "value": predictor.value}
     for kind, preprocessor in predictor.preprocessors.items():
         _save_preprocessor(preprocessor, folder / f"preprocess-{kind}.skops")
@@ -187,7 +187,7 @@ def _write_predictor(predictor: Predictor, folder: Path) -> dict[str, Any]:
     for number, member in enumerate(predictor.members):
         if member.learner is not None:
             member.learner.save(folder, f"member-{number}")
-        members.append({"candidate": member.candidate, "anchor": member.anchor, "scale": member.scale})
+        members.append({"candidate": member.candidate, "offset": member.offset, "scale": member.scale})
     calibration = predictor.calibration
     return {
         "kind": "ensemble",
@@ -203,7 +203,7 @@ def _write_predictor(predictor: Predictor, folder: Path) -> dict[str, Any]:
 
 def _load_predictor(settings: dict[str, Any], folder: Path) -> Predictor:
     if settings["kind"] == "constant":
-        return Constant(settings["value"])
+        return Baseline(settings["value"])
     preprocessors = {
         kind: _load_preprocessor(
             folder / f"preprocess-{kind}.skops", FeatureColumns(**{key: tuple(names) for key, names in columns.items()})

@@ -1,4 +1,4 @@
-"""One version of a model: candidates race on the validation part, the winner is judged on the test part."""
+"""One version of a model: candidates selection on the validation part, the winner is judged on the test part."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ml_pipeline.training.selection.model_selection import (
     POOLED,
     PRIOR,
     LearningPoint,
-    Race,
-    constants,
+    SelectionResult,
+    baselines,
     failures,
     fit_again,
-    run_race,
+    select_model,
 )
-from ml_pipeline.training.selection.predictors import Constant, Predictor, Scale
+from ml_pipeline.training.selection.predictors import Baseline, Predictor, Scale
 from ml_pipeline.training.splits import Split, time_split
 
 
@@ -98,33 +98,35 @@ def train_on_split(
         frame.iloc[positions] for positions in (split.train, split.validation, split.test, split.refit)
     )
     fitting, searched = tuned(spec, train_rows, validation, seed, context)
-    race = run_race(fitting, train_rows, validation, seed, context.pooled)
-    notes = _notes(race, split) + ([searched.sentence()] if searched else [])
-    whole = refit(spec, race, frame, seed, fitting, context.pooled)
+    selection = select_model(fitting, train_rows, validation, seed, context.pooled)
+    notes = _notes(selection, split) + ([searched.sentence()] if searched else [])
+    whole = refit(spec, selection, frame, seed, fitting, context.pooled)
     if spec.training.latency_ms is not None:
-        race, whole, told = within_latency(race, whole, frame, spec.training.latency_ms)
+        selection, whole, told = within_latency(selection, whole, frame, spec.training.latency_ms)
         notes += told
-    judged = with_interval(spec, refit(spec, race, known, seed, fitting, context.pooled), validation, race.predictor)
+    judged = with_interval(
+        spec, refit(spec, selection, known, seed, fitting, context.pooled), validation, selection.predictor
+    )
     final = with_interval(spec, whole, test, judged.predictor)
     alike = selection_stability(fitting, train_rows, seed) if spec.features.selection else None
     counts = {"all": len(frame), "train": len(train_rows), "validation": len(validation), "test": len(test)}
     trained = judged_version(
-        spec, final, judged, test, race.candidates, counts, time.perf_counter() - started, notes + _alike(alike)
+        spec, final, judged, test, selection.candidates, counts, time.perf_counter() - started, notes + _alike(alike)
     )
     return replace(
         trained,
-        learning_curve=_learning_curve(spec, race, len(known), trained),
+        learning_curve=_learning_curve(spec, selection, len(known), trained),
         search=searched,
         stability=alike.value if alike else None,
     )
 
 
-def _learning_curve(spec: ModelSpec, race: Race, known: int, trained: Trained) -> list[LearningPoint]:
+def _learning_curve(spec: ModelSpec, selection: SelectionResult, known: int, trained: Trained) -> list[LearningPoint]:
     """The winner's held-out losses, and last that of the fit on all that was known before the test part."""
-    if not race.curve:
+    if not selection.curve:
         return []
     metric = spec.headline_metric
-    return [*race.curve, LearningPoint(known, trained.metrics[metric], trained.baseline_metrics[metric])]
+    return [*selection.curve, LearningPoint(known, trained.metrics[metric], trained.baseline_metrics[metric])]
 
 
 def judged_version(
@@ -158,7 +160,7 @@ def judged_version(
 
 def refit(
     spec: ModelSpec,
-    race: Race,
+    selection: SelectionResult,
     rows: pd.DataFrame,
     seed: int,
     fitting: ModelSpec | None = None,
@@ -167,14 +169,14 @@ def refit(
     """The winner fitted on ``rows``, with the weights and the calibration that held-out rows chose; no interval yet.
 
     ``fitting`` is the specification to fit with, where a search found another; the version answers ``spec``. ``pooled``
-    is what the race had.
+    is what the selection had.
     """
-    simple = constants(spec, rows, pooled)
+    simple = baselines(spec, rows, pooled)
     baseline = next(iter(simple.values()))
-    predictor: Predictor = simple.get(race.winner, baseline)
-    if not isinstance(race.predictor, Constant):
-        predictor = fit_again(fitting or spec, race.predictor, rows, seed)
-    model = FittedModel.of(spec, race.winner, predictor, baseline=baseline.value)
+    predictor: Predictor = simple.get(selection.winner, baseline)
+    if not isinstance(selection.predictor, Baseline):
+        predictor = fit_again(fitting or spec, selection.predictor, rows, seed)
+    model = FittedModel.of(spec, selection.winner, predictor, baseline=baseline.value)
     is_found = fitting is not None and fitting.training.params != spec.training.params
     return replace(model, params=fitting.training.params) if fitting is not None and is_found else model
 
@@ -194,15 +196,15 @@ def _with_residuals(spec: ModelSpec, model: FittedModel, label: np.ndarray, valu
     return replace(model, interval=interval, residuals=kept_residuals(residuals))
 
 
-def constant_instead(spec: ModelSpec, trained: Trained) -> Trained:
+def baseline_instead(spec: ModelSpec, trained: Trained) -> Trained:
     """The version that answers with the constant which ``trained`` was compared with; the same if it does already.
 
     Its metrics are those that the constant had on the test part, its interval is from the residuals there.
     """
-    if isinstance(trained.model.predictor, Constant) and trained.candidate != POOLED:
+    if isinstance(trained.model.predictor, Baseline) and trained.candidate != POOLED:
         return trained
     test, name = trained.test_predictions, MEDIAN if spec.task == "regression" else PRIOR
-    model = FittedModel.of(spec, name, Constant(trained.model.baseline), trained.model.baseline)
+    model = FittedModel.of(spec, name, Baseline(trained.model.baseline), trained.model.baseline)
     if spec.task == "regression":
         model = _with_residuals(spec, model, test["label"].to_numpy(), test["baseline"].to_numpy())
     predictions = test.assign(value=test["baseline"], lower=np.nan, upper=np.nan, confidence=np.nan)
@@ -279,7 +281,7 @@ def _alike(found: Stability | None) -> list[str]:
     return [f"stability of the selected features over folds: {found.value:.2f}; always selected: {', '.join(always)}"]
 
 
-def _notes(race: Race, split: Split) -> list[str]:
+def _notes(selection: SelectionResult, split: Split) -> list[str]:
     notes = [
         f"{count} rows left out of {part}: their label was not known when the next part began"
         for part, count in split.purged.items()
@@ -289,5 +291,5 @@ def _notes(race: Race, split: Split) -> list[str]:
         f"{part} keeps rows whose label was not known when the next part began: without them it has too few"
         for part in split.unpurged
     ]
-    notes += failures(race.candidates)
-    return [*notes, race.reason] if race.reason else notes
+    notes += failures(selection.candidates)
+    return [*notes, selection.reason] if selection.reason else notes

@@ -9,13 +9,13 @@ import pandas as pd
 
 from ml_pipeline.features.temporal.windows import training_window
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.selection.model_selection import row_losses, run_race
+from ml_pipeline.training.selection.model_selection import row_losses, select_model
 from ml_pipeline.training.splits import time_split
 
 STANDARD_ERRORS = 2.0
 
 
-def training_rows(
+def choose_training_window(
     spec: ModelSpec, frame: pd.DataFrame, as_of: datetime, changed_at: datetime | None = None
 ) -> tuple[pd.DataFrame, str | None]:
     """The rows of :func:`ml_pipeline.features.temporal.windows.training_window`, and its note.
@@ -34,7 +34,7 @@ def training_rows(
     validation = since.iloc[split.validation]
     known = full[full["label_time"] < validation["event_time"].iloc[0]]
     of_since, of_full = (
-        row_losses(spec, validation, run_race(spec, rows, validation, spec.training.seed).predictor)
+        row_losses(spec, validation, select_model(spec, rows, validation, spec.training.seed).predictor)
         for rows in (since.iloc[split.train], known)
     )
     gain = of_since - of_full

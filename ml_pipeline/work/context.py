@@ -1,4 +1,4 @@
-"""What a worker process needs for one tenant: its doors, and the moment at which it stands."""
+"""What a worker process needs for one tenant: its clients, and the moment at which it stands."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LAST_YEAR = 9998  # one more day than the last of 9999 is no time
 
 
 @dataclass(frozen=True)
-class Doors:
-    """The doors to the outside, opened in this process when first used."""
+class Clients:
+    """The clients to the outside, opened in this process when first used."""
 
     settings: Settings
 
@@ -43,7 +43,7 @@ class Doors:
         return Deployer(self.warehouse, self.registry)
 
 
-class BadMoment(UserError, ValueError):
+class InvalidAsOf(UserError, ValueError):
     """An ``as_of`` that is no moment; the message names the value and what is accepted."""
 
 
@@ -52,7 +52,7 @@ def parse_as_of(text: str) -> str:
 
     Raises
     ------
-    BadMoment
+    InvalidAsOf
         If it is neither.
 
     >>> parse_as_of("2020-06-30")
@@ -63,11 +63,11 @@ def parse_as_of(text: str) -> str:
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError as error:
-        raise BadMoment(
+        raise InvalidAsOf(
             f"as-of is {text!r}. Write 'latest', a date (2026-01-31) or a time (2026-01-31T12:00)"
         ) from error
     if not 1970 <= moment.year <= LAST_YEAR:
-        raise BadMoment(f"as-of is {text!r}. Write a date or time between the years 1970 and {LAST_YEAR}")
+        raise InvalidAsOf(f"as-of is {text!r}. Write a date or time between the years 1970 and {LAST_YEAR}")
     if len(text) == len("2026-01-31"):
         moment += dt.timedelta(days=1)
     if moment.tzinfo is None:
@@ -75,7 +75,7 @@ def parse_as_of(text: str) -> str:
     return moment.astimezone(dt.UTC).isoformat()
 
 
-def moment_of(as_of: str, spec: ModelSpec, rows: pd.DataFrame) -> dt.datetime:
+def resolve_as_of(as_of: str, spec: ModelSpec, rows: pd.DataFrame) -> dt.datetime:
     """The moment a tenant stands at: the one named, or for ``latest`` just after its newest time; at most now.
 
     A version of the future could predict nothing until that time has come.

@@ -12,10 +12,10 @@ from ml_pipeline.display import command
 from ml_pipeline.errors import UserError
 from ml_pipeline.features.point_in_time import build_one
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.reporting.explanation import ANCHOR, contributions, in_log_odds, words
-from ml_pipeline.work.context import Doors
+from ml_pipeline.training.reporting.explanation import OFFSET, contributions, in_log_odds, words
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.monitoring.report_store import json_safe
-from ml_pipeline.work.scoring import answers, load_version
+from ml_pipeline.work.scoring import is_compatible, load_version
 from ml_pipeline.work.tenant_settings import spec_for
 
 
@@ -34,7 +34,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class PredictionExplanation:
-    """One prediction taken apart: ``anchor`` and what ``contributions`` add, the largest first, sum to it.
+    """One prediction taken apart: ``offset`` and what ``contributions`` add, the largest first, sum to it.
 
     They are in the reported unit, or in log odds of the probability (``in_log_odds``). ``words`` of the text, the
     largest first, are what a linear member makes of them. ``lower`` and ``upper`` are None without an interval.
@@ -54,13 +54,13 @@ class PredictionExplanation:
     upper: float | None
     baseline: float
     in_log_odds: bool
-    anchor: float
+    offset: float
     contributions: tuple[Contribution, ...]
     words: dict[str, float]
 
 
 def explain_prediction(
-    doors: Doors, spec: ModelSpec, tenant: str, entity: str, now: dt.datetime
+    clients: Clients, spec: ModelSpec, tenant: str, entity: str, now: dt.datetime
 ) -> PredictionExplanation:
     """The champion's prediction for an entity from the features that it has at ``now``, taken apart.
 
@@ -73,9 +73,9 @@ def explain_prediction(
     FeatureError
         If the tenant has no such entity.
     """
-    spec = spec_for(doors.warehouse, spec, tenant)
-    champion = doors.registry.aliased(tenant, spec.name)
-    if champion is None or not answers(spec, champion):
+    spec = spec_for(clients.warehouse, spec, tenant)
+    champion = clients.registry.aliased(tenant, spec.name)
+    if champion is None or not is_compatible(spec, champion):
         why = "no version serves"
         if champion is not None:
             why = f"version {champion.number} answers another question: the specification has changed since"
@@ -84,8 +84,8 @@ def explain_prediction(
             f"tenant {tenant}, model {spec.name}: {why}. Train one with `{train}`; `ml-pipeline explain` says why none "
             "serves"
         )
-    row = build_one(spec, doors.warehouse.read_source(spec, tenant), entity, now)
-    model, _ = load_version(doors, spec, champion)
+    row = build_one(spec, clients.warehouse.read_source(spec, tenant), entity, now)
+    model, _ = load_version(clients, spec, champion)
     (predicted,) = json_safe(model.predict(row).to_dict("records"))
     (known,) = json_safe(row.to_dict("records"))
     found = contributions(model, row).iloc[0]
@@ -101,13 +101,13 @@ def explain_prediction(
         outcome=known["label"],
         **{name: predicted[name] for name in ("value", "lower", "upper", "baseline")},
         in_log_odds=in_log_odds(model),
-        anchor=float(found[ANCHOR]),
+        offset=float(found[OFFSET]),
         contributions=_largest_first(found, known),
         words=dict(sorted(words(model, row)[0].items(), key=lambda word: -abs(word[1]))),
     )
 
 
 def _largest_first(found: pd.Series, known: dict[str, Any]) -> tuple[Contribution, ...]:
-    added = found.drop(ANCHOR)
+    added = found.drop(OFFSET)
     ordered = added[added != 0].sort_values(key=abs, ascending=False, kind="stable")
     return tuple(Contribution(str(name), known.get(str(name)), float(adds)) for name, adds in ordered.items())

@@ -18,11 +18,11 @@ DAY = dt.timedelta(days=1)
 
 
 def days_to_monitor(warehouse: Warehouse, tenants: int, window: dt.date, yesterday: dt.date) -> dt.date | None:
-    """First day that the nightly wave has to do, None if all is done; never before ``window``.
+    """First day that the nightly run has to do, None if all is done; never before ``window``.
 
     A day counts as done when at least half of the ``tenants`` have a report of it: one tenant that fails every night
-    does not make the wave repeat itself, and one that was backfilled by hand does not hide a night that was missed.
-    The days before the first done one were never asked for.
+    does not make the nightly run repeat itself, and one that was backfilled by hand does not hide a missed night. The
+    days before the first done one were never asked for.
     """
     table = tables.drift_reports
     reported = sa.func.count(sa.distinct(table.c.tenant_id))

@@ -17,7 +17,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.work.alerts.run_failures import NO_TENANT
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 
 BATCH = 5000
 BEGUN_SECONDS = 86_400.0  # from which age on nobody writes at a file any more
@@ -104,11 +104,11 @@ def prune(
 
     A tenant that fails does not keep the others from being pruned.
     """
-    doors = Doors(settings)
+    clients = Clients(settings)
     pruned = Pruned()
-    for tenant in everyone(doors.warehouse) if tenants is None else tenants:
+    for tenant in everyone(clients.warehouse) if tenants is None else tenants:
         try:
-            for name, count in _prune_tenant(doors, tenant, now, dry_run):
+            for name, count in _prune_tenant(clients, tenant, now, dry_run):
                 pruned.counts[name] += count
         except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
             pruned.failures[tenant] = f"{type(error).__name__}: {error}"
@@ -121,19 +121,19 @@ def everyone(warehouse: Warehouse) -> list[str]:
     return [*warehouse.tenants(), NO_TENANT]
 
 
-def _prune_tenant(doors: Doors, tenant: str, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str, int]]:
-    for rule in rules(doors.settings, now):
+def _prune_tenant(clients: Clients, tenant: str, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str, int]]:
+    for rule in rules(clients.settings, now):
         if dry_run:
-            yield rule.name, _count(doors.warehouse, tenant, rule)
+            yield rule.name, _count(clients.warehouse, tenant, rule)
         else:
-            for count in _apply(doors.warehouse, tenant, rule):
+            for count in _apply(clients.warehouse, tenant, rule):
                 yield rule.name, count
-    for row in _old_snapshots(doors, tenant, now):
+    for row in _old_snapshots(clients, tenant, now):
         if not dry_run:
-            _remove_snapshot(doors, tenant, row)
+            _remove_snapshot(clients, tenant, row)
         yield "feature snapshots", 1
     if not dry_run:
-        yield "half-written files", doors.snapshots.remove_begun(tenant, BEGUN_SECONDS)
+        yield "half-written files", clients.snapshots.remove_begun(tenant, BEGUN_SECONDS)
 
 
 def _count(warehouse: Warehouse, tenant: str, rule: Rule) -> int:
@@ -156,7 +156,7 @@ def _apply(warehouse: Warehouse, tenant: str, rule: Rule) -> Iterator[int]:
         yield size
 
 
-def _old_snapshots(doors: Doors, tenant: str, now: dt.datetime) -> list[sa.RowMapping]:
+def _old_snapshots(clients: Clients, tenant: str, now: dt.datetime) -> list[sa.RowMapping]:
     """Snapshots past their days that no registered version was trained on, and that are not the newest of their model.
 
     What lies in another artifact store than the present one is left.
@@ -168,23 +168,23 @@ def _old_snapshots(doors: Doors, tenant: str, now: dt.datetime) -> list[sa.RowMa
         sa.select(table.c.model, table.c.snapshot_hash, table.c.path)
         .join(latest, (latest.c.model == table.c.model) & (table.c.sequence < latest.c.last))
         .where(table.c.tenant_id == tenant)
-        .where(table.c.created_at < now - dt.timedelta(days=doors.settings.snapshot_retention_days))
+        .where(table.c.created_at < now - dt.timedelta(days=clients.settings.snapshot_retention_days))
     )
-    with doors.warehouse.tenant(tenant) as connection:
+    with clients.warehouse.tenant(tenant) as connection:
         rows = connection.execute(query).mappings().all()
-    used = {model: _hashes_of_versions(doors, tenant, model) for model in {row["model"] for row in rows}}
+    used = {model: _hashes_of_versions(clients, tenant, model) for model in {row["model"] for row in rows}}
     unused = [row for row in rows if row["snapshot_hash"] not in used[row["model"]]]
-    return [row for row in unused if doors.snapshots.owns(tenant, row["path"])]
+    return [row for row in unused if clients.snapshots.owns(tenant, row["path"])]
 
 
-def _hashes_of_versions(doors: Doors, tenant: str, model: str) -> set[str | None]:
-    return {version.tags.get("snapshot_hash") for version in doors.registry.versions(tenant, model)}
+def _hashes_of_versions(clients: Clients, tenant: str, model: str) -> set[str | None]:
+    return {version.tags.get("snapshot_hash") for version in clients.registry.versions(tenant, model)}
 
 
-def _remove_snapshot(doors: Doors, tenant: str, row: sa.RowMapping) -> None:
+def _remove_snapshot(clients: Clients, tenant: str, row: sa.RowMapping) -> None:
     """The file first: where this is cut off, the row still says what is to be deleted."""
     table = tables.feature_sets
-    doors.snapshots.remove(tenant, row["path"])
+    clients.snapshots.remove(tenant, row["path"])
     this = (table.c.model == row["model"]) & (table.c.snapshot_hash == row["snapshot_hash"])
-    with doors.warehouse.tenant(tenant) as connection:
+    with clients.warehouse.tenant(tenant) as connection:
         connection.execute(sa.delete(table).where(table.c.tenant_id == tenant, this))

@@ -15,20 +15,20 @@ from ml_pipeline.resources.registry import CHAMPION, NoSuchVersion, TamperedArti
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.intervals.online import MIN_OUTCOMES, Predictions, waiting_unit
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import OPEN
 from ml_pipeline.work.monitoring.report_store import json_safe, raise_alert
-from ml_pipeline.work.training.version_files import contract_of, read_files
+from ml_pipeline.work.training.version_files import fingerprint_of, read_files
 
 LIVE, SHADOW = "live", "shadow"
 
 
-def answers(spec: ModelSpec, version: Version) -> bool:
+def is_compatible(spec: ModelSpec, version: Version) -> bool:
     """Whether the version answers the specification's question, with these features and in this unit."""
-    return version.tags["question_hash"] == contract_of(spec).question
+    return version.tags["question_hash"] == fingerprint_of(spec).question
 
 
-def load_version(doors: Doors, spec: ModelSpec, version: Version) -> tuple[FittedModel, pd.DataFrame]:
+def load_version(clients: Clients, spec: ModelSpec, version: Version) -> tuple[FittedModel, pd.DataFrame]:
     """The fitted model of a version, and its own out-of-sample test predictions.
 
     Raises
@@ -37,29 +37,29 @@ def load_version(doors: Doors, spec: ModelSpec, version: Version) -> tuple[Fitte
         If a file is not the one that was registered; an alert says so too.
     """
     try:
-        with doors.registry.files(version) as folder:
+        with clients.registry.files(version) as folder:
             return read_files(folder)
     except TamperedArtifact as error:
-        alert_tampered(doors, version.tenant, spec.name, version.number, error)
+        alert_tampered(clients, version.tenant, spec.name, version.number, error)
         raise
 
 
-def alert_tampered(doors: Doors, tenant: str, model: str, number: int, error: TamperedArtifact) -> None:
+def alert_tampered(clients: Clients, tenant: str, model: str, number: int, error: TamperedArtifact) -> None:
     """Says that a version's stored files are not those that were registered."""
-    _alert(doors, tenant, model, number, "tampered_artifact", error, dt.datetime.now(dt.UTC))
+    _alert(clients, tenant, model, number, "tampered_artifact", error, dt.datetime.now(dt.UTC))
 
 
 def alert_foreign(
-    doors: Doors, tenant: str, model: str, number: int, error: TamperedArtifact, now: dt.datetime
+    clients: Clients, tenant: str, model: str, number: int, error: TamperedArtifact, now: dt.datetime
 ) -> None:
     """Says that the pipeline did not register the version that the champion alias points at."""
-    _alert(doors, tenant, model, number, "foreign_version", error, now)
+    _alert(clients, tenant, model, number, "foreign_version", error, now)
 
 
 def _alert(
-    doors: Doors, tenant: str, model: str, number: int, kind: str, error: TamperedArtifact, now: dt.datetime
+    clients: Clients, tenant: str, model: str, number: int, kind: str, error: TamperedArtifact, now: dt.datetime
 ) -> None:
-    with doors.warehouse.tenant(tenant) as connection:
+    with clients.warehouse.tenant(tenant) as connection:
         raise_alert(
             connection,
             tenant,
@@ -73,31 +73,31 @@ def _alert(
 
 
 def score_open_entities(
-    doors: Doors, spec: ModelSpec, tenant: str, frame: pd.DataFrame, moment: dt.datetime
+    clients: Clients, spec: ModelSpec, tenant: str, frame: pd.DataFrame, moment: dt.datetime
 ) -> dict[str, Any]:
     """Logs what the champion predicts for the open entities of a feature frame; what a person wants to know of it.
 
     While it is not decided whether the champion is worse than the version before it, that one predicts too.
     """
     try:
-        champion = doors.registry.aliased(tenant, spec.name)
+        champion = clients.registry.aliased(tenant, spec.name)
     except TamperedArtifact as error:
-        number = doors.registry.aliases_of(tenant, spec.name)[CHAMPION]
-        alert_foreign(doors, tenant, spec.name, number, error, dt.datetime.now(dt.UTC))
+        number = clients.registry.aliases_of(tenant, spec.name)[CHAMPION]
+        alert_foreign(clients, tenant, spec.name, number, error, dt.datetime.now(dt.UTC))
         raise
     if champion is None:
         return {"scored": 0, "reason": "no version serves: see the decision of the model"}
-    if not answers(spec, champion):
+    if not is_compatible(spec, champion):
         reason = f"version {champion.number} answers another question: the specification has changed since"
         return {"scored": 0, "reason": f"{reason}. Materialize {spec.name}/model, and see its decision"}
     if pd.Timestamp(champion.as_of) > moment:
         known = f"version {champion.number} was trained on what was known at {champion.as_of}"
         return {"scored": 0, "reason": f"{known}, after {moment.isoformat()}: it cannot predict for that time"}
-    scored, seconds = _score(doors, spec, champion, LIVE, frame, moment)
-    shadow = _watched_predecessor(doors, spec, champion)
+    scored, seconds = _score(clients, spec, champion, LIVE, frame, moment)
+    shadow = _watched_predecessor(clients, spec, champion)
     if shadow is not None:
         try:
-            _score(doors, spec, shadow, SHADOW, frame, moment)
+            _score(clients, spec, shadow, SHADOW, frame, moment)
         except TamperedArtifact:  # alerted where it was found; what serves has scored
             shadow = None
     return {
@@ -110,27 +110,27 @@ def score_open_entities(
 
 
 def _score(
-    doors: Doors, spec: ModelSpec, version: Version, origin: str, frame: pd.DataFrame, moment: dt.datetime
+    clients: Clients, spec: ModelSpec, version: Version, origin: str, frame: pd.DataFrame, moment: dt.datetime
 ) -> tuple[int, float]:
     """Logs a version's predictions of the open entities that it has not scored; how many, and in which time."""
     oldest = pd.Timestamp(moment) - pd.Timedelta(days=spec.max_open_days)
     waiting = frame[(frame["state"] == "open") & (frame["event_time"] >= oldest)]
-    waiting = waiting[~waiting["entity_id"].isin(_scored(doors, spec, version, origin))]
+    waiting = waiting[~waiting["entity_id"].isin(_scored(clients, spec, version, origin))]
     if waiting.empty:
         return 0, 0.0
-    model, own_test = load_version(doors, spec, version)
-    model = _adapted(doors, spec, version, model, frame, own_test["event_time"].min(), moment)
+    model, own_test = load_version(clients, spec, version)
+    model = _adapted(clients, spec, version, model, frame, own_test["event_time"].min(), moment)
     started = time.perf_counter()
     values = model.predict(waiting)
     seconds = time.perf_counter() - started
     rows = prediction_rows(spec, version, waiting, values, moment, origin, 1000 * seconds / len(waiting))
-    with doors.warehouse.tenant(version.tenant) as connection:
-        doors.warehouse.upsert(connection, tables.predictions, rows)
+    with clients.warehouse.tenant(version.tenant) as connection:
+        clients.warehouse.upsert(connection, tables.predictions, rows)
     return len(waiting), seconds
 
 
 def _adapted(
-    doors: Doors,
+    clients: Clients,
     spec: ModelSpec,
     version: Version,
     model: FittedModel,
@@ -145,7 +145,7 @@ def _adapted(
     as_of = pd.Timestamp(version.as_of)
     if model.interval is None or (frame["label_time"] > as_of).sum() < MIN_OUTCOMES:
         return model
-    made = _lived(doors, spec, version, as_of, since)
+    made = _live_predictions(clients, spec, version, as_of, since)
     made = made.merge(frame.loc[frame["state"] != "excluded", ["entity_id", "label_time", "label"]], on="entity_id")
     unit, times = waiting_unit(spec), ("event_time", "label_time", "predicted_at")
     event_time, label_time, predicted_at = (made[name].dt.tz_convert(None).to_numpy("datetime64[us]") for name in times)
@@ -158,7 +158,9 @@ def _adapted(
     return model.adapted(lived.known_at(now, unit), spec.training.interval)
 
 
-def _lived(doors: Doors, spec: ModelSpec, version: Version, as_of: pd.Timestamp, since: pd.Timestamp) -> pd.DataFrame:
+def _live_predictions(
+    clients: Clients, spec: ModelSpec, version: Version, as_of: pd.Timestamp, since: pd.Timestamp
+) -> pd.DataFrame:
     """What the version has predicted live, of entities that came at ``since`` or later."""
     table = tables.predictions
     names = ["entity_id", "event_time", "predicted_at", "value", "lower", "upper"]
@@ -170,13 +172,13 @@ def _lived(doors: Doors, spec: ModelSpec, version: Version, as_of: pd.Timestamp,
         table.c.predicted_at >= as_of,  # all are; the index is by this time
         table.c.event_time >= since,
     )
-    with doors.warehouse.tenant(version.tenant) as connection:
+    with clients.warehouse.tenant(version.tenant) as connection:
         found = pd.DataFrame(connection.execute(query).all(), columns=names)
     times = {name: pd.to_datetime(found[name], utc=True).astype("datetime64[us, UTC]") for name in names[1:3]}
     return found.astype(dict.fromkeys(("value", "lower", "upper"), "float64")).assign(**times)
 
 
-def _watched_predecessor(doors: Doors, spec: ModelSpec, champion: Version) -> Version | None:
+def _watched_predecessor(clients: Clients, spec: ModelSpec, champion: Version) -> Version | None:
     """The version that the champion replaced, while it is not decided whether the champion is worse."""
     table = tables.deployments
     query = sa.select(table.c.replaced).where(
@@ -185,18 +187,18 @@ def _watched_predecessor(doors: Doors, spec: ModelSpec, champion: Version) -> Ve
         table.c.version == champion.number,
         table.c.watch == OPEN,
     )
-    with doors.warehouse.tenant(champion.tenant) as connection:
+    with clients.warehouse.tenant(champion.tenant) as connection:
         replaced = connection.scalar(query.limit(1))
     if replaced is None:
         return None
     try:
-        previous = doors.registry.version(champion.tenant, spec.name, replaced)
+        previous = clients.registry.version(champion.tenant, spec.name, replaced)
     except (NoSuchVersion, TamperedArtifact):  # the watch says that there is nothing to compare with
         return None
-    return previous if answers(spec, previous) else None
+    return previous if is_compatible(spec, previous) else None
 
 
-def _scored(doors: Doors, spec: ModelSpec, version: Version, origin: str) -> list[str]:
+def _scored(clients: Clients, spec: ModelSpec, version: Version, origin: str) -> list[str]:
     """Entities whose newest live prediction is the version's; for a shadow, those that it has predicted at all.
 
     A version that serves again after a rollback predicts anew what the version between them had predicted.
@@ -218,7 +220,7 @@ def _scored(doors: Doors, spec: ModelSpec, version: Version, origin: str) -> lis
             .subquery()
         )
         query = sa.select(newest.c.entity_id).where(newest.c.version == version.number)
-    with doors.warehouse.tenant(version.tenant) as connection:
+    with clients.warehouse.tenant(version.tenant) as connection:
         return list(connection.scalars(query))
 
 

@@ -48,7 +48,7 @@ def troubled(task: TrainingTask) -> TaskReport:
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         case "halfway":
-            with mock.patch.object(training, "training_rows", side_effect=ValueError("no window")):
+            with mock.patch.object(training, "choose_training_window", side_effect=ValueError("no window")):
                 return run_training(task)
     return run_training(task)
 
@@ -271,5 +271,9 @@ def test_the_jobs_schedules_and_sensors_that_the_page_lists():
         "monitor",
         "prune",
     }
-    assert {schedule.name for schedule in loaded.schedule_defs} >= {"nightly", "fresh_predictions", "weekly_prune"}
-    assert {sensor.name for sensor in loaded.sensor_defs} >= {"new_tenants", "cut_off_deployments"}
+    assert {schedule.name for schedule in loaded.schedule_defs} >= {
+        "nightly",
+        "hourly_predictions",
+        "weekly_event_log_pruning",
+    }
+    assert {sensor.name for sensor in loaded.sensor_defs} >= {"new_tenants", "deployment_recovery"}

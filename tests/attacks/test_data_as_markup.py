@@ -80,7 +80,7 @@ def test_status_keeps_one_row_for_each_tenant(shown, monkeypatch):
 
 
 def test_explain_shows_a_decision_as_it_is(shown):
-    guard = {"name": HOSTILE, "passed": False, "overruled": HOSTILE, "sentence": HOSTILE}
+    guard = {"name": HOSTILE, "passed": False, "overridden": HOSTILE, "sentence": HOSTILE}
     decision = {"version": 1, "as_of": AT, "verdict": HOSTILE, "reason": HOSTILE, "numbers": {"safeguards": [guard]}}
     loop._print_decision(HOSTILE, decision)
     assert_plain(shown.printed())
@@ -110,7 +110,7 @@ def test_an_explained_prediction_is_plain(shown):
     item = SimpleNamespace(feature=HOSTILE, value=HOSTILE, adds=0.5)
     found = SimpleNamespace(
         tenant=HOSTILE, model=HOSTILE, entity=HOSTILE, value=1.0, lower=0.5, upper=2.0, version=1, semantic="1.0.0",
-        candidate=HOSTILE, outcome=None, contributions=[item], in_log_odds=False, anchor=1.0, baseline=1.0, words={},
+        candidate=HOSTILE, outcome=None, contributions=[item], in_log_odds=False, offset=1.0, baseline=1.0, words={},
     )  # fmt: skip
     spec = SimpleNamespace(task="regression", label=SimpleNamespace(unit=HOSTILE))
     for line in prediction._sentences(found, spec):

@@ -33,7 +33,7 @@ from ml_pipeline.recovery import BEGUN, recover
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.retraining.decide import waiting
 from tests.processes import environment_of, free_port, left_after, processes_of, started
 
@@ -68,7 +68,7 @@ class Campaign:
         now = pd.Timestamp.now("UTC").floor("h")
         with self.opened() as settings:
             for organisation in demo_organisations(now)[: len(TENANTS)]:
-                import_tables(Doors(settings).warehouse, organisation.tenant_id, simulate(organisation).issues, None)
+                import_tables(Clients(settings).warehouse, organisation.tenant_id, simulate(organisation).issues, None)
         self.run(["run", "--model", MODEL, "--as-of", f"{(now - pd.Timedelta(days=60)).date()}"])
         self.run(["run", "--model", MODEL, "--days", "0"])
         with self.export.open("w", newline="") as file:
@@ -96,7 +96,7 @@ class Campaign:
         }
         with self.opened() as settings:
             for tenant in TENANTS:
-                import_tables(Doors(settings).warehouse, tenant, pd.DataFrame(issue), None)
+                import_tables(Clients(settings).warehouse, tenant, pd.DataFrame(issue), None)
 
     def kill(self, arguments: list[str], seed: str, within: float, **variables: str) -> None:
         """Starts a command and kills it, or what it started, at a moment of the first ``within`` seconds."""
@@ -128,36 +128,36 @@ def check(campaign: Campaign) -> None:
     left = left_after(campaign.home, SECONDS_TO_END)
     assert left == {}, f"still there after {SECONDS_TO_END:.0f} s: {left}"
     with campaign.opened() as settings:
-        doors = Doors(settings)
-        for deployment, what in doors.deployer.reconcile():
+        clients = Clients(settings)
+        for deployment, what in clients.deployer.reconcile():
             assert what in ("done", "undone", "settled meanwhile"), f"{deployment}: {what}"
         for tenant in TENANTS:
-            check_versions(doors, tenant)
-            check_rows(doors, tenant)
+            check_versions(clients, tenant)
+            check_rows(clients, tenant)
         check_runs(settings)
 
 
-def check_versions(doors: Doors, tenant: str) -> None:
+def check_versions(clients: Clients, tenant: str) -> None:
     """Every version is whole and registered once; the aliases are where the last deployment left them."""
-    versions = doors.registry.versions(tenant, MODEL)
+    versions = clients.registry.versions(tenant, MODEL)
     for version in versions:
-        with doors.registry.files(version):
+        with clients.registry.files(version):
             pass
     twice = [key for key, count in Counter(version.tags["key"] for version in versions).items() if count > 1]
     assert twice == []
-    champion, last = doors.registry.aliased(tenant, MODEL), doors.deployer.last_deployment(tenant, MODEL)
+    champion, last = clients.registry.aliased(tenant, MODEL), clients.deployer.last_deployment(tenant, MODEL)
     assert champion is not None and last is not None
     assert (last["state"], last["version"]) == ("done", champion.number)
 
 
-def check_rows(doors: Doors, tenant: str) -> None:
+def check_rows(clients: Clients, tenant: str) -> None:
     """Every snapshot holds what its row says; predictions are of versions that exist."""
-    numbers = {version.number for version in doors.registry.versions(tenant, MODEL)}
-    with doors.warehouse.tenant(tenant) as connection:
+    numbers = {version.number for version in clients.registry.versions(tenant, MODEL)}
+    with clients.warehouse.tenant(tenant) as connection:
         snapshots = connection.execute(sa.select(tables.feature_sets)).mappings().all()
         predicted = set(connection.scalars(sa.select(tables.predictions.c.version).distinct()))
     for snapshot in snapshots:
-        frame = Snapshots(doors.settings).read(snapshot["path"], snapshot["snapshot_hash"], tenant=tenant)
+        frame = Snapshots(clients.settings).read(snapshot["path"], snapshot["snapshot_hash"], tenant=tenant)
         assert len(frame) == snapshot["rows"]
     assert predicted <= numbers | {0}
 
@@ -165,7 +165,7 @@ def check_rows(doors: Doors, tenant: str) -> None:
 def check_runs(settings: Settings) -> None:
     """No run of Dagster goes on without a process, and no decision waits for one that died."""
     with dagster_instance(settings) as instance:
-        warehouse = Doors(settings).warehouse
+        warehouse = Clients(settings).warehouse
         recover(instance, warehouse)
         assert instance.get_runs(dg.RunsFilter(statuses=BEGUN)) == []
         assert [item for item in waiting(warehouse) if item.lease] == []
@@ -193,7 +193,7 @@ def test_a_killed_import_leaves_whole_chunks_and_can_be_repeated(campaign: Campa
 
 
 def issues_of(campaign: Campaign, tenant: str) -> int:
-    with campaign.opened() as settings, Doors(settings).warehouse.tenant(tenant) as connection:
+    with campaign.opened() as settings, Clients(settings).warehouse.tenant(tenant) as connection:
         return connection.scalar(sa.select(sa.func.count()).select_from(tables.issues)) or 0
 
 
@@ -220,7 +220,7 @@ def test_a_killed_retraining_blocks_no_later_one(campaign: Campaign, seed: int):
 @pytest.mark.parametrize("seed", range(10))
 def test_a_killed_promotion_is_finished_or_undone(campaign: Campaign, seed: int):
     with campaign.opened() as settings:
-        versions = Doors(settings).registry.versions("acme", MODEL)
+        versions = Clients(settings).registry.versions("acme", MODEL)
     number = str(versions[seed % 2].number)
     arguments = ["promote", "--tenant", "acme", "--model", MODEL, "--version", number]
     campaign.kill(arguments, f"promote {seed}", within=4.0)
@@ -230,9 +230,9 @@ def test_a_killed_promotion_is_finished_or_undone(campaign: Campaign, seed: int)
 @pytest.mark.parametrize("seed", range(10))
 def test_a_killed_rollback_is_finished_or_undone(campaign: Campaign, seed: int):
     with campaign.opened() as settings:
-        doors = Doors(settings)
-        serving = doors.registry.aliased("globex", MODEL)
-        other = next(found for found in doors.registry.versions("globex", MODEL) if found.number != serving.number)
+        clients = Clients(settings)
+        serving = clients.registry.aliased("globex", MODEL)
+        other = next(found for found in clients.registry.versions("globex", MODEL) if found.number != serving.number)
     arguments = ["rollback", "--tenant", "globex", "--model", MODEL, "--to", str(other.number)]
     campaign.kill(arguments, f"rollback {seed}", within=4.0)
     check(campaign)
@@ -259,5 +259,5 @@ def test_a_demo_that_is_killed_ten_times_ends_with_its_four_stories():
         with started(["demo"], environment_of(campaign.home), campaign.log) as process:
             assert process.wait(4 * PATIENCE) == 0, campaign.log.read_text()[-3000:]
         with campaign.opened() as settings:
-            assert len(Doors(settings).warehouse.tenants()) == 4
+            assert len(Clients(settings).warehouse.tenants()) == 4
             check_runs(settings)

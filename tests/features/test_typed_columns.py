@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_pipeline.features.point_in_time import FeatureError, build
-from ml_pipeline.features.typed_columns import UnfitValue, level, typed_rows
+from ml_pipeline.features.typed_columns import TypeMismatch, level, typed_rows
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.train import train
 
@@ -200,7 +200,7 @@ def test_a_value_without_a_text_of_its_own_is_refused_with_the_remedy(value):
     rows = source()
     rows["priority"][3] = value
     with pytest.raises(
-        UnfitValue, match=r"column 'priority' of shop.claims .* no category: .* cast it to the text .*view"
+        TypeMismatch, match=r"column 'priority' of shop.claims .* no category: .* cast it to the text .*view"
     ):
         typed_rows(spec_of(), rows)
 
@@ -312,5 +312,5 @@ def test_a_boolean_that_is_declared_a_category_is_refused_where_it_would_be_all_
 
 def test_a_category_of_booleans_that_is_compared_with_a_text_is_refused_when_it_is_read():
     rows = source() | {"fraud": [True] * ROWS}
-    with pytest.raises(UnfitValue, match=r"column 'fraud' .* label.value computes; the type boolean does"):
+    with pytest.raises(TypeMismatch, match=r"column 'fraud' .* label.value computes; the type boolean does"):
         typed_rows(labelled("category", "fraud == 'true'"), rows)

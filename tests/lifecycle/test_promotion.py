@@ -42,7 +42,7 @@ def test_a_version_no_better_than_the_constant_is_rejected(value: float):
 
 
 def test_a_constant_that_won_the_race_is_rejected_whatever_its_value():
-    decision = judge(dataclasses.replace(FIRST, candidate_is_constant=True))
+    decision = judge(dataclasses.replace(FIRST, candidate_is_baseline=True))
     assert (decision.verdict, decision.reason.split(":")[0]) == ("reject", "baseline_not_beaten")
 
 

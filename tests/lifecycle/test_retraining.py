@@ -1,4 +1,4 @@
-"""The retraining policy: what causes a training, what holds it, and what it says."""
+"""The retraining policy: what triggers a training, what blocks it, and what it says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ml_pipeline.lifecycle.retraining import (
     State,
     decide,
 )
-from ml_pipeline.lifecycle.schedule import adaptive_interval, quiet_hours
+from ml_pipeline.lifecycle.schedule import adaptive_cadence, quiet_hours
 
 NOW = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
 YESTERDAY = dt.date(2026, 3, 1)
@@ -63,16 +63,16 @@ def state(**changes) -> State:
 
 def test_without_a_cause_nothing_is_done_and_the_reason_says_what_the_schedule_waits_for():
     decision = decide(QUIET, Policy())
-    assert (decision.verdict, decision.action, decision.cause) == ("none", None, None)
+    assert (decision.verdict, decision.action, decision.trigger) == ("none", None, None)
     assert decision.reason == (
-        "No cause; the schedule waits (60 new items a week): 10.0 of 7 days and 60 of 100 new labels since the last "
+        "No trigger; the schedule waits (60 new items a week): 10.0 of 7 days and 60 of 100 new labels since the last "
         "training."
     )
 
 
 def test_degradation_retrains_and_names_its_numbers():
     decision = decide(state(degradation=DEGRADED), Policy())
-    assert (decision.verdict, decision.action, decision.cause, decision.severity) == (
+    assert (decision.verdict, decision.action, decision.trigger, decision.severity) == (
         "retrain",
         "train",
         "degradation",
@@ -86,17 +86,17 @@ def test_degradation_retrains_and_names_its_numbers():
 
 def test_drift_without_harm_is_held_and_says_why():
     decision = decide(state(drift=DRIFTED, degradation=STABLE), Policy())
-    assert (decision.verdict, decision.held_by) == ("hold", ("harm",))
+    assert (decision.verdict, decision.blocked_by) == ("blocked", ("performance_impact",))
     assert decision.reason == (
-        "Held: drift HIGH. Drift on 2026-03-01 with a score of 0.31: 2 of 20 columns moved. "
-        "Held by harm: 120 matured outcomes show no loss."
+        "Blocked: drift HIGH. Drift on 2026-03-01 with a score of 0.31: 2 of 20 columns moved. "
+        "Blocked by performance_impact: 120 matured outcomes show no loss."
     )
 
 
 def test_a_drift_without_alert_and_severity_is_no_cause():
     mild = dataclasses.replace(DRIFTED, severity=None, alert=False)
     assert decide(state(drift=mild), Policy()).verdict == "none"
-    assert decide(state(drift=dataclasses.replace(mild, alert=True)), Policy()).held_by == ("severity",)
+    assert decide(state(drift=dataclasses.replace(mild, alert=True)), Policy()).blocked_by == ("severity",)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_drift_without_alert_and_severity_is_no_cause():
 )
 def test_drift_retrains_where_outcomes_are_not_in_yet_or_show_a_loss(degradation):
     decision = decide(state(drift=DRIFTED, degradation=degradation), Policy())
-    assert (decision.verdict, decision.cause) == ("retrain", "drift")
+    assert (decision.verdict, decision.trigger) == ("retrain", "drift")
 
 
 @pytest.mark.parametrize(
@@ -128,15 +128,15 @@ def test_drift_retrains_where_outcomes_are_not_in_yet_or_show_a_loss(degradation
         ({"fleet_trainings": 5}, "budget"),
         ({"watching": True}, "watch"),
         ({"new_labels": 24}, "new_labels"),
-        ({"new_labels": 49, "in_vain": 1}, "new_labels"),
+        ({"new_labels": 49, "consecutive_rejections": 1}, "new_labels"),
         ({"labels_since_change": 99}, "since_change"),
         ({"degradation": dataclasses.replace(DEGRADED, severity="MEDIUM", rise=0.06)}, "severity"),
     ],
 )
 def test_each_safeguard_alone_holds_a_degradation(changes: dict, guard: str):
     decision = decide(state(**({"degradation": DEGRADED} | changes)), Policy())
-    assert (decision.verdict, decision.action, decision.held_by) == ("hold", None, (guard,))
-    assert f"Held by {guard}: " in decision.reason
+    assert (decision.verdict, decision.action, decision.blocked_by) == ("blocked", None, (guard,))
+    assert f"Blocked by {guard}: " in decision.reason
 
 
 @pytest.mark.parametrize("changes", [trained(1), {"quiet_hours": (2, 3, 4)}])
@@ -144,30 +144,30 @@ def test_a_critical_degradation_passes_cool_down_and_off_peak_hours_and_says_so(
     critical = dataclasses.replace(DEGRADED, severity="CRITICAL", rise=0.5)
     decision = decide(state(degradation=critical, **changes), Policy())
     assert decision.verdict == "retrain"
-    assert "12 of 13 safeguards passed, overruled: " in decision.reason
+    assert "12 of 13 safeguards passed, overridden: " in decision.reason
     assert "by CRITICAL" in decision.reason
 
 
 def test_a_critical_degradation_waits_for_the_watch_only_as_long_as_a_rollback_may_take():
     critical = dataclasses.replace(DEGRADED, severity="CRITICAL", rise=0.5)
     young = state(degradation=critical, watching=True, champion=Champion(2, days_ago(2), days_ago(2)), **trained(2))
-    assert decide(young, Policy()).held_by == ("watch",)
+    assert decide(young, Policy()).blocked_by == ("watch",)
     old = dataclasses.replace(young, champion=Champion(2, days_ago(3), days_ago(3)))
-    assert (decide(old, Policy()).verdict, decide(old, Policy()).cause) == ("retrain", "degradation")
+    assert (decide(old, Policy()).verdict, decide(old, Policy()).trigger) == ("retrain", "degradation")
 
 
 def test_a_critical_degradation_does_not_bring_back_what_was_rolled_back():
     critical = dataclasses.replace(DEGRADED, severity="CRITICAL", rise=0.5)
     decision = decide(state(degradation=critical, rolled_back_at=days_ago(1)), Policy())
-    assert decision.held_by == ("rollback_cool_down",)
+    assert decision.blocked_by == ("rollback_cool_down",)
 
 
 def test_a_person_overrules_flags_cool_downs_and_hours_but_not_a_run_or_too_few_samples():
     asked = state(request=Request("ann", "a new team"), flags=Flags(), rolled_back_at=NOW, **trained(1))
     decision = decide(dataclasses.replace(asked, quiet_hours=(5,)), Policy())
-    assert (decision.verdict, decision.cause) == ("retrain", "manual")
+    assert (decision.verdict, decision.trigger) == ("retrain", "manual")
     assert decision.reason.startswith("Retrain: manual. Asked for by ann: a new team.")
-    assert {guard.name for guard in decision.safeguards if guard.overruled == "manual"} == {
+    assert {guard.name for guard in decision.safeguards if guard.overridden == "manual"} == {
         "master_flag",
         "model_flag",
         "tenant_flag",
@@ -176,7 +176,7 @@ def test_a_person_overrules_flags_cool_downs_and_hours_but_not_a_run_or_too_few_
         "off_peak",
     }
     held = decide(dataclasses.replace(asked, active_runs=1, matured=50, watching=True, fleet_trainings=9), Policy())
-    assert held.held_by == ("samples", "active_run", "budget")
+    assert held.blocked_by == ("samples", "active_run", "budget")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_person_overrules_flags_cool_downs_and_hours_but_not_a_run_or_too_few_
 )
 def test_the_schedule_follows_the_weekly_volume(weekly: float, days: int, samples: int):
     due = state(weekly_items=weekly, new_labels_since_training=samples, new_labels=samples - 1, **trained(days))
-    assert decide(due, Policy()).cause == "schedule"
+    assert decide(due, Policy()).trigger == "schedule"
     early = dataclasses.replace(due, **trained(days - 0.1))
     assert decide(early, Policy()).verdict == "none"
     few = dataclasses.replace(due, new_labels_since_training=samples - 1)
@@ -193,11 +193,11 @@ def test_the_schedule_follows_the_weekly_volume(weekly: float, days: int, sample
 
 
 def test_the_interval_is_stretched_while_the_model_holds_and_after_each_training_in_vain():
-    assert adaptive_interval(QUIET, Policy()).days == 7
-    assert adaptive_interval(state(degradation=STABLE), Policy()).days == 10.5
-    assert adaptive_interval(state(in_vain=1), Policy()).days == 10.5
-    assert adaptive_interval(state(degradation=STABLE, in_vain=1), Policy()).days == 14
-    assert adaptive_interval(state(degradation=STABLE, in_vain=9999), Policy()).days == 14
+    assert adaptive_cadence(QUIET, Policy()).days == 7
+    assert adaptive_cadence(state(degradation=STABLE), Policy()).days == 10.5
+    assert adaptive_cadence(state(consecutive_rejections=1), Policy()).days == 10.5
+    assert adaptive_cadence(state(degradation=STABLE, consecutive_rejections=1), Policy()).days == 14
+    assert adaptive_cadence(state(degradation=STABLE, consecutive_rejections=9999), Policy()).days == 14
 
 
 @pytest.mark.parametrize(
@@ -205,13 +205,13 @@ def test_the_interval_is_stretched_while_the_model_holds_and_after_each_training
     [{"quality": 60.0}, {"degradation": dataclasses.replace(DEGRADED, severity="MEDIUM", rise=0.06)}],
 )
 def test_the_interval_is_shortened_when_quality_or_performance_slips(changes: dict):
-    assert adaptive_interval(state(**changes), Policy()).days == 3.5
+    assert adaptive_cadence(state(**changes), Policy()).days == 3.5
 
 
 def test_a_hundred_new_labels_make_an_update_between_trainings():
     held = state(degradation=STABLE, new_labels=100, new_labels_since_training=100)
     decision = decide(held, Policy())
-    assert (decision.verdict, decision.action, decision.cause) == ("retrain", "update", "volume")
+    assert (decision.verdict, decision.action, decision.trigger) == ("retrain", "update", "volume")
     assert decide(dataclasses.replace(held, new_labels=99), Policy()).verdict == "none"
     nobody = dataclasses.replace(held, champion=None)
     assert decide(nobody, Policy()).verdict == "none"
@@ -222,7 +222,7 @@ def test_a_hundred_new_labels_make_an_update_between_trainings():
 def test_no_update_goes_on_with_a_model_that_degrades_or_after_an_update_in_vain():
     held = state(degradation=STABLE, new_labels=100, new_labels_since_training=100)
     mild = dataclasses.replace(DEGRADED, severity="MEDIUM", rise=0.06)
-    assert decide(dataclasses.replace(held, degradation=mild, **trained(3)), Policy()).cause == "degradation"
+    assert decide(dataclasses.replace(held, degradation=mild, **trained(3)), Policy()).trigger == "degradation"
     assert "volume" not in decide(dataclasses.replace(held, degradation=mild, **trained(3)), Policy()).reason
     rejected = LastFit(days_ago(8), "update", promoted=False)
     assert (
@@ -236,17 +236,17 @@ def test_no_update_goes_on_with_a_model_that_degrades_or_after_an_update_in_vain
 def test_an_update_does_not_put_off_the_next_training():
     update = LastFit(days_ago(7), "update")
     after = state(last_fit=update, last_training=LastFit(days_ago(14)), new_labels_since_training=200)
-    assert decide(dataclasses.replace(after, degradation=STABLE), Policy()).cause == "schedule"
+    assert decide(dataclasses.replace(after, degradation=STABLE), Policy()).trigger == "schedule"
 
 
 def test_a_cause_that_is_held_does_not_keep_another_from_retraining():
     due = state(drift=DRIFTED, degradation=STABLE, new_labels_since_training=120, **trained(14))
-    assert (decide(due, Policy()).verdict, decide(due, Policy()).cause) == ("retrain", "schedule")
+    assert (decide(due, Policy()).verdict, decide(due, Policy()).trigger) == ("retrain", "schedule")
 
 
 def test_a_tenant_without_a_version_is_trained_once_it_has_enough_labels():
     first = state(champion=None, last_fit=None, last_training=None, new_labels=40, matured=40)
-    assert decide(first, Policy()).held_by == ("samples",)
+    assert decide(first, Policy()).blocked_by == ("samples",)
     assert decide(dataclasses.replace(first, new_labels=100, matured=100), Policy()).verdict == "retrain"
     assert decide(dataclasses.replace(first, new_labels=0, matured=0), Policy()).verdict == "none"
 
@@ -262,7 +262,7 @@ def test_a_clock_that_went_back_holds_and_makes_no_cause_of_reports_of_the_futur
     back = state(last_fit=later, last_training=later, new_labels_since_training=500)
     assert decide(dataclasses.replace(back, degradation=DEGRADED), Policy()).verdict == "none"
     due = decide(dataclasses.replace(back, new_labels=500), Policy())
-    assert due.held_by == ("cool_down",)
+    assert due.blocked_by == ("cool_down",)
     assert "the clock has gone back" in due.reason
     tomorrow = dataclasses.replace(DEGRADED, day=NOW.date() + dt.timedelta(days=1))
     assert decide(state(degradation=tomorrow), Policy()).verdict == "none"
@@ -285,16 +285,21 @@ def test_a_policy_file_changes_what_it_names_and_keeps_the_rest(tmp_path: Path):
     path = tmp_path / "calm.yaml"
     path.write_text("cooldown_days: 14\ncauses: [degradation]\noff_peak: [22, 23, 0]\n")
     policy = load_policy(path)
-    assert (policy.name, policy.cooldown_days, policy.causes, policy.min_samples) == ("calm", 14, ("degradation",), 100)
+    assert (policy.name, policy.cooldown_days, policy.triggers, policy.min_samples) == (
+        "calm",
+        14,
+        ("degradation",),
+        100,
+    )
     assert find_policy(str(path)) == policy
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("cooldown: 14", "cooldown: is no parameter (value 14). Remove it; the parameters are: name, causes"),
+        ("cooldown: 14", "cooldown: is no parameter (value 14). Remove it; the parameters are: name, triggers"),
         ("cooldown_days: -1", "cooldown_days: -1: Input should be greater than or equal to 0"),
-        ("stretch: 9", "max_stretch is 2, less than stretch (9). Raise it"),
+        ("backoff: 9", "max_backoff is 2, less than backoff (9). Raise it"),
         ("off_peak: [25]", "off_peak: [25]: takes hours from 0 to 23"),
         (
             "schedule: [{weekly_items: 5, days: 1, samples: 1}]",
@@ -322,13 +327,13 @@ def test_a_name_that_is_neither_policy_nor_file_is_answered_with_the_known_ones(
 def test_the_simple_policies_do_what_their_names_say():
     due = state(new_labels=1, new_labels_since_training=1, degradation=DEGRADED, drift=DRIFTED)
     at = {
-        name: [days for days in (1, 7, 28) if decide(dataclasses.replace(due, **trained(days)), policy).cause]
+        name: [days for days in (1, 7, 28) if decide(dataclasses.replace(due, **trained(days)), policy).trigger]
         for name, policy in BUILT_IN.items()
         if name in ("never", "weekly", "monthly", "every_batch")
     }
     assert at == {"never": [], "weekly": [7, 28], "monthly": [28], "every_batch": [1, 7, 28]}
     harmless = state(drift=DRIFTED, degradation=STABLE)
-    assert decide(harmless, BUILT_IN["drift_only"]).cause == "drift"
+    assert decide(harmless, BUILT_IN["drift_only"]).trigger == "drift"
     assert decide(harmless, BUILT_IN["drift_only"]).verdict == "retrain"
 
 
@@ -370,7 +375,7 @@ states = st.builds(
     champion=st.none() | st.just(Champion(1, days_ago(20), days_ago(20))),
     last_fit=fits,
     last_training=fits,
-    in_vain=st.integers(0, 50),
+    consecutive_rejections=st.integers(0, 50),
     last_attempt=moments,
     active_runs=st.integers(0, 1),
     fleet_trainings=st.integers(0, 6),
@@ -389,16 +394,16 @@ policies = st.sampled_from(
 @given(states, policies)
 def test_a_hold_names_a_safeguard_that_did_not_pass_and_a_retraining_has_none(state: State, policy: Policy):
     decision = decide(state, policy)
-    if decision.verdict == "hold":
-        assert decision.held_by
-        assert all(f"{name}: " in decision.reason for name in decision.held_by)
+    if decision.verdict == "blocked":
+        assert decision.blocked_by
+        assert all(f"{name}: " in decision.reason for name in decision.blocked_by)
     else:
-        assert not decision.held_by
+        assert not decision.blocked_by
     assert (decision.action is None) == (decision.verdict != "retrain")
     if decision.verdict == "retrain":
-        assert all(guard.name in decision.reason for guard in decision.safeguards if guard.overruled)
+        assert all(guard.name in decision.reason for guard in decision.safeguards if guard.overridden)
     else:
-        assert decision.cause != "manual" or decision.held_by
+        assert decision.trigger != "manual" or decision.blocked_by
 
 
 @given(states, policies)
@@ -406,7 +411,7 @@ def test_no_two_fits_inside_a_cool_down_unless_critical_or_by_hand(state: State,
     decision = decide(state, policy)
     if decision.verdict == "retrain" and state.last_fit is not None:
         inside = state.days_since(state.last_fit.at) < policy.cooldown_days
-        assert not inside or decision.severity == "CRITICAL" or decision.cause == "manual"
+        assert not inside or decision.severity == "CRITICAL" or decision.trigger == "manual"
 
 
 @given(states, policies)

@@ -40,7 +40,7 @@ def test_a_version_with_doubled_errors_is_rolled_back_at_the_first_look():
     pairs = pairs_of(2 * theirs, theirs)
     assert watched(pairs, 23.9).verdict == "watching"
     decision = watched(pairs, 24)
-    assert decision.verdict == "roll back"
+    assert decision.verdict == "roll_back"
     assert decision.numbers["pairs"] == 30
     assert decision.numbers["relative_difference"] == pytest.approx(1.0)
     assert decision.reason.startswith("worse: version 4 has mean loss ")
@@ -99,7 +99,7 @@ def test_two_versions_that_predict_the_same_are_never_told_apart():
 
 def test_a_previous_version_without_any_error_can_be_lost_to():
     decision = watched(pairs_of(np.ones(90), np.zeros(90)), 48)
-    assert decision.verdict == "roll back"
+    assert decision.verdict == "roll_back"
     assert decision.numbers["relative_difference"] is None
     json.dumps(decision.numbers, allow_nan=False)
 
@@ -129,7 +129,7 @@ def test_equally_good_versions_are_rolled_back_in_at_most_one_watch_in_a_hundred
     rolled = 0
     for _ in range(300):
         left, right = rng.lognormal(0, 0.8, (2, 280))
-        rolled += watched(pairs_of(left, right, a_day=10), 28 * 24, task=task).verdict == "roll back"
+        rolled += watched(pairs_of(left, right, a_day=10), 28 * 24, task=task).verdict == "roll_back"
     assert rolled <= 7  # 3 expected at most; more than 7 of 300 at 1 % in one case in a hundred
 
 

@@ -14,7 +14,7 @@ from ml_pipeline.monitoring.alert_rules import (
     NEW,
     RAISED,
     Notification,
-    Standing,
+    OpenAlert,
     assess,
     backoff,
     due_at,
@@ -49,8 +49,8 @@ def test_a_level_that_is_none_is_named():
         assess([], "WARN")
 
 
-OPEN_MEDIUM, OPEN_HIGH = Standing("1", "MEDIUM", False), Standing("2", "HIGH", False)
-SEEN_MEDIUM, SEEN_HIGH = Standing("3", "MEDIUM", True), Standing("4", "HIGH", True)
+OPEN_MEDIUM, OPEN_HIGH = OpenAlert("1", "MEDIUM", False), OpenAlert("2", "HIGH", False)
+SEEN_MEDIUM, SEEN_HIGH = OpenAlert("3", "MEDIUM", True), OpenAlert("4", "HIGH", True)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def sentence(result: Result) -> str:
 
 def test_two_policies_are_replayed_side_by_side_from_one_past(typed, tmp_path: Path):
     calm = tmp_path / "calm.yaml"
-    calm.write_text("causes: []\n")
+    calm.write_text("triggers: []\n")
     picture = tmp_path / "replay.png"
     days = ("--from", "2025-02-01", "--to", "2025-02-28")
     result = typed(*days, "--policy", calm, "--against", "weekly", "--plot", picture, "--json")

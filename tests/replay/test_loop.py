@@ -36,7 +36,7 @@ def without_seconds(result: Replay) -> dict:
 
 def test_without_retraining_the_mean_loss_is_that_of_the_first_version(quiet: Learner):
     result = replay(quiet, BUILT_IN["never"])
-    assert [(fit.cause, fit.verdict, fit.version) for fit in result.fits] == [("first", "promote", 1)]
+    assert [(fit.trigger, fit.verdict, fit.version) for fit in result.fits] == [("first", "promote", 1)]
     assert (result.trainings, result.updates) == (0, 0)
     history = quiet.history
     begun = dt.datetime.combine(history.first + dt.timedelta(days=1), dt.time(), dt.UTC)
@@ -55,7 +55,7 @@ def test_the_weekly_policy_trains_every_seventh_day_and_the_monthly_every_28th(q
     first = quiet.history.first
     for name, step in (("weekly", 7), ("monthly", 28)):
         result = replay(quiet, BUILT_IN[name])
-        days = [fit.day for fit in result.fits if fit.cause != "first"]
+        days = [fit.day for fit in result.fits if fit.trigger != "first"]
         assert days == [first + dt.timedelta(days=step * number) for number in range(1, len(days) + 1)]
         assert len(days) == (len(quiet.history.days) - 1) // step
 
@@ -72,7 +72,7 @@ def test_a_concept_change_is_noticed_retrained_for_and_costs_less_than_without_r
     result = replay(changed, Policy(), changes=[make_day(110)])
     (delay,) = result.delays
     assert delay["days"] is not None and delay["days"] <= 7
-    cured = [fit for fit in result.fits if fit.cause == "degradation" and fit.verdict == "promote"]
+    cured = [fit for fit in result.fits if fit.trigger == "degradation" and fit.verdict == "promote"]
     assert cured and cured[0].severity in ("HIGH", "CRITICAL")
     assert result.mean_loss() < 0.9 * replay(changed, BUILT_IN["never"]).mean_loss()
 
@@ -110,9 +110,9 @@ def test_a_cause_that_is_held_is_kept_once_with_the_days_it_lasted(changed: Lear
     hasty = Policy(name="hasty", min_samples=10**6)
     result = replay(changed, hasty)
     assert result.trainings == 0
-    assert all(hold.held_by for hold in result.holds)
-    assert any("samples" in hold.held_by and hold.days > 1 for hold in result.holds)
-    assert all((hold.last - hold.first).days == hold.days - 1 for hold in result.holds)
+    assert all(block.blocked_by for block in result.blocked)
+    assert any("samples" in block.blocked_by and block.days > 1 for block in result.blocked)
+    assert all((block.last - block.first).days == block.days - 1 for block in result.blocked)
 
 
 def test_a_result_goes_into_json_as_it_is(changed: Learner):

@@ -9,7 +9,7 @@ from ml_pipeline.lifecycle.policy import BUILT_IN, Policy
 from ml_pipeline.lifecycle.promotion import Decision
 from ml_pipeline.replay.learner import Fitted, Learner
 from ml_pipeline.replay.loop import replay
-from ml_pipeline.training.selection.predictors import Constant
+from ml_pipeline.training.selection.predictors import Baseline
 
 
 class Spoiled(Learner):
@@ -23,7 +23,7 @@ class Spoiled(Learner):
         fitted = super().train(now, changed_at)
         if now.date() < self.since:
             return fitted
-        model = dataclasses.replace(fitted.trained.model, predictor=Constant(50.0))
+        model = dataclasses.replace(fitted.trained.model, predictor=Baseline(50.0))
         return dataclasses.replace(fitted, trained=dataclasses.replace(fitted.trained, model=model))
 
     def judge(self, challenger: Fitted, champion: Fitted | None, number: int | None) -> Decision:
@@ -32,7 +32,7 @@ class Spoiled(Learner):
 
 def test_a_bad_version_is_rolled_back_within_two_days_and_starts_a_cool_down(make_learner, make_day):
     spoiled = Spoiled(make_learner(110), since=make_day(70))
-    result = replay(spoiled, Policy(causes=("schedule",)))
+    result = replay(spoiled, Policy(triggers=("schedule",)))
     bad = next(fit for fit in result.fits if fit.day >= make_day(70))
     rollback = result.rollbacks[0]
     assert (rollback.version, rollback.to) == (bad.version, bad.version - 1)

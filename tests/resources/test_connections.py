@@ -16,17 +16,17 @@ from ml_pipeline.resources.connections import (
     PER_WORKER,
     RESERVE,
     RUNS,
-    admit_worker,
     bounded_workers,
     embedded_connections,
     excessive_rights,
+    grant_worker_login,
 )
 from ml_pipeline.resources.embedded import EmbeddedServer, embedded_server
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.resources.registry import tracking_url
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 
 SEEN = sa.select(tables.tenants.c.tenant_id)
 
@@ -137,14 +137,14 @@ def test_a_connection_forgets_what_was_done_with_it(lone_engine: sa.Engine, endi
 def use_everything(task: tuple[Settings, str, str]) -> int:
     """What a task of a worker opens: a lock with work under it, and both of MLflow's stores."""
     settings, tenant, folder = task
-    doors = Doors(settings)
-    with doors.warehouse.alone(tenant, "train any"), doors.warehouse.tenant(tenant) as connection:
+    clients = Clients(settings)
+    with clients.warehouse.advisory_lock(tenant, "train any"), clients.warehouse.tenant(tenant) as connection:
         connection.execute(SEEN)
     made = Path(folder) / tenant
     made.mkdir()
     (made / "model.txt").write_text(tenant)
     given = {"key": "a", "semantic": "1.0.0", "as_of": "2026-01-01", "metrics": {}, "params": {}, "tags": {}}
-    return doors.registry.register(tenant, "any", made, **given).number
+    return clients.registry.register(tenant, "any", made, **given).number
 
 
 def test_a_worker_process_has_no_more_connections_than_it_is_counted_for(
@@ -215,12 +215,12 @@ def test_a_login_of_ones_own_is_admitted_once_and_a_missing_one_is_named(setting
     url = postgres.parse_url(settings.database_url or "")
     own = settings.model_copy(update={"worker_database_url": postgres.plain(url.set(username="of-mine"))})
     with pytest.raises(DatabaseUnavailable, match=r"names the login 'of-mine', .* CREATE ROLE .of-mine. LOGIN"):
-        admit_worker(own, "mlflow")
+        grant_worker_login(own, "mlflow")
     with superuser.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text('CREATE ROLE "of-mine" LOGIN'))
     try:
         for _ in range(2):
-            admit_worker(own, "mlflow")
+            grant_worker_login(own, "mlflow")
         with superuser.connect() as connection:
             rights = (
                 "SELECT pg_has_role('of-mine', 'ml_app', 'SET'), has_schema_privilege('of-mine', 'mlflow', 'USAGE')"

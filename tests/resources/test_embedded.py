@@ -24,10 +24,10 @@ import pytest
 import sqlalchemy as sa
 
 from ml_pipeline import launch
-from ml_pipeline.resources import embedded, guardian, postgres
+from ml_pipeline.resources import embedded, postgres, supervisor
 from ml_pipeline.resources.embedded import OWNER, SUPERUSER, WORKER, EmbeddedServer, embedded_server
-from ml_pipeline.resources.embedded_leftover import stop_leftover
 from ml_pipeline.resources.folders import FolderUnsafe, make_home
+from ml_pipeline.resources.orphaned_server import stop_leftover
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
@@ -35,7 +35,7 @@ from ml_pipeline.settings import Settings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 on_linux = pytest.mark.skipif(
-    sys.platform != "linux", reason="the kernel ends a server with its guardian on Linux only"
+    sys.platform != "linux", reason="the kernel ends a server with its supervisor on Linux only"
 )
 USE = """
 import sys, time
@@ -195,7 +195,7 @@ def test_a_server_that_was_killed_at_work_is_started_again_at_once(data: Path):
         before = postmaster(data)
         before.kill()
         wait_until(lambda: has_ended(before))
-        wait_until(lambda: answers(server))
+        wait_until(lambda: is_compatible(server))
         thread.join(10)
         assert not thread.is_alive()
 
@@ -205,7 +205,7 @@ def count_for_a_minute(connection: Any) -> None:
         connection.cursor().execute("SELECT count(*) FROM generate_series(1, 1000000000)")
 
 
-def answers(server: EmbeddedServer) -> bool:
+def is_compatible(server: EmbeddedServer) -> bool:
     try:
         return ask(server, "SELECT 1") == 1
     except psycopg2.Error:
@@ -213,7 +213,7 @@ def answers(server: EmbeddedServer) -> bool:
 
 
 @on_linux
-def test_a_killed_guardian_takes_the_server_with_it_and_a_user_starts_both_again(data: Path):
+def test_a_killed_supervisor_takes_the_server_with_it_and_a_user_starts_both_again(data: Path):
     with embedded_server(data) as server:
         before = postmaster(data)
         keeper = before.parent()
@@ -225,7 +225,7 @@ def test_a_killed_guardian_takes_the_server_with_it_and_a_user_starts_both_again
         assert postmaster(data).pid != before.pid
 
 
-def test_a_server_without_guardian_is_stopped_and_started_under_one(data: Path):
+def test_a_server_without_supervisor_is_stopped_and_started_under_one(data: Path):
     with orphan(data) as before, embedded_server(data) as server:
         assert ask(server, "SELECT 1") == 1
         assert has_ended(before)
@@ -272,15 +272,15 @@ def test_a_server_that_dies_again_and_again_stays_down_with_a_reason(tmp_path: P
     server.control.mkdir()
     (tmp_path / "postgres").mkdir()
     config = {"command": ["false"], "data": str(tmp_path / "postgres"), "socket": str(tmp_path), "uid": None}
-    (server.control / guardian.CONFIG).write_text(json.dumps(config | {"pause": 0.001, "temporary": False}))
-    used = guardian.lock(server.control / guardian.USERS_LOCK, guardian.fcntl.LOCK_SH)
-    subprocess.run([sys.executable, "-I", "-S", guardian.__file__, str(server.control)], check=True, timeout=30)
+    (server.control / supervisor.CONFIG).write_text(json.dumps(config | {"pause": 0.001, "temporary": False}))
+    used = supervisor.lock(server.control / supervisor.USERS_LOCK, supervisor.fcntl.LOCK_SH)
+    subprocess.run([sys.executable, "-I", "-S", supervisor.__file__, str(server.control)], check=True, timeout=30)
     assert used is not None
     with pytest.raises(
         DatabaseUnavailable, match=r"stays down: PostgreSQL ended 6 times within 10 minutes.*postgres.log"
     ):
         server.check()
-    assert (server.control / guardian.LOG).read_text().count("it is started again") == guardian.RESTARTS
+    assert (server.control / supervisor.LOG).read_text().count("it is started again") == supervisor.RESTARTS
 
 
 @pytest.mark.parametrize(

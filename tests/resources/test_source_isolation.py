@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from ml_pipeline.doctor import examine
 from ml_pipeline.resources.warehouse import SourceNotIsolated, SourceUnreadable, Warehouse
 from ml_pipeline.specs import ModelSpec, load_spec
-from ml_pipeline.work.training.version_files import contract_of
+from ml_pipeline.work.training.version_files import fingerprint_of
 
 TABLE = """
     CREATE SCHEMA shop;
@@ -243,7 +243,7 @@ def test_a_source_is_examined_once_in_a_process_and_again_by_the_doctor(warehous
 
 def test_who_keeps_tenants_apart_is_no_part_of_the_question():
     assert spec().hash == spec(isolation="filter").hash
-    assert contract_of(spec()) == contract_of(spec(isolation="filter"))
+    assert fingerprint_of(spec()) == fingerprint_of(spec(isolation="filter"))
 
 
 def test_a_table_that_is_missing_is_named_and_not_called_open(warehouse: Warehouse, run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -35,3 +36,38 @@ def test_ids_that_no_tenant_can_have_stop_the_upgrade_by_name_and_nothing_is_cha
         connection.execute(sa.text("DELETE FROM source.tenants WHERE tenant_id IN ('../../evil', 'o''brien', 'Acme')"))
     warehouse.migrate()
     assert warehouse.tenants() == ["acme", "fine"]
+
+
+def test_stored_words_take_their_new_names_and_nothing_else_changes(warehouse: Warehouse, superuser: sa.Engine):
+    insert_tenants(superuser, "acme")
+    with superuser.begin() as connection:
+        for verdict, numbers in (
+            ("hold", {"cause": "drift", "held_by": ["harm"], "score": 0.3}),
+            ("roll back", {"loss": 1.5}),
+            ("promote", {}),
+        ):
+            connection.execute(
+                sa.text(
+                    "INSERT INTO ml.decisions (tenant_id, decision_id, model, kind, verdict, reason, numbers, as_of) "
+                    "VALUES ('acme', gen_random_uuid(), 'm', 'retrain', :verdict, 'because', :numbers, now())"
+                ),
+                {"verdict": verdict, "numbers": json.dumps(numbers)},
+            )
+        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))  # a tag without its version
+        connection.execute(
+            sa.text(
+                "INSERT INTO mlflow.model_version_tags (name, version, key, value) "
+                "VALUES ('acme.story_points', 1, 'cause', 'drift'), ('acme.story_points', 1, 'key', 'k')"
+            )
+        )
+        connection.execute(sa.text("UPDATE ml.alembic_version SET version_num = '0009'"))
+    warehouse.migrate()
+    with superuser.begin() as connection:
+        found = connection.execute(sa.text("SELECT verdict, numbers FROM ml.decisions ORDER BY sequence")).all()
+        tags = connection.execute(sa.text("SELECT key FROM mlflow.model_version_tags ORDER BY value")).scalars().all()
+    assert [tuple(row) for row in found] == [
+        ("blocked", {"trigger": "drift", "blocked_by": ["harm"], "score": 0.3}),
+        ("roll_back", {"loss": 1.5}),
+        ("promote", {}),
+    ]
+    assert tags == ["trigger", "key"]

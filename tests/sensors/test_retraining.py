@@ -65,7 +65,7 @@ def test_an_approved_retraining_becomes_a_run_of_its_own_with_its_reasons_as_tag
     assert [key.path for key in request.asset_selection] == [
         ["story_points", step] for step in ("features", "model", "predictions")
     ]
-    assert request.tags["ml_pipeline/cause"] == "degradation"
+    assert request.tags["ml_pipeline/trigger"] == "degradation"
     assert request.tags["ml_pipeline/severity"] == "CRITICAL"
     assert '"rise": 0.5' in request.tags["ml_pipeline/scores"]
     config = request.run_config["ops"]["story_points_training"]["config"]
@@ -125,10 +125,10 @@ def test_a_tick_that_asks_for_nothing_names_what_holds_and_the_first_reason(inst
 
 
 def test_without_tenants_or_causes_it_says_so(instance, warehouse):
-    assert tick(instance).skip_message == "0 models of tenants looked at: none has a cause."
+    assert tick(instance).skip_message == "0 models of tenants looked at: none has a trigger."
     warehouse.add_tenant("acme")
     instance.add_dynamic_partitions(NAME, ["acme"])
-    assert tick(instance).skip_message == "3 models of tenants looked at: none has a cause."
+    assert tick(instance).skip_message == "3 models of tenants looked at: none has a trigger."
 
 
 def test_a_tick_without_time_for_everybody_goes_on_at_the_next(instance, warehouse, monkeypatch):

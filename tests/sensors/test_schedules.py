@@ -12,7 +12,7 @@ from ml_pipeline import partitions
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors import schedules
-from ml_pipeline.sensors.schedules import fresh_predictions, nightly
+from ml_pipeline.sensors.schedules import hourly_predictions, nightly
 from ml_pipeline.settings import Settings
 
 NAME = str(partitions.tenants.name)
@@ -34,7 +34,7 @@ def tick(schedule: dg.ScheduleDefinition, instance: dg.DagsterInstance) -> list[
 
 
 def reported(warehouse: Warehouse, tenant: str, *days: dt.date) -> None:
-    """Drift reports of a tenant, as the nightly wave leaves them."""
+    """Drift reports of a tenant, as the nightly run leaves them."""
     fixed = {"tenant_id": tenant, "model": "story_points", "status": "stable", "severity": "NONE"}
     counts = {"baseline_rows": 0, "current_rows": 0, "drifted": [], "columns": [], "reason": ""}
     with warehouse.tenant(tenant) as connection:
@@ -101,11 +101,11 @@ def test_each_run_has_a_key_that_a_repeated_tick_gives_again(
 
 def test_predictions_are_asked_for_from_the_first_tenant_to_the_last(instance: dg.DagsterInstance):
     instance.add_dynamic_partitions(NAME, ["acme", "globex", "initech"])
-    [request] = tick(fresh_predictions, instance)
+    [request] = tick(hourly_predictions, instance)
     assert rectangle(request) == ("acme", "initech")
 
 
-@pytest.mark.parametrize("schedule", [nightly, fresh_predictions])
+@pytest.mark.parametrize("schedule", [nightly, hourly_predictions])
 def test_without_tenants_the_reason_says_what_to_do(instance: dg.DagsterInstance, schedule: dg.ScheduleDefinition):
     result = tick(schedule, instance)
     assert isinstance(result, dg.SkipReason)

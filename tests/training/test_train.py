@@ -6,8 +6,8 @@ from ml_pipeline.lifecycle.promotion import judge
 from ml_pipeline.training.evidence import evidence_of
 from ml_pipeline.training.search.parameters import TrainingContext
 from ml_pipeline.training.selection.ensembles import fit_members
-from ml_pipeline.training.selection.model_selection import constants, run_race
-from ml_pipeline.training.train import TrainingError, constant_instead, train
+from ml_pipeline.training.selection.model_selection import baselines, select_model
+from ml_pipeline.training.train import TrainingError, baseline_instead, train
 
 
 def with_training(spec, **changes):
@@ -93,7 +93,7 @@ def test_where_one_candidate_fails_the_others_race_on_and_the_failure_is_reporte
 
 def test_the_race_reports_every_candidate_with_its_validation_loss(story_points, make_frame):
     frame = make_frame(story_points, 200)
-    race = run_race(story_points, frame.iloc[:150], frame.iloc[150:], seed=0)
+    race = select_model(story_points, frame.iloc[:150], frame.iloc[150:], seed=0)
     assert [record["name"] for record in race.candidates] == ["median", "recent_median", "xgboost", "linear", "voting"]
     assert all(record["mae"] > 0 for record in race.candidates)
 
@@ -144,14 +144,14 @@ def test_a_constant_has_no_learning_curve(story_points, make_frame, as_of):
 def test_constants_count_a_label_by_its_weight(story_points, rework_risk, make_frame):
     regression, binary = make_frame(story_points, 4), make_frame(rework_risk, 4)
     regression = regression.assign(label=[1.0, 2.0, 3.0, 50.0], weight=[1.0, 1.0, 1.0, 0.01])
-    assert constants(story_points, regression)["median"].value == pytest.approx(2.0, abs=0.02)
+    assert baselines(story_points, regression)["median"].value == pytest.approx(2.0, abs=0.02)
     binary = binary.assign(label=[1.0, 0.0, 0.0, 0.0], weight=[1.0, 1 / 3, 1 / 3, 1 / 3])
-    assert constants(rework_risk, binary)["prior"].value == pytest.approx(0.5)
+    assert baselines(rework_risk, binary)["prior"].value == pytest.approx(0.5)
 
 
 def test_equal_weights_leave_the_constants_as_they_are(story_points, make_frame):
     frame = make_frame(story_points, 101)
-    weighted, plain = (constants(story_points, rows) for rows in (frame.assign(weight=1.0), frame))
+    weighted, plain = (baselines(story_points, rows) for rows in (frame.assign(weight=1.0), frame))
     assert [one.value for one in weighted.values()] == pytest.approx([one.value for one in plain.values()])
 
 
@@ -173,5 +173,5 @@ def test_a_pooled_constant_is_judged_by_its_skill_and_is_no_tenants_own_constant
     decision = judge(evidence_of(spec, trained, None, frame, None))
     assert decision.verdict == "promote"
     assert decision.numbers["skill"] == pytest.approx(trained.skill)
-    own = constant_instead(spec, trained)
+    own = baseline_instead(spec, trained)
     assert (own.candidate, own.model.predictor.value) == ("prior", trained.model.baseline)

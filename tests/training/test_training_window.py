@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml_pipeline.training.training_window import training_rows
+from ml_pipeline.training.training_window import choose_training_window
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 CHANGED = (START + pd.Timedelta(days=60)).to_pydatetime()
@@ -35,7 +35,7 @@ def test_where_the_types_were_turned_around_only_what_came_since_is_trained_on(s
     later = frame["event_time"] >= CHANGED
     kinds = frame[story_points.feature_columns.categorical[0]]
     frame.loc[later, "label"] = kinds[later].map({"a": 1.0, "b": 3.0, "c": 8.0})
-    rows, note = training_rows(story_points, frame, AS_OF, CHANGED)
+    rows, note = choose_training_window(story_points, frame, AS_OF, CHANGED)
     assert rows["event_time"].min() >= pd.Timestamp(CHANGED)
     assert note == "trained on the 400 rows since 2026-03-02, when the outcomes began to be others"
 
@@ -44,12 +44,12 @@ def test_where_nothing_changed_after_all_the_whole_window_is(story_points, frame
     first, second = frame[story_points.feature_columns.categorical[0]] == "a", frame["summary_chars"] > 0
     frame["label"] = np.where(first == second, 8.0, 1.0)  # more than sixty rows can teach
     supposed = (START + pd.Timedelta(days=89)).to_pydatetime()
-    rows, note = training_rows(story_points, frame, AS_OF, supposed)
+    rows, note = choose_training_window(story_points, frame, AS_OF, supposed)
     assert len(rows) == 1000
     assert note.startswith("trained on the whole window, which foresees more (mae ")
 
 
 def test_without_a_change_or_with_too_few_rows_since_it_nothing_is_compared(story_points, frame):
-    assert training_rows(story_points, frame, AS_OF)[1] is None
+    assert choose_training_window(story_points, frame, AS_OF)[1] is None
     late = (START + pd.Timedelta(days=95)).to_pydatetime()
-    assert training_rows(story_points, frame, AS_OF, late)[1] is None
+    assert choose_training_window(story_points, frame, AS_OF, late)[1] is None

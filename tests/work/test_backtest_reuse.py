@@ -9,7 +9,7 @@ from ml_pipeline.work.training.task import FEATURES, MODEL
 
 def test_the_next_night_does_not_fit_the_same_origin_again(tenant, make_issues, monkeypatch):
     assert tenant.holds(make_issues(45)).monitor(38).error is None
-    monkeypatch.setattr(backtest, "run_race", None)  # a fit would fail the night
+    monkeypatch.setattr(backtest, "select_model", None)  # a fit would fail the night
     assert tenant.monitor(39).error is None
     _, night = tenant.rows(tables.daily_metrics)
     assert (night["origin"], night["outcomes"], night["evaluated"]) == ("backtest", 6, 6)

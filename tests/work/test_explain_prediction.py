@@ -17,7 +17,7 @@ from ml_pipeline.importers import import_tables
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.explain_prediction import NothingToExplain, explain_prediction
 from ml_pipeline.work.training.task import TrainingTask, run_training
 
@@ -45,14 +45,14 @@ def typed(settings, monkeypatch):
 
 def explained(tenant, entity):
     now = pd.Timestamp("2026-02-10", tz="UTC").to_pydatetime()
-    return explain_prediction(Doors(tenant.settings), tenant.spec, tenant.name, entity, now)
+    return explain_prediction(Clients(tenant.settings), tenant.spec, tenant.name, entity, now)
 
 
 def test_an_open_entity_is_explained_as_it_was_scored(trained):
     logged = trained.rows(tables.predictions)[0]
     found = explained(trained, logged["entity_id"])
     assert (found.value, found.lower, found.upper) == pytest.approx((logged["value"], logged["lower"], logged["upper"]))
-    assert found.anchor + sum(item.adds for item in found.contributions) == pytest.approx(found.value, rel=1e-5)
+    assert found.offset + sum(item.adds for item in found.contributions) == pytest.approx(found.value, rel=1e-5)
     assert (found.version, found.state, found.outcome) == (1, "open", None)
 
 
@@ -121,7 +121,7 @@ def test_of_a_probability_the_command_says_how_the_odds_change(settings, tenant,
     words = ("--model", "rework_risk", "--entity", entity)
     shown, found = typed(*words).stdout, json.loads(typed(*words, "--json").stdout)
     assert f"acme rework_risk {entity}: {found['value']:.1%}, by version 1" in shown
-    total = found["anchor"] + sum(item["adds"] for item in found["contributions"])
+    total = found["offset"] + sum(item["adds"] for item in found["contributions"])
     assert 1 / (1 + math.exp(-total)) == pytest.approx(found["value"], rel=1e-4)
     first = found["contributions"][0]
     assert f"{first['adds']:+.3g}" in shown and f"x {math.exp(first['adds']):.2f}" in shown

@@ -13,7 +13,7 @@ import pytest
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import TamperedArtifact
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import PROMOTE_BY_HAND
 from ml_pipeline.work.explain_prediction import explain_prediction
 from ml_pipeline.work.fleet import fleet_status
@@ -54,15 +54,15 @@ def test_every_step_names_the_lost_files_one_alert_stands_and_others_go_on(tenan
         in tenant.train(DAY, (PREDICTIONS,)).error
     )
     assert tenant.monitor(DAY - 5).error is None
-    doors, entity, now = Doors(tenant.settings), make_issues(DAY)["issue_key"].iloc[-1], tenant.task(DAY).as_of
+    clients, entity, now = Clients(tenant.settings), make_issues(DAY)["issue_key"].iloc[-1], tenant.task(DAY).as_of
     with pytest.raises(TamperedArtifact, match=r"manifest.json.*It was not loaded"):
-        explain_prediction(doors, tenant.spec, "acme", entity, _time(now))
+        explain_prediction(clients, tenant.spec, "acme", entity, _time(now))
     with pytest.raises(TamperedArtifact, match=r"manifest.json.*It was not loaded"):
-        doors.deployer.deploy("acme", "story_points", 1, action=PROMOTE_BY_HAND, reason="", as_of=_time(now))
+        clients.deployer.deploy("acme", "story_points", 1, action=PROMOTE_BY_HAND, reason="", as_of=_time(now))
     specs = {tenant.spec.name: tenant.spec}
     status = {row.tenant: row.version for row in fleet_status(Warehouse(tenant.settings), tenant.registry, specs)}
     assert status == {"acme": 1, "globex": 1}
-    assert explain(doors, tenant.spec, "acme", _time(now)).decisions["training"]["version"] == 1
+    assert explain(clients, tenant.spec, "acme", _time(now)).decisions["training"]["version"] == 1
 
     (alert,) = tenant.rows(tables.alerts, kind="tampered_artifact")
     assert (alert["kind"], alert["level"], alert["detail"]["version"]) == ("tampered_artifact", "CRITICAL", 1)

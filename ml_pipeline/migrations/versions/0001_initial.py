@@ -203,4 +203,4 @@ def upgrade() -> None:
         tenancy.create_schema(schema)
     for table, statement in TABLES.items():
         op.execute(statement)
-        tenancy.wall(table)
+        tenancy.isolate_tenants(table)

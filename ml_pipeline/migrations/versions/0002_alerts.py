@@ -52,6 +52,6 @@ def upgrade() -> None:
     for name, kind in COLUMNS.items():
         op.execute(f"ALTER TABLE ml.alerts ADD COLUMN {name} {kind}")
     op.execute(DELIVERIES)
-    tenancy.wall("ml.alert_deliveries")
+    tenancy.isolate_tenants("ml.alert_deliveries")
     for statement in INDEXES:
         op.execute(statement)

@@ -61,7 +61,7 @@ INDEXES = (
 def upgrade() -> None:
     for table, statement in TABLES.items():
         op.execute(statement)
-        tenancy.wall(table)
+        tenancy.isolate_tenants(table)
     for table, columns in COLUMNS.items():
         for name, kind in columns.items():
             op.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")

@@ -27,4 +27,4 @@ def upgrade() -> None:
         )
         """
     )
-    tenancy.wall("ml.feedback")
+    tenancy.isolate_tenants("ml.feedback")

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from ml_pipeline.identifiers import BadIdentifier, case_twin, tenant_problem
+from ml_pipeline.identifiers import BadIdentifier, case_conflict, tenant_problem
 from ml_pipeline.migrations import tenancy
 
 revision = "0007"
@@ -51,7 +51,7 @@ def upgrade() -> None:
     # Before the policies are there: they would hide the rows from a login that is no superuser.
     if op.get_bind().scalar(sa.text("SELECT to_regclass('mlflow.model_versions') IS NOT NULL")):
         op.execute(REGISTERED_BEFORE)
-    tenancy.wall("ml.versions")
+    tenancy.isolate_tenants("ml.versions")
 
 
 def _refuse_bad_tenants() -> None:
@@ -62,7 +62,7 @@ def _refuse_bad_tenants() -> None:
     op.execute("RESET ROLE")
     problems = {}
     for tenant in tenants:
-        problem, twin = tenant_problem(tenant), case_twin(tenant, tenants)
+        problem, twin = tenant_problem(tenant), case_conflict(tenant, tenants)
         if problem or twin:
             problems[tenant] = problem or f"differs only in case from {twin!r}"
     if problems:

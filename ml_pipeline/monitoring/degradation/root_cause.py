@@ -7,18 +7,20 @@ from typing import Literal, NamedTuple
 
 from ml_pipeline.monitoring.degradation.report import Degradation
 
-CauseName = Literal["none", "data drift", "concept drift", "outcome change", "unknown"]
+RootCauseName = Literal["none", "data_drift", "concept_drift", "outcome_change", "unknown"]
 SHARED = 0.5  # part of the rise, on the log scale, from which on it is the constant's as much as the model's
 
 
-class Cause(NamedTuple):
+class RootCause(NamedTuple):
     """The likely cause of a degradation, in two words and in a sentence."""
 
-    name: CauseName
+    name: RootCauseName
     reason: str
 
 
-def cause_of(degradation: Degradation, drift_status: Literal["stable", "drift", "insufficient_data"] | None) -> Cause:
+def root_cause_of(
+    degradation: Degradation, drift_status: Literal["stable", "drift", "insufficient_data"] | None
+) -> RootCause:
     """Tells apart why the loss rose, from the loss of the constant on the same outcomes and the drift of the inputs.
 
     - ``data drift``: the inputs have drifted too; whether they are the whole cause cannot be told from this.
@@ -28,17 +30,17 @@ def cause_of(degradation: Degradation, drift_status: Literal["stable", "drift", 
     - ``unknown``: the drift report could say nothing. ``none``: nothing is degraded.
     """
     if degradation.status != "degraded":
-        return Cause("none", "no degradation")
+        return RootCause("none", "no degradation")
     if drift_status == "drift":
-        return Cause("data drift", "data drift: the inputs have drifted as well, see the drift report")
+        return RootCause("data_drift", "data drift: the inputs have drifted as well, see the drift report")
     ours, constant = degradation.rise, degradation.constant_rise
     if drift_status != "stable":
-        return Cause("unknown", "cause unknown: too few inputs to say whether they have drifted")
+        return RootCause("unknown", "cause unknown: too few inputs to say whether they have drifted")
     if ours is None or constant is None:
-        return Cause("concept drift", "concept drift: the inputs are stable, their outcomes are not")
+        return RootCause("concept_drift", "concept drift: the inputs are stable, their outcomes are not")
     numbers = f"(loss of the model {ours:+.0%}, of the constant {constant:+.0%})".replace("%", " %")
     if math.log1p(constant) >= SHARED * math.log1p(ours):
-        return Cause(
-            "outcome change", f"outcome change: the inputs are stable and the outcomes are harder for all {numbers}"
+        return RootCause(
+            "outcome_change", f"outcome change: the inputs are stable and the outcomes are harder for all {numbers}"
         )
-    return Cause("concept drift", f"concept drift: the same inputs have other outcomes than before {numbers}")
+    return RootCause("concept_drift", f"concept drift: the same inputs have other outcomes than before {numbers}")

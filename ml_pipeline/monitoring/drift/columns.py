@@ -13,17 +13,17 @@ from ml_pipeline.monitoring.drift.categories import category_test
 from ml_pipeline.monitoring.drift.design_effects import (
     INDEPENDENT,
     MIN_BLOCKS,
-    NO_RHYTHM,
+    NO_COMMON_EFFECT,
     ONE_SIDED_Z,
+    CommonDesignEffect,
     Days,
     Dispersion,
-    Rhythm,
     dispersion,
 )
 from ml_pipeline.monitoring.profiles.columns import (
     CategoricalColumn,
     Counts,
-    Likeness,
+    DesignEffect,
     NumericColumn,
     codes,
     counts_by_day,
@@ -48,7 +48,7 @@ def numeric_columns(
     values: dict[str, Floats],
     days: Days,
     min_rows: int,
-    common: Rhythm = NO_RHYTHM,
+    common: CommonDesignEffect = NO_COMMON_EFFECT,
 ) -> dict[str, Column]:
     """The report of numeric columns that both sides have.
 
@@ -56,7 +56,7 @@ def numeric_columns(
     ----------
     values : dict of arrays of shape (rows,)
         NaN where missing.
-    common : Rhythm
+    common : CommonDesignEffect
         Of the tenant's columns.
 
     Returns
@@ -89,14 +89,16 @@ def numeric_columns(
     return columns
 
 
-def _numeric_tests(reference: list[NumericColumn], by_day: list[Counts], common: Rhythm) -> two_sample.ColumnTests:
+def _numeric_tests(
+    reference: list[NumericColumn], by_day: list[Counts], common: CommonDesignEffect
+) -> two_sample.ColumnTests:
     cells = max(len(column.counts) for column in reference)
     before = np.array([np.pad(column.expected(), (0, cells - len(column.counts))) for column in reference])
     counted = np.array([np.pad(column.counts, (0, cells - len(column.counts))) for column in reference]).astype(float)
     after = np.array([np.pad(part, ((0, 0), (0, cells - part.shape[1]))) for part in by_day]).astype(float)
     current = after.sum(axis=1)
     scores = two_sample.rank_scores(before, current)
-    kept = [column.likeness for column in reference]
+    kept = [column.design_effect for column in reference]
     deff, freedom = design_effects(kept, _dispersion(before, after, scores), common)
     return two_sample.numeric_tests(before, current, scores, deff, freedom, counted)
 
@@ -114,7 +116,9 @@ def _dispersion(before: Floats, after: Floats, scores: Floats) -> Dispersion:
     return dispersion(sums, np.matmul(current[:, None, :], np.square(scaled))[:, 0, :])
 
 
-def design_effects(reference: list[Likeness], current: Dispersion, common: Rhythm) -> tuple[Floats, Floats]:
+def design_effects(
+    reference: list[DesignEffect], current: Dispersion, common: CommonDesignEffect
+) -> tuple[Floats, Floats]:
     """Design effects and their degrees of freedom (columns x scores).
 
     From the blocks of the history where at least ``MIN_BLOCKS`` fit into it; otherwise from the days of both windows.
@@ -128,7 +132,7 @@ def design_effects(reference: list[Likeness], current: Dispersion, common: Rhyth
     both = kept + current
     same_scores = len(common.typical) == both.variance.shape[-1]
     deff = both.design_effect(common.typical if same_scores else 1.0)
-    deff = np.where(deff > 1, deff * common.stretch, 1.0)
+    deff = np.where(deff > 1, deff * common.weekly_factor, 1.0)
     freedom = np.where((deff > 1) | (common.typical[0] > 1), both.freedom(), INDEPENDENT)
     blocks = np.array([part.blocks for part in reference])[:, None]
     variance = np.array([part.block_variance for part in reference])
@@ -190,7 +194,7 @@ def categorical_columns(
     names: list[str],
     days: Days,
     min_rows: int,
-    common: Rhythm = NO_RHYTHM,
+    common: CommonDesignEffect = NO_COMMON_EFFECT,
 ) -> dict[str, Column]:
     """The report of categorical columns that both sides have, as of :func:`numeric_columns`."""
     columns: dict[str, Column] = {}
@@ -204,7 +208,7 @@ def categorical_columns(
     return columns
 
 
-def _category(reference: CategoricalColumn, by_day: Counts, levels: list[str], common: Rhythm) -> Column:
+def _category(reference: CategoricalColumn, by_day: Counts, levels: list[str], common: CommonDesignEffect) -> Column:
     cells, names, new = _shared_cells(reference, by_day, levels)
     current = cells.sum(axis=0)
     before = np.append(reference.counts, reference.pooled_rows).astype(float)
@@ -214,7 +218,7 @@ def _category(reference: CategoricalColumn, by_day: Counts, levels: list[str], c
     rows = cells.sum(axis=1, keepdims=True)
     share = current / current.sum()
     of_all = summed(dispersion((cells - rows * share).T, current * (1 - share)))
-    deff, freedom = design_effects([reference.likeness], of_all, common)
+    deff, freedom = design_effects([reference.design_effect], of_all, common)
     used = (before + current) > 0
     test, top = category_test(before[used], current[used], float(deff[0, 0]), float(freedom[0, 0]), rare[used])
     found: Column = {"value": test | {"largest": _deviate(test["p"])}, "new_levels": new[:NAMED_LEVELS]}
@@ -252,7 +256,9 @@ def _deviate(p: float) -> float:
     return float(-ndtri(max(p, 1e-300) / 2))
 
 
-def _column(name: str, kind: str, reference, nulls: Counts, days: Days, min_rows: int, common: Rhythm) -> Column:
+def _column(
+    name: str, kind: str, reference, nulls: Counts, days: Days, min_rows: int, common: CommonDesignEffect
+) -> Column:
     """What every column has: missingness, and why its values could not be tested where they could not."""
     rows = int(days.starts[-1])
     known = rows - int(nulls.sum())
@@ -275,7 +281,7 @@ def _too_few(before: int, after: int, min_rows: int) -> str | None:
     return f"too few values: {' and '.join(sides)}" if sides else None
 
 
-def _missing(reference, nulls: Counts, days: Days, common: Rhythm) -> Column:
+def _missing(reference, nulls: Counts, days: Days, common: CommonDesignEffect) -> Column:
     n, m = reference.rows + reference.nulls, int(days.starts[-1])
     before, after = reference.nulls, int(nulls.sum())
     found: Column = {"baseline": before / n, "current": after / m, "p": None}
@@ -287,7 +293,7 @@ def _missing(reference, nulls: Counts, days: Days, common: Rhythm) -> Column:
     current = dispersion(
         ((nulls - np.diff(days.starts) * own) / np.sqrt(scale))[None, None], np.array([[m * own * (1 - own) / scale]])
     )
-    deff = float(design_effects([reference.null_likeness], current, common)[0][0, 0])
+    deff = float(design_effects([reference.null_design_effect], current, common)[0][0, 0])
     p, z = two_sample.proportion_tests(np.array([before]), n, np.array([after]), m, deff)
     root = np.sqrt(n * m / (n + m))
     lower = (abs(float(z[0])) - ONE_SIDED_Z * np.sqrt(deff)) / root

@@ -4,7 +4,7 @@ Rows of one day resemble each other (a sprint planning, a release, one busy repo
 test that takes every row for an independent one then finds drift where there is only a busy week. Each statistic is
 therefore divided by its design effect. It is learnt from day sums, with the covariance of neighbouring days (Kish
 1965; Rao and Scott 1984 for chi-square; Driscoll and Kraay 1998 for the day sums), and, where the history is long
-enough, from blocks as long as the current window, each against all the rest: that sees every kind of likeness.
+enough, from blocks as long as the current window, each against all the rest: that sees every kind of design_effect.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 ONE_SIDED_Z = 1.645
 LAG_WEIGHTS = np.array([2 / 3, 1 / 3])  # Bartlett, two days
 WEEK_WEIGHTS = np.arange(6, 0, -1) / 7
-MAX_STRETCH = 3.0
+MAX_WEEKLY_FACTOR = 3.0
 MIN_BLOCKS = 8.0
 INDEPENDENT = 1e9  # degrees of freedom where nothing had to be learnt
 _DAY = 86_400_000_000  # microseconds
@@ -101,28 +101,30 @@ def _variance(day_sums: Floats, weights: NDArray[np.float64]) -> Floats:
     return np.maximum(variance, 0.0) * days / max(expected, 0.5)
 
 
-class Rhythm(NamedTuple):
+class CommonDesignEffect(NamedTuple):
     """What the columns of a tenant have in common: one column's days are too few to tell it well."""
 
     typical: Floats  # median design effect of each score
-    stretch: float  # how many times more a whole week's mean varies than the two-day covariance says
+    weekly_factor: float  # how many times more a whole week's mean varies than the two-day covariance says
 
 
-NO_RHYTHM = Rhythm(np.ones(1), 1.0)
+NO_COMMON_EFFECT = CommonDesignEffect(np.ones(1), 1.0)
 
 
-def rhythm(columns: list[Dispersion]) -> Rhythm:
-    """The rhythm of columns with the same scores; none where their typical design effect is within noise of 1."""
+def common_design_effect(columns: list[Dispersion]) -> CommonDesignEffect:
+    """Of columns with the same scores; none where their typical design effect is within noise of 1."""
     columns = [column for column in columns if column.days > 1 and column.independent[0] > 1e-9]
     if not columns:
-        return NO_RHYTHM
+        return NO_COMMON_EFFECT
     scale = np.maximum([column.independent for column in columns], 1e-9)
     variance = np.array([column.variance for column in columns]) / scale
     weekly = np.array([column.weekly for column in columns]) / scale
     noise = ONE_SIDED_Z * np.sqrt(2 / (columns[0].freedom() * len(columns)))
     typical = np.median(variance, axis=0)
     ratio = weekly[:, 0].sum() / max(float(variance[:, 0].sum()), 1e-9)
-    return Rhythm(np.where(typical > 1 + noise, typical, 1.0), float(np.clip(ratio, 1.0, MAX_STRETCH)))
+    return CommonDesignEffect(
+        np.where(typical > 1 + noise, typical, 1.0), float(np.clip(ratio, 1.0, MAX_WEEKLY_FACTOR))
+    )
 
 
 def blocks(numbers: NDArray[np.int64], length: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -188,9 +188,11 @@ def _columns(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) 
         elif name in current:
             unknown.append(f"{name} (new: the profile does not have it)")
     values, unreadable = read_numeric(current, [name for name in numeric if name in current and name in kept.numeric])
-    columns |= numeric_columns(kept.numeric, values, days, spec.monitoring.min_rows, kept.rhythm)
+    columns |= numeric_columns(kept.numeric, values, days, spec.monitoring.min_rows, kept.common_effect)
     present = [name for name in categorical if name in current and name in kept.categorical]
-    columns |= categorical_columns(kept.categorical, current, present, days, spec.monitoring.min_rows, kept.rhythm)
+    columns |= categorical_columns(
+        kept.categorical, current, present, days, spec.monitoring.min_rows, kept.common_effect
+    )
     for name, count in unreadable.items():
         columns[name]["note"] = f"{count} values are no numbers and count as missing"
         unknown.append(f"{name} ({columns[name]['note']})")
@@ -271,8 +273,8 @@ def _calibration(monitoring: Monitoring, kept: Profile, columns: dict[str, Colum
         "alert_rate": rate * BUDGET_USED,
         "alerts_per_1000_days": monitoring.alerts_per_1000_days,
         "design_effect": float(np.median(effects)) if effects else 1.0,
-        "typical_design_effect": float(kept.rhythm.typical[0]),
-        "stretch": kept.rhythm.stretch,
+        "typical_design_effect": float(kept.common_effect.typical[0]),
+        "weekly_factor": kept.common_effect.weekly_factor,
         "blocks": float(blocks),
         "days": kept.days,
         "history_largest": beyond,

@@ -23,7 +23,7 @@ _SHARES = np.unique(np.concatenate([_GRID, 1 - _GRID]))
 _EXTREMES = np.array([1, 2, 4, 7, 11, 16, 24])
 
 
-class Likeness(NamedTuple):
+class DesignEffect(NamedTuple):
     """How much more than independent rows the windows of a column varied, one entry a score."""
 
     days: Dispersion
@@ -32,10 +32,10 @@ class Likeness(NamedTuple):
     )
     blocks: float  # so many blocks fit beside each other; 0 where none was looked at
 
-    def merged(self, other: Likeness) -> Likeness:
+    def merged(self, other: DesignEffect) -> DesignEffect:
         total = self.blocks + other.blocks
         mean = (self.block_variance * self.blocks + other.block_variance * other.blocks) / max(total, 1e-9)
-        return Likeness(self.days + other.days, mean, total)
+        return DesignEffect(self.days + other.days, mean, total)
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class NumericColumn:
     counts: Counts
     points: bool  # each distinct value is a cell of its own; otherwise the edges are quantiles of the sample
     nulls: int
-    likeness: Likeness  # of COMPONENTS
-    null_likeness: Likeness
+    design_effect: DesignEffect  # of COMPONENTS
+    null_design_effect: DesignEffect
 
     @property
     def rows(self) -> int:
@@ -83,8 +83,8 @@ class CategoricalColumn:
     pooled_levels: int
     pooled_rows: int
     nulls: int
-    likeness: Likeness  # one score: the counts of all levels
-    null_likeness: Likeness
+    design_effect: DesignEffect  # one score: the counts of all levels
+    null_design_effect: DesignEffect
 
     @property
     def rows(self) -> int:
@@ -181,12 +181,12 @@ def numeric_column(values: Floats, days: Days, block_days: int) -> tuple[Numeric
     edges, points = edges_of(ordered[: np.searchsorted(ordered, np.inf, "right")])
     by_day, nulls = counts_by_day(values, days, edges)
     counts = by_day.sum(axis=0)
-    likeness, largest = _numeric_likeness(by_day, counts, days, block_days)
-    null_likeness = missing_likeness(nulls, days, block_days)
-    return NumericColumn(edges, counts, points, int(nulls.sum()), likeness, null_likeness), largest
+    design_effect, largest = _numeric_design_effect(by_day, counts, days, block_days)
+    null_design_effect = missing_design_effect(nulls, days, block_days)
+    return NumericColumn(edges, counts, points, int(nulls.sum()), design_effect, null_design_effect), largest
 
 
-def _numeric_likeness(by_day: Counts, counts: Counts, days: Days, block_days: int) -> tuple[Likeness, Floats]:
+def _numeric_design_effect(by_day: Counts, counts: Counts, days: Days, block_days: int) -> tuple[DesignEffect, Floats]:
     rows = counts.sum()
     scores = np.zeros((len(counts), len(COMPONENTS)))
     if rows:
@@ -196,30 +196,32 @@ def _numeric_likeness(by_day: Counts, counts: Counts, days: Days, block_days: in
         spread = np.sqrt(counts @ np.square(scores) / rows)
         scores = np.divide(scores, spread, out=np.zeros_like(scores), where=spread > 1e-9)
     sums = (by_day @ scores).T
-    likeness, z = _likeness(
+    design_effect, z = _design_effect(
         sums, counts.astype(float) @ np.square(scores), by_day.sum(axis=1).astype(float), days, block_days
     )
-    scale = np.sqrt(np.maximum(np.maximum(likeness.block_variance, likeness.days.design_effect()), 1e-9))
-    return likeness, np.abs(z / scale[:, None]).max(axis=0, initial=0.0)
+    scale = np.sqrt(np.maximum(np.maximum(design_effect.block_variance, design_effect.days.design_effect()), 1e-9))
+    return design_effect, np.abs(z / scale[:, None]).max(axis=0, initial=0.0)
 
 
-def missing_likeness(nulls: Counts, days: Days, block_days: int) -> Likeness:
-    """Likeness of the days in how much is missing."""
+def missing_design_effect(nulls: Counts, days: Days, block_days: int) -> DesignEffect:
+    """DesignEffect of the days in how much is missing."""
     rows = np.diff(days.starts).astype(float)
     share = nulls.sum() / max(rows.sum(), 1)
     sums = (nulls - rows * share)[None]
     independent = np.array([rows.sum() * share * (1 - share)])
     spread = np.sqrt(share * (1 - share)) or 1.0
-    return _likeness(sums / spread, independent / spread**2, rows, days, block_days)[0]
+    return _design_effect(sums / spread, independent / spread**2, rows, days, block_days)[0]
 
 
-def _likeness(sums: Floats, independent: Floats, rows: Floats, days: Days, block_days: int) -> tuple[Likeness, Floats]:
+def _design_effect(
+    sums: Floats, independent: Floats, rows: Floats, days: Days, block_days: int
+) -> tuple[DesignEffect, Floats]:
     first, last = blocks(days.numbers, block_days)
     z = block_z(sums, rows, first, last)
     before = np.append(0, np.cumsum(rows))
     used = z[:, before[last] > before[first]]
     variance = np.square(used).mean(axis=1) if used.shape[1] else np.zeros(len(sums))
-    return Likeness(dispersion(sums, independent), variance, used.shape[1] / block_days), z
+    return DesignEffect(dispersion(sums, independent), variance, used.shape[1] / block_days), z
 
 
 def categorical_column(
@@ -231,15 +233,15 @@ def categorical_column(
     order = np.lexsort((names, -counts))
     kept, rest = order[:keep], order[keep:]
     cells = np.column_stack([by_day[:, kept], by_day[:, rest].sum(axis=1)]) if len(rest) else by_day[:, kept]
-    likeness, z = category_likeness(cells, days, block_days)
+    design_effect, z = category_design_effect(cells, days, block_days)
     column = CategoricalColumn(
         levels=tuple(names[position] for position in kept),
         counts=counts[kept],
         pooled_levels=len(rest),
         pooled_rows=int(counts[rest].sum()),
         nulls=int(nulls.sum()),
-        likeness=likeness,
-        null_likeness=missing_likeness(nulls, days, block_days),
+        design_effect=design_effect,
+        null_design_effect=missing_design_effect(nulls, days, block_days),
     )
     return column, z
 
@@ -263,14 +265,14 @@ def summed(of_levels: Dispersion) -> Dispersion:
     )
 
 
-def category_likeness(by_day: Counts, days: Days, block_days: int) -> tuple[Likeness, Floats]:
+def category_design_effect(by_day: Counts, days: Days, block_days: int) -> tuple[DesignEffect, Floats]:
     first, last = blocks(days.numbers, block_days)
     sums = np.concatenate([np.zeros((1, by_day.shape[1])), np.cumsum(by_day, axis=0)])
     inside = (sums[last] - sums[first]).astype(float)
     outside = sums[-1] - inside
     usable = (inside.sum(axis=1) > 0) & (outside.sum(axis=1) > 0)
     if not usable.any() or by_day.shape[1] < 2:
-        return Likeness(category_dispersion(by_day), np.zeros(1), 0.0), np.zeros(len(first))
+        return DesignEffect(category_dispersion(by_day), np.zeros(1), 0.0), np.zeros(len(first))
     statistic, freedom = chi_square_statistic(outside[usable], inside[usable])
     ratio = statistic / np.maximum(freedom, 1)
     variance = ratio.mean()
@@ -278,5 +280,5 @@ def category_likeness(by_day: Counts, days: Days, block_days: int) -> tuple[Like
     # Wilson and Hilferty's cube root makes a chi-square deviate normal.
     spread = 2 / (9 * np.maximum(freedom, 1))
     z[usable] = (np.cbrt(ratio / max(variance, 1e-9)) - (1 - spread)) / np.sqrt(spread)
-    likeness = Likeness(category_dispersion(by_day), np.array([variance]), int(usable.sum()) / block_days)
-    return likeness, np.maximum(z, 0.0)
+    design_effect = DesignEffect(category_dispersion(by_day), np.array([variance]), int(usable.sum()) / block_days)
+    return design_effect, np.maximum(z, 0.0)

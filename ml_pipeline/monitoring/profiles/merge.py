@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ml_pipeline.monitoring.profiles.columns import (
     MAX_VALUES,
     CategoricalColumn,
-    Likeness,
+    DesignEffect,
     NumericColumn,
     point_edges,
 )
@@ -37,8 +37,8 @@ def merged_numeric(first: NumericColumn, second: NumericColumn) -> NumericColumn
         counts,
         points,
         first.nulls + second.nulls,
-        _merged(first.likeness, second.likeness),
-        _merged(first.null_likeness, second.null_likeness),
+        _merged(first.design_effect, second.design_effect),
+        _merged(first.null_design_effect, second.null_design_effect),
     )
 
 
@@ -79,10 +79,10 @@ def merged_categorical(first: CategoricalColumn, second: CategoricalColumn, keep
         pooled_levels=first.pooled_levels + second.pooled_levels + len(rest),
         pooled_rows=first.pooled_rows + second.pooled_rows + sum(rows for _, rows in rest),
         nulls=first.nulls + second.nulls,
-        likeness=_merged(first.likeness, second.likeness),
-        null_likeness=_merged(first.null_likeness, second.null_likeness),
+        design_effect=_merged(first.design_effect, second.design_effect),
+        null_design_effect=_merged(first.null_design_effect, second.null_design_effect),
     )
 
 
-def _merged(first: Likeness, second: Likeness) -> Likeness:
+def _merged(first: DesignEffect, second: DesignEffect) -> DesignEffect:
     return first.merged(second)

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from ml_pipeline.errors import UserError
 from ml_pipeline.monitoring.drift.correlations import Joint, joint
-from ml_pipeline.monitoring.drift.design_effects import Days, Dispersion, Rhythm, rhythm
+from ml_pipeline.monitoring.drift.design_effects import CommonDesignEffect, Days, Dispersion, common_design_effect
 from ml_pipeline.monitoring.profiles.columns import (
     CategoricalColumn,
-    Likeness,
+    DesignEffect,
     NumericColumn,
     categorical_column,
     codes,
@@ -36,7 +36,7 @@ from ml_pipeline.specs.temporal import SEASONAL, factors
 
 Floats = NDArray[np.float64]
 
-FORMAT = 1
+FORMAT = 2
 # Their windows differ without anything having changed: a count of everything so far, and the season. Left out.
 TIME_DRIVEN = SEASONAL | {"history_known"}
 # The tenant's state on its way through time: a window sees one short piece of one path, however many rows it has, so
@@ -77,9 +77,11 @@ class Profile:
         return (self.last_day - self.first_day + 1) / self.block_days if len(self.history) else 0.0
 
     @property
-    def rhythm(self) -> Rhythm:
+    def common_effect(self) -> CommonDesignEffect:
         """Of the judged numeric columns."""
-        return rhythm([column.likeness.days for name, column in self.numeric.items() if is_judged(name)])
+        return common_design_effect(
+            [column.design_effect.days for name, column in self.numeric.items() if is_judged(name)]
+        )
 
     def to_bytes(self) -> bytes:
         """A compressed archive of arrays and one JSON header; no pickle. The same profile gives the same bytes."""
@@ -102,7 +104,7 @@ class Profile:
             "header": np.frombuffer(encoded, dtype=np.uint8),
             "edges": np.concatenate([np.zeros(0), *writer.edges]),
             "counts": np.concatenate([np.zeros(0, np.int64), *writer.counts]),
-            "likeness": np.concatenate([np.zeros(0), *writer.likeness]).astype(np.float32),
+            "design_effect": np.concatenate([np.zeros(0), *writer.design_effect]).astype(np.float32),
             "joint": np.stack([self.joint.correlation, self.joint.variance, self.joint.rows]).astype(np.float32),
             "history": self.history.astype(np.float32),
         }
@@ -277,32 +279,37 @@ class _Writer:
     def __init__(self) -> None:
         self.edges: list[Floats] = []
         self.counts: list[NDArray[np.int64]] = []
-        self.likeness: list[Floats] = []
+        self.design_effect: list[Floats] = []
 
     def numeric(self, column: NumericColumn) -> dict[str, Any]:
         self.edges.append(column.edges)
         self.counts.append(column.counts)
-        self._likeness(column.likeness, column.null_likeness)
-        likeness = _scalars(column.likeness), _scalars(column.null_likeness)
-        return {"edges": len(column.edges), "points": column.points, "nulls": column.nulls, "likeness": likeness}
+        self._design_effect(column.design_effect, column.null_design_effect)
+        design_effect = _scalars(column.design_effect), _scalars(column.null_design_effect)
+        return {
+            "edges": len(column.edges),
+            "points": column.points,
+            "nulls": column.nulls,
+            "design_effect": design_effect,
+        }
 
     def categorical(self, column: CategoricalColumn) -> dict[str, Any]:
         self.counts.append(column.counts)
-        self._likeness(column.likeness, column.null_likeness)
+        self._design_effect(column.design_effect, column.null_design_effect)
         return {
             "levels": column.levels,
             "pooled": [column.pooled_levels, column.pooled_rows],
             "nulls": column.nulls,
-            "likeness": [_scalars(column.likeness), _scalars(column.null_likeness)],
+            "design_effect": [_scalars(column.design_effect), _scalars(column.null_design_effect)],
         }
 
-    def _likeness(self, *parts: Likeness) -> None:
+    def _design_effect(self, *parts: DesignEffect) -> None:
         for part in parts:
-            self.likeness += [part.days.variance, part.days.independent, part.days.weekly, part.block_variance]
+            self.design_effect += [part.days.variance, part.days.independent, part.days.weekly, part.block_variance]
 
 
-def _scalars(likeness: Likeness) -> list[float]:
-    return [float(likeness.days.days), float(likeness.blocks), len(likeness.block_variance)]
+def _scalars(design_effect: DesignEffect) -> list[float]:
+    return [float(design_effect.days.days), float(design_effect.blocks), len(design_effect.block_variance)]
 
 
 def _smallest(arrays: dict[str, NDArray]) -> dict[str, NDArray]:
@@ -314,7 +321,7 @@ def _smallest(arrays: dict[str, NDArray]) -> dict[str, NDArray]:
 
 class _Reader:
     def __init__(self, arrays: dict[str, NDArray]) -> None:
-        self.arrays = {name: arrays[name] for name in ("edges", "counts", "likeness")}
+        self.arrays = {name: arrays[name] for name in ("edges", "counts", "design_effect")}
         self.at = dict.fromkeys(self.arrays, 0)
 
     def take(self, name: str, length: int) -> NDArray:
@@ -328,19 +335,19 @@ class _Reader:
     def numeric(self, header: dict[str, Any]) -> NumericColumn:
         edges = self.take("edges", header["edges"])
         counts = self.take("counts", header["edges"] + 1).astype(np.int64)
-        likeness, missing = (self._likeness(*part) for part in header["likeness"])
-        return NumericColumn(edges, counts, header["points"], header["nulls"], likeness, missing)
+        design_effect, missing = (self._design_effect(*part) for part in header["design_effect"])
+        return NumericColumn(edges, counts, header["points"], header["nulls"], design_effect, missing)
 
     def categorical(self, header: dict[str, Any]) -> CategoricalColumn:
         counts = self.take("counts", len(header["levels"])).astype(np.int64)
-        likeness, missing = (self._likeness(*part) for part in header["likeness"])
+        design_effect, missing = (self._design_effect(*part) for part in header["design_effect"])
         pooled_levels, pooled_rows = header["pooled"]
         levels = tuple(header["levels"])
-        return CategoricalColumn(levels, counts, pooled_levels, pooled_rows, header["nulls"], likeness, missing)
+        return CategoricalColumn(levels, counts, pooled_levels, pooled_rows, header["nulls"], design_effect, missing)
 
-    def _likeness(self, days: float, blocks: float, length: int) -> Likeness:
-        variance, independent, weekly, of_blocks = (self.take("likeness", length).astype(float) for _ in range(4))
-        return Likeness(Dispersion(variance, independent, days, weekly), of_blocks, blocks)
+    def _design_effect(self, days: float, blocks: float, length: int) -> DesignEffect:
+        variance, independent, weekly, of_blocks = (self.take("design_effect", length).astype(float) for _ in range(4))
+        return DesignEffect(Dispersion(variance, independent, days, weekly), of_blocks, blocks)
 
 
 def _read(header: dict[str, Any], arrays: dict[str, NDArray]) -> Profile:

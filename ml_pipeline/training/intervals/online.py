@@ -124,7 +124,7 @@ class Adaptable(Protocol):
     def ends(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-def adaptive_interval(
+def adaptive_cadence(
     trained: Interval, residuals: np.ndarray, known: Known, coverage: float
 ) -> tuple[Interval, np.ndarray]:
     """The interval for predictions made now, and the residuals it stands on; ``trained`` while too little is known.

@@ -12,8 +12,8 @@ import pandas as pd
 from ml_pipeline.display import code, markdown
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.reporting.importance import importance
-from ml_pipeline.training.selection.model_selection import POOLED, proof_wanted
-from ml_pipeline.training.selection.predictors import Constant
+from ml_pipeline.training.selection.model_selection import POOLED, significance_required
+from ml_pipeline.training.selection.predictors import Baseline
 from ml_pipeline.training.train import Trained
 
 FEW_TEST_ROWS = 50
@@ -70,7 +70,7 @@ def summary(spec: ModelSpec, trained: Trained) -> str:
     unit = f" {markdown(spec.label.unit)}" if spec.task == "regression" and spec.label.unit else ""
     skill = "" if trained.skill is None else f": skill {trained.skill:.3f}"
     who = f"`{trained.candidate}`"
-    if isinstance(trained.model.predictor, Constant):
+    if isinstance(trained.model.predictor, Baseline):
         who = f"The constant `{trained.candidate}`"
     return (
         f"{who}, trained on {trained.rows['all']} rows. On the {trained.rows['test']} newest of them, which it had not "
@@ -125,13 +125,13 @@ def _candidates(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
 
 
 def _choice(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
-    if isinstance(trained.model.predictor, Constant):
+    if isinstance(trained.model.predictor, Baseline):
         if trained.candidate == POOLED:
-            return f"What is typical of the tenant and of others that share answers: its {proof_wanted(spec)}."
+            return f"What is typical of the tenant and of others that share answers: its {significance_required(spec)}."
         return "The constant answers; why, the known limits say."
     if origin.parent is not None:
         return f"An {origin.action} of version {origin.parent}, which serves: nothing was chosen anew."
-    better = f"its {proof_wanted(spec)}"
+    better = f"its {significance_required(spec)}"
     if trained.candidate == spec.training.ensemble:
         return f"The ensemble answers: {better}."
     raced = any(record["name"] == spec.training.ensemble for record in trained.candidates)

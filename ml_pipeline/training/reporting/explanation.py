@@ -13,19 +13,19 @@ from ml_pipeline.specs.names import own_feature
 from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.selection.model_selection import PRIOR
 from ml_pipeline.training.selection.predictors import (
-    Constant,
+    Baseline,
     Ensemble,
     Member,
     Scale,
-    anchor_of,
     from_scale,
     middle,
+    offset_of,
     to_scale,
     wanted,
 )
 from ml_pipeline.training.selection.probability_calibration import Calibration
 
-ANCHOR, CALIBRATION, RANGE = "anchor", "calibration", "range"
+OFFSET, CALIBRATION, RANGE = "offset", "calibration", "range"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +46,15 @@ def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
     A row sums, to the rounding of the boosters' single precision, to the prediction: the ``value`` of
     ``model.predict`` in the reported unit for a regression, its log odds for a binary model. Columns:
 
-    - ``anchor``: what is answered before any feature speaks. It holds the members' anchors (the median of the training
+    - ``offset``: what is answered before any feature speaks. It holds the members' offsets (the median of the training
       labels, or the row's own ``history_recent_median``) and what their learners add on average; a constant is all
-      anchor.
+      offset.
     - One for each feature of the specification, 0 where nothing of it is used: the words of a text, the levels of a
       category and the flag of missing values are summed. ``is_outlier``, which stems from all numbers, is by itself.
     - The name of a candidate that explains no single prediction (the trees of scikit-learn), where it is a member: all
-      that it adds to its anchor, unattributed.
+      that it adds to its offset, unattributed.
     - ``calibration``: what an isotonic calibration adds to the log odds. The other methods are linear in them, so each
-      contribution has their slope, and their intercept is in the anchor.
+      contribution has their slope, and their intercept is in the offset.
     - ``range``, only where a value is moved to an end of the label's range: by how much.
 
     Boosters give the Shapley values of their trees (Lundberg et al. 2020), linear models those of a linear function:
@@ -64,9 +64,9 @@ def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
     those. A contribution says what the model makes of a value, not what would happen if the value were changed.
     """
     predictor, columns = model.predictor, _Columns(len(frame))
-    if isinstance(predictor, Constant):
+    if isinstance(predictor, Baseline):
         value = np.full(len(frame), predictor.value)
-        columns.add(ANCHOR, _log_odds(value) if in_log_odds(model) else value)
+        columns.add(OFFSET, _log_odds(value) if in_log_odds(model) else value)
     else:
         _add_members(columns, predictor, frame)
         if predictor.calibration is not None:
@@ -79,7 +79,7 @@ def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
 def in_log_odds(model: FittedModel) -> bool:
     """Whether the model's contributions are in log odds: it answers with a probability."""
     predictor = model.predictor
-    return model.candidate == PRIOR if isinstance(predictor, Constant) else predictor.is_classifier
+    return model.candidate == PRIOR if isinstance(predictor, Baseline) else predictor.is_classifier
 
 
 def words(model: FittedModel, frame: pd.DataFrame) -> list[dict[str, float]]:
@@ -90,7 +90,7 @@ def words(model: FittedModel, frame: pd.DataFrame) -> list[dict[str, float]]:
     """
     found: list[dict[str, float]] = [{} for _ in range(len(frame))]
     ensemble = model.predictor
-    if isinstance(ensemble, Constant) or "linear" not in ensemble.preprocessors:
+    if isinstance(ensemble, Baseline) or "linear" not in ensemble.preprocessors:
         return found
     preprocessor = ensemble.preprocessors["linear"]
     if preprocessor.vectorizer is None:
@@ -113,7 +113,7 @@ class _Columns:
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
-        self.values: dict[str, np.ndarray] = {ANCHOR: np.zeros(rows)}
+        self.values: dict[str, np.ndarray] = {OFFSET: np.zeros(rows)}
 
     def add(self, name: str, amount: np.ndarray | float) -> None:
         self.values[name] = self.values.get(name, np.zeros(self.rows)) + amount
@@ -132,7 +132,7 @@ def _add_members(columns: _Columns, ensemble: Ensemble, frame: pd.DataFrame) -> 
     for member, share in zip(ensemble.members, _shares(ensemble, frame, matrices).T, strict=True):
         if share.any():
             explained = _explained(member, ensemble, frame, matrices)
-            columns.add(ANCHOR, share * explained.start)
+            columns.add(OFFSET, share * explained.start)
             for name, added in zip(explained.names, explained.added.T, strict=True):
                 columns.add(own_feature(name, features), share * added)
 
@@ -151,7 +151,7 @@ def _shares(ensemble: Ensemble, frame: pd.DataFrame, matrices: Mapping[str, Any]
 
 
 def _explained(member: Member, ensemble: Ensemble, frame: pd.DataFrame, matrices: Mapping[str, Any]) -> _Explained:
-    start = anchor_of(member, frame, ensemble.median)
+    start = offset_of(member, frame, ensemble.median)
     names: tuple[str, ...] = ()
     added = np.zeros((len(frame), 0))
     if member.learner is not None:
@@ -188,7 +188,7 @@ def _calibrate(columns: _Columns, calibration: Calibration) -> None:
         columns.add(CALIBRATION, _log_odds(calibration.probability(total)) - total)
         return
     columns.values = {name: calibration.slope * amount for name, amount in columns.values.items()}
-    columns.add(ANCHOR, calibration.intercept)
+    columns.add(OFFSET, calibration.intercept)
 
 
 def _move_into_range(columns: _Columns, model: FittedModel) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ml_pipeline.specs.names import own_feature
 from ml_pipeline.training.fitted_model import FittedModel
-from ml_pipeline.training.selection.predictors import Constant, wanted
+from ml_pipeline.training.selection.predictors import Baseline, wanted
 
 
 def importance(model: FittedModel) -> dict[str, float]:
@@ -22,7 +22,7 @@ def importance(model: FittedModel) -> dict[str, float]:
     rank, not as a measure of cause.
     """
     predictor = model.predictor
-    if isinstance(predictor, Constant):
+    if isinstance(predictor, Baseline):
         return {}
     shares: dict[str, float] = {}
     for member, weight in zip(predictor.members, predictor.weights.tolist(), strict=True):

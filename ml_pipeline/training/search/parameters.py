@@ -23,7 +23,7 @@ from ml_pipeline.training.search.search import SearchError, search, trials_worth
 from ml_pipeline.training.search.spaces import Space, space_of
 from ml_pipeline.training.search.trials import SearchResult
 from ml_pipeline.training.selection.ensembles import fit_member, fit_members, plain_member, typical
-from ml_pipeline.training.selection.model_selection import enough_of_either, losses_of, proven, row_losses
+from ml_pipeline.training.selection.model_selection import enough_of_either, is_significant, losses_of, row_losses
 from ml_pipeline.training.selection.predictors import Ensemble, wanted
 from ml_pipeline.training.splits import Fold, folds
 
@@ -268,7 +268,7 @@ def _weighed(
         declared, found = (
             np.concatenate([losses.of_rows(trial.params, fold) for fold in tried]) for trial in (result.declared, best)
         )
-        if not proven(declared - found):
+        if not is_significant(declared - found):
             share = 1 - found.mean() / declared.mean()
             why = f"the declared parameters stay: the best loss was {share:.1%} lower, less than its standard error"
             return spec, _kept(spec, budget, result, why)

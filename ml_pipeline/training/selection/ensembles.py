@@ -19,7 +19,7 @@ from ml_pipeline.training.selection.predictors import (
     Ensemble,
     Member,
     Scale,
-    anchor_of,
+    offset_of,
     to_scale,
     wanted,
     weighted_median,
@@ -51,12 +51,12 @@ def candidates(spec: ModelSpec) -> dict[str, Params]:
 def members_of(spec: ModelSpec) -> list[Member]:
     """The members that are to be fitted.
 
-    Regression: each candidate from both anchors, and the anchors by themselves, which hold the vote back where the
+    Regression: each candidate from both offsets, and the offsets by themselves, which hold the vote back where the
     learners go astray together. Binary: each candidate once.
     """
     if spec.task == "binary":
         return [Member(name, "none") for name in candidates(spec)]
-    pairs = [Member(name, anchor, _scale(spec, name)) for name in candidates(spec) for anchor in ("median", "recent")]
+    pairs = [Member(name, offset, _scale(spec, name)) for name in candidates(spec) for offset in ("median", "recent")]
     target = spec.training.target
     return [*pairs, Member(MEDIAN, "median", target), Member(RECENT_MEDIAN, "recent", target)]
 
@@ -112,7 +112,7 @@ def fit_member(spec: ModelSpec, member: Member, rows: pd.DataFrame, matrix: Matr
         If the library refuses a parameter or the data.
     """
     params = candidates(spec)[member.candidate]
-    target = to_scale(rows["label"].to_numpy(), member.scale) - anchor_of(member, rows, median)
+    target = to_scale(rows["label"].to_numpy(), member.scale) - offset_of(member, rows, median)
     weight = sample_weight(spec, rows)
     learner = fit_learner(member.candidate, params, _loss(spec, member), matrix, target, seed, weight)
     return replace(member, learner=learner)
@@ -193,7 +193,7 @@ def stacking_weights(values: np.ndarray, label: np.ndarray) -> np.ndarray:
 def continued(spec: ModelSpec, ensemble: Ensemble, rows: pd.DataFrame, seed: int, share: float) -> Ensemble:
     """Every learner after ``rows``: boosters with ``share`` of a training's trees more, linear models a step on.
 
-    The median of the rows becomes the anchor. Preprocessing, weights and calibration stay.
+    The median of the rows becomes the offset. Preprocessing, weights and calibration stay.
     """
     label = rows["label"].to_numpy()
     median = typical(spec, rows)
@@ -203,7 +203,7 @@ def continued(spec: ModelSpec, ensemble: Ensemble, rows: pd.DataFrame, seed: int
         if member.learner is None:
             return member
         params = candidates(spec)[member.candidate]
-        target = to_scale(label, member.scale) - anchor_of(member, rows, median)
+        target = to_scale(label, member.scale) - offset_of(member, rows, median)
         matrix, rounds = matrices[wanted(member)], update_rounds(params, share)
         learner = member.learner.continued(params, _loss(spec, member), matrix, target, seed, rounds)
         return replace(member, learner=learner)

@@ -10,24 +10,24 @@ import numpy as np
 import pandas as pd
 
 from ml_pipeline.training.fitted_model import FittedModel
-from ml_pipeline.training.selection.model_selection import Race
-from ml_pipeline.training.selection.predictors import Constant, Ensemble
+from ml_pipeline.training.selection.model_selection import SelectionResult
+from ml_pipeline.training.selection.predictors import Baseline, Ensemble
 
 CALLS = 7
 
 
 def within_latency(
-    race: Race, model: FittedModel, rows: pd.DataFrame, most: float
-) -> tuple[Race, FittedModel, list[str]]:
-    """Race and version with the members that answer for one row in ``most`` milliseconds, and what there is to note.
+    selection: SelectionResult, model: FittedModel, rows: pd.DataFrame, most: float
+) -> tuple[SelectionResult, FittedModel, list[str]]:
+    """The members that answer for one row in ``most`` milliseconds, the version of them, and what there is to note.
 
     The slowest member goes first, never the one of most weight; the others keep their weights among themselves. The
-    race has judged all of them together, the test part judges those that are left. What counts is the median of 7
+    selection has judged all of them together, the test part judges those that are left. What counts is the median of 7
     predictions of ``model``, fitted on all rows, on the machine that trains: on another day a member close to the limit
     may stay.
     """
-    if isinstance(model.predictor, Constant) or isinstance(race.predictor, Constant):
-        return race, model, []
+    if isinstance(model.predictor, Baseline) or isinstance(selection.predictor, Baseline):
+        return selection, model, []
     row, whole = rows.iloc[[-1]], model.predictor
     kept = list(range(len(whole.members)))
     best = int(np.argmax(whole.weights))
@@ -42,9 +42,9 @@ def within_latency(
     if taken > most:
         notes.append(f"one prediction takes {taken:.1f} ms, training.latency_ms is {most:g}: raise it, or fit less")
     names = {whole.members[at].name for at in kept}
-    raced = race.predictor
+    raced = selection.predictor
     positions = [at for at, member in enumerate(raced.members) if member.name in names]
-    left = replace(race, predictor=raced.only(positions), curve=[] if dropped else race.curve)
+    left = replace(selection, predictor=raced.only(positions), curve=[] if dropped else selection.curve)
     return left, replace(model, predictor=whole.only(kept)), notes
 
 

@@ -22,7 +22,7 @@ from ml_pipeline.training.selection.ensembles import (
     stacking_weights,
     voting_weights,
 )
-from ml_pipeline.training.selection.predictors import Constant, Ensemble, Predictor, calibrated
+from ml_pipeline.training.selection.predictors import Baseline, Ensemble, Predictor, calibrated
 from ml_pipeline.training.selection.probability_calibration import METHODS, calibrate
 from ml_pipeline.training.splits import MIN_KNOWN_ROWS, known_before, oldest_first
 
@@ -33,8 +33,8 @@ POOLED_ROWS = 50  # outcomes of its own that a tenant needs for as much weight a
 
 
 @dataclass(frozen=True)
-class Race:
-    """What held-out rows said: every entrant's record, and the winner as it was fitted on the train part."""
+class SelectionResult:
+    """What held-out rows said: every candidate's record, and the winner as it was fitted on the train part."""
 
     winner: str
     predictor: Predictor
@@ -63,7 +63,7 @@ class _HeldOut:
     constants: np.ndarray
     fitted_on: np.ndarray
 
-    def telling(self, task: str) -> np.ndarray:
+    def informative(self, task: str) -> np.ndarray:
         """Rows that can tell a model from the prior: of a binary one, those beside enough of either class.
 
         Where no outcome is positive any model that is a little below the prior is better in every single row, which
@@ -79,73 +79,75 @@ class _HeldOut:
 
 
 @dataclass(frozen=True, eq=False)
-class _Entrant:
+class _Scored:
     ensemble: Ensemble
     losses: np.ndarray
 
 
-def run_race(
+def select_model(
     spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame, seed: int, pooled: float | None = None
-) -> Race:
+) -> SelectionResult:
     """Fits every candidate on ``train_rows`` and picks what answers.
 
     Held-out rows are the validation part, predicted by fits on the train part, and, where the train part is large
     enough, its newer half, predicted by fits on the older one: out-of-fold predictions in the order of time. They give
-    each member of the ensemble its weight, the probabilities their calibration, and every entrant its loss.
+    each member of the ensemble its weight, the probabilities their calibration, and every candidate its loss.
 
-    The ensemble answers where its loss is below the constant's by more than ``training.proof`` standard errors of the
-    paired difference (one: the one-standard-error rule, Breiman et al. 1984); else the constant. Of a binary model the
-    best single candidate of which that is true comes before the constant, and it is judged on the fits whose held-out
-    rows are five or more of either class. A regression's vote holds the constants: where it is not proven, a candidate
-    without them that seems to be is luck. Taken, it made the worst tenant of ``benchmarks.story_points`` 27 % worse
-    than its training median instead of 7 %. The median of the newest 50 labels runs beside them and cannot win alone:
-    it made the worst tenant of ``benchmarks.lead_time`` 17 % worse. With ``pooled``, what is typical of other tenants,
-    the constant drawn toward it answers where no learner does and it is proven in the same way. A candidate that fails
-    is recorded with its error and the race goes on.
+    The ensemble is selected where its loss is below the baseline's by more than ``training.min_improvement_se``
+    standard errors of the paired difference (one: the one-standard-error rule, Breiman et al. 1984); otherwise the
+    baseline is. Of a binary model the best single candidate that meets the same rule comes before the baseline, judged
+    on the fits whose held-out rows have five or more of either class. The ensemble of a regression includes the
+    baselines: where it is not significantly better, a single candidate that seems to be is luck. Selecting it made the
+    worst tenant of ``benchmarks.story_points`` 27% worse than its training median instead of 7%. The median of the
+    newest 50 labels is a candidate that cannot be selected alone: it made the worst tenant of ``benchmarks.lead_time``
+    17% worse. With ``pooled``, the typical label of other tenants, the baseline shrunk toward it is selected where no
+    learner is and it meets the same rule. A candidate that fails is recorded with its error; the others go on.
     """
-    simple = constants(spec, train_rows, pooled)
+    simple = baselines(spec, train_rows, pooled)
     baseline = next(iter(simple.values()))
     fit = fit_members(spec, train_rows, seed)
     if fit.ensemble is None:
-        records = [_record(spec, name, row_losses(spec, validation, entrant)) for name, entrant in simple.items()]
-        return Race(next(iter(simple)), baseline, records + _failed(spec, fit), reason="no candidate could be fitted")
+        records = [_record(spec, name, row_losses(spec, validation, candidate)) for name, candidate in simple.items()]
+        return SelectionResult(
+            next(iter(simple)), baseline, records + _failed(spec, fit), reason="no candidate could be fitted"
+        )
     held_out = _held_out(spec, train_rows, validation, fit.ensemble, simple, seed, pooled)
-    entrants = _entrants(spec, fit.ensemble, held_out)
-    told = held_out.telling(spec.task)
-    gains = {name: (held_out.constants[:, 0] - one.losses)[told] for name, one in entrants.items()}
+    scored = _score_candidates(spec, fit.ensemble, held_out)
+    told = held_out.informative(spec.task)
+    gains = {name: (held_out.constants[:, 0] - one.losses)[told] for name, one in scored.items()}
     winner = _winner(spec, gains)
     records = [_record(spec, name, losses) for name, losses in zip(simple, held_out.constants.T, strict=True)]
-    records += [_record(spec, name, one.losses) | _chosen(one.ensemble) for name, one in entrants.items()]
+    records += [_record(spec, name, one.losses) | _chosen(one.ensemble) for name, one in scored.items()]
     records += _failed(spec, fit)
     if winner is None and POOLED in simple:
         gain = held_out.constants[:, 0] - held_out.constants[:, list(simple).index(POOLED)]
-        if told.any() and proven(gain[told], spec.training.proof):
-            return Race(POOLED, simple[POOLED], records)
+        if told.any() and is_significant(gain[told], spec.training.min_improvement_se):
+            return SelectionResult(POOLED, simple[POOLED], records)
     if winner is None:
-        reason = _unproven(spec, next(iter(simple)), _asked(spec, gains) if told.any() else [])
-        return Race(next(iter(simple)), baseline, records, reason=reason)
-    return Race(winner, entrants[winner].ensemble, records, _curve(held_out, entrants[winner].losses))
+        reason = _insignificant(spec, next(iter(simple)), _significance_candidates(spec, gains) if told.any() else [])
+        return SelectionResult(next(iter(simple)), baseline, records, reason=reason)
+    return SelectionResult(winner, scored[winner].ensemble, records, _curve(held_out, scored[winner].losses))
 
 
-def constants(spec: ModelSpec, rows: pd.DataFrame, pooled: float | None = None) -> dict[str, Constant]:
+def baselines(spec: ModelSpec, rows: pd.DataFrame, pooled: float | None = None) -> dict[str, Baseline]:
     """The constant candidates by name; the first is the baseline.
 
     A label counts by the column ``weight`` if there is one, as in a fit, and never less for its age. With ``pooled``,
     what is typical of other tenants, the last is the baseline drawn toward it with the weight of 50 outcomes.
     """
     if spec.task == "binary":
-        found = {PRIOR: Constant(float(np.average(rows["label"], weights=rows.get("weight"))))}
+        found = {PRIOR: Baseline(float(np.average(rows["label"], weights=rows.get("weight"))))}
     else:
         newest = np.lexsort((rows["entity_id"].to_numpy(dtype=str), rows["label_time"].to_numpy()))[-RECENT_ROWS:]
         found = {
-            MEDIAN: Constant(label_median(rows)),
-            RECENT_MEDIAN: Constant(label_median(rows.iloc[newest])),
+            MEDIAN: Baseline(label_median(rows)),
+            RECENT_MEDIAN: Baseline(label_median(rows.iloc[newest])),
         }
     if pooled is None:
         return found
     own = next(iter(found.values())).value
     drawn = (len(rows) * own + POOLED_ROWS * pooled) / (len(rows) + POOLED_ROWS)
-    return found | {POOLED: Constant(drawn)}
+    return found | {POOLED: Baseline(drawn)}
 
 
 def row_losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.ndarray:
@@ -180,7 +182,7 @@ def _held_out(
     train_rows: pd.DataFrame,
     validation: pd.DataFrame,
     fitted: Ensemble,
-    simple: dict[str, Constant],
+    simple: dict[str, Baseline],
     seed: int,
     pooled: float | None,
 ) -> _HeldOut:
@@ -193,12 +195,12 @@ def _held_out(
     if len(newer) and len(older) >= 2 * MIN_KNOWN_ROWS:
         fit = fit_members(spec, older, seed, [replace(member, learner=None) for member in fitted.members])
         if fit.ensemble is not None and not fit.errors:
-            parts.insert(0, _predicted(spec, newer, fit.ensemble, constants(spec, older, pooled), len(older)))
+            parts.insert(0, _predicted(spec, newer, fit.ensemble, baselines(spec, older, pooled), len(older)))
     return _HeldOut(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def _predicted(
-    spec: ModelSpec, rows: pd.DataFrame, fitted: Ensemble, simple: dict[str, Constant], fitted_on: int
+    spec: ModelSpec, rows: pd.DataFrame, fitted: Ensemble, simple: dict[str, Baseline], fitted_on: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     losses = np.column_stack([row_losses(spec, rows, constant) for constant in simple.values()])
     return rows["label"].to_numpy(), fitted.member_values(rows), losses, np.full(len(rows), fitted_on)
@@ -213,26 +215,26 @@ def _curve(held_out: _HeldOut, losses: np.ndarray) -> list[LearningPoint]:
     ]
 
 
-def _entrants(spec: ModelSpec, fitted: Ensemble, held_out: _HeldOut) -> dict[str, _Entrant]:
-    """Each candidate by itself, then all of them with the anchors, weighted and calibrated."""
+def _score_candidates(spec: ModelSpec, fitted: Ensemble, held_out: _HeldOut) -> dict[str, _Scored]:
+    """Each candidate by itself, then all of them with the offsets, weighted and calibrated."""
     learnt = [name for name in candidates(spec) if any(member.candidate == name for member in fitted.members)]
     groups = {name: [name] for name in learnt}
     if spec.training.ensemble != "none" and len(fitted.members) > 1:
         groups[spec.training.ensemble] = [*learnt, *ANCHORS]
-    entrants = {}
+    scored = {}
     for name, names in groups.items():
         positions = [at for at, member in enumerate(fitted.members) if member.candidate in names]
-        entrants[name] = _entrant(spec, fitted.only(positions), held_out.values[:, positions], held_out.label)
-    return entrants
+        scored[name] = _score_candidate(spec, fitted.only(positions), held_out.values[:, positions], held_out.label)
+    return scored
 
 
-def _entrant(spec: ModelSpec, members: Ensemble, values: np.ndarray, label: np.ndarray) -> _Entrant:
+def _score_candidate(spec: ModelSpec, members: Ensemble, values: np.ndarray, label: np.ndarray) -> _Scored:
     """The members with their weights and calibration, and its losses on the rows that gave them."""
     stacked = spec.training.ensemble == "stacking"
     if spec.task == "regression":
         weights = stacking_weights(values, label) if stacked else voting_weights(np.abs(values - label[:, None]))
         weighted = replace(members, weights=weights)
-        return _Entrant(weighted, losses_of(spec, weighted.combined(values), label))
+        return _Scored(weighted, losses_of(spec, weighted.combined(values), label))
     probabilities = calibrated(None, values)
     if stacked:
         weights = stacking_weights(probabilities, label)
@@ -240,19 +242,19 @@ def _entrant(spec: ModelSpec, members: Ensemble, values: np.ndarray, label: np.n
         weights = voting_weights((probabilities - label[:, None]) ** 2, half_life_rows=np.inf)
     wanted = spec.training.calibration
     calibration, crossed = calibrate(values @ weights, label, METHODS if wanted == "auto" else (wanted,))
-    return _Entrant(replace(members, weights=weights, calibration=calibration), losses_of(spec, crossed, label))
+    return _Scored(replace(members, weights=weights, calibration=calibration), losses_of(spec, crossed, label))
 
 
 def _winner(spec: ModelSpec, gains: dict[str, np.ndarray]) -> str | None:
-    """The entrant that answers, from what each is better than the constant in every row; None: the constant."""
-    for name in _asked(spec, gains):
-        if len(gains[name]) and proven(gains[name], spec.training.proof):
+    """The candidate that answers, from what each is better than the constant in every row; None: the constant."""
+    for name in _significance_candidates(spec, gains):
+        if len(gains[name]) and is_significant(gains[name], spec.training.min_improvement_se):
             return name
     return None
 
 
-def _asked(spec: ModelSpec, gains: dict[str, np.ndarray]) -> list[str]:
-    """The entrants that may answer, the first of them before the others."""
+def _significance_candidates(spec: ModelSpec, gains: dict[str, np.ndarray]) -> list[str]:
+    """The scored that may answer, the first of them before the others."""
     ensemble = spec.training.ensemble
     singles = sorted((name for name in gains if name != ensemble), key=lambda name: -gains[name].sum())
     if ensemble not in gains:
@@ -260,18 +262,18 @@ def _asked(spec: ModelSpec, gains: dict[str, np.ndarray]) -> list[str]:
     return [ensemble] if spec.task == "regression" else [ensemble, *singles]
 
 
-def _unproven(spec: ModelSpec, constant: str, asked: list[str]) -> str:
+def _insignificant(spec: ModelSpec, constant: str, asked: list[str]) -> str:
     if not asked:
         return (
             f"nothing beat the {constant}: held-out rows hold fewer than {LEAST_OF_A_CLASS} of a class, too few to tell"
         )
     alone = asked == [spec.training.ensemble]
-    if spec.training.proof < 0:
+    if spec.training.min_improvement_se < 0:
         whose = "the ensemble's" if alone else "every"
         return f"nothing came near the {constant}: {whose} loss on held-out rows is above it by {_errors(spec)}"
     if alone:
-        return f"nothing beat the {constant}: it is not true of the ensemble that its {proof_wanted(spec)}"
-    return f"nothing beat the {constant}: no {proof_wanted(spec)}"
+        return f"nothing beat the {constant}: it is not true of the ensemble that its {significance_required(spec)}"
+    return f"nothing beat the {constant}: no {significance_required(spec)}"
 
 
 def enough_of_either(label: np.ndarray) -> bool:
@@ -280,24 +282,24 @@ def enough_of_either(label: np.ndarray) -> bool:
     return bool(min(positives, len(label) - positives) >= LEAST_OF_A_CLASS)
 
 
-def proof_wanted(spec: ModelSpec) -> str:
+def significance_required(spec: ModelSpec) -> str:
     """What must be true of a learner that answers.
 
     >>> from ml_pipeline.specs import load_specs
-    >>> proof_wanted(load_specs()["story_points"])
+    >>> significance_required(load_specs()["story_points"])
     "loss on held-out rows is below the constant's by more than 2 standard errors of their difference"
     """
-    if spec.training.proof < 0:
+    if spec.training.min_improvement_se < 0:
         return f"loss on held-out rows is not above the constant's by {_errors(spec)}"
     return f"loss on held-out rows is below the constant's by more than {_errors(spec)}"
 
 
 def _errors(spec: ModelSpec) -> str:
-    count = f"{abs(spec.training.proof):g}"
+    count = f"{abs(spec.training.min_improvement_se):g}"
     return f"{count} standard error{'' if count == '1' else 's'} of their difference"
 
 
-def proven(gain: np.ndarray, standard_errors: float = 1.0) -> bool:
+def is_significant(gain: np.ndarray, standard_errors: float = 1.0) -> bool:
     """Whether the mean of paired differences of losses, one per row, exceeds as many of its standard errors."""
     return bool(gain.mean() > standard_errors * gain.std() / np.sqrt(len(gain)))
 

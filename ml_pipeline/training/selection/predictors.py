@@ -14,12 +14,12 @@ from ml_pipeline.training.learners.base import Learner
 from ml_pipeline.training.selection.probability_calibration import Calibration
 
 Scale = Literal["identity", "log"]
-Anchor = Literal["median", "recent", "none"]
+Offset = Literal["median", "recent", "none"]
 ANCHOR_COLUMN = "history_recent_median"
 
 
 @dataclass(frozen=True)
-class Constant:
+class Baseline:
     """The same value for every entity."""
 
     value: float
@@ -30,21 +30,21 @@ class Constant:
 
 @dataclass(frozen=True)
 class Member:
-    """One answer of an ensemble: an anchor plus the departure from it that a learner predicts, on ``scale``.
+    """One answer of an ensemble: an offset plus the departure from it that a learner predicts, on ``scale``.
 
-    The anchor is the median of the training labels, which is steady, or each row's own ``history_recent_median``, which
-    follows a level that moves after training. Without a learner the anchor itself is the answer. A classifier has no
-    anchor: its margin is the log odds.
+    The offset is the median of the training labels, which is steady, or each row's own ``history_recent_median``, which
+    follows a level that moves after training. Without a learner the offset itself is the answer. A classifier has no
+    offset: its margin is the log odds.
     """
 
     candidate: str
-    anchor: Anchor
+    offset: Offset
     scale: Scale = "identity"
     learner: Learner | None = None
 
     @property
     def name(self) -> str:
-        return self.candidate if self.anchor == "none" else f"{self.candidate} from {self.anchor}"
+        return self.candidate if self.offset == "none" else f"{self.candidate} from {self.offset}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Ensemble:
 
     @property
     def is_classifier(self) -> bool:
-        return self.members[0].anchor == "none"
+        return self.members[0].offset == "none"
 
     @property
     def rounds(self) -> int:
@@ -91,7 +91,7 @@ class Ensemble:
     def value_of(self, member: Member, frame: pd.DataFrame, matrices: Mapping[str, Any]) -> np.ndarray:
         """One member's column of :meth:`member_values`."""
         departure = 0.0 if member.learner is None else member.learner.margin(matrices[wanted(member)])
-        scaled = anchor_of(member, frame, self.median) + departure
+        scaled = offset_of(member, frame, self.median) + departure
         return from_scale(np.minimum(scaled, to_scale(np.float64(self.ceiling), member.scale)), member.scale)
 
     def combined(self, values: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ class Ensemble:
         return replace(self, preprocessors=preprocessors, members=members, weights=weights / weights.sum())
 
 
-Predictor = Constant | Ensemble
+Predictor = Baseline | Ensemble
 
 
 def wanted(member: Member) -> str:
@@ -120,9 +120,9 @@ def wanted(member: Member) -> str:
     return wants(member.candidate)
 
 
-def anchor_of(member: Member, frame: pd.DataFrame, median: float) -> np.ndarray:
+def offset_of(member: Member, frame: pd.DataFrame, median: float) -> np.ndarray:
     """Where a member starts from in each row, on its scale; a row without known outcomes has the median."""
-    match member.anchor:
+    match member.offset:
         case "none":
             return np.zeros(len(frame))
         case "median":

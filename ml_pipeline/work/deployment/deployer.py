@@ -28,7 +28,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.retraining.decisions import record_decision
 
 PROMOTE, PROMOTE_BY_HAND, ROLLBACK, ALIAS_BY_HAND = "promote", "promote_by_hand", "rollback", "alias_by_hand"
-VERDICTS = {ROLLBACK: "roll back", ALIAS_BY_HAND: "follow"}
+VERDICTS = {ROLLBACK: "roll_back", ALIAS_BY_HAND: "follow"}
 NOBODY = 0  # the version of a deployment that took the alias away
 # What became of the watch over a promoted version.
 OPEN, KEPT, ROLLED_BACK, SUPERSEDED = "open", "kept", "rolled_back", "superseded"
@@ -83,7 +83,9 @@ class Deployer:
         target = self.registry.version(tenant, model, version)
         if action != PROMOTE:  # a promoted one has just been registered
             self.registry.check(target)
-        with self.warehouse.alone(tenant, f"deploy {model}"):  # a run and a person at once would mix their steps
+        with self.warehouse.advisory_lock(
+            tenant, f"deploy {model}"
+        ):  # a run and a person at once would mix their steps
             last = self.last_deployment(tenant, model)
             if last is not None and last["state"] == "intent":  # of a process that died
                 self._settle(_deployment(last))
@@ -207,7 +209,7 @@ class Deployer:
         The alias is the truth, so nothing is moved back; the version is watched like a promoted one. None where alias
         and record agree, or a deployment is under way.
         """
-        with self.warehouse.alone(tenant, f"deploy {model}"):
+        with self.warehouse.advisory_lock(tenant, f"deploy {model}"):
             champion = self.registry.aliased(tenant, model)
             number = champion.number if champion else NOBODY
             last = self.last_deployment(tenant, model)
@@ -255,7 +257,7 @@ class Deployer:
         """What became of one deployment; a tenant whose versions cannot be read stops no other."""
         tenant, model = deployment.tenant, deployment.model
         try:
-            with self.warehouse.alone(tenant, f"deploy {model}"):
+            with self.warehouse.advisory_lock(tenant, f"deploy {model}"):
                 last = self.last_deployment(tenant, model)
                 if last is None or last["deployment_id"] != deployment.deployment_id or last["state"] != "intent":
                     return "settled meanwhile" if self._is_settled(deployment) else self._undo(deployment)

@@ -9,30 +9,30 @@ import sqlalchemy as sa
 
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHAMPION, TamperedArtifact
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import NOBODY, Deployment
 from ml_pipeline.work.scoring import alert_foreign
 
 logger = logging.getLogger(__name__)
 
 
-def follow_aliases(doors: Doors, now: dt.datetime) -> list[Deployment]:
+def follow_aliases(clients: Clients, now: dt.datetime) -> list[Deployment]:
     """Records every alias that is not where its last deployment left it; a few queries where none is.
 
     An alias that a person put on a version which was not registered by the pipeline is no deployment: nothing proves
     its files, so it serves nobody, and an alert says so.
     """
-    aliases = {key: found.get(CHAMPION, NOBODY) for key, found in doors.registry.aliases().items()}
-    recorded = _recorded(doors)
-    tenants = set(doors.warehouse.tenants())
+    aliases = {key: found.get(CHAMPION, NOBODY) for key, found in clients.registry.aliases().items()}
+    recorded = _recorded(clients)
+    tenants = set(clients.warehouse.tenants())
     followed = []
     for (tenant, model), version in sorted(aliases.items()):
         if tenant not in tenants or version == recorded.get((tenant, model), NOBODY):
             continue
         try:
-            deployment = doors.deployer.follow_alias(tenant, model, now)
+            deployment = clients.deployer.follow_alias(tenant, model, now)
         except TamperedArtifact as error:
-            alert_foreign(doors, tenant, model, version, error, now)
+            alert_foreign(clients, tenant, model, version, error, now)
             continue
         except Exception as error:  # noqa: BLE001 - logged; one tenant's failure stops no other, and is tried again
             logger.error("tenant %s, model %s: %s: %s", tenant, model, type(error).__name__, error)
@@ -42,7 +42,7 @@ def follow_aliases(doors: Doors, now: dt.datetime) -> list[Deployment]:
     return followed
 
 
-def _recorded(doors: Doors) -> dict[tuple[str, str], int]:
+def _recorded(clients: Clients) -> dict[tuple[str, str], int]:
     """Version of the newest deployment, by tenant and model."""
     table = tables.deployments
     key = (table.c.tenant_id, table.c.model)
@@ -52,5 +52,5 @@ def _recorded(doors: Doors) -> dict[tuple[str, str], int]:
         .where(table.c.state != "undone")
         .order_by(*key, table.c.sequence.desc())
     )
-    with doors.warehouse.operator() as connection:
+    with clients.warehouse.operator() as connection:
         return {(row.tenant_id, row.model): row.version for row in connection.execute(query)}

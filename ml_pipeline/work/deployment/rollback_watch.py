@@ -15,11 +15,11 @@ from ml_pipeline.lifecycle.rollback import Pairs, paired, watch
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import KEPT, OPEN, ROLLBACK
 from ml_pipeline.work.monitoring.report_store import raise_alert
 from ml_pipeline.work.retraining.decisions import WATCH, record_decision
-from ml_pipeline.work.scoring import alert_tampered, answers
+from ml_pipeline.work.scoring import alert_tampered, is_compatible
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, AUTO_ROLLBACK, read_settings, spec_for, write_setting
 
 DAY = dt.timedelta(days=1)
@@ -41,12 +41,12 @@ class Watched:
     activated_at: dt.datetime
 
 
-def due_watches(doors: Doors, now: dt.datetime) -> list[Watched]:
+def due_watches(clients: Clients, now: dt.datetime) -> list[Watched]:
     """Undecided watches that have not been looked at for a day, those waiting longest first."""
     table = tables.deployments
     looked = sa.func.coalesce(table.c.watched_at, table.c.as_of)
     query = sa.select(table).where(table.c.watch == OPEN, looked <= now - DAY).order_by(looked, table.c.tenant_id)
-    with doors.warehouse.operator() as connection:
+    with clients.warehouse.operator() as connection:
         rows = connection.execute(query).mappings().all()
     return [
         Watched(row["deployment_id"], row["tenant_id"], row["model"], row["version"], row["replaced"], row["as_of"])
@@ -54,17 +54,17 @@ def due_watches(doors: Doors, now: dt.datetime) -> list[Watched]:
     ]
 
 
-def date_watches(doors: Doors, now: dt.datetime) -> list[Watched]:
+def date_watches(clients: Clients, now: dt.datetime) -> list[Watched]:
     """Lets undecided watches that are dated more than a day ahead begin now: a clock that was wrong has gone back.
 
     Otherwise none of them would be due, nor an outcome counted, until that time comes. For ``now`` by the clock only.
     """
     table = tables.deployments
     ahead = (table.c.watch == OPEN) & ((table.c.as_of > now + DAY) | (table.c.watched_at > now + DAY))
-    with doors.warehouse.operator() as connection:
+    with clients.warehouse.operator() as connection:
         rows = connection.execute(sa.select(table).where(ahead)).mappings().all()
     for row in rows:
-        with doors.warehouse.tenant(row["tenant_id"]) as connection:
+        with clients.warehouse.tenant(row["tenant_id"]) as connection:
             connection.execute(
                 sa.update(table)
                 .where(table.c.tenant_id == row["tenant_id"], table.c.deployment_id == row["deployment_id"], ahead)
@@ -76,15 +76,15 @@ def date_watches(doors: Doors, now: dt.datetime) -> list[Watched]:
     ]
 
 
-def look_at(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -> Decision:
+def look_at(clients: Clients, spec: ModelSpec, watched: Watched, now: dt.datetime) -> Decision:
     """Compares, records the decision, and rolls back where it says so and that is switched on.
 
     Killed between any two steps, the next look ends what this one began: the decision has one identity a day, and the
     watch stays open until the version is kept or gone.
     """
-    comparable = _comparable(doors, spec, watched)
+    comparable = _comparable(clients, spec, watched)
     decision = watch(
-        _pairs(doors, spec, watched, now),
+        _pairs(clients, spec, watched, now),
         task=spec.task,
         version=watched.version,
         previous=watched.replaced if comparable else None,
@@ -92,21 +92,21 @@ def look_at(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -
         now=now,
         max_days=WATCHED_DAYS,
     )
-    automatic = _rolls_back(doors, watched)
-    _record(doors, watched, decision, automatic, now)
-    if decision.verdict == "roll back" and automatic and _rolled_back(doors, watched, decision, now):
-        _stop_a_circle(doors, watched, now)
-    _close(doors, watched, decision, now)
+    automatic = _rolls_back(clients, watched)
+    _record(clients, watched, decision, automatic, now)
+    if decision.verdict == "roll_back" and automatic and _rolled_back(clients, watched, decision, now):
+        _disable_after_repeated_rollbacks(clients, watched, now)
+    _close(clients, watched, decision, now)
     return decision
 
 
-def _rolled_back(doors: Doors, watched: Watched, decision: Decision, now: dt.datetime) -> bool:
+def _rolled_back(clients: Clients, watched: Watched, decision: Decision, now: dt.datetime) -> bool:
     """Rolls back; where the files of the version before are not those that were registered, an alert says so instead.
 
     The watch stays open then, and tries again at its next look.
     """
     try:
-        doors.deployer.roll_back(
+        clients.deployer.roll_back(
             watched.tenant,
             watched.model,
             to=watched.replaced,
@@ -115,21 +115,21 @@ def _rolled_back(doors: Doors, watched: Watched, decision: Decision, now: dt.dat
             expected=watched.version,
         )
     except TamperedArtifact as error:
-        alert_tampered(doors, watched.tenant, watched.model, watched.replaced, error)
+        alert_tampered(clients, watched.tenant, watched.model, watched.replaced, error)
         return False
     return True
 
 
-def _comparable(doors: Doors, spec: ModelSpec, watched: Watched) -> bool:
+def _comparable(clients: Clients, spec: ModelSpec, watched: Watched) -> bool:
     """Whether the version before is still there and answers the same question: else there is nothing to return to."""
     try:
-        own = spec_for(doors.warehouse, spec, watched.tenant)
-        return answers(own, doors.registry.version(watched.tenant, watched.model, watched.replaced))
+        own = spec_for(clients.warehouse, spec, watched.tenant)
+        return is_compatible(own, clients.registry.version(watched.tenant, watched.model, watched.replaced))
     except (NoSuchVersion, TamperedArtifact):
         return False
 
 
-def _pairs(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) -> Pairs:
+def _pairs(clients: Clients, spec: ModelSpec, watched: Watched, now: dt.datetime) -> Pairs:
     made, known = tables.predictions, tables.outcomes
     outcomes = sa.select(known.c.entity_id, known.c.label_time, known.c.value.label("label")).where(
         known.c.tenant_id == watched.tenant,
@@ -144,7 +144,7 @@ def _pairs(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) ->
         made.c.version.in_([watched.version, watched.replaced]),
         made.c.entity_id.in_(outcomes.with_only_columns(known.c.entity_id)),
     )
-    with doors.warehouse.tenant(watched.tenant) as connection:
+    with clients.warehouse.tenant(watched.tenant) as connection:
         matured = pd.DataFrame(connection.execute(outcomes).all(), columns=["entity_id", "label_time", "label"])
         predicted = pd.DataFrame(connection.execute(predictions).all(), columns=list(names))
     matured["label_time"] = pd.to_datetime(matured["label_time"], utc=True)
@@ -152,13 +152,13 @@ def _pairs(doors: Doors, spec: ModelSpec, watched: Watched, now: dt.datetime) ->
     return paired(spec.task, matured, predicted, watched.version, watched.replaced)
 
 
-def _rolls_back(doors: Doors, watched: Watched) -> bool:
-    with doors.warehouse.tenant(watched.tenant) as connection:
+def _rolls_back(clients: Clients, watched: Watched) -> bool:
+    with clients.warehouse.tenant(watched.tenant) as connection:
         switches = read_settings(connection)
-    return bool(switches.get(watched.tenant, watched.model, AUTO_ROLLBACK, doors.settings.auto_rollback))
+    return bool(switches.get(watched.tenant, watched.model, AUTO_ROLLBACK, clients.settings.auto_rollback))
 
 
-def _record(doors: Doors, watched: Watched, decision: Decision, automatic: bool, now: dt.datetime) -> None:
+def _record(clients: Clients, watched: Watched, decision: Decision, automatic: bool, now: dt.datetime) -> None:
     """The decision of the day, and the alert where the version is found to be worse for the first time."""
     table = tables.decisions
     told = sa.select(table.c.decision_id).where(
@@ -166,11 +166,11 @@ def _record(doors: Doors, watched: Watched, decision: Decision, automatic: bool,
         table.c.model == watched.model,
         table.c.kind == WATCH,
         table.c.version == watched.version,
-        table.c.verdict == "roll back",
+        table.c.verdict == "roll_back",
         table.c.as_of < now - dt.timedelta(hours=1),
         table.c.as_of >= watched.activated_at,
     )
-    with doors.warehouse.tenant(watched.tenant) as connection:
+    with clients.warehouse.tenant(watched.tenant) as connection:
         is_told = connection.scalar(told.limit(1)) is not None
         record_decision(
             connection,
@@ -184,7 +184,7 @@ def _record(doors: Doors, watched: Watched, decision: Decision, automatic: bool,
             version=watched.version,
             decision_id=uuid.uuid5(watched.deployment_id, f"{decision.verdict} {now.date()}"),
         )
-        if decision.verdict != "roll back" or is_told:
+        if decision.verdict != "roll_back" or is_told:
             return
         done = (
             f"version {watched.replaced} is to serve again"
@@ -204,12 +204,12 @@ def _record(doors: Doors, watched: Watched, decision: Decision, automatic: bool,
         )
 
 
-def _close(doors: Doors, watched: Watched, decision: Decision, now: dt.datetime) -> None:
+def _close(clients: Clients, watched: Watched, decision: Decision, now: dt.datetime) -> None:
     """Marks the watch as looked at, and as kept where that was decided; a rollback has closed it with its own steps."""
     table = tables.deployments
     over = now - watched.activated_at >= WATCHED_DAYS * DAY  # worse, and a person left it there
     values = {"watched_at": now} | ({"watch": KEPT} if decision.verdict == "keep" or over else {})
-    with doors.warehouse.tenant(watched.tenant) as connection:
+    with clients.warehouse.tenant(watched.tenant) as connection:
         connection.execute(
             sa.update(table)
             .where(table.c.tenant_id == watched.tenant, table.c.deployment_id == watched.deployment_id)
@@ -218,7 +218,7 @@ def _close(doors: Doors, watched: Watched, decision: Decision, now: dt.datetime)
         )
 
 
-def _stop_a_circle(doors: Doors, watched: Watched, now: dt.datetime) -> None:
+def _disable_after_repeated_rollbacks(clients: Clients, watched: Watched, now: dt.datetime) -> None:
     """After two rollbacks in a month automatic retraining of the tenant's model is off, until a person looks at it."""
     table = tables.deployments
     query = sa.select(sa.func.count()).where(
@@ -229,12 +229,12 @@ def _stop_a_circle(doors: Doors, watched: Watched, now: dt.datetime) -> None:
         table.c.as_of > now - ROLLBACK_DAYS * DAY,
         table.c.as_of <= now,
     )
-    with doors.warehouse.tenant(watched.tenant) as connection:
+    with clients.warehouse.tenant(watched.tenant) as connection:
         count = connection.scalar(query) or 0
     if count < ROLLBACKS_TOO_MANY:
         return
-    write_setting(doors.warehouse, watched.tenant, watched.model, AUTO_RETRAIN, False, BY_WATCH)
-    with doors.warehouse.tenant(watched.tenant) as connection:
+    write_setting(clients.warehouse, watched.tenant, watched.model, AUTO_RETRAIN, False, BY_WATCH)
+    with clients.warehouse.tenant(watched.tenant) as connection:
         raise_alert(
             connection,
             watched.tenant,

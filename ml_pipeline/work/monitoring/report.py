@@ -15,7 +15,7 @@ from ml_pipeline.monitoring.alert_rules import rank
 from ml_pipeline.monitoring.anomalies.days import daily_summary, unusual_days, volume_p_value
 from ml_pipeline.monitoring.anomalies.rows import Anomalies, unusual_inputs, unusual_outcomes, unusual_predictions
 from ml_pipeline.monitoring.degradation.report import Degradation, degradation
-from ml_pipeline.monitoring.degradation.root_cause import cause_of
+from ml_pipeline.monitoring.degradation.root_cause import root_cause_of
 from ml_pipeline.monitoring.drift.report import DriftReport, Severity, compare, severity, too_few_rows, windows
 from ml_pipeline.monitoring.health import Health, health_score
 from ml_pipeline.monitoring.performance import window_metrics
@@ -28,8 +28,8 @@ from ml_pipeline.work.monitoring.tenant_days import DAY, USUAL_DAYS, TenantDays,
 from ml_pipeline.work.scoring import alert_tampered
 from ml_pipeline.work.training.version_files import IMPORTANCE, PROFILE
 
-TOLD_DAYS = 28  # a column that has been told of within so many days is no news
-REMINDED_DAYS = 7  # a loss that stays as high as it was told of is told of again after so many days
+DRIFT_ALERT_SUPPRESSION_DAYS = 28  # a column that has been told of within so many days is no news
+DEGRADATION_REMINDER_DAYS = 7  # a loss that stays as high as it was told of is told of again after so many days
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def write_reports(tenant: TenantDays) -> dict[dt.date, dict[str, Any]]:
     """Stores one report per day, with its anomalies, and raises what a person should know."""
     references: dict[int, Reference | None] = {}
     found = [report_of(tenant, day, references) for day in tenant.days]
-    warehouse = tenant.doors.warehouse
+    warehouse = tenant.clients.warehouse
     with warehouse.tenant(tenant.tenant) as connection:
         warehouse.upsert(connection, tables.drift_reports, [_row(tenant, report) for report in found])
         _store_anomalies(connection, tenant, found)
@@ -99,7 +99,7 @@ def report_of(tenant: TenantDays, day: dt.date, references: dict[int, Reference 
         day=day,
         drift=drift,
         performance=performance,
-        cause=cause_of(performance, _input_drift(drift)).reason,
+        cause=root_cause_of(performance, _input_drift(drift)).reason,
         severity=_severity(performance, drift, serving is not None),
         health=_health(tenant, day, serving, drift, performance, volume),
         anomalies=anomalies,
@@ -156,7 +156,7 @@ def _input_drift(drift: DriftReport) -> Literal["stable", "drift", "insufficient
 
 def _of_version(tenant: TenantDays, number: int) -> Reference | None:
     """The reference that a version keeps; None where it has none, is gone, or is not what was registered (alerted)."""
-    registry = tenant.doors.registry
+    registry = tenant.clients.registry
     try:
         version = registry.version(tenant.tenant, tenant.spec.name, number)
         kept = registry.file(version, PROFILE)
@@ -166,7 +166,7 @@ def _of_version(tenant: TenantDays, number: int) -> Reference | None:
     except NoSuchVersion:
         return None
     except TamperedArtifact as error:
-        alert_tampered(tenant.doors, tenant.tenant, tenant.spec.name, number, error)
+        alert_tampered(tenant.clients, tenant.tenant, tenant.spec.name, number, error)
         return None
     read = Profile.from_bytes(kept)
     return Reference(read.rows, f"what version {number} was trained on", lambda: read, importance)
@@ -249,7 +249,7 @@ def _failed_share(tenant: TenantDays, day: dt.date) -> float | None:
         table.c.as_of >= since,
         table.c.as_of < midnight(day + DAY),
     )
-    with tenant.doors.warehouse.tenant(tenant.tenant) as connection:
+    with tenant.clients.warehouse.tenant(tenant.tenant) as connection:
         states = list(connection.scalars(query))
     return states.count("failed") / len(states) if states else None
 
@@ -303,7 +303,7 @@ def _store_anomalies(connection: sa.Connection, tenant: TenantDays, reports: Seq
         for group in report.anomalies.values()
         for anomaly in group.found
     ]
-    tenant.doors.warehouse.upsert(connection, table, rows)
+    tenant.clients.warehouse.upsert(connection, table, rows)
 
 
 def _alert_degradation(connection: sa.Connection, tenant: TenantDays, report: DayReport) -> None:
@@ -317,7 +317,7 @@ def _alert_degradation(connection: sa.Connection, tenant: TenantDays, report: Da
         table.c.kind == "degradation",
         table.c.detail["version"].as_integer() == report.version,
         table.c.as_of < as_of,
-        table.c.as_of > as_of - REMINDED_DAYS * DAY,
+        table.c.as_of > as_of - DEGRADATION_REMINDER_DAYS * DAY,
     )
     if any(rank(level) >= rank(performance.severity) for level in connection.scalars(told)):
         return
@@ -337,7 +337,7 @@ def _alert_drift(connection: sa.Connection, tenant: TenantDays, report: DayRepor
     """Tells of drift that a report finds at the alarm budget, unless all of it was told of lately."""
     drift, as_of = report.drift, midnight(report.day + DAY).to_pydatetime()
     moved = {*drift.drifted, *_moved_together(drift)}
-    if not drift.alert or moved <= _told(connection, tenant, as_of):
+    if not drift.alert or moved <= _reported_columns(connection, tenant, as_of):
         return
     raise_alert(
         connection,
@@ -368,14 +368,14 @@ def _moved_together(drift: DriftReport) -> list[str]:
     return [name for name, part in parts.items() if part is not None and part.get("drifted")]
 
 
-def _told(connection: sa.Connection, tenant: TenantDays, as_of: dt.datetime) -> set[str]:
+def _reported_columns(connection: sa.Connection, tenant: TenantDays, as_of: dt.datetime) -> set[str]:
     """What drift alerts have named in the weeks before."""
     table = tables.alerts
     query = sa.select(table.c.detail["drifted"]).where(
         tenant.is_own(table),
         table.c.kind == "drift",
         table.c.as_of < as_of,
-        table.c.as_of >= as_of - TOLD_DAYS * DAY,
+        table.c.as_of >= as_of - DRIFT_ALERT_SUPPRESSION_DAYS * DAY,
     )
     return {name for drifted in connection.scalars(query) for name in drifted}
 

@@ -76,7 +76,7 @@ def one_at_a_time(connection: sa.Connection, tenant: str, model: str) -> None:
 
 def _standing(
     connection: sa.Connection, tenant: str, model: str, kind: str, as_of: dt.datetime, silence: dt.timedelta
-) -> list[alert_rules.Standing]:
+) -> list[alert_rules.OpenAlert]:
     table = tables.alerts
     query = (
         sa.select(table.c.alert_id, table.c.level, table.c.acknowledged_at)
@@ -85,7 +85,7 @@ def _standing(
         .order_by(table.c.sequence)
     )
     return [
-        alert_rules.Standing(str(row.alert_id), row.level, row.acknowledged_at is not None)
+        alert_rules.OpenAlert(str(row.alert_id), row.level, row.acknowledged_at is not None)
         for row in connection.execute(query)
     ]
 

@@ -57,7 +57,7 @@ def run_monitoring(task: MonitoringTask) -> MonitoringReport:
 def write_metrics(tenant: TenantDays) -> dict[dt.date, dict[str, Any]]:
     """Stores one metrics row per day, and the outcomes of the days."""
     found = {day: daily_metrics(tenant.spec, tenant.outcomes, tenant.predictions, day) for day in tenant.days}
-    warehouse = tenant.doors.warehouse
+    warehouse = tenant.clients.warehouse
     with warehouse.tenant(tenant.tenant) as connection:
         warehouse.upsert(connection, tables.outcomes, _outcome_rows(tenant, connection))
         rows = [_metrics_row(tenant, day, metrics) for day, metrics in found.items()]

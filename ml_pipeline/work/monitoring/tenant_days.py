@@ -19,7 +19,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.backtest import origin, rolling_origin
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.tenant_settings import spec_for
 
 DAY = dt.timedelta(days=1)
@@ -32,12 +32,12 @@ class TenantDays:
     def __init__(self, settings: Settings, spec: ModelSpec, tenant: str, days: Sequence[dt.date]) -> None:
         self.tenant = tenant
         self.days = sorted(days)
-        self.doors = Doors(settings)
+        self.clients = Clients(settings)
         self._written = spec
 
     @cached_property
     def spec(self) -> ModelSpec:
-        return spec_for(self.doors.warehouse, self._written, self.tenant)
+        return spec_for(self.clients.warehouse, self._written, self.tenant)
 
     @property
     def own(self) -> dict[str, str]:
@@ -50,7 +50,7 @@ class TenantDays:
     @cached_property
     def frame(self) -> pd.DataFrame:
         end = midnight(self.days[-1] + DAY)
-        return build(self.spec, self.doors.warehouse.read_source(self.spec, self.tenant), end)
+        return build(self.spec, self.clients.warehouse.read_source(self.spec, self.tenant), end)
 
     @cached_property
     def outcomes(self) -> pd.DataFrame:
@@ -70,7 +70,7 @@ class TenantDays:
             .where(self.is_own(table), table.c.state == "done")
             .order_by(table.c.sequence)
         )
-        with self.doors.warehouse.tenant(self.tenant) as connection:
+        with self.clients.warehouse.tenant(self.tenant) as connection:
             found = pd.DataFrame(connection.execute(query).all(), columns=["version", "as_of"])
         return found.assign(as_of=pd.to_datetime(found["as_of"], utc=True))
 
@@ -123,7 +123,7 @@ class TenantDays:
             table.c.predicted_at >= midnight(self.days[0] - USUAL_DAYS * DAY),
             table.c.predicted_at < midnight(self.days[-1] + DAY),
         )
-        with self.doors.warehouse.tenant(self.tenant) as connection:
+        with self.clients.warehouse.tenant(self.tenant) as connection:
             found = pd.DataFrame(connection.execute(query).all(), columns=names)
         found = found.astype({"value": "float64", "version": "int64"})
         found["predicted_at"] = pd.to_datetime(found["predicted_at"], utc=True).astype("datetime64[us, UTC]")
@@ -136,7 +136,7 @@ class TenantDays:
         query = sa.select(*(table.c[name] for name in names)).where(
             self.is_own(table), table.c.entity_id.in_(sa.select(entities))
         )
-        with self.doors.warehouse.tenant(self.tenant) as connection:
+        with self.clients.warehouse.tenant(self.tenant) as connection:
             stored = pd.DataFrame(connection.execute(query).all(), columns=names)
         return _typed_predictions(stored)
 
@@ -161,8 +161,8 @@ class TenantDays:
         times = ["event_time", "predicted_at"]
         columns = ["entity_id", *times, "value", "lower", "upper", "baseline", "version", "origin"]
         rows = [{**self.own, **record} for record in records(made[columns])]
-        with self.doors.warehouse.tenant(self.tenant) as connection:
-            self.doors.warehouse.upsert(connection, tables.predictions, rows)
+        with self.clients.warehouse.tenant(self.tenant) as connection:
+            self.clients.warehouse.upsert(connection, tables.predictions, rows)
 
 
 def midnight(day: dt.date) -> pd.Timestamp:

@@ -37,7 +37,7 @@ class Approved:
     tenant: str
     model: str
     action: str
-    cause: str
+    trigger: str
     severity: str | None
     reason: str
     scores: Mapping[str, float | int | None]
@@ -53,24 +53,24 @@ class Approved:
             MODEL_TAG: self.model,
             UNIQUE_TAG: f"{self.tenant}/{self.model}",
             "ml_pipeline/action": self.action,
-            "ml_pipeline/cause": self.cause,
+            "ml_pipeline/trigger": self.trigger,
             "ml_pipeline/severity": self.severity or "none",
             "ml_pipeline/scores": json.dumps(self.scores),
         }
 
 
 @dataclass
-class Tick:
+class SweepResult:
     """What one look at some tenants came to."""
 
     looked_at: int = 0
     approved: list[Approved] = field(default_factory=list)
-    held: list[tuple[State, RetrainingDecision]] = field(default_factory=list)
+    blocked: list[tuple[State, RetrainingDecision]] = field(default_factory=list)
 
-    def merge(self, other: Tick) -> None:
+    def merge(self, other: SweepResult) -> None:
         self.looked_at += other.looked_at
         self.approved += other.approved
-        self.held += other.held
+        self.blocked += other.blocked
 
 
 def policy_of(settings: Settings) -> tuple[Policy, tuple[int, ...] | None]:
@@ -93,8 +93,8 @@ def decide_for(
     under_way: int = 0,
     request: Request | None = None,
     lease: str = "",
-) -> Tick:
-    """Decides for every tenant and model given, most severe first, and records what has a cause.
+) -> SweepResult:
+    """Decides for every tenant and model given, most severe first, and records what has a trigger.
 
     The same look again records nothing twice: a decision's identity follows from what was decided about whom on which
     day. ``under_way`` trainings of the fleet count against the policy's budget, and each approval does for the next.
@@ -104,14 +104,14 @@ def decide_for(
     states = fleet_states(warehouse, settings, specs, tenants, now, active or {}, under_way)
     states = [replace(state, request=request) for state in states]
     with_cause = [state for state in states if _concerns(decide(state, policy))]
-    tick, decided = Tick(len(states)), []
+    tick, decided = SweepResult(len(states)), []
     for state in sorted(completed(warehouse, with_cause, off_peak), key=lambda state: _urgency(state, policy)):
         decision = decide(replace(state, fleet_trainings=under_way + len(tick.approved)), policy)
         decided.append((state, decision))
         if decision.verdict == "retrain":
             tick.approved.append(_approved(identity(state, decision), state, decision, lease))
         else:
-            tick.held.append((state, decision))
+            tick.blocked.append((state, decision))
     _record(warehouse, decided, lease)
     recorded = {item.decision_id for item in waiting(warehouse)}  # at most one per tenant and model is
     tick.approved = [item for item in tick.approved if item.decision_id in recorded]
@@ -119,10 +119,10 @@ def decide_for(
 
 
 def _concerns(decision: RetrainingDecision) -> bool:
-    """Whether there is something to decide: the calendar alone is no cause where retraining is not switched on."""
+    """Whether there is something to decide: the calendar alone is no trigger where retraining is not switched on."""
     if decision.verdict == "none":
         return False
-    return decision.cause not in ("schedule", "volume") or not set(decision.held_by) & FLAGS
+    return decision.trigger not in ("schedule", "volume") or not set(decision.blocked_by) & FLAGS
 
 
 def _urgency(state: State, policy: Policy) -> tuple[int, str, str]:
@@ -136,7 +136,7 @@ def identity(state: State, decision: RetrainingDecision) -> uuid.UUID:
     A further approval on one day is one after a further attempt.
     """
     attempt = state.last_attempt if decision.verdict == "retrain" else None
-    what = (decision.verdict, decision.cause, decision.severity, *decision.held_by, attempt)
+    what = (decision.verdict, decision.trigger, decision.severity, *decision.blocked_by, attempt)
     parts = [state.tenant, state.model, RETRAIN, state.now.date(), *what]
     return uuid.uuid5(_NAMESPACE, "/".join(map(str, parts)))
 
@@ -149,7 +149,7 @@ def _approved(decision_id: uuid.UUID, state: State, decision: RetrainingDecision
         state.tenant,
         state.model,
         str(decision.action),
-        str(decision.cause),
+        str(decision.trigger),
         decision.severity,
         decision.reason,
         scores,
@@ -176,7 +176,7 @@ def _record(warehouse: Warehouse, decided: Sequence[tuple[State, RetrainingDecis
                 reason=decision.reason,
                 as_of=state.now,
                 numbers=decision.numbers
-                | {"cause": decision.cause, "severity": decision.severity, "action": decision.action}
+                | {"trigger": decision.trigger, "severity": decision.severity, "action": decision.action}
                 | {"since": _since(state)}
                 | ({"lease": lease} if lease else {}),
                 version=state.champion.number if state.champion else None,
@@ -207,7 +207,7 @@ def waiting(warehouse: Warehouse) -> list[Approved]:
             row["tenant_id"],
             row["model"],
             row["numbers"]["action"],
-            row["numbers"]["cause"],
+            row["numbers"]["trigger"],
             row["numbers"]["severity"],
             row["reason"],
             {name: row["numbers"][name] for name in SCORES},

@@ -12,7 +12,7 @@ from ml_pipeline.lifecycle.policy import PolicyError
 from ml_pipeline.lifecycle.retraining import RetrainingDecision, decide
 from ml_pipeline.resources import tables
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.work.context import Doors
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import ALIAS_BY_HAND, PROMOTE, PROMOTE_BY_HAND, ROLLBACK
 from ml_pipeline.work.retraining.decide import policy_of, waiting
 from ml_pipeline.work.retraining.decisions import RETRAIN, TRAIN, WATCH
@@ -39,13 +39,15 @@ class Explanation:
     """Why there is none now, where the policy cannot be read."""
 
 
-def explain(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime, day: dt.date | None = None) -> Explanation:
+def explain(
+    clients: Clients, spec: ModelSpec, tenant: str, now: dt.datetime, day: dt.date | None = None
+) -> Explanation:
     """What was decided for a tenant's model by the end of ``day``, or until now."""
     table = tables.decisions
     by_then: sa.ColumnElement[bool] = sa.true()
     if day is not None:
         by_then = table.c.as_of < dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), dt.UTC)
-    with doors.warehouse.tenant(tenant) as connection:
+    with clients.warehouse.tenant(tenant) as connection:
         found = {}
         for question, kinds in QUESTIONS.items():
             query = (
@@ -61,14 +63,14 @@ def explain(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime, day: d
     if day is not None:
         return Explanation(tenant, spec.name, found, None)
     try:
-        return Explanation(tenant, spec.name, found, _now(doors, spec, tenant, now))
+        return Explanation(tenant, spec.name, found, _now(clients, spec, tenant, now))
     except PolicyError as error:
         return Explanation(tenant, spec.name, found, None, str(error))
 
 
-def _now(doors: Doors, spec: ModelSpec, tenant: str, now: dt.datetime) -> RetrainingDecision:
-    under_way = len(waiting(doors.warehouse))
-    states = fleet_states(doors.warehouse, doors.settings, {spec.name: spec}, [tenant], now, {}, under_way)
-    policy, off_peak = policy_of(doors.settings)
-    (state,) = completed(doors.warehouse, states, off_peak)
+def _now(clients: Clients, spec: ModelSpec, tenant: str, now: dt.datetime) -> RetrainingDecision:
+    under_way = len(waiting(clients.warehouse))
+    states = fleet_states(clients.warehouse, clients.settings, {spec.name: spec}, [tenant], now, {}, under_way)
+    policy, off_peak = policy_of(clients.settings)
+    (state,) = completed(clients.warehouse, states, off_peak)
     return decide(state, policy)

@@ -83,7 +83,7 @@ def fleet_states(
 
 
 def completed(warehouse: Warehouse, states: Sequence[State], off_peak: tuple[int, ...] | None = None) -> list[State]:
-    """The states with what only those need that have a cause.
+    """The states with what only those need that have a trigger.
 
     That is the labels of what came since their outcomes changed, and the hours in which a training may start: those set
     for the tenant, else the installation's ``off_peak``, else those in which its tenants create least.
@@ -286,7 +286,7 @@ def _state(
         champion=_champion(found),
         last_fit=fits[0] if fits else None,
         last_training=next((fit for fit in fits if fit.action == "train"), None),
-        in_vain=_in_vain(fits),
+        consecutive_rejections=_consecutive_rejections(fits),
         last_attempt=found.last_attempt,
         active_runs=max(active, found.approved),
         fleet_trainings=under_way,
@@ -338,7 +338,7 @@ def _updates_left(fits: Sequence[LastFit]) -> int:
     return max(MOST_UPDATES - since_training, 0)
 
 
-def _in_vain(fits: Sequence[LastFit]) -> int:
+def _consecutive_rejections(fits: Sequence[LastFit]) -> int:
     """Trainings in a row, the newest included, whose version was not promoted."""
     trainings = [fit.promoted for fit in fits if fit.action == "train"]
     return trainings.index(True) if True in trainings else len(trainings)

@@ -44,7 +44,7 @@ def training_context(
     storage = Studies(settings).prepare() if search.resume else None
     # A worker of a run is no fork server's parent yet: its own would import everything again in every process.
     get_context("forkserver").set_forkserver_preload(PRELOAD)
-    with cores.taken(settings, search.processes - 1) as more:
+    with cores.acquire_cores(settings, search.processes - 1) as more:
         yield TrainingContext(gains, study_name(tenant, spec.name, key), storage, 1 + more, pooled)
 
 

@@ -18,7 +18,7 @@ from ml_pipeline.features.point_in_time import build, repeated_rows
 from ml_pipeline.features.quality.gates import failed_gates
 from ml_pipeline.features.quality.measures import assess
 from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision, judge
-from ml_pipeline.lifecycle.versions import Contract, next_semantic
+from ml_pipeline.lifecycle.versions import SpecFingerprint, next_semantic
 from ml_pipeline.resources import cores, tables
 from ml_pipeline.resources.registry import CHALLENGER, Version, registered_name
 from ml_pipeline.resources.scratch import scratch_folder
@@ -26,21 +26,21 @@ from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.evidence import Opponent, evidence_of
 from ml_pipeline.training.reporting.card import Origin, summary
-from ml_pipeline.training.selection.predictors import Constant
-from ml_pipeline.training.train import Trained, constant_instead, failures, train
-from ml_pipeline.training.training_window import training_rows
+from ml_pipeline.training.selection.predictors import Baseline
+from ml_pipeline.training.train import Trained, baseline_instead, failures, train
+from ml_pipeline.training.training_window import choose_training_window
 from ml_pipeline.training.update import update, updates_left
-from ml_pipeline.work.context import LATEST, Doors, moment_of
+from ml_pipeline.work.context import LATEST, Clients, resolve_as_of
 from ml_pipeline.work.deployment.deployer import PROMOTE
 from ml_pipeline.work.feedback import read_feedback
 from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.retraining.decide import DONE, FAILED, settle
 from ml_pipeline.work.retraining.decisions import record_decision
-from ml_pipeline.work.scoring import answers, load_version, score_open_entities
+from ml_pipeline.work.scoring import is_compatible, load_version, score_open_entities
 from ml_pipeline.work.tenant_settings import spec_for
 from ml_pipeline.work.training.search import end_search, search_params, search_tags, training_context
 from ml_pipeline.work.training.sharing import pooled, typical
-from ml_pipeline.work.training.version_files import comparison, contract_of, logged_metrics, write_files
+from ml_pipeline.work.training.version_files import comparison, fingerprint_of, logged_metrics, write_files
 
 FEATURES, MODEL, PREDICTIONS = "features", "model", "predictions"
 STEPS = (FEATURES, MODEL, PREDICTIONS)
@@ -92,7 +92,7 @@ def run_training(task: TrainingTask) -> TaskReport:
             report.error = f"{step}: {type(error).__name__}: {error}"
             break
     if task.decision:
-        settle(tenant.doors.warehouse, task.tenant, uuid.UUID(task.decision), FAILED if report.error else DONE)
+        settle(tenant.clients.warehouse, task.tenant, uuid.UUID(task.decision), FAILED if report.error else DONE)
     return report
 
 
@@ -102,17 +102,17 @@ class _TenantModel:
     def __init__(self, task: TrainingTask) -> None:
         self.task = task
         self.tenant = task.tenant
-        self.doors = Doors(task.settings)
+        self.clients = Clients(task.settings)
 
     @cached_property
     def spec(self) -> ModelSpec:
-        return spec_for(self.doors.warehouse, self.task.spec, self.tenant)
+        return spec_for(self.clients.warehouse, self.task.spec, self.tenant)
 
     @cached_property
     def _current(self) -> tuple[pd.DataFrame, pd.DataFrame, dt.datetime]:
         """Source rows, feature frame and moment."""
-        rows = self.doors.warehouse.read_source(self.spec, self.tenant)
-        moment = moment_of(self.task.as_of, self.spec, rows)
+        rows = self.clients.warehouse.read_source(self.spec, self.tenant)
+        moment = resolve_as_of(self.task.as_of, self.spec, rows)
         return rows, build(self.spec, rows, moment), moment
 
     def features(self) -> dict[str, Any]:
@@ -120,11 +120,11 @@ class _TenantModel:
         rows, frame, moment = self._current
         repeated = repeated_rows(self.spec, rows, moment)
         quality = assess(self.spec, rows, frame, moment)
-        kept = self._taught(frame, moment)
-        digest, url = self.doors.snapshots.write(self.tenant, self.spec.name, kept)
+        kept = self._with_feedback(frame, moment)
+        digest, url = self.clients.snapshots.write(self.tenant, self.spec.name, kept)
         matured = int((frame["state"] == "matured").sum())
-        with self.doors.warehouse.tenant(self.tenant) as connection:
-            self.doors.warehouse.upsert(
+        with self.clients.warehouse.tenant(self.tenant) as connection:
+            self.clients.warehouse.upsert(
                 connection,
                 tables.feature_sets,
                 [
@@ -157,12 +157,12 @@ class _TenantModel:
             "snapshot": digest[:24],
         }
 
-    def _taught(self, frame: pd.DataFrame, moment: dt.datetime) -> pd.DataFrame:
+    def _with_feedback(self, frame: pd.DataFrame, moment: dt.datetime) -> pd.DataFrame:
         """The frame as it is trained on: with people's feedback, where the specification says so."""
         if not self.spec.label.feedback:
             return frame
         return with_feedback(
-            self.spec, frame, read_feedback(self.doors.warehouse, self.spec, self.tenant, moment), moment
+            self.spec, frame, read_feedback(self.clients.warehouse, self.spec, self.tenant, moment), moment
         )
 
     def _latest_snapshot(self) -> sa.RowMapping:
@@ -173,7 +173,7 @@ class _TenantModel:
             .order_by(table.c.sequence.desc())
             .limit(1)
         )
-        with self.doors.warehouse.tenant(self.tenant) as connection:
+        with self.clients.warehouse.tenant(self.tenant) as connection:
             row = connection.execute(query).mappings().first()
         if row is None:
             raise SnapshotUnknown(
@@ -188,14 +188,17 @@ class _TenantModel:
         One run at a time does this for a tenant: two would register the same work twice.
         """
         settings = self.task.settings
-        with self.doors.warehouse.alone(self.tenant, f"train {self.spec.name}"), cores.taken(settings, 1):
+        with (
+            self.clients.warehouse.advisory_lock(self.tenant, f"train {self.spec.name}"),
+            cores.acquire_cores(settings, 1),
+        ):
             report = self._trained_and_judged()
             end_search(settings, self.spec, self.tenant)
         return report
 
     def _trained_and_judged(self) -> dict[str, Any]:
         snapshot, frame, moment = self._snapshot
-        rows, note = training_rows(self.spec, frame, moment, self._changed_at)
+        rows, note = choose_training_window(self.spec, frame, moment, self._changed_at)
         refusal = self._refusal(rows, snapshot["quality"])
         if refusal is not None:
             return self._held(refusal, moment)
@@ -204,9 +207,9 @@ class _TenantModel:
         if self._changed_at is not None:
             work += f"since {self._changed_at}"
         key = hashlib.sha256(work.encode()).hexdigest()
-        existing = self.doors.registry.find(self.tenant, self.spec.name, key)
+        existing = self.clients.registry.find(self.tenant, self.spec.name, key)
         if existing is not None:
-            return self._settled(existing, moment, base)
+            return self._resume_existing(existing, moment, base)
         trained = self._fitted(rows, moment, base, key)
         version = self._register(trained, key, snapshot["snapshot_hash"], moment, rows, base)
         return self._judge(trained, version, moment, rows, note)
@@ -215,11 +218,11 @@ class _TenantModel:
         """The champion, where the decision was to update it and it can go on learning; else a training is made."""
         if self.task.action != UPDATE:
             return None
-        champion = self.doors.registry.aliased(self.tenant, self.spec.name)
-        if champion is None or not answers(self.spec, champion):
+        champion = self.clients.registry.aliased(self.tenant, self.spec.name)
+        if champion is None or not is_compatible(self.spec, champion):
             return None
-        model, _ = load_version(self.doors, self.spec, champion)
-        is_constant = isinstance(model.predictor, Constant)
+        model, _ = load_version(self.clients, self.spec, champion)
+        is_constant = isinstance(model.predictor, Baseline)
         return None if is_constant or updates_left(self.spec, model) == 0 else champion
 
     def _fitted(self, rows: pd.DataFrame, moment: dt.datetime, base: Version | None, key: str) -> Trained:
@@ -227,14 +230,14 @@ class _TenantModel:
             # What the version itself gained, where it is made again to be judged, is no past of its own.
             versions = self._versions() if self.spec.training.search else []
             past = [version for version in versions if version.tags.get("key") != key]
-            shared = pooled(self.doors.warehouse, self.spec, self.tenant, moment)
+            shared = pooled(self.clients.warehouse, self.spec, self.tenant, moment)
             with training_context(self.task.settings, self.spec, self.tenant, key, past, shared) as context:
                 return train(self.spec, rows, moment, context=context)
-        model, _ = load_version(self.doors, self.spec, base)
+        model, _ = load_version(self.clients, self.spec, base)
         return update(self.spec, model, rows, moment, dt.datetime.fromisoformat(base.as_of))
 
     def _versions(self) -> list[Version]:
-        return self.doors.registry.versions(self.tenant, self.spec.name)
+        return self.clients.registry.versions(self.tenant, self.spec.name)
 
     def _refusal(self, rows: pd.DataFrame, quality: Mapping[str, Any]) -> Decision | None:
         needed, matured = self.spec.training.min_rows, int(own_outcomes(rows).sum())
@@ -256,7 +259,7 @@ class _TenantModel:
         return {"decision": decision.verdict, "reason": decision.reason}
 
     def _record(self, kind: str, decision: Decision, moment: dt.datetime, version: int | None) -> None:
-        with self.doors.warehouse.tenant(self.tenant) as connection:
+        with self.clients.warehouse.tenant(self.tenant) as connection:
             record_decision(
                 connection,
                 self.tenant,
@@ -279,23 +282,23 @@ class _TenantModel:
         base: Version | None,
     ) -> Version:
         parent = base or next(iter(self._versions()), None)
-        contract = contract_of(self.spec)
-        parent_contract = Contract(parent.tags["question_hash"], parent.tags["spec_hash"]) if parent else None
-        cause = self._cause()
+        fingerprint = fingerprint_of(self.spec)
+        parent_fingerprint = SpecFingerprint(parent.tags["question_hash"], parent.tags["spec_hash"]) if parent else None
+        trigger = self._cause()
         origin = Origin(
             tenant=self.tenant,
-            semantic=next_semantic(parent.semantic if parent else None, parent_contract, contract),
+            semantic=next_semantic(parent.semantic if parent else None, parent_fingerprint, fingerprint),
             as_of=moment.isoformat(),
             snapshot_hash=snapshot_hash,
             action=UPDATE if base else TRAIN,
             parent=base.number if base else None,
             quality=self._snapshot[0]["quality"],
-            why=cause.get("why", ""),
+            why=trigger.get("why", ""),
         )
         with scratch_folder() as folder:
             path = folder / "model"
             write_files(path, self.spec, trained, rows, origin, plots=self.task.plots)
-            return self.doors.registry.register(
+            return self.clients.registry.register(
                 self.tenant,
                 self.spec.name,
                 path,
@@ -312,19 +315,19 @@ class _TenantModel:
                 tags={
                     "candidate": trained.candidate,
                     "snapshot_hash": snapshot_hash,
-                    "spec_hash": contract.specification,
-                    "question_hash": contract.question,
+                    "spec_hash": fingerprint.specification,
+                    "question_hash": fingerprint.question,
                     "parent_version": str(parent.number) if parent else "",
                     "rows": str(trained.rows["all"]),
                     "action": origin.action,
                     **search_tags(trained),
                     **self._change_learnt(rows),
-                    **cause,
+                    **trigger,
                 },
             )
 
     @cached_property
-    def _asked(self) -> sa.RowMapping | None:
+    def _retraining_request(self) -> sa.RowMapping | None:
         """The decision that asked for this training; None where a person or a schedule of their own did."""
         if not self.task.decision:
             return None
@@ -332,15 +335,15 @@ class _TenantModel:
         query = sa.select(table.c.reason, table.c.numbers).where(
             table.c.tenant_id == self.tenant, table.c.decision_id == uuid.UUID(self.task.decision)
         )
-        with self.doors.warehouse.tenant(self.tenant) as connection:
+        with self.clients.warehouse.tenant(self.tenant) as connection:
             return connection.execute(query).mappings().first()
 
     @cached_property
     def _changed_at(self) -> dt.datetime | None:
         """Since when outcomes are others: as the decision that asked for this says, or as the champion was trained."""
-        if self._asked is not None and self._asked["numbers"].get("since"):
-            return dt.datetime.fromisoformat(self._asked["numbers"]["since"]).replace(tzinfo=dt.UTC)
-        champion = self.doors.registry.aliased(self.tenant, self.spec.name)
+        if self._retraining_request is not None and self._retraining_request["numbers"].get("since"):
+            return dt.datetime.fromisoformat(self._retraining_request["numbers"]["since"]).replace(tzinfo=dt.UTC)
+        champion = self.clients.registry.aliased(self.tenant, self.spec.name)
         kept = champion.tags.get(CHANGED_AT) if champion is not None else None
         return dt.datetime.fromisoformat(kept) if kept else None
 
@@ -352,17 +355,21 @@ class _TenantModel:
 
     def _cause(self) -> dict[str, str]:
         """Why it was trained, for MLflow's pages."""
-        if self._asked is None:
+        if self._retraining_request is None:
             return {}
-        numbers = self._asked["numbers"]
-        cause = {"cause": numbers["cause"], "severity": numbers["severity"] or "none", "why": self._asked["reason"]}
-        return cause | {"asked_by": self.task.decision}
+        numbers = self._retraining_request["numbers"]
+        trigger = {
+            "trigger": numbers["trigger"],
+            "severity": numbers["severity"] or "none",
+            "why": self._retraining_request["reason"],
+        }
+        return trigger | {"asked_by": self.task.decision}
 
     def _judge(
         self, trained: Trained, version: Version, moment: dt.datetime, rows: pd.DataFrame, window: str | None
     ) -> dict[str, Any]:
-        champion = self.doors.registry.aliased(self.tenant, self.spec.name)
-        if champion is not None and (champion.number == version.number or not answers(self.spec, champion)):
+        champion = self.clients.registry.aliased(self.tenant, self.spec.name)
+        if champion is not None and (champion.number == version.number or not is_compatible(self.spec, champion)):
             champion = None  # the version itself, cut off after the alias had moved, or one of other features or labels
         _, frame, _ = self._snapshot
         opponent = None if champion is None else self._opponent(champion)
@@ -376,23 +383,23 @@ class _TenantModel:
         decision = Decision(decision.verdict, reason, numbers)
         if decision.verdict == FALL_BACK:
             return self._fall_back(trained, version, moment, rows, decision)
-        self.doors.registry.tag(version, "decision", decision.reason)
+        self.clients.registry.tag(version, "decision", decision.reason)
         if decision.verdict == "promote":
             self._deploy(version, decision, moment)
         else:
-            self.doors.registry.set_alias(self.tenant, self.spec.name, CHALLENGER, version.number)
+            self.clients.registry.set_alias(self.tenant, self.spec.name, CHALLENGER, version.number)
         # Recorded last: a version without this record was cut off, and is judged when its work comes again.
         self._record("promote", decision, moment, version.number)
-        return self._told(trained, version, decision)
+        return self._metadata(trained, version, decision)
 
     def _opponent(self, champion: Version) -> Opponent:
-        model, own_test = load_version(self.doors, self.spec, champion)
+        model, own_test = load_version(self.clients, self.spec, champion)
         return Opponent(champion.number, model, own_test, dt.datetime.fromisoformat(champion.as_of))
 
     def _deploy(self, version: Version, decision: Decision, moment: dt.datetime) -> None:
         # A snapshot may be older than the run: the version begins to serve now, not when its rows were frozen.
         begins = moment if self.task.as_of == LATEST else max(moment, dt.datetime.fromisoformat(self.task.as_of))
-        self.doors.deployer.deploy(
+        self.clients.deployer.deploy(
             self.tenant, self.spec.name, version.number, action=PROMOTE, reason=decision.reason, as_of=begins
         )
 
@@ -400,13 +407,13 @@ class _TenantModel:
         self, trained: Trained, version: Version, moment: dt.datetime, rows: pd.DataFrame, decision: Decision
     ) -> dict[str, Any]:
         """The constant serves instead of a champion that is worse than it, as a version of its own."""
-        constant, serving = constant_instead(self.spec, trained), version
+        constant, serving = baseline_instead(self.spec, trained), version
         if constant is not trained:
             key = hashlib.sha256(f"{version.tags['key']}constant".encode()).hexdigest()
             serving = self._register(constant, key, version.tags["snapshot_hash"], moment, rows, None)
         for number in {version.number, serving.number}:
-            found = self.doors.registry.version(self.tenant, self.spec.name, number)
-            self.doors.registry.tag(found, "decision", decision.reason)
+            found = self.clients.registry.version(self.tenant, self.spec.name, number)
+            self.clients.registry.tag(found, "decision", decision.reason)
         self._deploy(serving, decision, moment)
         if serving is not version:
             self._record("promote", Decision("reject", decision.reason, decision.numbers), moment, version.number)
@@ -416,9 +423,9 @@ class _TenantModel:
             numbers[f"business_{asked.name}"] = decision.numbers[f"business_{asked.name}_baseline"]
         decision = Decision(decision.verdict, decision.reason, numbers)
         self._record("promote", decision, moment, serving.number)
-        return self._told(constant, serving, decision)
+        return self._metadata(constant, serving, decision)
 
-    def _told(self, trained: Trained, version: Version, decision: Decision) -> dict[str, Any]:
+    def _metadata(self, trained: Trained, version: Version, decision: Decision) -> dict[str, Any]:
         metric = self.spec.headline_metric
         return {
             "decision": decision.verdict,
@@ -435,7 +442,7 @@ class _TenantModel:
             "MLflow": self.task.settings.version_page(registered_name(self.spec.name, self.tenant), version.number),
         }
 
-    def _settled(self, version: Version, moment: dt.datetime, base: Version | None) -> dict[str, Any]:
+    def _resume_existing(self, version: Version, moment: dt.datetime, base: Version | None) -> dict[str, Any]:
         """The same snapshot and specification again: nothing is trained, a judgement that was cut off is made up."""
         table = tables.decisions
         query = sa.select(table.c.verdict, table.c.reason).where(
@@ -444,11 +451,11 @@ class _TenantModel:
             table.c.kind == "promote",
             table.c.version == version.number,
         )
-        with self.doors.warehouse.tenant(self.tenant) as connection:
+        with self.clients.warehouse.tenant(self.tenant) as connection:
             judged = connection.execute(query.limit(1)).first()
         if judged is None:
             _, frame, _ = self._snapshot
-            rows, window = training_rows(self.spec, frame, moment, self._changed_at)
+            rows, window = choose_training_window(self.spec, frame, moment, self._changed_at)
             trained = self._fitted(rows, moment, base, version.tags["key"])
             return self._judge(trained, version, moment, rows, window)
         return {
@@ -461,10 +468,10 @@ class _TenantModel:
     def _snapshot(self) -> tuple[sa.RowMapping, pd.DataFrame, dt.datetime]:
         """The newest snapshot, its frame and moment: the same throughout, whatever another run stores meanwhile."""
         snapshot = self._latest_snapshot()
-        frame = self.doors.snapshots.read(snapshot["path"], snapshot["snapshot_hash"], tenant=self.tenant)
+        frame = self.clients.snapshots.read(snapshot["path"], snapshot["snapshot_hash"], tenant=self.tenant)
         return snapshot, frame, snapshot["as_of"]
 
     def predictions(self) -> dict[str, Any]:
         """Scores the open entities that the champion has not scored yet."""
         _, frame, moment = self._current
-        return score_open_entities(self.doors, self.spec, self.tenant, frame, moment)
+        return score_open_entities(self.clients, self.spec, self.tenant, frame, moment)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ml_pipeline.lifecycle.versions import Contract
+from ml_pipeline.lifecycle.versions import SpecFingerprint
 from ml_pipeline.monitoring.profiles.profile import profile
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.fitted_model import FittedModel
@@ -60,14 +60,14 @@ def read_files(folder: Path) -> tuple[FittedModel, pd.DataFrame]:
     return FittedModel.load(folder), pd.read_parquet(folder / TEST_PREDICTIONS)
 
 
-def contract_of(spec: ModelSpec) -> Contract:
+def fingerprint_of(spec: ModelSpec) -> SpecFingerprint:
     """Hashes that decide the semantic version: of source, label and features, and of the whole specification.
 
     Which features are selected, and whether feedback teaches, are ways to answer the question, not part of it.
     """
     label = spec.label.model_dump_json(exclude={"feedback"})
     asked = spec.source.model_dump_json() + label + spec.features.model_dump_json(exclude={"selection"})
-    return Contract(hashlib.sha256(asked.encode()).hexdigest(), spec.hash)
+    return SpecFingerprint(hashlib.sha256(asked.encode()).hexdigest(), spec.hash)
 
 
 def logged_metrics(trained: Trained) -> dict[str, float]:

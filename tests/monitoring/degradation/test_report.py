@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_pipeline.monitoring.degradation.root_cause import cause_of
+from ml_pipeline.monitoring.degradation.root_cause import root_cause_of
 from ml_pipeline.monitoring.performance import degradation, scored_outcomes
 from ml_pipeline.specs import load_specs
 
@@ -272,11 +272,11 @@ def test_labels_and_predictions_without_a_value_are_left_out():
 
 def test_other_inputs_are_data_drift():
     found = degradation(SPEC, scored(change=85), day_number(89))
-    assert cause_of(found, "drift").name == "data drift"
+    assert root_cause_of(found, "drift").name == "data drift"
 
 
 def test_the_same_inputs_with_other_outcomes_are_concept_drift():
-    cause = cause_of(degradation(SPEC, scored(change=85), day_number(89)), "stable")
+    cause = root_cause_of(degradation(SPEC, scored(change=85), day_number(89)), "stable")
     assert cause.name == "concept drift"
     assert cause.reason.startswith(
         "concept drift: the same inputs have other outcomes than before (loss of the model +"
@@ -286,13 +286,13 @@ def test_the_same_inputs_with_other_outcomes_are_concept_drift():
 def test_a_loss_that_rose_for_the_constant_too_is_a_change_of_the_outcomes():
     found = degradation(SPEC, scored(change=80, constant_factor=2.0), day_number(89))
     assert abs(found.relative_rise) < 0.5
-    assert cause_of(found, "stable").name == "outcome change"
+    assert root_cause_of(found, "stable").name == "outcome change"
 
 
 @pytest.mark.parametrize("drift_status", ["insufficient_data", None])
 def test_without_a_drift_report_the_cause_is_unknown(drift_status):
-    assert cause_of(degradation(SPEC, scored(change=85), day_number(89)), drift_status).name == "unknown"
+    assert root_cause_of(degradation(SPEC, scored(change=85), day_number(89)), drift_status).name == "unknown"
 
 
 def test_what_is_not_degraded_has_no_cause():
-    assert cause_of(degradation(SPEC, scored(), day_number(89)), "drift").name == "none"
+    assert root_cause_of(degradation(SPEC, scored(), day_number(89)), "drift").name == "none"

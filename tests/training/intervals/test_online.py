@@ -11,11 +11,11 @@ from ml_pipeline.training.intervals.online import (
     MIN_OUTCOMES,
     Known,
     Predictions,
-    adaptive_interval,
+    adaptive_cadence,
     lived_intervals,
     waiting_unit,
 )
-from ml_pipeline.training.selection.predictors import Constant
+from ml_pipeline.training.selection.predictors import Baseline
 
 START = np.datetime64("2026-01-01", "us")
 DAY = 86400.0
@@ -24,7 +24,7 @@ DAY = 86400.0
 def version_of(residuals: np.ndarray, value: float = 0.0, least: float | None = None) -> FittedModel:
     interval = conformal_interval(residuals, 0.9, "identity")
     kept = tuple(np.sort(residuals).tolist())
-    return FittedModel("m", "", "regression", "c", Constant(value), value, interval, least, None, kept)
+    return FittedModel("m", "", "regression", "c", Baseline(value), value, interval, least, None, kept)
 
 
 def days(numbers: np.ndarray) -> np.ndarray:
@@ -131,7 +131,7 @@ def test_entities_that_had_waited_before_the_version_was_made_lend_their_residua
     made = predictions(version, label, every=1.0, delay=0.0)
     made = replace(made, is_new=np.arange(20) < 10)
     known = made.known_at(made.event_time[-1], None)
-    interval, residuals = adaptive_interval(version.interval, np.array(version.residuals), known, 0.9)
+    interval, residuals = adaptive_cadence(version.interval, np.array(version.residuals), known, 0.9)
     assert known.misses_too_many(residuals, "identity", 0.05)[1] == pytest.approx(-0.5)
     assert (residuals == 50).sum() == 10
     assert interval.above > version.interval.above + 20

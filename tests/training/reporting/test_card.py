@@ -6,7 +6,7 @@ import pytest
 
 from ml_pipeline.training.reporting.card import Origin, card, reliability, summary
 from ml_pipeline.training.reporting.importance import importance
-from ml_pipeline.training.train import constant_instead, train
+from ml_pipeline.training.train import baseline_instead, train
 
 MODELS = ["story_points", "lead_time", "rework_risk"]
 QUALITY = {
@@ -111,7 +111,7 @@ def test_the_limits_name_the_notes_few_test_rows_and_weak_data(versions):
 
 def test_a_constant_says_that_it_is_one_and_relies_on_nothing(versions):
     spec, rows, trained = versions["story_points"]
-    constant = constant_instead(spec, trained)
+    constant = baseline_instead(spec, trained)
     told = sections(card(spec, constant, rows, ORIGIN))
     assert summary(spec, constant).startswith("The constant `median`, trained on 300 rows.")
     assert "The constant answers" in told["Candidates"]

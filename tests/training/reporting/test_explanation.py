@@ -9,9 +9,9 @@ from scipy.special import logit
 from ml_pipeline.features.encoding.preprocessing import TEXT
 from ml_pipeline.specs import Preprocessing
 from ml_pipeline.training.fitted_model import FittedModel
-from ml_pipeline.training.reporting.explanation import ANCHOR, CALIBRATION, RANGE, contributions, in_log_odds, words
+from ml_pipeline.training.reporting.explanation import CALIBRATION, OFFSET, RANGE, contributions, in_log_odds, words
 from ml_pipeline.training.selection.ensembles import RECENT_MEDIAN, fit_members
-from ml_pipeline.training.selection.predictors import Constant, Member
+from ml_pipeline.training.selection.predictors import Baseline, Member
 from ml_pipeline.training.selection.probability_calibration import Calibration
 from ml_pipeline.training.train import train
 
@@ -49,7 +49,7 @@ def test_a_version_explains_what_it_was_not_trained_on(specs, make_frame, as_of,
     spec = specs[name]
     model, rows = train(spec, make_frame(spec, 300), as_of).model, make_frame(spec, 50, seed=1)
     found, value = explained(model, rows)
-    assert not isinstance(model.predictor, Constant)
+    assert not isinstance(model.predictor, Baseline)
     assert found.sum(axis=1).to_numpy() == pytest.approx(value, rel=1e-5, abs=1e-5)
     assert set(spec.feature_columns.all) <= set(found.columns)
     assert list(found.index) == list(rows.index)
@@ -57,7 +57,7 @@ def test_a_version_explains_what_it_was_not_trained_on(specs, make_frame, as_of,
 
 def test_the_column_and_the_word_that_the_label_depends_on_contribute_most(story_points, make_frame, as_of):
     rows = make_frame(story_points, 400)
-    size = contributions(train(story_points, rows, as_of).model, rows).drop(columns=ANCHOR).abs().mean()
+    size = contributions(train(story_points, rows, as_of).model, rows).drop(columns=OFFSET).abs().mean()
     assert set(size.nlargest(2).index) == {story_points.feature_columns.numeric[0], TEXT}
 
 
@@ -100,9 +100,9 @@ def test_on_the_log_scale_contributions_keep_their_proportions(specs, make_frame
     feature = spec.feature_columns.numeric[0]
     position = model.predictor.preprocessors["trees"].features.index(feature)
     found = contributions(model, rows)
-    rest = found.drop(columns=ANCHOR).sum(axis=1).to_numpy()
+    rest = found.drop(columns=OFFSET).sum(axis=1).to_numpy()
     assert found[feature].to_numpy() / rest == pytest.approx(raw[:, position] / raw[:, :-1].sum(axis=1), rel=1e-3)
-    assert found[ANCHOR].nunique() == 1
+    assert found[OFFSET].nunique() == 1
 
 
 def test_contributions_that_cancel_out_on_the_log_scale_stay_finite(specs, make_frame):
@@ -111,17 +111,17 @@ def test_contributions_that_cancel_out_on_the_log_scale_stay_finite(specs, make_
     (member,) = model.predictor.members
     still = replace(member, learner=replace(member.learner, coefficients=0 * member.learner.coefficients))
     found, value = explained(replace(model, predictor=replace(model.predictor, members=(still,))), rows)
-    assert (found.drop(columns=ANCHOR) == 0).all(axis=None)
-    assert found[ANCHOR].to_numpy() == pytest.approx(value)
+    assert (found.drop(columns=OFFSET) == 0).all(axis=None)
+    assert found[OFFSET].to_numpy() == pytest.approx(value)
 
 
 @pytest.mark.parametrize("ceiling", [4.0, 12.0])
 @pytest.mark.parametrize("scale", ["identity", "log"])
-@pytest.mark.parametrize("anchor", ["median", "recent"])
-def test_a_member_at_its_ceiling_is_explained_up_to_there(story_points, make_frame, anchor, scale, ceiling):
+@pytest.mark.parametrize("offset", ["median", "recent"])
+def test_a_member_at_its_ceiling_is_explained_up_to_there(story_points, make_frame, offset, scale, ceiling):
     rows = make_frame(story_points, 150)
     rows["history_recent_median"] = np.linspace(1, 9, 150)
-    model = fitted(story_points, rows, [Member("xgboost", anchor, scale)])
+    model = fitted(story_points, rows, [Member("xgboost", offset, scale)])
     found, value = explained(replace(model, predictor=replace(model.predictor, ceiling=ceiling)), rows)
     assert value.min() < value.max() == pytest.approx(ceiling)
     assert found.sum(axis=1).to_numpy() == pytest.approx(value, rel=1e-5, abs=1e-5)
@@ -130,9 +130,9 @@ def test_a_member_at_its_ceiling_is_explained_up_to_there(story_points, make_fra
 @pytest.mark.parametrize(("name", "candidate"), [("story_points", "median"), ("rework_risk", "prior")])
 def test_of_a_constant_everything_is_anchor(specs, make_frame, name, candidate):
     rows = make_frame(specs[name], 20)
-    found, value = explained(FittedModel.of(specs[name], candidate, Constant(0.25), baseline=0.25), rows)
-    assert list(found.columns) == [ANCHOR]
-    assert found[ANCHOR].to_numpy() == pytest.approx(value)
+    found, value = explained(FittedModel.of(specs[name], candidate, Baseline(0.25), baseline=0.25), rows)
+    assert list(found.columns) == [OFFSET]
+    assert found[OFFSET].to_numpy() == pytest.approx(value)
 
 
 def test_the_recent_median_alone_is_all_anchor_and_moves_with_each_row(story_points, make_frame):
@@ -141,7 +141,7 @@ def test_the_recent_median_alone_is_all_anchor_and_moves_with_each_row(story_poi
     model = fitted(story_points, rows)
     alone = replace(model, predictor=model.predictor.only([5]))
     assert model.predictor.members[5].candidate == RECENT_MEDIAN
-    assert contributions(alone, rows)[ANCHOR].to_numpy() == pytest.approx(np.linspace(1, 9, 150))
+    assert contributions(alone, rows)[OFFSET].to_numpy() == pytest.approx(np.linspace(1, 9, 150))
 
 
 def test_a_forest_that_explains_nothing_adds_under_its_own_name(story_points, make_frame):
@@ -189,7 +189,7 @@ def test_levels_and_flags_of_missing_values_count_for_their_column(story_points,
     rows[signal] = rows[signal].where(rows[signal] > 0)
     keys = Preprocessing(missing="median", missing_indicator=True, categorical="onehot")
     found = contributions(fitted(story_points.model_copy(update={"preprocessing": keys}), rows), rows)
-    assert set(found.columns) == {ANCHOR, *story_points.feature_columns.all}
+    assert set(found.columns) == {OFFSET, *story_points.feature_columns.all}
 
 
 def test_the_words_of_a_text_add_what_the_linear_member_makes_of_them(story_points, make_frame):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ml_pipeline.training.reporting.plots import Tried, picture
-from ml_pipeline.training.train import constant_instead, train
+from ml_pipeline.training.train import baseline_instead, train
 
 TRIED = [Tried(number, 2.0 - number / 10) for number in range(8)]
 
@@ -35,7 +35,7 @@ def test_a_version_has_five_panels_and_a_sixth_where_a_search_was_made(versions,
 
 def test_a_constant_has_neither_importance_nor_interval_nor_learning_curve(versions):
     spec, trained = versions["story_points"]
-    assert inked(picture(spec, constant_instead(spec, trained))) == [True, True, False, False, False, False]
+    assert inked(picture(spec, baseline_instead(spec, trained))) == [True, True, False, False, False, False]
 
 
 def test_the_same_version_gives_the_same_picture(versions):

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from ml_pipeline.features.feedback import VERDICT
-from ml_pipeline.training.selection.model_selection import constants, fit_again, row_losses, run_race
+from ml_pipeline.training.selection.model_selection import baselines, fit_again, row_losses, select_model
 
 
 def with_training(spec, **changes):
@@ -24,7 +24,7 @@ def parts(story_points, make_frame):
 
 
 def test_the_ensemble_holds_every_candidate_from_both_anchors_and_the_anchors_themselves(story_points, parts):
-    race = run_race(story_points, *parts, seed=0)
+    race = select_model(story_points, *parts, seed=0)
     assert race.winner == "voting"
     assert [member.name for member in race.predictor.members] == [
         "xgboost from median",
@@ -38,13 +38,13 @@ def test_the_ensemble_holds_every_candidate_from_both_anchors_and_the_anchors_th
 
 
 def test_a_binary_race_has_each_candidate_once_and_a_calibration(rework_risk, make_frame):
-    race = run_race(rework_risk, *halves(make_frame(rework_risk, 400), 300), seed=0)
+    race = select_model(rework_risk, *halves(make_frame(rework_risk, 400), 300), seed=0)
     assert [member.name for member in race.predictor.members] == ["lightgbm", "linear"]
     assert records(race)["voting"]["calibration"] == race.predictor.calibration.method
 
 
 def test_without_an_ensemble_the_best_single_candidate_answers(story_points, parts):
-    race = run_race(with_training(story_points, ensemble="none"), *parts, seed=0)
+    race = select_model(with_training(story_points, ensemble="none"), *parts, seed=0)
     losses = {name: record["mae"] for name, record in records(race).items() if name in ("xgboost", "linear")}
     assert race.winner == min(losses, key=losses.get)
     assert {member.candidate for member in race.predictor.members} == {race.winner}
@@ -52,7 +52,7 @@ def test_without_an_ensemble_the_best_single_candidate_answers(story_points, par
 
 def test_stacking_answers_with_a_weighted_mean(story_points, parts):
     train_rows, validation = parts
-    race = run_race(with_training(story_points, ensemble="stacking"), train_rows, validation, seed=0)
+    race = select_model(with_training(story_points, ensemble="stacking"), train_rows, validation, seed=0)
     assert (race.winner, race.predictor.combine) == ("stacking", "mean")
     values = race.predictor.member_values(validation)
     assert race.predictor.predict(validation) == pytest.approx(values @ race.predictor.weights)
@@ -60,7 +60,7 @@ def test_stacking_answers_with_a_weighted_mean(story_points, parts):
 
 def test_further_candidates_join_the_vote(story_points, parts):
     more = {"linear": {}, "random_forest": {"n_estimators": 20}, "hist_gradient_boosting": {"max_iter": 20}}
-    race = run_race(with_training(story_points, candidates=more), *parts, seed=0)
+    race = select_model(with_training(story_points, candidates=more), *parts, seed=0)
     assert {"xgboost", "median", "recent_median", *more} == {member.candidate for member in race.predictor.members}
     assert all(records(race)[name]["error"] is None for name in more)
 
@@ -68,32 +68,32 @@ def test_further_candidates_join_the_vote(story_points, parts):
 def test_what_the_held_out_rows_hold_does_not_reach_the_fits(story_points, parts):
     train_rows, validation = parts
     spoiled = validation.assign(label=1.0)
-    first, second = (run_race(story_points, train_rows, rows, seed=0).predictor for rows in (validation, spoiled))
+    first, second = (select_model(story_points, train_rows, rows, seed=0).predictor for rows in (validation, spoiled))
     values = [predictor.member_values(validation) for predictor in (first, second) if predictor is not None]
     assert np.array_equal(*values)
 
 
 def test_with_few_rows_the_validation_part_alone_gives_the_weights(story_points, make_frame):
     train_rows, validation = halves(make_frame(story_points, 130), 100)
-    race = run_race(story_points, train_rows, validation, seed=0)
-    baseline = constants(story_points, train_rows)["median"]
+    race = select_model(story_points, train_rows, validation, seed=0)
+    baseline = baselines(story_points, train_rows)["median"]
     assert records(race)["median"]["mae"] == pytest.approx(row_losses(story_points, validation, baseline).mean())
 
 
 def test_with_more_rows_the_newer_half_of_the_train_part_counts_too(story_points, parts):
     train_rows, validation = parts
-    race = run_race(story_points, train_rows, validation, seed=0)
+    race = select_model(story_points, train_rows, validation, seed=0)
     older, newer = train_rows.iloc[:110], train_rows.iloc[110:]
     losses = [
-        row_losses(story_points, newer, constants(story_points, older)["median"]),
-        row_losses(story_points, validation, constants(story_points, train_rows)["median"]),
+        row_losses(story_points, newer, baselines(story_points, older)["median"]),
+        row_losses(story_points, validation, baselines(story_points, train_rows)["median"]),
     ]
     assert records(race)["median"]["mae"] == pytest.approx(np.concatenate(losses).mean())
 
 
 def test_a_refit_keeps_the_weights_and_learns_only_members_that_have_one(story_points, parts):
     train_rows, validation = parts
-    chosen = run_race(story_points, train_rows, validation, seed=0).predictor
+    chosen = select_model(story_points, train_rows, validation, seed=0).predictor
     weights = np.array([0.6, 0.0, 0.4, 0.0, 0.0, 0.0])
     again = fit_again(story_points, type(chosen)(**(vars(chosen) | {"weights": weights})), train_rows, seed=0)
     assert [member.name for member in again.members] == ["xgboost from median", "linear from median"]
@@ -102,7 +102,7 @@ def test_a_refit_keeps_the_weights_and_learns_only_members_that_have_one(story_p
 
 def test_a_refit_of_the_recent_median_alone_learns_nothing_but_the_median(story_points, parts):
     train_rows, validation = parts
-    chosen = run_race(story_points, train_rows, validation, seed=0).predictor
+    chosen = select_model(story_points, train_rows, validation, seed=0).predictor
     alone = type(chosen)(**(vars(chosen) | {"weights": np.array([0.0, 0, 0, 0, 0, 1])}))
     again = fit_again(story_points, alone, train_rows, seed=0)
     new = validation.assign(history_recent_median=np.where(np.arange(len(validation)) % 2, 7.0, np.nan))
@@ -115,7 +115,7 @@ def test_a_level_that_moves_brings_the_members_that_follow_it_to_the_fore(story_
     frame["label"] = frame["label"].where(~moved, frame["label"] * 4).clip(upper=99)
     frame["history_recent_median"] = np.where(frame.index >= 220, 4.0, 1.0) * frame["label"].head(200).median()
     train_rows, validation = halves(frame, 320)
-    weights = records(run_race(story_points, train_rows, validation, seed=0))["voting"]["weights"]
+    weights = records(select_model(story_points, train_rows, validation, seed=0))["voting"]["weights"]
     steady = sum(weight for name, weight in weights.items() if name.endswith("from median"))
     assert steady < 0.5
 
@@ -123,7 +123,7 @@ def test_a_level_that_moves_brings_the_members_that_follow_it_to_the_fore(story_
 def test_the_same_rows_in_another_order_give_the_same_race(story_points, parts):
     train_rows, validation = parts
     shuffled = validation.sample(frac=1, random_state=0).reset_index(drop=True)
-    first, second = (run_race(story_points, train_rows, rows, seed=0) for rows in (validation, shuffled))
+    first, second = (select_model(story_points, train_rows, rows, seed=0) for rows in (validation, shuffled))
     assert first.candidates == second.candidates
     pd.testing.assert_series_equal(
         pd.Series(first.predictor.predict(validation)), pd.Series(second.predictor.predict(validation))
@@ -132,13 +132,13 @@ def test_the_same_rows_in_another_order_give_the_same_race(story_points, parts):
 
 def test_held_out_rows_of_one_class_prove_nothing(rework_risk, make_frame):
     train_rows, validation = halves(make_frame(rework_risk, 130), 100)
-    race = run_race(rework_risk, train_rows, validation.assign(label=0.0), seed=0)
+    race = select_model(rework_risk, train_rows, validation.assign(label=0.0), seed=0)
     assert race.winner == "prior"
     assert race.reason == "nothing beat the prior: held-out rows hold fewer than 5 of a class, too few to tell"
 
 
 def test_a_burden_of_proof_that_nothing_can_bear_leaves_the_constant(story_points, parts):
-    race = run_race(with_training(story_points, proof=100.0), *parts, seed=0)
+    race = select_model(with_training(story_points, min_improvement_se=100.0), *parts, seed=0)
     assert race.winner == "median"
     assert race.reason == (
         "nothing beat the median: it is not true of the ensemble that its loss on held-out rows is below the "
@@ -148,8 +148,8 @@ def test_a_burden_of_proof_that_nothing_can_bear_leaves_the_constant(story_point
 
 def test_with_the_burden_turned_around_learners_answer_unless_they_are_clearly_worse(story_points, make_frame):
     noise = halves(make_frame(story_points, 300, signal=0.0), 220)
-    assert run_race(with_training(story_points, proof=1.0), *noise, seed=0).winner == "median"
-    assert run_race(with_training(story_points, proof=-100.0), *noise, seed=0).winner == "voting"
+    assert select_model(with_training(story_points, min_improvement_se=1.0), *noise, seed=0).winner == "median"
+    assert select_model(with_training(story_points, min_improvement_se=-100.0), *noise, seed=0).winner == "voting"
 
 
 def test_people_s_feedback_is_trained_on_and_decides_no_race(story_points, parts):
@@ -157,11 +157,11 @@ def test_people_s_feedback_is_trained_on_and_decides_no_race(story_points, parts
     verdict = np.where(np.arange(len(train_rows)) % 3 == 0, "accepted", None)
     told = train_rows.assign(weight=1.0, **{VERDICT: verdict})
     spoiled = told.assign(label=told["label"].where(told[VERDICT].isna() | (told.index < 110), 99.0))
-    first, second = (records(run_race(story_points, rows, validation, seed=0)) for rows in (told, spoiled))
+    first, second = (records(select_model(story_points, rows, validation, seed=0)) for rows in (told, spoiled))
     newer = train_rows.iloc[110:][told[VERDICT].isna().to_numpy()[110:]]
     judged = [
-        row_losses(story_points, newer, constants(story_points, told.iloc[:110])["median"]),
-        row_losses(story_points, validation, constants(story_points, told)["median"]),
+        row_losses(story_points, newer, baselines(story_points, told.iloc[:110])["median"]),
+        row_losses(story_points, validation, baselines(story_points, told)["median"]),
     ]
     assert first["median"]["mae"] == pytest.approx(np.concatenate(judged).mean())
     assert second["median"]["mae"] < 2 * first["median"]["mae"]
@@ -169,9 +169,9 @@ def test_people_s_feedback_is_trained_on_and_decides_no_race(story_points, parts
 
 def test_the_pooled_constant_is_the_own_one_drawn_toward_the_others(story_points, rework_risk, make_frame):
     rows = make_frame(story_points, 150)
-    own, drawn = (constants(story_points, rows, pooled=40.0)[name].value for name in ("median", "pooled"))
+    own, drawn = (baselines(story_points, rows, pooled=40.0)[name].value for name in ("median", "pooled"))
     assert drawn == pytest.approx((150 * own + 50 * 40) / 200)
-    assert "pooled" not in constants(rework_risk, make_frame(rework_risk, 150))
+    assert "pooled" not in baselines(rework_risk, make_frame(rework_risk, 150))
 
 
 def test_the_pooled_constant_answers_where_it_is_proven_and_no_learner_is(rework_risk, make_frame):
@@ -179,7 +179,7 @@ def test_the_pooled_constant_answers_where_it_is_proven_and_no_learner_is(rework
     train_rows = train_rows.assign(label=np.arange(100) % 2.0)
     validation = validation.assign(label=(np.arange(30) % 5 == 0) * 1.0)
     spec = with_training(rework_risk, calibration="none")
-    assert run_race(spec, train_rows, validation, seed=0).winner == "prior"
-    race = run_race(spec, train_rows, validation, seed=0, pooled=0.2)
+    assert select_model(spec, train_rows, validation, seed=0).winner == "prior"
+    race = select_model(spec, train_rows, validation, seed=0, pooled=0.2)
     assert race.winner == "pooled"
     assert race.predictor.value == pytest.approx((100 * 0.5 + 50 * 0.2) / 150)

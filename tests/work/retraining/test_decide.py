@@ -12,7 +12,7 @@ from ml_pipeline.lifecycle.retraining import Request
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.retraining.decide import DONE, FAILED, Approved, Tick, decide_for, settle, waiting
+from ml_pipeline.work.retraining.decide import DONE, FAILED, Approved, SweepResult, decide_for, settle, waiting
 from ml_pipeline.work.tenant_settings import EVERY_MODEL, write_setting
 from ml_pipeline.work.training.task import STEPS, TrainingTask, run_training
 
@@ -41,7 +41,7 @@ def switched_on(tenant) -> None:
     write_setting(Warehouse(tenant.settings), tenant.name, EVERY_MODEL, "auto_retrain", True, "test")
 
 
-def tick(tenant, now: dt.datetime = NOW, **arguments: Any) -> Tick:
+def tick(tenant, now: dt.datetime = NOW, **arguments: Any) -> SweepResult:
     specs = {tenant.spec.name: tenant.spec}
     return decide_for(Warehouse(tenant.settings), tenant.settings, specs, [tenant.name], now, **arguments)
 
@@ -66,8 +66,8 @@ def test_a_loss_that_rose_is_approved_with_cause_scores_and_every_safeguard(serv
     (stored,) = decisions(serving)
     assert (stored["verdict"], stored["state"], stored["version"]) == ("retrain", "approved", 1)
     assert {guard["name"] for guard in stored["numbers"]["safeguards"]} >= {"master_flag", "cool_down", "budget"}
-    assert (stored["numbers"]["cause"], stored["numbers"]["since"]) == ("degradation", None)
-    assert approved.tags["ml_pipeline/cause"] == "degradation"
+    assert (stored["numbers"]["trigger"], stored["numbers"]["since"]) == ("degradation", None)
+    assert approved.tags["ml_pipeline/trigger"] == "degradation"
     assert '"rise": 0.5' in approved.tags["ml_pipeline/scores"]
 
 
@@ -76,8 +76,8 @@ def test_a_tick_that_is_played_again_decides_the_same_and_records_it_once(servin
     first = tick(serving)
     again = tick(serving, NOW + dt.timedelta(minutes=2))
     assert len(first.approved) == 1 and again.approved == []
-    assert [decision.held_by for _, decision in again.held] == [("retry", "active_run")]
-    assert [row["verdict"] for row in decisions(serving)] == ["retrain", "hold"]
+    assert [decision.blocked_by for _, decision in again.blocked] == [("retry", "active_run")]
+    assert [row["verdict"] for row in decisions(serving)] == ["retrain", "blocked"]
     tick(serving, NOW + dt.timedelta(minutes=4))
     assert len(decisions(serving)) == 2
 
@@ -97,7 +97,7 @@ def test_nobody_is_retrained_who_was_not_switched_on(serving):
     write_setting(Warehouse(serving.settings), serving.name, EVERY_MODEL, "auto_retrain", None, "test")
     report(serving, dt.date(2026, 2, 28), performance=LOSS)
     assert tick(serving).approved == []
-    assert decisions(serving)[0]["numbers"]["held_by"] == ["tenant_flag"]
+    assert decisions(serving)[0]["numbers"]["blocked_by"] == ["tenant_flag"]
 
 
 def test_a_model_can_be_switched_off_for_a_tenant_that_is_on(serving):
@@ -115,28 +115,28 @@ def test_the_settings_of_the_installation_stand_above_the_tenants(serving, chang
     settings = serving.settings.model_copy(update=changed)
     specs = {serving.spec.name: serving.spec}
     found = decide_for(Warehouse(settings), settings, specs, [serving.name], NOW)
-    assert [decision.held_by for _, decision in found.held] == [(guard,)]
+    assert [decision.blocked_by for _, decision in found.blocked] == [(guard,)]
 
 
 def test_outcomes_that_changed_on_a_day_are_learnt_once_enough_of_what_came_since_is_known(serving):
     report(serving, dt.date(2026, 2, 28), performance=LOSS | {"since": "2026-02-14"})
     found = tick(serving)
     (stored,) = decisions(serving)
-    assert (found.approved, stored["numbers"]["held_by"]) == ([], ["since_change"])
+    assert (found.approved, stored["numbers"]["blocked_by"]) == ([], ["since_change"])
     assert "0 of 100 matured labels of what came since the outcomes changed on 2026-02-14" in stored["reason"]
 
 
 def test_harmless_drift_is_held_with_the_reason(serving):
     report(serving, dt.date(2026, 2, 28), status="drift", score=0.4, alert=True, reason="2 of 5 columns moved")
-    ((_, decision),) = tick(serving).held
-    assert decision.held_by == ("harm",)
+    ((_, decision),) = tick(serving).blocked
+    assert decision.blocked_by == ("performance_impact",)
     assert "60 matured outcomes show no loss" in decisions(serving)[0]["reason"]
 
 
 def test_hours_that_a_tenant_calls_off_peak_hold_what_is_not_critical(serving):
     write_setting(Warehouse(serving.settings), serving.name, EVERY_MODEL, "off_peak", "22-2", "test")
     report(serving, dt.date(2026, 2, 28), performance=LOSS)
-    assert [decision.held_by for _, decision in tick(serving).held] == [("off_peak",)]
+    assert [decision.blocked_by for _, decision in tick(serving).blocked] == [("off_peak",)]
     report(serving, dt.date(2026, 2, 28), performance=LOSS | {"severity": "CRITICAL"})
     assert len(tick(serving).approved) == 1
 
@@ -144,7 +144,7 @@ def test_hours_that_a_tenant_calls_off_peak_hold_what_is_not_critical(serving):
 def test_runs_under_way_hold_the_same_tenant_and_model(serving):
     report(serving, dt.date(2026, 2, 28), performance=LOSS)
     found = tick(serving, active={(serving.name, serving.spec.name): 1})
-    assert [decision.held_by for _, decision in found.held] == [("active_run",)]
+    assert [decision.blocked_by for _, decision in found.blocked] == [("active_run",)]
 
 
 def test_the_budget_of_the_fleet_goes_to_the_most_severe_first(serving, make_issues, as_known):
@@ -159,7 +159,7 @@ def test_the_budget_of_the_fleet_goes_to_the_most_severe_first(serving, make_iss
         Warehouse(serving.settings), serving.settings, specs, [serving.name, other.name], NOW, under_way=4
     )
     assert [approved.tenant for approved in found.approved] == ["zeta"]
-    assert [(state.tenant, decision.held_by) for state, decision in found.held] == [("acme", ("budget",))]
+    assert [(state.tenant, decision.blocked_by) for state, decision in found.blocked] == [("acme", ("budget",))]
 
 
 def test_an_update_goes_on_from_the_champion_and_the_version_says_so(serving):
@@ -178,7 +178,7 @@ def test_the_run_of_an_approved_retraining_settles_it_and_names_it_in_mlflow(ser
     (approved,) = tick(serving).approved
     assert run(serving, "train", day=59, decision=str(approved.decision_id)).error is None
     newest = serving.versions()[-1]
-    assert (newest.tags["cause"], newest.tags["asked_by"]) == ("degradation", str(approved.decision_id))
+    assert (newest.tags["trigger"], newest.tags["asked_by"]) == ("degradation", str(approved.decision_id))
     assert decisions(serving)[0]["state"] == "done"
     (judged,) = serving.rows(tables.decisions, kind="promote", version=newest.number)
     assert judged["numbers"]["action"] == "train"
@@ -195,21 +195,21 @@ def test_a_retraining_that_fails_is_settled_as_failed(serving, monkeypatch):
 def test_a_person_overrules_the_flags_and_is_named(serving):
     write_setting(Warehouse(serving.settings), serving.name, EVERY_MODEL, "auto_retrain", None, "test")
     (approved,) = tick(serving, request=Request("ann", "new tracker")).approved
-    assert (approved.cause, "Asked for by ann: new tracker." in approved.reason) == ("manual", True)
+    assert (approved.trigger, "Asked for by ann: new tracker." in approved.reason) == ("manual", True)
 
 
 def test_a_tenant_without_anything_has_no_cause(tenant):
     tenant.holds(pd.DataFrame({"issue_key": ["A-1"], "created_at": [pd.Timestamp("2026-01-01", tz="UTC")]}))
     switched_on(tenant)
-    assert tick(tenant) == Tick(looked_at=1)
+    assert tick(tenant) == SweepResult(looked_at=1)
 
 
 def test_the_product_policy_can_be_replaced_by_a_file(serving, tmp_path):
-    (tmp_path / "calm.yaml").write_text("causes: []\n")
+    (tmp_path / "calm.yaml").write_text("triggers: []\n")
     settings: Settings = serving.settings.model_copy(update={"policy": tmp_path / "calm.yaml"})
     report(serving, dt.date(2026, 2, 28), performance=LOSS)
     specs = {serving.spec.name: serving.spec}
-    assert decide_for(Warehouse(settings), settings, specs, [serving.name], NOW) == Tick(looked_at=1)
+    assert decide_for(Warehouse(settings), settings, specs, [serving.name], NOW) == SweepResult(looked_at=1)
 
 
 def test_an_approval_survives_the_process_that_made_it(serving):
@@ -223,5 +223,5 @@ def test_an_approval_survives_the_process_that_made_it(serving):
 
 def test_the_calendar_alone_is_no_cause_where_retraining_is_not_switched_on(serving):
     write_setting(Warehouse(serving.settings), serving.name, EVERY_MODEL, "auto_retrain", None, "test")
-    assert tick(serving, NOW + dt.timedelta(days=40)) == Tick(looked_at=1)
+    assert tick(serving, NOW + dt.timedelta(days=40)) == SweepResult(looked_at=1)
     assert decisions(serving) == []

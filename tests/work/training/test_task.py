@@ -383,7 +383,7 @@ def test_a_champion_that_lost_to_the_constant_gives_way_to_it(tenant, make_issue
     assert report.error is None
     champion, constant = tenant.aliases()[CHAMPION], tenant.versions()[-1]
     (judged,) = tenant.rows(tables.decisions, kind="promote", version=constant.number)
-    assert (champion, constant.tags["candidate"], judged["verdict"]) == (constant.number, "median", "fall back")
+    assert (champion, constant.tags["candidate"], judged["verdict"]) == (constant.number, "median", "fall_back")
     assert judged["reason"].startswith("champion_worse_than_constant: the constant has mean loss ")
     assert constant.tags["changed_at"].startswith(since)
     assert tenant.aliases()[PREVIOUS] == 1
@@ -395,7 +395,7 @@ def test_a_champion_that_lost_to_the_constant_gives_way_to_it(tenant, make_issue
 def decided(tenant, since: str) -> str:
     """The identifier of an approved retraining, for outcomes that changed on a day."""
     identifier, now = uuid.uuid4(), pd.Timestamp.now("UTC").to_pydatetime()
-    numbers = {"cause": "degradation", "severity": "CRITICAL", "since": since, "action": "train"}
+    numbers = {"trigger": "degradation", "severity": "CRITICAL", "since": since, "action": "train"}
     with Warehouse(tenant.settings).tenant(tenant.name) as connection:
         record_decision(
             connection,

@@ -1,4 +1,4 @@
-"""The nightly wave: metrics and drift of one day for every tenant and model of a simulated fleet.
+"""The nightly run: metrics and drift of one day for every tenant and model of a simulated fleet.
 
 Training a whole fleet takes hours and is no part of a night. A few tenants are trained in earnest, which also says what
 their first night costs; the others are put into the state that a fleet has after some weeks: what the night reads of
@@ -41,8 +41,8 @@ PROFILED_EVERY = 33
 PARTS = ("read", "build", "task", "again", "drift")
 
 
-def wave(settings: Settings, count: int, seed: int) -> dict[str, Any]:
-    """Seconds of yesterday's wave through the ``monitor`` job, and where they go. Loading is no part of it."""
+def nightly_run(settings: Settings, count: int, seed: int) -> dict[str, Any]:
+    """Seconds of yesterday's nightly run through the ``monitor`` job, and where they go. Loading is no part of it."""
     yesterday = partitions.today() - DAY
     before = yesterday - DAY
     tenants, models = load_fleet(settings, count, seed), list(load_specs())
@@ -220,7 +220,7 @@ def _timed(launching: Callable[[], launch.Launched]) -> float:
     launched = launching()
     seconds = time.perf_counter() - started
     if launched.failures:
-        raise SystemExit(f"the wave failed for {len(launched.failures)}, first: {launched.failures[0]}")
+        raise SystemExit(f"the nightly run failed for {len(launched.failures)}, first: {launched.failures[0]}")
     return seconds
 
 

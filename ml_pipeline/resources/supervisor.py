@@ -7,7 +7,7 @@ Three locks in the control folder, which end with their processes whatever ends 
 
 - ``users.lock`` is shared by every process that uses the server. Who gets it alone knows that the last user is gone.
 - ``start.lock`` belongs to whoever starts or stops the server.
-- ``guardian.lock`` belongs to the guardian as long as it lives.
+- ``supervisor.lock`` belongs to the supervisor as long as it lives.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-START_LOCK, USERS_LOCK, GUARDIAN_LOCK = "start.lock", "users.lock", "guardian.lock"
+START_LOCK, USERS_LOCK, SUPERVISOR_LOCK = "start.lock", "users.lock", "supervisor.lock"
 CONFIG, FAILED, LOG = "server.json", "failed", "postgres.log"
 RESTARTS, WITHIN = 5, 600.0  # a server that dies more often than so many times in so many seconds stays down
 LOOK_SECONDS = 0.05
@@ -49,7 +49,7 @@ def lock(path: Path, how: int) -> IO[str] | None:
     return file
 
 
-class Guardian:
+class Supervisor:
     """Keeps one server running until it is told to stop or has died too often."""
 
     def __init__(self, control: Path) -> None:
@@ -164,19 +164,19 @@ class Guardian:
     def _say(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         with append(self.control / LOG) as log:
-            log.write(f"{stamp} guardian: {text}\n")
+            log.write(f"{stamp} supervisor: {text}\n")
 
 
 def main() -> None:
     os.umask(0o077)
     control = Path(sys.argv[1])
     for _ in range(100):
-        alive = lock(control / GUARDIAN_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alive = lock(control / SUPERVISOR_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if alive is not None:
-            Guardian(control).run()
+            Supervisor(control).run()
             return
-        time.sleep(0.01)  # somebody is just asking whether there is a guardian
-    raise SystemExit(f"another guardian has {control / GUARDIAN_LOCK}")
+        time.sleep(0.01)  # somebody is just asking whether there is a supervisor
+    raise SystemExit(f"another supervisor has {control / SUPERVISOR_LOCK}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import datetime as dt
 import pandas as pd
 import pytest
 
-from ml_pipeline.demo.lifetime import DAY, Life, LifeInterrupted, live
+from ml_pipeline.demo.simulation import DAY, SimulationInterrupted, SimulationWindow, simulate_days
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHAMPION
 from ml_pipeline.resources.warehouse import Warehouse
@@ -19,18 +19,20 @@ TRAINED, CHANGED, LAST = 34, 48, 70
 
 
 def lived_through(tenant, since: int, until: int) -> list[str]:
-    """Every day, with the retrainings that are approved on the way; returns their causes."""
-    day, causes = FIRST_DAY + since * DAY, []
+    """Every day, with the retrainings that are approved on the way; returns their triggers."""
+    day, triggers = FIRST_DAY + since * DAY, []
     while day <= FIRST_DAY + until * DAY:
-        lived = live(Life(tenant.settings, tenant.spec, tenant.name, day, FIRST_DAY + until * DAY, decides=True))
-        day = lived.last + DAY
-        if lived.approved is not None:
-            causes.append(lived.approved.cause)
-            decision, action = str(lived.approved.decision_id), lived.approved.action
+        simulated = simulate_days(
+            SimulationWindow(tenant.settings, tenant.spec, tenant.name, day, FIRST_DAY + until * DAY, decides=True)
+        )
+        day = simulated.last + DAY
+        if simulated.approved is not None:
+            triggers.append(simulated.approved.trigger)
+            decision, action = str(simulated.approved.decision_id), simulated.approved.action
             as_of = f"{day}T03:00:00+00:00"
             task = TrainingTask(tenant.settings, tenant.spec, tenant.name, as_of, STEPS, decision, action)
             assert run_training(task).error is None
-    return causes
+    return triggers
 
 
 def test_a_change_of_meaning_is_found_waited_for_learnt_and_promoted(tenant, make_issues):
@@ -41,14 +43,14 @@ def test_a_change_of_meaning_is_found_waited_for_learnt_and_promoted(tenant, mak
     write_setting(Warehouse(tenant.settings), tenant.name, EVERY_MODEL, AUTO_RETRAIN, True, "test")
     write_setting(Warehouse(tenant.settings), tenant.name, EVERY_MODEL, OFF_PEAK, "0-0", "test")
 
-    causes = lived_through(tenant, TRAINED, LAST)
+    triggers = lived_through(tenant, TRAINED, LAST)
 
-    assert "degradation" in causes
+    assert "degradation" in triggers
     alert = tenant.rows(tables.alerts, kind="degradation")[0]
     assert alert["level"] == "CRITICAL" and "concept drift" in alert["message"]
     told = (alert["as_of"].date() - FIRST_DAY).days
     assert CHANGED + 2 < told <= CHANGED + 5  # outcomes come two days after their issues
-    holds = {name for row in tenant.rows(tables.decisions, verdict="hold") for name in row["numbers"]["held_by"]}
+    holds = {name for row in tenant.rows(tables.decisions, verdict="blocked") for name in row["numbers"]["blocked_by"]}
     assert "since_change" in holds
     champion = tenant.registry.version(tenant.name, tenant.spec.name, tenant.aliases()[CHAMPION])
     assert champion.tags["changed_at"] >= str(FIRST_DAY + CHANGED * DAY)
@@ -61,10 +63,10 @@ def test_a_change_of_meaning_is_found_waited_for_learnt_and_promoted(tenant, mak
 
 def test_a_quiet_tenant_is_told_nothing_of(tenant, make_issues):
     tenant.holds(make_issues(60, per_day=8)).train(TRAINED)
-    life = Life(
+    window = SimulationWindow(
         tenant.settings, tenant.spec, tenant.name, FIRST_DAY + TRAINED * DAY, FIRST_DAY + 55 * DAY, decides=False
     )
-    assert live(life).approved is None
+    assert simulate_days(window).approved is None
     assert tenant.rows(tables.alerts) == []
     assert len(tenant.rows(tables.drift_reports)) == 56 - TRAINED
 
@@ -72,8 +74,10 @@ def test_a_quiet_tenant_is_told_nothing_of(tenant, make_issues):
 def test_a_life_that_can_not_go_on_names_tenant_and_day(tenant, make_issues, monkeypatch):
     tenant.holds(make_issues(45)).train(TRAINED)
     monkeypatch.setattr("ml_pipeline.work.monitoring.report.compare", lambda *_, **__: 1 / 0)
-    life = Life(tenant.settings, tenant.spec, tenant.name, FIRST_DAY + 40 * DAY, FIRST_DAY + 40 * DAY, decides=False)
+    window = SimulationWindow(
+        tenant.settings, tenant.spec, tenant.name, FIRST_DAY + 40 * DAY, FIRST_DAY + 40 * DAY, decides=False
+    )
     with pytest.raises(
-        LifeInterrupted, match="tenant acme, model story_points, 2026-02-10: drift_report: ZeroDivision"
+        SimulationInterrupted, match="tenant acme, model story_points, 2026-02-10: drift_report: ZeroDivision"
     ):
-        live(life)
+        simulate_days(window)

@@ -1,4 +1,4 @@
-"""What an embedded PostgreSQL whose guardian is gone left behind: a server that still runs, or only its files."""
+"""What an embedded PostgreSQL whose supervisor is gone left behind: a server that still runs, or only its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLOCK_ERROR = 60.0  # seconds by which two accounts of when a process started ma
 
 
 def stop_leftover(data: Path) -> None:
-    """Stops a server that runs on the folder without a guardian, and removes what a server that is gone left there.
+    """Stops a server that runs on the folder without a supervisor, and removes what a server that is gone left there.
 
     No process is signalled that is not proven to be that server: its command, its folder, and the time at which it
     started. The number in ``postmaster.pid`` may be another's since: after a restart, or in a container.

@@ -13,9 +13,9 @@ import pandas as pd
 from ml_pipeline import launch, partitions
 from ml_pipeline.cli.app import show_status
 from ml_pipeline.cli.common import console, prepared, progress_bar, recover_and_tell
-from ml_pipeline.demo.lifetime import DAY, Life, Lived, live
+from ml_pipeline.demo.simulation import DAY, Simulated, SimulationWindow, simulate_days
 from ml_pipeline.demo.simulator import History, Organisation, demo_organisations, simulate
-from ml_pipeline.demo.story import lived_until, tell
+from ml_pipeline.demo.story import print_timeline, simulated_until
 from ml_pipeline.importers import import_tables
 from ml_pipeline.lifecycle.retraining import Request
 from ml_pipeline.resources.compute import Compute
@@ -29,13 +29,13 @@ from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, OFF_PEAK, write_setti
 
 MODEL = "story_points"  # whose loop is shown; the others are trained as of now
 DAYS = 60
-LIVED_DAYS = 84
+SIMULATED_DAYS = 84
 BROKEN_DAYS_AGO = 28
 MISLED, BROKEN_FACTOR = "umbrella", 3.0
-ANCHOR = pd.Timestamp("2026-06-01", tz="UTC")  # a Monday
+OFFSET = pd.Timestamp("2026-06-01", tz="UTC")  # a Monday
 
 
-class Tour:
+class Demo:
     """The steps of the demo; each takes up what an earlier or interrupted demo has left."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance, lease: str = "") -> None:
@@ -53,11 +53,11 @@ class Tour:
         """A year of each tenant. The weeks are the same whenever it is run, only moved to end now."""
         now = pd.Timestamp.now("UTC").floor("h")
         monday = now.normalize() - pd.Timedelta(days=now.weekday())
-        organisations = demo_organisations(ANCHOR + (now - monday))
+        organisations = demo_organisations(OFFSET + (now - monday))
         there = set(self.warehouse.tenants())
         with progress_bar("Simulating a year", len(organisations)) as advance:
             for organisation in organisations:
-                history = _moved(organisation, monday - ANCHOR)
+                history = _moved(organisation, monday - OFFSET)
                 self.histories[organisation.tenant_id] = history
                 if organisation.tenant_id not in there:
                     self._switch_on(organisation.tenant_id)
@@ -76,20 +76,20 @@ class Tour:
     def train(self) -> None:
         """The other models as of now; the one whose loop is shown as of twelve weeks ago, where it has not begun."""
         others = [name for name in load_specs(self.settings.specs) if name != MODEL]
-        fresh = [tenant for tenant in self.tenants if lived_until(self.warehouse, tenant, MODEL) is None]
-        began = self.yesterday - LIVED_DAYS * DAY
+        fresh = [tenant for tenant in self.tenants if simulated_until(self.warehouse, tenant, MODEL) is None]
+        began = self.yesterday - SIMULATED_DAYS * DAY
         with progress_bar("Training and predicting", len(self.tenants) * len(others) + len(fresh)) as advance:
             self._launched(launch.train(self.instance, self.known, self.tenants, others, "", advance))
             if fresh:
                 as_of = f"{began}T00:00:00+00:00"
                 self._launched(launch.train(self.instance, self.known, fresh, [MODEL], as_of, advance))
 
-    def live(self) -> None:
+    def simulate_days(self) -> None:
         """Every day until yesterday; a retraining that is approved on the way is a run of Dagster."""
         broken_on = self.yesterday - BROKEN_DAYS_AGO * DAY
-        with progress_bar(f"Living through {LIVED_DAYS} days", None) as advance:
+        with progress_bar(f"Living through {SIMULATED_DAYS} days", None) as advance:
             self._live_until(broken_on, self.tenants, advance)
-            last = lived_until(self.warehouse, MISLED, MODEL)
+            last = simulated_until(self.warehouse, MISLED, MODEL)
             if last == broken_on:
                 self._mislead(broken_on)
             self._live_until(self.yesterday, self.tenants, advance)
@@ -97,21 +97,25 @@ class Tour:
     def _live_until(self, until: dt.date, tenants: Sequence[str], advance) -> None:
         waiting = list(tenants)
         while waiting:
-            lives = [(tenant, life) for tenant in waiting if (life := self._life(tenant, until)) is not None]
+            windows = [(tenant, window) for tenant in waiting if (window := self._window(tenant, until)) is not None]
             compute = Compute(bounded_workers(self.settings), self.settings.tenant_timeout, advance)
             waiting = []
-            for lived in self._lived(compute, lives):
-                if lived.approved is not None:
-                    self._run([lived.approved], lived.last)
-                    waiting.append(lived.approved.tenant)
+            for simulated in self._simulated(compute, windows):
+                if simulated.approved is not None:
+                    self._run([simulated.approved], simulated.last)
+                    waiting.append(simulated.approved.tenant)
 
-    def _life(self, tenant: str, until: dt.date) -> Life | None:
-        last = lived_until(self.warehouse, tenant, MODEL)
-        since = self.yesterday - (LIVED_DAYS - 1) * DAY if last is None else last + DAY
-        return Life(self.settings, self.spec, tenant, since, until, True, self.lease) if since <= until else None
+    def _window(self, tenant: str, until: dt.date) -> SimulationWindow | None:
+        last = simulated_until(self.warehouse, tenant, MODEL)
+        since = self.yesterday - (SIMULATED_DAYS - 1) * DAY if last is None else last + DAY
+        return (
+            SimulationWindow(self.settings, self.spec, tenant, since, until, True, self.lease)
+            if since <= until
+            else None
+        )
 
-    def _lived(self, compute: Compute, lives: Sequence[tuple[str, Life]]) -> Iterable[Lived]:
-        for result in list(compute.map(live, lives)):
+    def _simulated(self, compute: Compute, windows: Sequence[tuple[str, SimulationWindow]]) -> Iterable[Simulated]:
+        for result in list(compute.map(simulate_days, windows)):
             if result.error is not None:
                 self.failures.append(f"{result.key}: {result.error}")
             else:
@@ -146,20 +150,20 @@ class Tour:
         self.failures += launched.failures
 
 
-def take_tour() -> None:
-    """Simulates, trains, lives through twelve weeks, tells what happened, and says how to go on."""
+def run_demo() -> None:
+    """Simulates, trains, windows through twelve weeks, tells what happened, and says how to go on."""
     started = time.monotonic()
     with prepared() as settings:
         own = str(uuid.uuid4())
         with launch.dagster_instance(settings) as instance, lease(settings, own):
-            tour = Tour(settings, instance, own)
+            tour = Demo(settings, instance, own)
             recover_and_tell(instance, tour.warehouse)
             tour.simulate()
             tour.train()
-            tour.live()
+            tour.simulate_days()
             tour.monitor()
         show_status(settings, load_specs(settings.specs), tour.tenants, (), as_json=False)
-        tell(tour.warehouse, tour.tenants, MODEL)
+        print_timeline(tour.warehouse, tour.tenants, MODEL)
     for failure in tour.failures:
         console.say(("Failed:", "red"), f" {failure}")
     console.print(

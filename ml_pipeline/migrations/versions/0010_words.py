@@ -1,0 +1,36 @@
+"""The words of the field in what is stored: verdicts of decisions, keys of their numbers, tags of versions and runs."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+
+VERDICTS = {"hold": "blocked", "roll back": "roll_back", "fall back": "fall_back"}
+KEYS = {"cause": "trigger", "held_by": "blocked_by"}
+TAGS = {  # MLflow's and Dagster's own tables, where these have made them: (table, column) -> tags
+    ("mlflow.model_version_tags", "key"): {"cause": "trigger"},
+    ("dagster.run_tags", "key"): {"ml_pipeline/cause": "ml_pipeline/trigger"},
+}
+VERDICT = sa.text("UPDATE ml.decisions SET verdict = :after WHERE verdict = :before")
+KEY = sa.text("""
+    UPDATE ml.decisions
+    SET numbers = numbers - CAST(:before AS text) || jsonb_build_object(CAST(:after AS text), numbers -> :before)
+    WHERE jsonb_exists(numbers, :before)
+""")
+
+
+def upgrade() -> None:
+    # Forced row-level security would hide every row from the owner too; nobody else sees the table meanwhile.
+    op.execute("ALTER TABLE ml.decisions NO FORCE ROW LEVEL SECURITY")
+    connection = op.get_bind()
+    for before, after in VERDICTS.items():
+        connection.execute(VERDICT, {"before": before, "after": after})
+    for before, after in KEYS.items():
+        connection.execute(KEY, {"before": before, "after": after})
+    op.execute("ALTER TABLE ml.decisions FORCE ROW LEVEL SECURITY")
+    for (table, column), renamed in TAGS.items():
+        if connection.scalar(sa.text("SELECT to_regclass(:table)"), {"table": table}) is not None:
+            for before, after in renamed.items():
+                statement = f"UPDATE {table} SET {column} = :after WHERE {column} = :before"  # noqa: S608 - constants
+                connection.execute(sa.text(statement), {"before": before, "after": after})
