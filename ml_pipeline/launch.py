@@ -21,7 +21,7 @@ from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.registry import SCHEMA as MLFLOW_SCHEMA
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, load_settings
+from ml_pipeline.settings import INSTANCE_FILES, Settings, export_to_children, load_settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.alerts.run_failures import ERRORS
 from ml_pipeline.work.retraining.decide import Approved
@@ -72,9 +72,9 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 def dagster_home(settings: Settings) -> Path:
-    """The folder of ``dagster.yaml``: DAGSTER_HOME where that holds one, otherwise the project's."""
+    """The folder of ``dagster.yaml``: DAGSTER_HOME where that holds one, otherwise the project's own."""
     given = settings.dagster_home
-    return given if given is not None and (given / "dagster.yaml").is_file() else PROJECT_ROOT
+    return given if given is not None and (given / "dagster.yaml").is_file() else INSTANCE_FILES
 
 
 def quiet() -> None:

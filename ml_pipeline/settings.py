@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from ml_pipeline import hosts
 from ml_pipeline.errors import UserError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+IS_CHECKOUT = (PROJECT_ROOT / "pyproject.toml").is_file() and (PROJECT_ROOT / "dagster.yaml").is_file()
+# Where dagster.yaml and workspace.yaml are: an installed wheel carries its own.
+INSTANCE_FILES = PROJECT_ROOT if IS_CHECKOUT else Path(__file__).resolve().parent / "instance"
+HOME = PROJECT_ROOT / ".local" if IS_CHECKOUT else platformdirs.user_data_path("ml-pipeline")
+COMMAND = ".venv/bin/ml-pipeline" if IS_CHECKOUT else "ml-pipeline"  # as a message tells a user to type it
 
 AlertLevel = Literal["LOW", "MEDIUM", "HIGH", "CRITICAL"]
 
@@ -37,10 +43,12 @@ class Settings(BaseModel):
         "can do nothing but their work; DATABASE_URL unless set.",
     )
     home: Path = Field(
-        PROJECT_ROOT / ".local", description="ML_PIPELINE_HOME. Everything that is kept on this machine."
+        HOME,
+        description="ML_PIPELINE_HOME. Folder of everything that is kept on this machine: `.local` in a checkout, "
+        "otherwise the user's data folder.",
     )
     dagster_home: Path | None = Field(
-        None, description="DAGSTER_HOME. Folder of dagster.yaml; the project's unless set."
+        None, description="DAGSTER_HOME. Folder of dagster.yaml; the project's own unless set."
     )
     artifacts_url: str | None = Field(
         None,

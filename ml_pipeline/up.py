@@ -1,4 +1,4 @@
-"""``make up``: the Dagster UI, the daemon and the MLflow UI, started and stopped together."""
+"""``ml-pipeline up``: the Dagster UI, the daemon and the MLflow UI, started and stopped together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ml_pipeline.errors import UserError
 from ml_pipeline.resources import embedded
 from ml_pipeline.resources.registry import tracking_url
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children
+from ml_pipeline.settings import INSTANCE_FILES, Settings, export_to_children
 
 STOP_SECONDS = 20.0
 
@@ -57,7 +57,7 @@ class Running:
 
 def services(settings: Settings) -> list[Service]:
     """Everything that runs beside PostgreSQL."""
-    host, workspace = settings.host, str(PROJECT_ROOT / "workspace.yaml")
+    host, workspace = settings.host, str(INSTANCE_FILES / "workspace.yaml")
     dagster, mlflow = str(settings.dagster_port), str(settings.mlflow_port)
     python = [sys.executable, "-m"]
     return [
@@ -115,7 +115,7 @@ def check_port(host: str, port: int, variable: str) -> None:
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise PortInUse(
                 f"Port {port} on {host} cannot be used ({error.strerror}). Stop what listens there, "
-                f"or choose another: {variable}={port + 1} make up"
+                f"or choose another: {variable}={port + 1} ml-pipeline up"
             ) from error
         raise PortInUse(
             f"ML_PIPELINE_HOST={host} is not an address of this machine ({error.strerror}). Correct it or unset it"
@@ -177,7 +177,7 @@ def _start(service: Service, logs: Path) -> Running:
         # A session of its own: Ctrl-C reaches this process alone, which then stops the others with all they started. If
         # it is killed itself, the pipe ends, and what holds its other end stops them.
         process = subprocess.Popen(
-            command, cwd=PROJECT_ROOT, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            command, cwd=INSTANCE_FILES, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
         )
     return Running(service, process, path)
 

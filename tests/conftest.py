@@ -93,7 +93,9 @@ def settings(server: str, template_database: str, tmp_path: Path) -> Iterator[Se
     name = f"test_{uuid.uuid4().hex[:12]}"
     connecting = sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with connecting.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER {embedded.OWNER} TEMPLATE {template_database}"))
+        # Copying files takes an eighth of what PostgreSQL's default takes, which writes each page to its log as well.
+        copy = f"TEMPLATE {template_database} STRATEGY FILE_COPY"
+        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER {embedded.OWNER} {copy}"))
     yield settings_of(server, name, home=tmp_path, workers=2)
     postgres.close_engines(name)
     with connecting.connect() as connection:

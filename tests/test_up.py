@@ -324,7 +324,7 @@ def test_dagster_dev_without_a_database_names_make_up(tmp_path: Path):
         command, env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert ended.returncode != 0
-    assert "DATABASE_URL is not set. Run `make up`" in ended.stderr
+    assert "DATABASE_URL is not set. Run `ml-pipeline up`" in ended.stderr
 
 
 def test_dagster_dev_with_a_database_serves_the_assets(settings: Settings, tmp_path: Path):

@@ -197,7 +197,7 @@ def run_pipeline(
     tenants = chosen_tenants(everyone, only_tenants)
     if not tenants:
         raise click.ClickException(
-            "There are no tenants. Import some: ml-pipeline import jira FILE, or try `make demo`."
+            "There are no tenants. Import some: ml-pipeline import jira FILE, or try `ml-pipeline demo`."
         )
     total, failures = len(tenants) * len(models), []
     with launch.dagster_instance(settings) as instance:

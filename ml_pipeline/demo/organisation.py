@@ -123,15 +123,18 @@ class Organisation:
         return product
 
 
+DEMO_CHANGE = pd.Timedelta(days=35)  # before the end of the demo's history
+
+
 def demo_organisations(now: pd.Timestamp, seed: int = 7) -> list[Organisation]:
     """Four tenants with a year of history up to ``now``.
 
-    acme goes on as ever, and so does umbrella; globex starts a campaign that changes its items but not what they mean,
-    and initech's items turn out differently from 60 days before ``now``.
+    acme and umbrella do not change. ``DEMO_CHANGE`` before ``now``, globex starts a campaign that changes its items but
+    not their outcomes, and initech's items begin to have other outcomes.
     """
     start = now - pd.Timedelta(days=365)
-    campaign = Drift("covariate", now - pd.Timedelta(days=60), size=0.5, gradual_days=14)
-    upheaval = Drift("concept", now - pd.Timedelta(days=60))
+    campaign = Drift("covariate", now - DEMO_CHANGE, size=0.5, gradual_days=14)
+    upheaval = Drift("concept", now - DEMO_CHANGE)
     return [
         Organisation("acme", seed, start, now, 60, 40, people=24, teams=3),
         Organisation("globex", seed + 1, start, now, 75, 50, people=36, teams=4, drifts=(campaign,)),

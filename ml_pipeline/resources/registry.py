@@ -74,7 +74,9 @@ def registered_name(model: str, tenant: str) -> str:
 def tracking_url(settings: Settings) -> str:
     """URL of MLflow's schema in the pipeline's database."""
     if settings.database_url is None:
-        raise postgres.DatabaseUnavailable("DATABASE_URL is not set; MLflow keeps its tables there. Use `make up`")
+        raise postgres.DatabaseUnavailable(
+            "DATABASE_URL is not set; MLflow keeps its tables there. Use `ml-pipeline up`"
+        )
     url = postgres.parse_url(settings.database_url)
     return postgres.plain(postgres.url_with_options(url, search_path=SCHEMA))
 

@@ -66,7 +66,7 @@ class Warehouse:
     def __init__(self, settings: Settings) -> None:
         if settings.database_url is None:
             raise postgres.DatabaseUnavailable(
-                "DATABASE_URL is not set. `make up` and the `ml-pipeline` commands start an embedded PostgreSQL; "
+                "DATABASE_URL is not set. The `ml-pipeline` commands start an embedded PostgreSQL; "
                 "for anything else export DATABASE_URL=postgresql://user:password@host:5432/name"
             )
         self.settings = settings

@@ -75,7 +75,7 @@ def test_storage_and_files_are_those_of_the_installation(instance: dg.DagsterIns
 
 
 def test_a_missing_database_names_what_to_run_instead():
-    with pytest.raises(NoDatabase, match=r"DATABASE_URL is not set\. Run `make up`"):
+    with pytest.raises(NoDatabase, match=r"DATABASE_URL is not set\. Run `ml-pipeline up`"):
         dagster_url(None)
 
 

@@ -214,7 +214,7 @@ def test_a_server_that_is_not_there_is_named_without_its_password(warehouse: War
 
 
 def test_without_a_database_the_message_says_how_to_get_one():
-    with pytest.raises(DatabaseUnavailable, match=r"DATABASE_URL is not set. `make up`"):
+    with pytest.raises(DatabaseUnavailable, match=r"DATABASE_URL is not set. The `ml-pipeline` commands"):
         Warehouse(Settings())
 
 
