@@ -13,7 +13,7 @@ import dagster as dg
 
 from ml_pipeline import launch
 from ml_pipeline.resources import embedded, postgres
-from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children
+from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, load_settings
 
 
 @contextmanager
@@ -24,11 +24,10 @@ def temporary_installation(workers: int = 2) -> Iterator[Settings]:
         home = Path(folder)
         home.chmod(0o711)  # PostgreSQL, where root runs this, is another user
         with embedded.embedded_server(home / "postgres") as server:
-            urls = {"database_url": server.url(), "worker_database_url": server.url(embedded.WORKER)}
             values = {"DATABASE_URL": server.url(), "ML_PIPELINE_WORKER_DATABASE_URL": server.url(embedded.WORKER)}
             values |= {"ML_PIPELINE_HOME": folder, "ML_PIPELINE_WORKERS": str(workers), "DAGSTER_HOME": folder}
             export_to_children(values)
-            settings = Settings(**urls, home=home, workers=workers)
+            settings = load_settings(values)
             launch.prepare(settings)
             yield settings
             postgres.close_engines(postgres.DATABASE)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from ml_pipeline import hosts
 from ml_pipeline.errors import UserError
@@ -28,158 +29,157 @@ class SettingsError(UserError):
     """The environment holds a value that cannot be used; the message names the variable and the remedy."""
 
 
-class Settings(BaseModel):
-    """Everything that differs between one installation and the next; picklable, worker processes get a copy."""
+_SECRETS = ("DATABASE_URL", "ML_PIPELINE_WORKER_DATABASE_URL", "ML_PIPELINE_ALERT_WEBHOOK", "ML_PIPELINE_ALERT_SMTP")
 
-    # An error of pydantic would show the passwords in what it was given.
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+def _separated(value: object) -> object:
+    """The parts of a text that commas separate."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated)]
+
+
+class Settings(BaseSettings):
+    """Everything that differs between one installation and the next; picklable, worker processes get a copy.
+
+    ``load_settings`` reads the environment. A field that is not given when the class is called has its default.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix="ML_PIPELINE_",
+        populate_by_name=True,
+        hide_input_in_errors=True,  # an error of pydantic would show the passwords in what it was given
+    )
 
     database_url: str | None = Field(
-        None, description="DATABASE_URL. Any PostgreSQL; without it the embedded server under `home`."
+        None,
+        validation_alias="DATABASE_URL",
+        description="Any PostgreSQL; without it the embedded server under `home`.",
     )
     worker_database_url: str | None = Field(
         None,
-        description="ML_PIPELINE_WORKER_DATABASE_URL. The same database for the worker processes, with a login that "
+        description="The same database for the worker processes, with a login that "
         "can do nothing but their work; DATABASE_URL unless set.",
     )
     home: Path = Field(
         HOME,
-        description="ML_PIPELINE_HOME. Folder of everything that is kept on this machine: `.local` in a checkout, "
+        description="Folder of everything that is kept on this machine: `.local` in a checkout, "
         "otherwise the user's data folder.",
     )
     dagster_home: Path | None = Field(
-        None, description="DAGSTER_HOME. Folder of dagster.yaml; the project's own unless set."
+        None, validation_alias="DAGSTER_HOME", description="Folder of dagster.yaml; the project's own unless set."
     )
     artifacts_url: str | None = Field(
         None,
-        description="ML_PIPELINE_ARTIFACTS. fsspec URL of snapshots and model artifacts; `home`/artifacts unless set.",
+        validation_alias="ML_PIPELINE_ARTIFACTS",
+        description="fsspec URL of snapshots and model artifacts; `home`/artifacts unless set.",
     )
-    specs: tuple[Path, ...] = Field(
-        (), description="ML_PIPELINE_SPECS. Further folders of model YAML files, separated by the path separator."
+    specs: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Further folders of model YAML files, separated by the path separator."
     )
-    host: str = Field("127.0.0.1", description="ML_PIPELINE_HOST. Address that the web pages listen on.")
-    allowed_hosts: tuple[str, ...] = Field(
+    host: str = Field("127.0.0.1", description="Address that the web pages listen on.")
+    allowed_hosts: Names = Field(
         (),
-        description="ML_PIPELINE_ALLOWED_HOSTS. Further names, separated by commas, under which the web pages may be "
+        description="Further names, separated by commas, under which the web pages may be "
         "opened, as behind a reverse proxy; with a port where only that one counts.",
     )
-    dagster_port: int = Field(3000, ge=1, le=65535, description="ML_PIPELINE_DAGSTER_PORT.")
-    mlflow_port: int = Field(5000, ge=1, le=65535, description="ML_PIPELINE_MLFLOW_PORT.")
+    dagster_port: int = Field(3000, ge=1, le=65535, description="Port of Dagster's pages.")
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of MLflow's pages.")
     mlflow_url: str | None = Field(
-        None, description="ML_PIPELINE_MLFLOW_URL. Where people open MLflow, for links; host and port above unless set."
+        None, description="Where people open MLflow, for links; host and port above unless set."
     )
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
-        description="ML_PIPELINE_WORKERS. Worker processes of one run, and cores that searches share on this machine.",
+        description="Worker processes of one run, and cores that searches share on this machine.",
     )
-    tenant_timeout: float = Field(
-        600.0, gt=0, description="ML_PIPELINE_TENANT_TIMEOUT. Seconds one tenant may take in one run before it fails."
-    )
-    statement_timeout: float = Field(
-        60.0, gt=0, description="ML_PIPELINE_STATEMENT_TIMEOUT. Seconds one statement may take in the database."
-    )
+    tenant_timeout: float = Field(600.0, gt=0, description="Seconds one tenant may take in one run before it fails.")
+    statement_timeout: float = Field(60.0, gt=0, description="Seconds one statement may take in the database.")
     auto_retrain: Literal["off", "chosen", "all"] = Field(
         "chosen",
-        description="ML_PIPELINE_AUTO_RETRAIN. Who is retrained without being asked: nobody (off), the tenants that "
+        description="Who is retrained without being asked: nobody (off), the tenants that "
         "`ml-pipeline set` switched on (chosen), or every tenant that it did not switch off (all).",
     )
-    auto_retrain_models: tuple[str, ...] = Field(
-        (), description="ML_PIPELINE_AUTO_RETRAIN_MODELS. Only these models, separated by commas; all unless set."
-    )
-    auto_rollback: bool = Field(
-        True, description="ML_PIPELINE_AUTO_ROLLBACK. Roll a version back that is shown to be worse; else only alert."
-    )
-    policy: Path | None = Field(
-        None, description="ML_PIPELINE_POLICY. YAML file of the retraining policy; the product's unless set."
-    )
+    auto_retrain_models: Names = Field((), description="Only these models, separated by commas; all unless set.")
+    auto_rollback: bool = Field(True, description="Roll a version back that is shown to be worse; else only alert.")
+    policy: Path | None = Field(None, description="YAML file of the retraining policy; the product's unless set.")
     plots_up_to: int = Field(
         20,
         ge=0,
-        description="ML_PIPELINE_PLOTS_UP_TO. A training run of at most so many tenants adds plots.png to each "
-        "version; 0: none does.",
+        description="A training run of at most so many tenants adds plots.png to each version; 0: none does.",
     )
-    event_retention_days: int = Field(
-        30, ge=1, description="ML_PIPELINE_EVENT_RETENTION_DAYS. Age at which Dagster's log rows are pruned."
-    )
-    feature_retention_days: int = Field(
-        7, ge=0, description="ML_PIPELINE_FEATURE_RETENTION_DAYS. Days for which a prediction keeps its features."
-    )
-    prediction_retention_days: int = Field(
-        400, ge=1, description="ML_PIPELINE_PREDICTION_RETENTION_DAYS. Age at which predictions are deleted."
-    )
+    event_retention_days: int = Field(30, ge=1, description="Age at which Dagster's log rows are pruned.")
+    feature_retention_days: int = Field(7, ge=0, description="Days for which a prediction keeps its features.")
+    prediction_retention_days: int = Field(400, ge=1, description="Age at which predictions are deleted.")
     history_retention_days: int | None = Field(
         None,
         ge=1,
-        description="ML_PIPELINE_HISTORY_RETENTION_DAYS. Age at which daily metrics, drift reports and decisions are "
-        "deleted; never unless set.",
+        description="Age at which daily metrics, drift reports and decisions are deleted; never unless set.",
     )
-    snapshot_retention_days: int = Field(
-        30, ge=1, description="ML_PIPELINE_SNAPSHOT_RETENTION_DAYS. Age at which snapshots without version are deleted."
-    )
-    alert_retention_days: int = Field(
-        90, ge=1, description="ML_PIPELINE_ALERT_RETENTION_DAYS. Age at which acknowledged alerts are deleted."
-    )
-    open_alert_retention_days: int = Field(
-        400, ge=1, description="ML_PIPELINE_OPEN_ALERT_RETENTION_DAYS. Age at which every alert is deleted."
-    )
+    snapshot_retention_days: int = Field(30, ge=1, description="Age at which snapshots without version are deleted.")
+    alert_retention_days: int = Field(90, ge=1, description="Age at which acknowledged alerts are deleted.")
+    open_alert_retention_days: int = Field(400, ge=1, description="Age at which every alert is deleted.")
     alert_webhook: SecretStr | None = Field(
-        None, description="ML_PIPELINE_ALERT_WEBHOOK. URL of a Slack-compatible incoming webhook; it is a secret."
+        None, description="URL of a Slack-compatible incoming webhook; it is a secret."
     )
-    alert_webhook_level: AlertLevel = Field(
-        "MEDIUM", description="ML_PIPELINE_ALERT_WEBHOOK_LEVEL. The webhook gets alerts from this level on."
-    )
+    alert_webhook_level: AlertLevel = Field("MEDIUM", description="The webhook gets alerts from this level on.")
     alert_webhook_timeout: float = Field(
         10.0,
         gt=0,
         le=20,
-        description="ML_PIPELINE_ALERT_WEBHOOK_TIMEOUT. Seconds until the webhook must have answered.",
+        description="Seconds until the webhook must have answered.",
     )
     alert_smtp: SecretStr | None = Field(
         None,
-        description="ML_PIPELINE_ALERT_SMTP. Mail server, smtp://user:password@host:587 (STARTTLS) or smtps://.",
+        description="Mail server, smtp://user:password@host:587 (STARTTLS) or smtps://.",
     )
-    alert_smtp_level: AlertLevel = Field(
-        "HIGH", description="ML_PIPELINE_ALERT_SMTP_LEVEL. Mail is sent from this level on."
-    )
-    alert_smtp_timeout: float = Field(
-        15.0, gt=0, le=20, description="ML_PIPELINE_ALERT_SMTP_TIMEOUT. Seconds that handing over one mail may take."
-    )
-    alert_from: str | None = Field(
-        None, description="ML_PIPELINE_ALERT_FROM. Sender of the mails; the user of the mail server unless set."
-    )
-    alert_to: tuple[str, ...] = Field((), description="ML_PIPELINE_ALERT_TO. Who gets the mails, separated by commas.")
-    alert_log_level: AlertLevel = Field(
-        "LOW", description="ML_PIPELINE_ALERT_LOG_LEVEL. The daemon's log gets alerts from this level on."
-    )
+    alert_smtp_level: AlertLevel = Field("HIGH", description="Mail is sent from this level on.")
+    alert_smtp_timeout: float = Field(15.0, gt=0, le=20, description="Seconds that handing over one mail may take.")
+    alert_from: str | None = Field(None, description="Sender of the mails; the user of the mail server unless set.")
+    alert_to: Names = Field((), description="Who gets the mails, separated by commas.")
+    alert_log_level: AlertLevel = Field("LOW", description="The daemon's log gets alerts from this level on.")
     alert_silence_hours: float = Field(
         24.0,
         gt=0,
-        description="ML_PIPELINE_ALERT_SILENCE_HOURS. So long the same kind counts up instead of being a new alert.",
+        description="So long the same kind counts up instead of being a new alert.",
     )
     alert_cool_down_minutes: float = Field(
         60.0,
         ge=0,
-        description="ML_PIPELINE_ALERT_COOL_DOWN_MINUTES. For so long nothing that is not worse is sent about the same "
+        description="For so long nothing that is not worse is sent about the same "
         "tenant and model; it waits and comes in one message.",
     )
     alert_escalation_hours: float = Field(
         4.0,
         ge=0,
-        description="ML_PIPELINE_ALERT_ESCALATION_HOURS. An unacknowledged HIGH or CRITICAL alert is then sent again, "
-        "as CRITICAL; 0: never.",
+        description="An unacknowledged HIGH or CRITICAL alert is then sent again, as CRITICAL; 0: never.",
     )
     alert_news_hours: float = Field(
         48.0,
         gt=0,
-        description="ML_PIPELINE_ALERT_NEWS_HOURS. An alert about an older moment (a backfill) is kept, but not sent.",
+        description="An alert about an older moment (a backfill) is kept, but not sent.",
     )
     alert_attempts: int = Field(
         30,
         ge=1,
-        description="ML_PIPELINE_ALERT_ATTEMPTS. Attempts, in growing pauses of up to an hour, until a delivery counts "
-        "as failed; 30 take a day.",
+        description="Attempts, in growing pauses of up to an hour, until a delivery counts as failed; 30 take a day.",
     )
+
+    @classmethod
+    def settings_customise_sources(cls, *_: object, **sources: Any) -> tuple[Any, ...]:
+        """Nothing but what is given: the environment is read by ``load_settings`` alone."""
+        return (sources["init_settings"],)
+
+    @field_validator("specs", mode="before")
+    @classmethod
+    def _are_folders(cls, value: object) -> object:
+        return (
+            tuple(Path(part).expanduser().resolve() for part in value.split(os.pathsep) if part)
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("alert_webhook", "alert_smtp")
     @classmethod
@@ -211,11 +211,14 @@ class Settings(BaseModel):
     @field_validator("home")
     @classmethod
     def _is_a_usable_path(cls, value: Path) -> Path:
-        """``::`` chains stores in the URLs of artifacts; a line break ends a line of the files that name the path."""
+        """The absolute path.
+
+        ``::`` chains stores in the URLs of artifacts; a line break ends a line of the files that name the path.
+        """
         for character in ("::", *(character for character in str(value) if not character.isprintable())):
             if character in str(value):
                 raise ValueError(f"the path holds {character!r}, which the artifact store cannot take")
-        return value
+        return value.expanduser().resolve()
 
     @property
     def artifacts(self) -> str:
@@ -233,50 +236,18 @@ class Settings(BaseModel):
         return f"{base.rstrip('/')}/#/models/{registered_model}/versions/{version}"
 
 
-_VARIABLES = {
-    "DATABASE_URL": "database_url",
-    "ML_PIPELINE_WORKER_DATABASE_URL": "worker_database_url",
-    "ML_PIPELINE_HOME": "home",
-    "DAGSTER_HOME": "dagster_home",
-    "ML_PIPELINE_ARTIFACTS": "artifacts_url",
-    "ML_PIPELINE_SPECS": "specs",
-    "ML_PIPELINE_HOST": "host",
-    "ML_PIPELINE_ALLOWED_HOSTS": "allowed_hosts",
-    "ML_PIPELINE_DAGSTER_PORT": "dagster_port",
-    "ML_PIPELINE_MLFLOW_PORT": "mlflow_port",
-    "ML_PIPELINE_MLFLOW_URL": "mlflow_url",
-    "ML_PIPELINE_WORKERS": "workers",
-    "ML_PIPELINE_TENANT_TIMEOUT": "tenant_timeout",
-    "ML_PIPELINE_STATEMENT_TIMEOUT": "statement_timeout",
-    "ML_PIPELINE_AUTO_RETRAIN": "auto_retrain",
-    "ML_PIPELINE_AUTO_RETRAIN_MODELS": "auto_retrain_models",
-    "ML_PIPELINE_AUTO_ROLLBACK": "auto_rollback",
-    "ML_PIPELINE_POLICY": "policy",
-    "ML_PIPELINE_PLOTS_UP_TO": "plots_up_to",
-    "ML_PIPELINE_EVENT_RETENTION_DAYS": "event_retention_days",
-    "ML_PIPELINE_FEATURE_RETENTION_DAYS": "feature_retention_days",
-    "ML_PIPELINE_PREDICTION_RETENTION_DAYS": "prediction_retention_days",
-    "ML_PIPELINE_HISTORY_RETENTION_DAYS": "history_retention_days",
-    "ML_PIPELINE_SNAPSHOT_RETENTION_DAYS": "snapshot_retention_days",
-    "ML_PIPELINE_ALERT_RETENTION_DAYS": "alert_retention_days",
-    "ML_PIPELINE_OPEN_ALERT_RETENTION_DAYS": "open_alert_retention_days",
-    "ML_PIPELINE_ALERT_WEBHOOK": "alert_webhook",
-    "ML_PIPELINE_ALERT_WEBHOOK_LEVEL": "alert_webhook_level",
-    "ML_PIPELINE_ALERT_WEBHOOK_TIMEOUT": "alert_webhook_timeout",
-    "ML_PIPELINE_ALERT_SMTP": "alert_smtp",
-    "ML_PIPELINE_ALERT_SMTP_LEVEL": "alert_smtp_level",
-    "ML_PIPELINE_ALERT_SMTP_TIMEOUT": "alert_smtp_timeout",
-    "ML_PIPELINE_ALERT_FROM": "alert_from",
-    "ML_PIPELINE_ALERT_TO": "alert_to",
-    "ML_PIPELINE_ALERT_LOG_LEVEL": "alert_log_level",
-    "ML_PIPELINE_ALERT_SILENCE_HOURS": "alert_silence_hours",
-    "ML_PIPELINE_ALERT_COOL_DOWN_MINUTES": "alert_cool_down_minutes",
-    "ML_PIPELINE_ALERT_ESCALATION_HOURS": "alert_escalation_hours",
-    "ML_PIPELINE_ALERT_NEWS_HOURS": "alert_news_hours",
-    "ML_PIPELINE_ALERT_ATTEMPTS": "alert_attempts",
-}
+class _Environment(EnvSettingsSource):
+    """The variables of ``environ``, those that are empty left out."""
 
-_SECRETS = ("DATABASE_URL", "ML_PIPELINE_WORKER_DATABASE_URL", "ML_PIPELINE_ALERT_WEBHOOK", "ML_PIPELINE_ALERT_SMTP")
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__(Settings)
+        self.env_vars = {name.lower(): value for name, value in environ.items() if value}
+
+
+def variable_of(field: str) -> str:
+    """Name of the environment variable that a field of ``Settings`` is read from."""
+    alias = Settings.model_fields[field].validation_alias
+    return alias if isinstance(alias, str) else f"{Settings.model_config['env_prefix']}{field.upper()}"
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -291,25 +262,13 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     3
     """
     environ = os.environ if environ is None else environ
-    values: dict[str, object] = {
-        field: environ[variable] for variable, field in _VARIABLES.items() if environ.get(variable)
-    }
-    if "specs" in values:
-        values["specs"] = tuple(
-            Path(part).expanduser().resolve() for part in str(values["specs"]).split(os.pathsep) if part
-        )
-    for field in ("allowed_hosts", "auto_retrain_models", "alert_to"):
-        if field in values:
-            values[field] = tuple(part.strip() for part in str(values[field]).split(",") if part.strip())
-    if "home" in values:
-        values["home"] = Path(str(values["home"])).expanduser().resolve()
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(_Environment(environ)())
     except ValidationError as error:
-        names = {field: variable for variable, field in _VARIABLES.items()}
         first = error.errors()[0]
-        variable = names[str(first["loc"][0])]
-        given = "'***'" if variable in _SECRETS else repr(first["input"])
+        named = str(first["loc"][0])
+        variable = variable_of(named) if named in Settings.model_fields else named
+        given = "'***'" if variable in _SECRETS else repr(environ[variable])
         raise SettingsError(
             f"{variable}={given}: {first['msg']}. Correct it or unset it to use the default."
         ) from error

@@ -74,13 +74,13 @@ def test_a_tenant_that_does_not_exist_is_refused(typed, acme):
 
 def test_a_tenant_of_whom_nothing_was_decided_hears_what_would_be_decided_now(typed, acme):
     told = said(typed("explain", *OF))
-    assert "Nothing was decided yet. now: No cause: no label is known yet." in told
+    assert "Nothing was decided yet. now: No trigger: no label is known yet." in told
 
 
-def test_a_retraining_that_a_safeguard_holds_ends_with_its_reason(typed, acme):
+def test_a_retraining_that_a_safeguard_blocks_ends_with_its_reason(typed, acme):
     result = typed("retrain", *OF, "--by", "ann")
     assert result.exit_code == 1
-    assert "Held by samples: 0 of 100 matured labels" in said(result)
+    assert "Blocked by samples: 0 of 100 matured labels" in said(result)
     told = said(typed("explain", *OF))
     assert "retraining," in told and "Asked for by ann." in told
     assert "samples holds 0 of 100 matured labels" in told
@@ -101,6 +101,6 @@ def test_a_retraining_by_hand_runs_and_says_what_was_decided(typed, acme, settin
     result = typed("retrain", *OF, "--reason", "a look")
     assert result.exit_code == 0, result.output
     found = json.loads(typed("explain", *OF, "--json").stdout)
-    assert found["decisions"]["retraining"]["numbers"]["cause"] == "manual"
+    assert found["decisions"]["retraining"]["numbers"]["trigger"] == "manual"
     assert found["decisions"]["retraining"]["state"] == "done"
     assert set(found["decisions"]) >= {"retraining", "training"}

@@ -24,7 +24,7 @@ from ml_pipeline.monitoring.health import WEIGHTS
 from ml_pipeline.resources import postgres, tables
 from ml_pipeline.resources.connections import grant_worker_login
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import Settings, load_settings
+from ml_pipeline.settings import Settings, load_settings, variable_of
 from ml_pipeline.specs.monitoring import Monitoring
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -133,7 +133,7 @@ def test_the_login_for_workers_that_the_guide_makes_has_no_more_rights_than_they
                 removing.exec_driver_sql(f"DROP ROLE {login}")
 
 
-def is_compatible(connection: sa.Connection, query: str) -> list[sa.RowMapping]:
+def answers_of(connection: sa.Connection, query: str) -> list[sa.RowMapping]:
     return list(connection.exec_driver_sql(query).mappings())
 
 
@@ -145,7 +145,7 @@ def number(query: str) -> int:
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.splitlines()[0].removeprefix("-- "))
 def test_a_query_of_the_guide_answers_an_operator_for_every_tenant(operator: sa.Connection, query: str):
-    found = is_compatible(operator, query)
+    found = answers_of(operator, query)
     assert found
     if "tenant_id" in found[0]:
         one_only = "tenant_id = 'acme'" in query
@@ -154,18 +154,18 @@ def test_a_query_of_the_guide_answers_an_operator_for_every_tenant(operator: sa.
 
 def test_the_answers_are_those_that_the_rows_give(operator: sa.Connection):
     by_number = {number(query): query for query in QUERIES}
-    paid = [row for row in is_compatible(operator, by_number[3]) if row["tenant_id"] == "acme"]
+    paid = [row for row in answers_of(operator, by_number[3]) if row["tenant_id"] == "acme"]
     settled = next(row for row in paid if row["state"] == "done")
     assert (settled["version"], settled["verdict"], settled["watch"]) == (2, "promote", "open")
     assert (float(settled["skill"]), float(settled["gain"])) == (0.2, 0.05)
     assert next(row for row in paid if row["state"] == "approved")["version"] is None
-    (held, _) = is_compatible(operator, by_number[2])
+    (held, _) = answers_of(operator, by_number[2])
     assert held["blocked_by"] == ["performance_impact"]
-    (switched_off, _) = is_compatible(operator, by_number[5])
+    (switched_off, _) = answers_of(operator, by_number[5])
     assert switched_off["cause"] == "degradation"
-    assert [float(row["per_1000_stream_days"]) for row in is_compatible(operator, by_number[7])] == [1000.0]
-    assert [row["last_report"] for row in is_compatible(operator, by_number[9])] == [TODAY - dt.timedelta(days=3)] * 2
-    assert [row["new_labels"] for row in is_compatible(operator, by_number[11])] == [1, 1]
+    assert [float(row["per_1000_stream_days"]) for row in answers_of(operator, by_number[7])] == [1000.0]
+    assert [row["last_report"] for row in answers_of(operator, by_number[9])] == [TODAY - dt.timedelta(days=3)] * 2
+    assert [row["new_labels"] for row in answers_of(operator, by_number[11])] == [1, 1]
 
 
 def test_the_session_of_the_guide_cannot_write(operator: sa.Connection):
@@ -208,7 +208,7 @@ def test_a_command_of_the_guide_exists_with_its_options(words: Sequence[str]):
 
 
 def test_every_setting_that_the_guide_names_exists():
-    known = {str(field.description).split(".")[0] for field in Settings.model_fields.values()}
+    known = {variable_of(name) for name in Settings.model_fields}
     named = set(re.findall(r"\bML_PIPELINE_[A-Z_]+", GUIDE))
     assert named and named <= known
 

@@ -123,7 +123,7 @@ class Organisation:
         return product
 
 
-DEMO_CHANGE = pd.Timedelta(days=35)  # before the end of the demo's history
+DEMO_CHANGE = pd.Timedelta(days=42)  # before the end of the demo's history
 
 
 def demo_organisations(now: pd.Timestamp, seed: int = 7) -> list[Organisation]:

@@ -29,7 +29,7 @@ from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, OFF_PEAK, write_setti
 
 MODEL = "story_points"  # whose loop is shown; the others are trained as of now
 REPORTED_DAYS = 28
-SIMULATED_DAYS = 49
+SIMULATED_DAYS = 56
 BROKEN_DAYS_AGO = 21
 MISLED, BROKEN_FACTOR = "umbrella", 3.0
 OFFSET = pd.Timestamp("2026-06-01", tz="UTC")  # a Monday
@@ -74,7 +74,7 @@ class Demo:
         return list(self.histories)
 
     def train(self) -> None:
-        """The other models as of now; the one whose loop is shown as of seven weeks ago, where it has not begun."""
+        """The other models as of now; the one whose loop is shown as of eight weeks ago, where it has not begun."""
         others = [name for name in load_specs(self.settings.specs) if name != MODEL]
         fresh = [tenant for tenant in self.tenants if simulated_until(self.warehouse, tenant, MODEL) is None]
         began = self.yesterday - SIMULATED_DAYS * DAY
@@ -151,7 +151,7 @@ class Demo:
 
 
 def run_demo() -> None:
-    """Simulates four tenants, trains, runs seven weeks of the loop, and prints what happened."""
+    """Simulates four tenants, trains, runs eight weeks of the loop, and prints what happened."""
     started = time.monotonic()
     with prepared() as settings:
         own = str(uuid.uuid4())

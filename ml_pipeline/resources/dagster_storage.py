@@ -46,8 +46,8 @@ def dagster_url(database_url: str | None) -> str:
     """
     if not database_url:
         raise NoDatabase(
-            "Dagster has no database: DATABASE_URL is not set. Run `ml-pipeline up`, which starts an embedded PostgreSQL, "
-            "or export DATABASE_URL=postgresql://user:password@host:5432/name and start again"
+            "Dagster has no database: DATABASE_URL is not set. Run `ml-pipeline up`, which starts an embedded "
+            "PostgreSQL, or export DATABASE_URL=postgresql://user:password@host:5432/name and start again"
         )
     url = postgres.parse_url(database_url)
     with postgres.exclusive(url, "dagster") as connection:
