@@ -133,7 +133,8 @@ def _summary(tenant: str, replays: Sequence[Replay]) -> Any:
         "baseline",
         "rolling",
     ):
-        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
+        is_name = name == "policy"  # the one that may be folded
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name)
     for replay in replays:
         counts = (replay.trainings, replay.updates, replay.promotions, len(replay.alerts), replay.outcomes)
         means = (replay.mean_loss(), replay.mean_loss("constant"), replay.mean_loss("rolling"))

@@ -120,14 +120,13 @@ def _table(rows: Sequence[Status]) -> Rows:
     table.add_column("why")
     for row in rows:
         table.add_row(
-            row.tenant, row.model, _state(row), *_numbers(row), shortened(row.state_reason.partition(" (")[0])
+            row.tenant,
+            row.model,
+            Text(row.state, COLOURS.get(row.state, "")),
+            *_numbers(row),
+            shortened(row.state_reason.partition(" (")[0]),
         )
     return table
-
-
-def _state(row: Status) -> Text:
-    severity = (row.drift or "").partition(" ")[2] if row.state == "drifting" else ""
-    return Text(f"{row.state} {severity}".strip(), COLOURS.get(row.state, ""))
 
 
 def _numbers(row: Status) -> list[str]:
