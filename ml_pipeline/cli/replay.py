@@ -134,7 +134,7 @@ def _summary(tenant: str, replays: Sequence[Replay]) -> Any:
         "rolling",
     ):
         is_name = name == "policy"  # the one that may be folded
-        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name)
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for replay in replays:
         counts = (replay.trainings, replay.updates, replay.promotions, len(replay.alerts), replay.outcomes)
         means = (replay.mean_loss(), replay.mean_loss("constant"), replay.mean_loss("rolling"))

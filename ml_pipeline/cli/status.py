@@ -119,13 +119,8 @@ def _table(rows: Sequence[Status]) -> Rows:
         table.add_column(name, no_wrap=True, justify="right")
     table.add_column("why")
     for row in rows:
-        table.add_row(
-            row.tenant,
-            row.model,
-            Text(row.state, COLOURS.get(row.state, "")),
-            *_numbers(row),
-            shortened(row.state_reason.partition(" (")[0]),
-        )
+        state, why = Text(row.state, COLOURS.get(row.state, "")), shortened(row.state_reason.partition(" (")[0])
+        table.add_row(row.tenant, row.model, state, *_numbers(row), why)
     return table
 
 
