@@ -64,10 +64,10 @@ def rows_of(tenant: str) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
     counts = {"outcomes": 50, "evaluated": 40, "origin": "live", "version": 2}
     values = {"metric": "mae", "value": 2.0, "baseline_value": 1.5, "metrics": {}}
     yield tables.daily_metrics, own | day | counts | values
-    yield decision("retrain", "blocked", 2, numbers={"cause": "drift", "blocked_by": ["performance_impact"]})
-    yield decision("retrain", "blocked", 1, numbers={"cause": "degradation", "blocked_by": ["tenant_flag"]})
-    yield decision("retrain", "retrain", 0.1, numbers={"cause": "schedule"}, state="approved")
-    asked = {"cause": "degradation", "action": "train"}
+    yield decision("retrain", "blocked", 2, numbers={"trigger": "drift", "blocked_by": ["performance_impact"]})
+    yield decision("retrain", "blocked", 1, numbers={"trigger": "degradation", "blocked_by": ["tenant_flag"]})
+    yield decision("retrain", "retrain", 0.1, numbers={"trigger": "schedule"}, state="approved")
+    asked = {"trigger": "degradation", "action": "train"}
     yield decision("retrain", "retrain", 5, numbers=asked, state="done", settled_at=days_ago(4.9))
     judged = {"skill": 0.2, "gain": 0.1, "champion_mean_loss": 2.0, "action": "train"}
     yield decision("promote", "promote", 4.95, numbers=judged, version=2)
@@ -162,7 +162,7 @@ def test_the_answers_are_those_that_the_rows_give(operator: sa.Connection):
     (held, _) = is_compatible(operator, by_number[2])
     assert held["blocked_by"] == ["performance_impact"]
     (switched_off, _) = is_compatible(operator, by_number[5])
-    assert switched_off["cause"] == "degradation"
+    assert switched_off["trigger"] == "degradation"
     assert [float(row["per_1000_stream_days"]) for row in is_compatible(operator, by_number[7])] == [1000.0]
     assert [row["last_report"] for row in is_compatible(operator, by_number[9])] == [TODAY - dt.timedelta(days=3)] * 2
     assert [row["new_labels"] for row in is_compatible(operator, by_number[11])] == [1, 1]
