@@ -11,15 +11,15 @@ from tempfile import TemporaryDirectory
 
 import dagster as dg
 
-from ml_pipeline import launch
 from ml_pipeline.resources import embedded, postgres
+from ml_pipeline.resources.preparation import prepare, quiet
 from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, load_settings
 
 
 @contextmanager
 def temporary_installation(workers: int = 2) -> Iterator[Settings]:
     """Settings of a migrated, empty installation that is gone afterwards; child processes see the same."""
-    launch.quiet()
+    quiet()
     with TemporaryDirectory(prefix="ml-pipeline-benchmark-") as folder:
         home = Path(folder)
         home.chmod(0o711)  # PostgreSQL, where root runs this, is another user
@@ -28,7 +28,7 @@ def temporary_installation(workers: int = 2) -> Iterator[Settings]:
             values |= {"ML_PIPELINE_HOME": folder, "ML_PIPELINE_WORKERS": str(workers), "DAGSTER_HOME": folder}
             export_to_children(values)
             settings = load_settings(values)
-            launch.prepare(settings)
+            prepare(settings)
             yield settings
             postgres.close_engines(postgres.DATABASE)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +15,9 @@ import dagster as dg
 from ml_pipeline import partitions
 from ml_pipeline.recovery import leased_run
 from ml_pipeline.resources.compute import Compute
-from ml_pipeline.resources.connections import bounded_workers, grant_worker_login
+from ml_pipeline.resources.connections import bounded_workers
 from ml_pipeline.resources.dagster_resources import Installation
-from ml_pipeline.resources.registry import SCHEMA as MLFLOW_SCHEMA
-from ml_pipeline.resources.registry import Registry
-from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.resources.preparation import quiet
 from ml_pipeline.settings import INSTANCE_FILES, Settings, export_to_children, load_settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.alerts.run_failures import ERRORS
@@ -48,13 +45,6 @@ class Launched:
     failures: list[str] = field(default_factory=list)
 
 
-def prepare(settings: Settings) -> None:
-    """Makes everything that the pipeline keeps in the database: tables, MLflow's and Dagster's schemas."""
-    Warehouse(settings).migrate()
-    Registry(settings).prepare()
-    grant_worker_login(settings, MLFLOW_SCHEMA)
-
-
 @contextmanager
 def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The instance of ``dagster.yaml``, as the UI and the daemon use it."""
@@ -75,12 +65,6 @@ def dagster_home(settings: Settings) -> Path:
     """The folder of ``dagster.yaml``: DAGSTER_HOME where that holds one, otherwise the project's own."""
     given = settings.dagster_home
     return given if given is not None and (given / "dagster.yaml").is_file() else INSTANCE_FILES
-
-
-def quiet() -> None:
-    """Keeps the libraries' chatter off the terminal; Dagster's event log has all of it."""
-    for name in ("alembic", "mlflow", "dagster", "botocore"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def add_partitions(instance: dg.DagsterInstance, tenants: Sequence[str]) -> list[str]:

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ml_pipeline import launch
 from ml_pipeline.resources import embedded, postgres
+from ml_pipeline.resources.preparation import prepare
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
@@ -79,7 +79,7 @@ def template_database(server: str) -> str:
     connecting = sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with connecting.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name} OWNER {embedded.OWNER}"))
-        launch.prepare(settings_of(server, name))
+        prepare(settings_of(server, name))
         # A database can be copied only while nobody is connected to it, and MLflow keeps its connections.
         query = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE datname = :name"
         connection.execute(sa.text(query), {"name": name})

@@ -35,6 +35,8 @@ STATUS_KEYS = [
     "health",
     "drift",
     "business",
+    "state",
+    "state_reason",
 ]
 
 
@@ -111,9 +113,9 @@ def test_a_second_version_is_promoted_by_hand_and_rolled_back(typed, tmp_path: P
     chosen = ("--tenant", "acme", "--model", "story_points")
     typed("rollback", *chosen, "--to", 1)
     promoted = typed("promote", *chosen, "--version", 2, "--reason", "asked for")
-    assert promoted.stdout == "acme story_points: version 2 serves now, before it version 1.\n"
+    assert promoted.stdout == "acme story_points: version 2 serves now; before it, version 1 served.\n"
     rolled = typed("rollback", *chosen, "--reason", "it was better before")
-    assert rolled.stdout == "acme story_points: version 1 serves now, before it version 2.\n"
+    assert rolled.stdout == "acme story_points: version 1 serves now; before it, version 2 served.\n"
     row = status(typed("status", *chosen, "--json"))
     assert (row["version"], row["alias"], row["decision"], row["reason"]) == (
         1,

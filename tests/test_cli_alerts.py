@@ -55,7 +55,7 @@ def test_alerts_are_listed_with_whom_they_were_told_and_who_has_seen_them(typed,
     raised(settings, "globex", "anomaly", "LOW", NOW - dt.timedelta(days=30))
     listed = shown(typed("alerts"))
     assert first[:8] in listed and "drift [of] points" in listed and "log pending" in listed
-    assert "nobody: not news when it was found" in listed
+    assert "to nobody, for it was not news when it was found" in listed
     assert listed.index("drift") < listed.index("anomaly")
 
 

@@ -49,7 +49,7 @@ def stored(settings: Settings) -> list[dict]:
 
 def test_a_correction_is_stored_and_told_with_what_was_predicted(typed, settings):
     done = typed("feedback", *OF, "--entity", "A-1", "--verdict", "corrected", "--value", 5, "--by", "ann")
-    assert "acme story_points A-1: corrected to 5; version 2 said 3." in shown(done)
+    assert "acme story_points A-1: corrected to 5; version 2 predicted 3." in shown(done)
     assert "Kept, but not trained on: label.feedback of story_points is off." in shown(done)
     (row,) = stored(settings)
     assert (row["value"], row["given_by"]) == (5.0, "ann")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from ml_pipeline.cli import main
 from ml_pipeline.partitions import today
+from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.work.tenant_settings import read_settings
@@ -50,8 +53,35 @@ def stored(warehouse: Warehouse) -> dict:
 def test_a_switch_is_stored_for_the_model_and_taken_back(typed, acme):
     assert "auto_retrain is on for acme story_points." in said(typed("set", "auto_retrain", "on", *OF))
     assert stored(acme) == {("acme", "story_points", "auto_retrain"): True}
-    assert "auto_retrain is as the installation says" in said(typed("set", "auto_retrain", "-", *OF))
+    assert "auto_retrain is not set any more for acme story_points." in said(typed("unset", "auto_retrain", *OF))
     assert stored(acme) == {}
+
+
+def test_a_dash_as_a_value_is_answered_with_unset(typed, acme):
+    result = typed("set", "auto_retrain", "-", *OF)
+    assert result.exit_code == 2
+    assert "auto_retrain is taken back by: ml-pipeline unset auto_retrain" in said(result)
+
+
+def test_a_name_that_is_no_setting_cannot_be_unset(typed, acme):
+    result = typed("unset", "colour", *OF)
+    assert result.exit_code == 1
+    assert "there is no setting 'colour'; the settings are: auto_retrain, auto_rollback, off_peak" in said(result)
+
+
+def test_every_setting_is_offered_while_it_is_typed():
+    from ml_pipeline.cli.loop import SETTINGS
+    from ml_pipeline.work import tenant_settings
+
+    assert tuple(tenant_settings._READERS) == SETTINGS
+
+
+def test_who_changed_a_setting_is_the_user_of_this_machine_unless_somebody_is_named(typed, acme, superuser):
+    typed("set", "auto_retrain", "on", *OF)
+    typed("set", "auto_rollback", "on", *OF, "--by", "ann")
+    with superuser.connect() as connection:
+        by = dict(connection.execute(sa.select(tables.settings.c.name, tables.settings.c.changed_by)).all())
+    assert by == {"auto_retrain": getpass.getuser(), "auto_rollback": "ann"}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +113,7 @@ def test_a_retraining_that_a_safeguard_blocks_ends_with_its_reason(typed, acme):
     assert "Blocked by samples: 0 of 100 matured labels" in said(result)
     told = said(typed("explain", *OF))
     assert "retraining," in told and "Asked for by ann." in told
-    assert "samples holds 0 of 100 matured labels" in told
+    assert "samples blocks 0 of 100 matured labels" in told
     assert "master_flag passed automatic retraining is on" in told
 
 

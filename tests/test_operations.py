@@ -64,10 +64,10 @@ def rows_of(tenant: str) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
     counts = {"outcomes": 50, "evaluated": 40, "origin": "live", "version": 2}
     values = {"metric": "mae", "value": 2.0, "baseline_value": 1.5, "metrics": {}}
     yield tables.daily_metrics, own | day | counts | values
-    yield decision("retrain", "blocked", 2, numbers={"cause": "drift", "blocked_by": ["performance_impact"]})
-    yield decision("retrain", "blocked", 1, numbers={"cause": "degradation", "blocked_by": ["tenant_flag"]})
-    yield decision("retrain", "retrain", 0.1, numbers={"cause": "schedule"}, state="approved")
-    asked = {"cause": "degradation", "action": "train"}
+    yield decision("retrain", "blocked", 2, numbers={"trigger": "drift", "blocked_by": ["performance_impact"]})
+    yield decision("retrain", "blocked", 1, numbers={"trigger": "degradation", "blocked_by": ["tenant_flag"]})
+    yield decision("retrain", "retrain", 0.1, numbers={"trigger": "schedule"}, state="approved")
+    asked = {"trigger": "degradation", "action": "train"}
     yield decision("retrain", "retrain", 5, numbers=asked, state="done", settled_at=days_ago(4.9))
     judged = {"skill": 0.2, "gain": 0.1, "champion_mean_loss": 2.0, "action": "train"}
     yield decision("promote", "promote", 4.95, numbers=judged, version=2)
@@ -133,7 +133,7 @@ def test_the_login_for_workers_that_the_guide_makes_has_no_more_rights_than_they
                 removing.exec_driver_sql(f"DROP ROLE {login}")
 
 
-def answers_of(connection: sa.Connection, query: str) -> list[sa.RowMapping]:
+def is_compatible(connection: sa.Connection, query: str) -> list[sa.RowMapping]:
     return list(connection.exec_driver_sql(query).mappings())
 
 
@@ -145,7 +145,7 @@ def number(query: str) -> int:
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.splitlines()[0].removeprefix("-- "))
 def test_a_query_of_the_guide_answers_an_operator_for_every_tenant(operator: sa.Connection, query: str):
-    found = answers_of(operator, query)
+    found = is_compatible(operator, query)
     assert found
     if "tenant_id" in found[0]:
         one_only = "tenant_id = 'acme'" in query
@@ -154,18 +154,18 @@ def test_a_query_of_the_guide_answers_an_operator_for_every_tenant(operator: sa.
 
 def test_the_answers_are_those_that_the_rows_give(operator: sa.Connection):
     by_number = {number(query): query for query in QUERIES}
-    paid = [row for row in answers_of(operator, by_number[3]) if row["tenant_id"] == "acme"]
+    paid = [row for row in is_compatible(operator, by_number[3]) if row["tenant_id"] == "acme"]
     settled = next(row for row in paid if row["state"] == "done")
     assert (settled["version"], settled["verdict"], settled["watch"]) == (2, "promote", "open")
     assert (float(settled["skill"]), float(settled["gain"])) == (0.2, 0.05)
     assert next(row for row in paid if row["state"] == "approved")["version"] is None
-    (held, _) = answers_of(operator, by_number[2])
+    (held, _) = is_compatible(operator, by_number[2])
     assert held["blocked_by"] == ["performance_impact"]
-    (switched_off, _) = answers_of(operator, by_number[5])
-    assert switched_off["cause"] == "degradation"
-    assert [float(row["per_1000_stream_days"]) for row in answers_of(operator, by_number[7])] == [1000.0]
-    assert [row["last_report"] for row in answers_of(operator, by_number[9])] == [TODAY - dt.timedelta(days=3)] * 2
-    assert [row["new_labels"] for row in answers_of(operator, by_number[11])] == [1, 1]
+    (switched_off, _) = is_compatible(operator, by_number[5])
+    assert switched_off["trigger"] == "degradation"
+    assert [float(row["per_1000_stream_days"]) for row in is_compatible(operator, by_number[7])] == [1000.0]
+    assert [row["last_report"] for row in is_compatible(operator, by_number[9])] == [TODAY - dt.timedelta(days=3)] * 2
+    assert [row["new_labels"] for row in is_compatible(operator, by_number[11])] == [1, 1]
 
 
 def test_the_session_of_the_guide_cannot_write(operator: sa.Connection):

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import datetime as dt
-import getpass
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-SHOWN_LENGTH = 8  # of an id: enough to name it
+from ml_pipeline.cli.common import (
+    Rows,
+    by_option,
+    console,
+    failed,
+    json_option,
+    models_option,
+    output,
+    prepared,
+    print_json,
+    progress_bar,
+    tenant_option,
+    tenants_option,
+)
+from ml_pipeline.cli.completion import complete_models
+from ml_pipeline.display import printable
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+SHOWN_LENGTH = 8  # of an id: enough to name it
 
 
 @click.command("alerts")
-@click.option("--tenant", "tenants", multiple=True, help="Only this tenant; may be repeated.")
-@click.option("--model", "models", multiple=True, help="Only this model; may be repeated.")
-@click.option("--open", "only_open", is_flag=True, help="Only those that nobody has acknowledged.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many, newest first.")
+@tenants_option
+@models_option
+@click.option("--open", "only_open", is_flag=True, help="Only alerts that nobody has acknowledged.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many.")
 @json_option
 def alerts_command(tenants: Sequence[str], models: Sequence[str], only_open: bool, limit: int, as_json: bool) -> None:
-    """Alerts, newest first: what happened, who was told, who has seen it."""
-    from ml_pipeline.cli.common import console, output, prepared
+    """List alerts, newest first: what happened, where it was sent, who acknowledged it."""
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.alerts.raising import list_alerts
 
@@ -33,44 +45,34 @@ def alerts_command(tenants: Sequence[str], models: Sequence[str], only_open: boo
         _check(warehouse, settings, tenants, models)
         found = list_alerts(warehouse, tenants=tenants, models=models, only_open=only_open, limit=limit)
     if as_json:
-        print(json.dumps(found, indent=1, default=str))
+        print_json(found)
         return
     if not found:
         output.print("No open alerts." if only_open else "No alerts.")
         return
-    output.print(_table(found))
+    for alert in found:
+        _print(alert)
+    if len(found) == limit:
+        output.say(f"These are the newest {limit}. Older ones: --limit")
     if any(alert["acknowledged_at"] is None for alert in found):
         console.say("Acknowledge one: ml-pipeline acknowledge --tenant TENANT ID --note '...'")
 
 
-def _table(alerts: Sequence[dict[str, Any]]) -> Any:
-    from rich.text import Text
+COLOURS = {"CRITICAL": "bold red", "HIGH": "red", "MEDIUM": "yellow"}
 
-    from ml_pipeline.cli.common import Rows
 
-    table = Rows()
-    for name in ("id", "as of (UTC)", "tenant", "model", "level", "kind", "seen"):
-        table.add_column(name, no_wrap=True)
-    for name in ("what", "told", "acknowledged"):
-        table.add_column(name)
-    colours = {"CRITICAL": "bold red", "HIGH": "red", "MEDIUM": "yellow"}
-    for alert in alerts:
-        level = alert["level"] if alert["escalated_at"] is None else f"{alert['level']} (escalated)"
-        colour = colours.get(alert["level"], "")
-        cells = (
-            str(alert["alert_id"])[:SHOWN_LENGTH],
-            f"{alert['as_of']:%Y-%m-%d %H:%M}",
-            alert["tenant_id"],
-            alert["model"],
-            Text(level, colour),
-            alert["kind"],
-            str(alert["occurrences"]),
-            alert["message"],
-            _deliveries(alert["deliveries"]),
-            _acknowledged(alert),
-        )
-        table.add_row(*cells)
-    return table
+def _print(alert: dict[str, Any]) -> None:
+    """A line that says what and whose it is; below it, indented, its message and who knows of it."""
+    from rich.padding import Padding
+
+    level = alert["level"] if alert["escalated_at"] is None else f"{alert['level']} (escalated)"
+    seen = "" if alert["occurrences"] == 1 else f", {alert['occurrences']} times"
+    head = f"{str(alert['alert_id'])[:SHOWN_LENGTH]}  {alert['as_of']:%Y-%m-%d %H:%M}  "
+    what = f"  {alert['tenant_id']} {alert['model']}: {alert['kind']}{seen}"
+    output.say(head, (level, COLOURS.get(alert["level"], "")), what)
+    sent = f"{_deliveries(alert['deliveries'])}{_acknowledged(alert)}"
+    for line in (alert["message"], sent):
+        output.print(Padding(printable(line), (0, 0, 0, SHOWN_LENGTH + 2), expand=False))
 
 
 def _deliveries(deliveries: Sequence[dict[str, Any]]) -> str:
@@ -80,29 +82,28 @@ def _deliveries(deliveries: Sequence[dict[str, Any]]) -> str:
     for channel, delivery in sorted(newest.items()):
         error = delivery["last_error"] if delivery["state"] != "sent" else None
         parts.append(f"{channel} {delivery['state']}" + (f": {error}" if error else ""))
-    return ", ".join(parts) or "nobody: not news when it was found"
+    return "sent: " + (", ".join(parts) or "to nobody, for it was not news when it was found")
 
 
 def _acknowledged(alert: dict[str, Any]) -> str:
     if alert["acknowledged_at"] is None:
         return ""
     note = f": {alert['acknowledged_note']}" if alert["acknowledged_note"] else ""
-    return f"{alert['acknowledged_by']}, {alert['acknowledged_at']:%Y-%m-%d %H:%M}{note}"
+    return f"; acknowledged by {alert['acknowledged_by']}, {alert['acknowledged_at']:%Y-%m-%d %H:%M}{note}"
 
 
 @click.command("acknowledge")
 @click.argument("alert", required=False, metavar="[ALERT_ID]")
-@click.option("--tenant", required=True)
-@click.option("--model", help="With --all: every open alert of this model.")
+@tenant_option
+@click.option("--model", help="With --all: every open alert of this model.", shell_complete=complete_models)
 @click.option("--all", "everything", is_flag=True, help="Every open alert of the tenant, or of the --model.")
 @click.option("--note", help="What was found, for whoever looks next.")
-@click.option("--by", default=getpass.getuser, help="Who; otherwise the user of this machine.")
+@by_option
 @json_option
 def acknowledge_command(
     alert: str | None, tenant: str, model: str | None, everything: bool, note: str | None, by: str, as_json: bool
 ) -> None:
-    """Say that you have seen an alert: it does not escalate any more. The beginning of its id is enough."""
-    from ml_pipeline.cli.common import output, prepared
+    """Acknowledge an alert: it does not escalate any more. The beginning of its id is enough."""
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.alerts.raising import NoSuchAlert, acknowledge
 
@@ -119,7 +120,7 @@ def acknowledge_command(
         except NoSuchAlert as error:
             raise click.ClickException(str(error)) from error
     if as_json:
-        print(json.dumps({"acknowledged": done}))
+        print_json({"acknowledged": done})
     elif done:
         output.say(f"Acknowledged: {', '.join(done)}")
     else:
@@ -143,15 +144,14 @@ def _check(warehouse: Any, settings: Any, tenants: Sequence[str], models: Sequen
 
 
 @click.command("prune")
-@click.option("--tenant", "tenants", multiple=True, help="Only this tenant; may be repeated.")
-@click.option("--dry-run", is_flag=True, help="Count what would go, and delete nothing.")
+@tenants_option
+@click.option("--dry-run", is_flag=True, help="Count what would be deleted, and delete nothing.")
 @json_option
 def prune_command(tenants: Sequence[str], dry_run: bool, as_json: bool) -> None:
     """Delete what has been kept long enough: features of predictions, predictions, snapshots, alerts, log rows.
 
     The ages are settings (ML_PIPELINE_..._RETENTION_DAYS). Ctrl-C is safe: the next pruning deletes the rest.
     """
-    from ml_pipeline.cli.common import Rows, console, output, prepared, progress_bar
     from ml_pipeline.launch import dagster_instance
     from ml_pipeline.resources.dagster_storage import prune_events
     from ml_pipeline.resources.warehouse import Warehouse
@@ -170,13 +170,13 @@ def prune_command(tenants: Sequence[str], dry_run: bool, as_json: bool) -> None:
                 before = now - dt.timedelta(days=settings.event_retention_days)
                 counts["Dagster log rows"] = prune_events(settings.database_url, before)
     if as_json:
-        print(json.dumps({"dry_run": dry_run, "counts": counts, "failures": done.failures}))
+        print_json({"dry_run": dry_run, "counts": counts, "failures": done.failures})
     else:
-        table = Rows("would go" if dry_run else "deleted", "")
+        table = Rows("would be deleted" if dry_run else "deleted", "")
         for name, count in counts.items():
             table.add_row(name, f"{count:,}")
         output.print(table)
-        for tenant, error in done.failures.items():
-            console.say(f"Failed: tenant {tenant}: {error}")
+    for tenant, error in done.failures.items():
+        failed(f"tenant {tenant}: {error}", as_json)
     if done.failures:
         sys.exit(1)

@@ -1,150 +1,62 @@
-"""The commands of every day: import, run, status, promote, rollback, doctor, demo, up; and the others, gathered."""
+"""The command line: its group, the commands that run, serve and move versions, and all others, gathered."""
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ml_pipeline.cli.alerts import acknowledge_command, alerts_command, prune_command
 from ml_pipeline.cli.common import (
+    EXIT_CODES,
     Group,
-    Rows,
     check_model_and_tenant,
     chosen_models,
     chosen_tenants,
     console,
+    failed,
     json_option,
     model_option,
+    models_option,
     output,
     prepared,
+    print_json,
     progress_bar,
     recover_and_tell,
     tenant_option,
+    tenants_option,
     usable_specs,
 )
+from ml_pipeline.cli.completion import completion_command
 from ml_pipeline.cli.feedback import feedback_command
-from ml_pipeline.cli.loop import explain_command, retrain_command, set_command
+from ml_pipeline.cli.importing import import_group
+from ml_pipeline.cli.loop import explain_command, retrain_command, set_command, unset_command
 from ml_pipeline.cli.prediction import explain_prediction_command
 from ml_pipeline.cli.replay import replay_command
-from ml_pipeline.settings import Settings
-from ml_pipeline.specs import Specs, load_specs
+from ml_pipeline.cli.status import show_status, status_command
+
+if TYPE_CHECKING:
+    from ml_pipeline.settings import Settings
 
 
-@click.group(cls=Group)
+@click.group(cls=Group, epilog=EXIT_CODES)
 @click.version_option(package_name="ml-pipeline")
 def main() -> None:
-    """A machine-learning model per tenant: trained, watched, promoted and rolled back."""
+    """One machine-learning model per tenant and question: trained, monitored, promoted and rolled back."""
 
 
-@main.group("import")
-def import_() -> None:
-    """Load an export. Bad rows are set aside in ml.quarantine and counted."""
-
-
-shift_option = click.option(
-    "--shift-to-today",
-    is_flag=True,
-    help="Move each tenant's times so that its newest is yesterday or a little before.",
-)
-timezone_option = click.option("--timezone", default="UTC", show_default=True, help="Zone of times that name none.")
-files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-
-
-@import_.command("jira")
-@files_argument
-@click.option("--tenant", help="The tenant; otherwise the name of each file.")
-@shift_option
-@timezone_option
-@json_option
-def import_jira_command(
-    files: tuple[Path, ...], tenant: str | None, shift_to_today: bool, timezone: str, as_json: bool
-):
-    """Issues from Jira CSV exports, plain or gzip."""
-    from ml_pipeline.importers import import_jira
-
-    def load(settings: Settings, file: Path, label: str):
-        from ml_pipeline.resources.warehouse import Warehouse
-
-        warehouse, shift = Warehouse(settings), _shift(shift_to_today)
-        return import_jira(warehouse, file, tenant, timezone=timezone, shift_to=shift, label=label)
-
-    _import(files, load, as_json, tenant_of_name=tenant is None)
-
-
-@import_.command("github")
-@files_argument
-@click.option("--tenant", help="The tenant of all rows.")
-@click.option("--tenant-from", type=click.Choice(["owner", "repository"]), help="Take the tenant from each row.")
-@shift_option
-@timezone_option
-@json_option
-def import_github_command(
-    files: tuple[Path, ...], tenant: str | None, tenant_from: Any, shift_to_today: bool, timezone: str, as_json: bool
-):
-    """Pull requests from CSV or JSON Lines, plain or gzip."""
-    from ml_pipeline.importers import import_github
-
-    def load(settings: Settings, file: Path, label: str):
-        from ml_pipeline.resources.warehouse import Warehouse
-
-        chosen = {"tenant": tenant, "tenant_from": tenant_from, "shift_to": _shift(shift_to_today)}
-        return import_github(Warehouse(settings), file, timezone=timezone, label=label, **chosen)
-
-    _import(files, load, as_json, tenant_of_name=tenant is None and tenant_from is None)
-
-
-def _shift(wanted: bool) -> dt.datetime | None:
-    return dt.datetime.now(dt.UTC) - dt.timedelta(days=1) if wanted else None
-
-
-def _import(
-    files: Sequence[Path], load: Callable[[Settings, Path, str], Any], as_json: bool, *, tenant_of_name: bool
-) -> None:
-    from ml_pipeline.importers import ImportFailed
-    from ml_pipeline.importers.files import file_labels, refuse_files_of_one_tenant
-
-    if tenant_of_name:
-        refuse_files_of_one_tenant(files)
-    summaries, failures = [], []
-    with prepared() as settings, progress_bar("Importing", len(files)) as advance:
-        for file, label in zip(files, file_labels(files), strict=True):
-            try:
-                summaries.append(load(settings, file, label))
-            except ImportFailed as error:
-                failures.append(str(error))
-            advance(file)
-    if as_json:
-        output.print_json(json.dumps([asdict(summary) for summary in summaries]))
-    elif summaries:
-        output.print(_import_table(summaries))
-    for failure in failures:
-        console.say(("Error:", "red"), f" {failure}")
-    if failures:
-        sys.exit(1)
-
-
-def _import_table(summaries: Sequence[Any]) -> Rows:
-    table = Rows("file", "tenants", "rows", "loaded", "quarantined", "why")
-    for summary in summaries:
-        tenants = summary.tenants[0] if len(summary.tenants) == 1 else str(len(summary.tenants))
-        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
-        counts = (summary.rows_read, summary.rows_loaded, summary.quarantined)
-        table.add_row(str(summary.file), tenants, *(f"{count:,}" for count in counts), reasons)
-    return table
+SHOWN_FAILURES = 20
 
 
 @main.command()
-@tenant_option
-@model_option
+@tenants_option
+@models_option
 @click.option(
-    "--as-of", default="", help="Stand at 'latest' (each tenant's newest row), a date or a time instead of now."
+    "--as-of", default="", help="As-of time instead of now: 'latest' (each tenant's newest row), a date or a time."
 )
 @click.option(
     "--days",
@@ -158,7 +70,11 @@ def _import_table(summaries: Sequence[Any]) -> Rows:
 def run(
     tenants: tuple[str, ...], models: tuple[str, ...], as_of: str, days: int, reports_only: bool, as_json: bool
 ) -> None:
-    """Features, models, predictions, metrics and drift of every tenant, through Dagster."""
+    """Train, predict, measure and look for drift, for every tenant, through Dagster.
+
+    Prints the status of these models when it is done.
+    """
+    from ml_pipeline.specs import load_specs
     from ml_pipeline.work.context import parse_as_of
 
     if as_of:
@@ -167,13 +83,16 @@ def run(
             raise click.UsageError("--reports-only looks at days up to yesterday: leave --as-of out.")
     with prepared() as settings:
         failures = run_pipeline(settings, tenants, models, as_of, days, trains=not reports_only)
-        show_status(settings, load_specs(settings.specs), tenants, models, as_json)
-    for failure in failures[:20]:
-        console.say(("Failed:", "red"), f" {failure}")
+        show_status(settings, load_specs(settings.specs), tenants, models, as_json, sort="state")
+    for failure in failures[: None if as_json else SHOWN_FAILURES]:
+        failed(failure, as_json)
     if failures:
-        console.print(
-            "The others are not touched by these. Correct the cause and run again: what is done is not done twice."
-        )
+        if not as_json:
+            more = len(failures) - SHOWN_FAILURES
+            console.print(
+                (f"And {more} more. " if more > 0 else "")
+                + "The others are done. Correct the cause and run again: what is done is not done twice."
+            )
         sys.exit(1)
 
 
@@ -219,66 +138,11 @@ def run_pipeline(
 @main.command()
 @tenant_option
 @model_option
+@click.option("--version", required=True, type=int, help="Its number in MLflow.")
+@click.option("--reason", default="promoted by hand", show_default=True, help="Why, for the record.")
 @json_option
-def status(tenants: tuple[str, ...], models: tuple[str, ...], as_json: bool) -> None:
-    """Every tenant x model: version, metric against the baseline, health, drift, and why."""
-    with prepared() as settings:
-        show_status(settings, usable_specs(settings), tenants, models, as_json)
-
-
-def show_status(
-    settings: Settings, specs: Specs, only_tenants: Sequence[str], only_models: Sequence[str], as_json: bool
-) -> None:
-    from ml_pipeline.resources.registry import Registry
-    from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.fleet import fleet_status
-
-    warehouse = Warehouse(settings)
-    chosen = {name: specs[name] for name in chosen_models(specs, only_models)}
-    rows = fleet_status(warehouse, Registry(settings), chosen, chosen_tenants(warehouse.tenants(), only_tenants))
-    if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-        return
-    table = Rows()
-    for name in ("tenant", "model", "version", "rows", "metric", "baseline", "skill", "health", "drift"):
-        table.add_column(
-            name, no_wrap=True, justify="right" if name in ("rows", "baseline", "skill", "health") else "left"
-        )
-    has_business = any(row.business for row in rows)
-    if has_business:
-        table.add_column("business (constant)")
-    table.add_column("why")
-    for row in rows:
-        version = "" if row.version is None else f"{row.version} {row.alias}"
-        metric = "" if row.value is None else f"{row.metric} {row.value:.3g}"
-        baseline = "" if row.baseline_value is None else f"{row.baseline_value:.3g}"
-        skill = "" if row.skill is None else f"{row.skill:+.0%}"
-        health = "" if row.health is None else f"{row.health:.0f}"
-        cells = [row.tenant, row.model, version, str(row.rows or 0), metric, baseline, skill, health, row.drift or ""]
-        if has_business:
-            cells.append(
-                "; ".join(
-                    f"{name} {_against(found)}" for name, found in row.business.items() if found["value"] is not None
-                )
-            )
-        table.add_row(*cells, row.reason.partition(" (")[0])
-    output.print(table)
-
-
-def _against(found: Mapping[str, float | None]) -> str:
-    value, baseline = (
-        "-" if number is None else f"{number:.3g}" for number in (found["value"], found["baseline_value"])
-    )
-    return f"{value} ({baseline})"
-
-
-@main.command()
-@click.option("--tenant", required=True)
-@click.option("--model", required=True)
-@click.option("--version", required=True, type=int)
-@click.option("--reason", default="promoted by hand", show_default=True)
-def promote(tenant: str, model: str, version: int, reason: str) -> None:
-    """Make a version the champion by hand."""
+def promote(tenant: str, model: str, version: int, reason: str, as_json: bool) -> None:
+    """Make a version the champion."""
     from ml_pipeline.work.context import Clients
     from ml_pipeline.work.deployment.deployer import PROMOTE_BY_HAND
 
@@ -288,15 +152,16 @@ def promote(tenant: str, model: str, version: int, reason: str) -> None:
         done = Clients(settings).deployer.deploy(
             tenant, model, version, action=PROMOTE_BY_HAND, reason=reason, as_of=now
         )
-        output.say(_moved(done))
+        _show_deployment(done, as_json)
 
 
 @main.command()
-@click.option("--tenant", required=True)
-@click.option("--model", required=True)
+@tenant_option
+@model_option
 @click.option("--to", type=int, help="The version to return to; otherwise the one that served before.")
-@click.option("--reason", default="rolled back by hand", show_default=True)
-def rollback(tenant: str, model: str, to: int | None, reason: str) -> None:
+@click.option("--reason", default="rolled back by hand", show_default=True, help="Why, for the record.")
+@json_option
+def rollback(tenant: str, model: str, to: int | None, reason: str, as_json: bool) -> None:
     """Return to an earlier version."""
     from ml_pipeline.work.context import Clients
 
@@ -304,14 +169,19 @@ def rollback(tenant: str, model: str, to: int | None, reason: str) -> None:
         check_model_and_tenant(settings, tenant, model)
         now = dt.datetime.now(dt.UTC)
         done = Clients(settings).deployer.roll_back(tenant, model, to=to, reason=reason, as_of=now)
-        output.say(_moved(done))
+        _show_deployment(done, as_json)
 
 
-def _moved(deployment: Any) -> str:
-    if deployment.replaced == deployment.version:
-        return f"{deployment.tenant} {deployment.model}: version {deployment.version} serves already."
-    before = "no version" if deployment.replaced is None else f"version {deployment.replaced}"
-    return f"{deployment.tenant} {deployment.model}: version {deployment.version} serves now, before it {before}."
+def _show_deployment(done: Any, as_json: bool) -> None:
+    if as_json:
+        print_json({name: getattr(done, name) for name in ("tenant", "model", "version", "replaced")})
+        return
+    whose = f"{done.tenant} {done.model}"
+    if done.replaced == done.version:
+        output.say(f"{whose}: version {done.version} serves already.")
+        return
+    before = "no version" if done.replaced is None else f"version {done.replaced}"
+    output.say(f"{whose}: version {done.version} serves now; before it, {before} served.")
 
 
 @main.command()
@@ -323,7 +193,7 @@ def doctor(as_json: bool) -> None:
     with prepared() as settings:
         findings = examine(settings)
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+        print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
             mark = ("ok  ", "green") if finding.ok else ("bad ", "red")
@@ -334,18 +204,22 @@ def doctor(as_json: bool) -> None:
 
 
 @main.command()
-def relocate() -> None:
-    """After a move or a restore elsewhere: let MLflow's pages find the files too."""
+@json_option
+def relocate(as_json: bool) -> None:
+    """Correct the places of files in MLflow's tables, after a move or a restore elsewhere."""
     from ml_pipeline.resources import relocation
 
     with prepared() as settings:
         count = relocation.relocate(settings)
-    output.print(f"MLflow finds the files of {count} models under {settings.artifacts} now.")
+    if as_json:
+        print_json({"models": count, "artifacts": settings.artifacts})
+    else:
+        output.say(f"MLflow finds the files of {count} models under {settings.artifacts} now.")
 
 
 @main.command()
 def demo() -> None:
-    """Four simulated tenants: trained, watched for twelve weeks, retrained, one of them rolled back."""
+    """Simulate four tenants: train, monitor for twelve weeks, retrain, and roll one of the models back."""
     from ml_pipeline.demo.run import run_demo
 
     run_demo()
@@ -353,7 +227,7 @@ def demo() -> None:
 
 @main.command()
 def up() -> None:
-    """Dagster UI, daemon and MLflow UI until Ctrl-C."""
+    """Serve the Dagster UI, its daemon and the MLflow UI until Ctrl-C."""
     from ml_pipeline.up import serve
     from ml_pipeline.web import exposure_warning
 
@@ -364,7 +238,10 @@ def up() -> None:
 
 
 for command in (
+    import_group,
+    status_command,
     set_command,
+    unset_command,
     explain_command,
     explain_prediction_command,
     retrain_command,
@@ -373,5 +250,6 @@ for command in (
     alerts_command,
     acknowledge_command,
     prune_command,
+    completion_command,
 ):
     main.add_command(command)

@@ -1,74 +1,121 @@
-"""``ml-pipeline set``, ``explain`` and ``retrain``: switching the loop on, asking it why, and starting it by hand."""
+"""``ml-pipeline set``, ``unset``, ``explain`` and ``retrain``: what retrains a model by itself, why, and by hand."""
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
 
 from ml_pipeline.cli.common import (
     Rows,
+    by_option,
     check_model_and_tenant,
+    checked_spec,
     json_option,
+    model_option,
     output,
     prepared,
+    print_json,
     progress_bar,
     recover_and_tell,
+    tenant_option,
 )
+from ml_pipeline.cli.completion import complete_models
 from ml_pipeline.display import printable
-from ml_pipeline.settings import Settings
-from ml_pipeline.specs import load_specs
 
-tenant_option = click.option("--tenant", required=True)
+if TYPE_CHECKING:
+    from ml_pipeline.settings import Settings
+
+SETTINGS = ("auto_retrain", "auto_rollback", "off_peak", "country", "time_zone", "share")
+
+
+def _complete_names(_context: click.Context, _argument: click.Parameter, begun: str) -> list[str]:
+    return [name for name in SETTINGS if name.startswith(begun)]
+
+
+name_argument = click.argument("name", shell_complete=_complete_names)
+only_model_option = click.option("--model", help="Only this model of the tenant.", shell_complete=complete_models)
 
 
 @click.command("set")
-@click.argument("name")
+@name_argument
 @click.argument("value")
 @tenant_option
-@click.option("--model", help="Only this model of the tenant.")
-@click.option("--by", default="command line", show_default=True, help="Who changes it, for the record.")
-def set_command(name: str, value: str, tenant: str, model: str | None, by: str) -> None:
-    """Switch something for one tenant.
+@only_model_option
+@by_option
+@json_option
+def set_command(name: str, value: str, tenant: str, model: str | None, by: str, as_json: bool) -> None:
+    """Change a setting of one tenant, or of one of its models.
 
-    NAME and VALUE: auto_retrain on or off, auto_rollback on or off, off_peak with hours in UTC (22-5); for models with
-    calendar features, country with the code of its holidays (CZ, DE-BY) and time_zone with the name of its clock
-    (Europe/Prague); for models with training.share, share on or off. A value of - takes it back: what the installation,
-    or the specification, says holds again.
+    \b
+    auto_retrain, auto_rollback  on or off
+    off_peak                     hours in UTC: 22-5
+    country                      code of its holidays: CZ, DE-BY (models with calendar features)
+    time_zone                    name of its clock: Europe/Prague (models with calendar features)
+    share                        on or off (models with training.share)
     """
-    from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.tenant_settings import EVERY_MODEL, parse_setting, write_setting
+    from ml_pipeline.work.tenant_settings import parse_setting
 
-    parsed = None if value == "-" else parse_setting(name, value)
+    if value == "-":
+        raise click.UsageError(f"{name} is taken back by: ml-pipeline unset {name}")
+    _write(name, parse_setting(name, value), tenant, model, by)
+    if as_json:
+        print_json({"tenant": tenant, "model": model, "name": name, "value": value})
+    else:
+        output.say(f"{name} is {value} for {_whose(tenant, model)}.")
+
+
+@click.command("unset")
+@name_argument
+@tenant_option
+@only_model_option
+@by_option
+@json_option
+def unset_command(name: str, tenant: str, model: str | None, by: str, as_json: bool) -> None:
+    """Take a setting back: the value of the installation, or of the specification, holds again."""
+    from ml_pipeline.work.tenant_settings import check_setting_name
+
+    check_setting_name(name)
+    _write(name, None, tenant, model, by)
+    if as_json:
+        print_json({"tenant": tenant, "model": model, "name": name, "value": None})
+    else:
+        output.say(f"{name} is not set any more for {_whose(tenant, model)}.")
+
+
+def _write(name: str, value: Any, tenant: str, model: str | None, by: str) -> None:
+    from ml_pipeline.resources.warehouse import Warehouse
+    from ml_pipeline.work.tenant_settings import EVERY_MODEL, write_setting
+
     with prepared() as settings:
         check_model_and_tenant(settings, tenant, model)
-        write_setting(Warehouse(settings), tenant, model or EVERY_MODEL, name, parsed, by)
-    whose = f"{tenant} {model}" if model else f"every model of {tenant}"
-    output.say(f"{name} is {'as the installation says' if parsed is None else value} for {whose}.")
+        write_setting(Warehouse(settings), tenant, model or EVERY_MODEL, name, value, by)
+
+
+def _whose(tenant: str, model: str | None) -> str:
+    return f"{tenant} {model}" if model else f"every model of {tenant}"
 
 
 @click.command("explain")
 @tenant_option
-@click.option("--model", required=True)
+@model_option
 @click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="As it was decided by the end of this day (UTC).")
 @json_option
 def explain_command(tenant: str, model: str, day: dt.datetime | None, as_json: bool) -> None:
-    """The last decisions about a tenant's model: each safeguard with its numbers, in plain words."""
+    """Explain the last decisions about a tenant's model: each safeguard with its numbers."""
     from ml_pipeline.work.context import Clients
     from ml_pipeline.work.retraining.explain import explain
 
     with prepared() as settings:
-        check_model_and_tenant(settings, tenant, model)
-        spec = load_specs(settings.specs)[model]
+        spec = checked_spec(settings, tenant, model)
         found = explain(Clients(settings), spec, tenant, dt.datetime.now(dt.UTC), day.date() if day else None)
     if as_json:
         now = None if found.now is None else {"verdict": found.now.verdict, "reason": found.now.reason}
-        print(json.dumps({"decisions": found.decisions, "now": now}, default=str, indent=1))
+        print_json({"decisions": found.decisions, "now": now})
         return
     output.say((f"{tenant} {model}", "bold"))
     if not found.decisions:
@@ -89,13 +136,29 @@ def _print_decision(question: str, decision: Mapping[str, Any]) -> None:
     output.say("")
     output.say((question, "bold"), f", {when}: {decision['verdict']}")
     output.say(f"  {decision['reason']}")
+    if business := _business(decision["numbers"]):
+        output.say(f"  business metrics: {business}")
     safeguards = decision["numbers"].get("safeguards")
     if safeguards:
         output.print(_safeguard_table(safeguards))
 
 
+def _business(numbers: Mapping[str, Any]) -> str:
+    prefix, suffix = "business_", "_baseline"
+    names = [key.removeprefix(prefix) for key in numbers if key.startswith(prefix) and not key.endswith(suffix)]
+    found = [(name, numbers[f"{prefix}{name}"], numbers.get(f"{prefix}{name}{suffix}")) for name in names]
+    return ", ".join(
+        f"{name} {value:.3g}" + ("" if baseline is None else f" (baseline {baseline:.3g})")
+        for name, value, baseline in found
+        if value is not None
+    )
+
+
 def _safeguard_table(safeguards: Sequence[Mapping[str, Any]]) -> Rows:
-    table = Rows("safeguard", "", "what it says")
+    table = Rows()
+    table.add_column("safeguard", no_wrap=True, overflow="ellipsis")
+    table.add_column("")
+    table.add_column("what it says", ratio=1)
     for guard in safeguards:
         mark = Text("passed", "green") if guard["passed"] else Text("blocks", "red")
         if guard["overridden"]:
@@ -106,10 +169,11 @@ def _safeguard_table(safeguards: Sequence[Mapping[str, Any]]) -> Rows:
 
 @click.command("retrain")
 @tenant_option
-@click.option("--model", required=True)
+@model_option
 @click.option("--reason", default="", help="Why, for the record.")
-@click.option("--by", default="command line", show_default=True, help="Who asks for it.")
-def retrain_command(tenant: str, model: str, reason: str, by: str) -> None:
+@by_option
+@json_option
+def retrain_command(tenant: str, model: str, reason: str, by: str, as_json: bool) -> None:
     """Retrain a tenant's model now.
 
     Flags, cool-downs, off-peak hours and an undecided watch are overridden; the other safeguards are not.
@@ -122,10 +186,9 @@ def retrain_command(tenant: str, model: str, reason: str, by: str) -> None:
 
     own = str(uuid.uuid4())
     with prepared() as settings, launch.dagster_instance(settings) as instance, lease(settings, own):
-        check_model_and_tenant(settings, tenant, model)
+        specs = {model: checked_spec(settings, tenant, model)}
         warehouse = Warehouse(settings)
         recover_and_tell(instance, warehouse)
-        specs = {model: load_specs(settings.specs)[model]}
         tick = decide_for(
             warehouse,
             settings,
@@ -138,12 +201,12 @@ def retrain_command(tenant: str, model: str, reason: str, by: str) -> None:
         )
         for _, decision in tick.blocked:
             raise click.ClickException(decision.reason)
-        failures = _run(settings, instance, tick.approved)
+        failures = _run(settings, instance, tick.approved, as_json)
     if failures:
         raise click.ClickException("; ".join(failures))
 
 
-def _run(settings: Settings, instance: Any, approved: Sequence[Any]) -> list[str]:
+def _run(settings: Settings, instance: Any, approved: Sequence[Any], as_json: bool) -> list[str]:
     from ml_pipeline import launch
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.context import Clients
@@ -153,9 +216,11 @@ def _run(settings: Settings, instance: Any, approved: Sequence[Any]) -> list[str
     with progress_bar("Retraining", len(approved)) as advance:
         launched = launch.retrain(instance, known, approved, advance)
     for item in approved:
-        spec = load_specs(settings.specs)[item.model]
+        spec = checked_spec(settings, item.tenant, item.model)
         found = explain(Clients(settings), spec, item.tenant, dt.datetime.now(dt.UTC))
         judged = found.decisions.get("training")
-        if judged is not None:
+        if as_json:
+            print_json({"tenant": item.tenant, "model": item.model, "action": item.action, "training": judged})
+        elif judged is not None:
             output.say(f"{item.tenant} {item.model}: {judged['verdict']}. {judged['reason']}")
     return launched.failures

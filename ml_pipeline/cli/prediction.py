@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from ml_pipeline.cli.common import Rows, check_model_and_tenant, json_option, output, prepared
-from ml_pipeline.specs import ModelSpec, load_specs
+from ml_pipeline.cli.common import (
+    Rows,
+    checked_spec,
+    json_option,
+    model_option,
+    output,
+    prepared,
+    print_json,
+    tenant_option,
+)
 
 if TYPE_CHECKING:
+    from ml_pipeline.specs import ModelSpec
     from ml_pipeline.work.explain_prediction import PredictionExplanation
 
 LARGEST = 10
@@ -21,22 +29,21 @@ LARGEST_WORDS = 5
 
 
 @click.command("explain-prediction")
-@click.option("--tenant", required=True)
-@click.option("--model", required=True)
+@tenant_option
+@model_option
 @click.option("--entity", required=True, help="As the source names it (an issue key).")
 @json_option
 def explain_prediction_command(tenant: str, model: str, entity: str, as_json: bool) -> None:
-    """What the serving version predicts for an entity, and what each feature adds to it."""
+    """Explain one prediction of the serving version: what each feature adds to it."""
     from ml_pipeline.work.context import Clients
     from ml_pipeline.work.explain_prediction import explain_prediction
     from ml_pipeline.work.monitoring.report_store import json_safe
 
     with prepared() as settings:
-        check_model_and_tenant(settings, tenant, model)
-        spec = load_specs(settings.specs)[model]
+        spec = checked_spec(settings, tenant, model)
         found = explain_prediction(Clients(settings), spec, tenant, entity, dt.datetime.now(dt.UTC))
     if as_json:
-        print(json.dumps(json_safe(asdict(found)), indent=1))
+        print_json(json_safe(asdict(found)))
         return
     for line in _sentences(found, spec):
         output.say(*line)
@@ -61,10 +68,10 @@ def _sentences(found: PredictionExplanation, spec: ModelSpec) -> list[list[str |
         known = f"Its outcome is known: {_quantity(found.outcome, spec)}"
         lines.append([f"{known}. The version may have been trained on it."])
     if not found.contributions:
-        return [*lines, ["It is a constant: no feature adds anything."]]
+        return [*lines, ["The version is the baseline: no feature adds anything."]]
     start = 1 / (1 + math.exp(-found.offset)) if found.in_log_odds else found.offset
-    constant = _quantity(found.baseline, spec)
-    return [*lines, [f"Before any feature speaks it is {_quantity(start, spec)}; the constant says {constant}."]]
+    baseline = _quantity(found.baseline, spec)
+    return [*lines, [f"Without any feature it would be {_quantity(start, spec)}; the baseline predicts {baseline}."]]
 
 
 def _quantity(value: float, spec: ModelSpec) -> str:

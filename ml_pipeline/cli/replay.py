@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ml_pipeline.cli.common import Rows, json_option, model_option, output, prepared, print_json, tenant_option
 from ml_pipeline.display import printable
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ day_type = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command("replay")
-@click.option("--tenant", required=True)
-@click.option("--model", required=True)
+@tenant_option
+@model_option
 @click.option("--from", "first", type=day_type, help="First day (UTC); otherwise a year before the last.")
 @click.option("--to", "last", type=day_type, help="Last day; otherwise that of the tenant's newest row.")
 @click.option("--policy", default="product", show_default=True, help="A YAML file or a built-in policy.")
@@ -33,7 +33,7 @@ day_type = click.DateTime(["%Y-%m-%d"])
 @click.option("--change", "changes", type=day_type, multiple=True, help="A day on which something changed.")
 @click.option("--drift-every", default=7, show_default=True, type=click.IntRange(1), help="Days between drift reports.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@json_option
 def replay_command(
     tenant: str,
     model: str,
@@ -46,13 +46,11 @@ def replay_command(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """What a retraining policy would have done on a tenant's past, day by day.
+    """Replay a retraining policy on a tenant's past, day by day.
 
     Built-in policies: product, never, weekly, monthly, every_batch, drift_only. Ctrl-C ends a replay early and shows
-    the days that were done.
+    the days that were replayed.
     """
-    from ml_pipeline.cli.common import output, prepared
-
     policies = [_policy(name) for name in (policy, against) if name is not None]
     if picture is not None and not picture.parent.is_dir():
         raise click.ClickException(f"--plot {picture}: there is no folder {picture.parent}. Make it first")
@@ -66,7 +64,7 @@ def replay_command(
 
         store.put(str(picture.absolute()), plot(replays))
     if as_json:
-        print(json.dumps({"tenant": tenant, "replays": [replay.to_dict() for replay in replays]}, indent=1))
+        print_json({"tenant": tenant, "replays": [replay.to_dict() for replay in replays]})
         return
     output.print(_summary(tenant, replays))
     for replay in replays:
@@ -121,23 +119,22 @@ def _replayed(learner: Learner, policy: Policy, drift_every: int, changes: list[
 
 
 def _summary(tenant: str, replays: Sequence[Replay]) -> Any:
-    from ml_pipeline.cli.common import Rows
-
     first = replays[0]
     title = f"{tenant} {first.model}, {first.first} to {first.last}"
     table = Rows(title=printable(title), title_justify="left")
     for name in (
         "policy",
-        "trainings",
-        "updates",
+        "trained",
+        "updated",
         "promoted",
         "alerts",
         "outcomes",
-        "mean loss",
-        "constant",
+        "loss",
+        "baseline",
         "rolling",
     ):
-        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
+        is_name = name == "policy"  # the one that may be folded
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for replay in replays:
         counts = (replay.trainings, replay.updates, replay.promotions, len(replay.alerts), replay.outcomes)
         means = (replay.mean_loss(), replay.mean_loss("constant"), replay.mean_loss("rolling"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ml_pipeline.specs import ModelSpec
+
+if TYPE_CHECKING:  # the verdicts are read by commands that compute nothing
+    import numpy as np
+    import pandas as pd
 
 ACCEPTED, CORRECTED, REJECTED = "accepted", "corrected", "rejected"
 VERDICTS = (ACCEPTED, CORRECTED, REJECTED)
@@ -39,6 +41,9 @@ def with_feedback(spec: ModelSpec, frame: pd.DataFrame, feedback: pd.DataFrame, 
         ``weight`` float64, 1 without feedback, for the loss of a fit; ``feedback``, the verdict that made the label,
         None elsewhere.
     """
+    import numpy as np
+    import pandas as pd
+
     known = feedback[feedback["given_at"] <= pd.Timestamp(as_of)].sort_values(["given_at", "given_by"])
     newest = known.drop_duplicates("entity_id", keep="last")
     labels = newest[(newest["verdict"] != REJECTED) & usable(spec, newest["value"])].reset_index(drop=True)
@@ -56,11 +61,16 @@ def with_feedback(spec: ModelSpec, frame: pd.DataFrame, feedback: pd.DataFrame, 
 
 def own_outcomes(frame: pd.DataFrame) -> np.ndarray:
     """Which rows have their label, if any, from an outcome: all of them in a frame without feedback."""
+    import numpy as np
+
     return frame[VERDICT].isna().to_numpy() if VERDICT in frame else np.ones(len(frame), dtype=bool)
 
 
 def usable(spec: ModelSpec, value: pd.Series) -> pd.Series:
     """Which values, in the label's reported unit, can be a label: 0 or 1, or finite and inside the bounds."""
+    import numpy as np
+    import pandas as pd
+
     if spec.task == "binary":
         return value.isin([0.0, 1.0])
     own = value * spec.label.unit_size

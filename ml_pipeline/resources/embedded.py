@@ -320,6 +320,15 @@ def embedded_server(data: Path, connections: int = 100) -> Iterator[EmbeddedServ
         server.release()
 
 
+def running_url(data: Path) -> str | None:
+    """URL of the server of a data folder if it runs; nothing is started or counted."""
+    server = EmbeddedServer(data, 0)
+    if not server.control.is_dir() or not server._is_guarded():
+        return None
+    server.socket = Path(server._config()["socket"])
+    return server.url()
+
+
 def check_held() -> None:
     """``EmbeddedServer.check`` of every server that this process uses."""
     for server in _held:

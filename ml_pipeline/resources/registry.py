@@ -32,6 +32,11 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 PREVIOUS = "previous"
 SCHEMA = "mlflow"
+ALIASES = """
+    SELECT name, alias, version FROM mlflow.registered_models AS models
+    LEFT JOIN mlflow.registered_model_aliases AS aliases USING (workspace, name)
+    WHERE workspace = 'default' ORDER BY name, alias
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -317,17 +322,15 @@ class Registry:
         return {alias: int(number) for alias, number in found.aliases.items()}
 
     def aliases(self) -> dict[tuple[str, str], dict[str, int]]:
-        """Aliases of every registered model by (tenant, model), in a few pages: for fleet status."""
+        """Aliases of every registered model by (tenant, model), read from MLflow's tables: its client takes seconds."""
         result: dict[tuple[str, str], dict[str, int]] = {}
-        token = None
-        while True:
-            page = self.client.search_registered_models(max_results=1000, page_token=token)
-            for item in page:
-                model, _, tenant = item.name.partition(".")
-                result[tenant, model] = {alias: int(number) for alias, number in item.aliases.items()}
-            token = page.token
-            if not token:
-                return result
+        with postgres.connect(postgres.engine(postgres.parse_url(self.settings.database_url or ""))) as connection:
+            for name, alias, version in connection.execute(sa.text(ALIASES)):
+                model, _, tenant = name.partition(".")
+                found = result.setdefault((tenant, model), {})
+                if alias is not None:
+                    found[alias] = int(version)
+        return result
 
     def file(self, version: Version, name: str) -> bytes | None:
         """One of the version's files, checked against the manifest; None where the version was registered without it.

@@ -6,21 +6,22 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoSuchTableError, OperationalError, ProgrammingError
 
 from ml_pipeline.errors import UserError
-from ml_pipeline.features.typed_columns import TypeMismatch, typed_rows
 from ml_pipeline.identifiers import BadIdentifier, case_conflict, check_tenant_id
 from ml_pipeline.resources import postgres, source_isolation, tables
 from ml_pipeline.resources.source_types import unfit_columns
 from ml_pipeline.settings import Settings, environment_value
 from ml_pipeline.specs import ModelSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 APP_ROLE = "ml_app"
 OPERATOR_ROLE = "ml_operator"
@@ -189,6 +190,8 @@ class Warehouse:
         SourceNotIsolated
             If the database would show the tenant rows of others, and the specification does not put up with that.
         """
+        from ml_pipeline.features.typed_columns import TypeMismatch, typed_rows
+
         found = self._source_rows(spec, tenant_id)
         *values, unreadable = zip(*found, strict=True) if found else [()] * (len(spec.source_columns) + 1)
         if count := sum(times > 0 for times in unreadable):

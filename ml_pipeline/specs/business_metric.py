@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ml_pipeline.specs.expressions import Expression, ExpressionError
@@ -51,8 +50,8 @@ class BusinessMetric(BaseModel):
             if name not in SCORED:
                 raise ValueError(f"names {name!r}; there is {', '.join(SCORED)}")
         try:
-            expression.evaluate(pd.DataFrame([[1.0] * len(SCORED)], columns=list(SCORED)))
-        except TypeError as error:
+            expression.check_types(dict.fromkeys(SCORED, "number"))
+        except ExpressionError as error:
             raise ValueError(f"cannot be computed from numbers: {error}") from error
         return value
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping
 from functools import reduce
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+if TYPE_CHECKING:  # a specification is read by commands that compute nothing
+    import pandas as pd
+
+
+def _divided(a, b):
+    import pandas as pd
+
+    return a / (b.where(b != 0) if isinstance(b, pd.Series) else b or float("nan"))
+
 
 _ARITHMETIC: dict[type[ast.operator], Callable] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a / (b.where(b != 0) if isinstance(b, pd.Series) else b or np.nan),
+    ast.Div: _divided,
 }
 _COMPARISON: dict[type[ast.cmpop], Callable] = {
     ast.Gt: lambda a, b: a > b,
@@ -48,6 +56,7 @@ class Expression:
         If the text does not parse, or uses anything beyond names, numbers, strings, ``true``, ``false``,
         ``+ - * /``, ``abs(a)``, ``min(a, b)``, ``max(a, b)``, comparisons, ``and``, ``or``, ``not`` and ``in [...]``.
 
+    >>> import pandas as pd
     >>> frame = pd.DataFrame({"cycles": [1, 3, None], "commits": [5, 0, 9]})
     >>> Expression("cycles > 2 or commits > 3").evaluate(frame).tolist()
     [1.0, 1.0, nan]
@@ -72,6 +81,9 @@ class Expression:
 
     def evaluate(self, frame: pd.DataFrame) -> pd.Series:
         """One float per row of ``frame``, in its order and with its index."""
+        import numpy as np
+        import pandas as pd
+
         known = np.ones(len(frame), dtype=bool)
         for name in self.names:
             known &= frame[name].notna().to_numpy()
@@ -129,6 +141,8 @@ class Expression:
             self._check(part_node)
 
     def _value(self, node: ast.AST, frame: pd.DataFrame):
+        import pandas as pd
+
         match node:
             case ast.Name(id=name):
                 return _TRUTH[name] if name in _TRUTH else frame[name]
@@ -158,10 +172,15 @@ class Expression:
 
     def _truth(self, node: ast.AST, frame: pd.DataFrame) -> pd.Series:
         """1.0 and 0.0, NaN where it is not known."""
+        import pandas as pd
+
         value = pd.Series(self._value(node, frame), index=frame.index, dtype="float64")
         return (value != 0).astype("float64").where(value.notna())
 
     def _compared(self, op: type[ast.cmpop], left: ast.AST, right: ast.AST, frame: pd.DataFrame) -> pd.Series:
+        import numpy as np
+        import pandas as pd
+
         sides = [self._value(side, frame) for side in (left, right)]
         known = np.ones(len(frame), dtype=bool)
         for side in sides:
@@ -232,6 +251,8 @@ def _larger(a, b):
 
 def _chosen(a, b, takes_a):
     """``a`` where the condition holds, else ``b``; each a column or a single value, times included."""
+    import pandas as pd
+
     if not isinstance(takes_a, pd.Series):
         return a if takes_a else b
     a = a if isinstance(a, pd.Series) else pd.Series(a, index=takes_a.index)
@@ -245,6 +266,8 @@ def _taken(name: str) -> str:
 
 def _in_seconds(value):
     """Differences of times as seconds, so that they compare with numbers; anything else as it is."""
+    import pandas as pd
+
     if isinstance(value, pd.Series) and value.dtype.kind == "m":
         return value.dt.total_seconds()
     return value

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from typing import Any, Literal, NamedTuple
 
-import pandas as pd
 from pydantic import Field, field_validator
 
 from ml_pipeline.specs.base import Part
@@ -26,7 +26,7 @@ class LabelTime(NamedTuple):
     """One way to know when a label was known: a time column, plus an assumed delay in days."""
 
     column: str
-    delay: pd.Timedelta
+    delay: dt.timedelta
 
 
 class Source(Part):
@@ -117,5 +117,5 @@ class Label(Part):
             match = _TIME_TERM.fullmatch(term.strip())
             if match is None:  # refused by the validator above
                 raise ValueError(term)
-            terms.append(LabelTime(match["column"], pd.Timedelta(days=int(match["days"] or 0))))
+            terms.append(LabelTime(match["column"], dt.timedelta(days=int(match["days"] or 0))))
         return terms

@@ -5,16 +5,19 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 from functools import cached_property
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ml_pipeline.errors import UserError
 from ml_pipeline.resources.registry import Registry
-from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.deployment.deployer import Deployer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ml_pipeline.resources.snapshots import Snapshots
 
 LATEST = "latest"
 LAST_YEAR = 9998  # one more day than the last of 9999 is no time
@@ -36,6 +39,8 @@ class Clients:
 
     @cached_property
     def snapshots(self) -> Snapshots:
+        from ml_pipeline.resources.snapshots import Snapshots
+
         return Snapshots(self.settings)
 
     @cached_property
@@ -80,6 +85,8 @@ def resolve_as_of(as_of: str, spec: ModelSpec, rows: pd.DataFrame) -> dt.datetim
 
     A version of the future could predict nothing until that time has come.
     """
+    import pandas as pd
+
     now = dt.datetime.now(dt.UTC)
     if as_of != LATEST:
         return min(dt.datetime.fromisoformat(as_of), now)

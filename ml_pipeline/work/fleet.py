@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -13,6 +13,8 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHAMPION, Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.work.deployment.deployer import ALIAS_BY_HAND, PROMOTE, PROMOTE_BY_HAND, ROLLBACK
+from ml_pipeline.work.retraining.decisions import RETRAIN, TRAIN, WATCH
 
 DAY = dt.timedelta(days=1)
 
@@ -40,6 +42,12 @@ def days_to_monitor(warehouse: Warehouse, tenants: int, window: dt.date, yesterd
     return day if day <= yesterday else None
 
 
+# From the worst to the best.
+FleetState = Literal["failing", "degraded", "drifting", "poor", "not_serving", "untrained", "well"]
+STATES: tuple[FleetState, ...] = ("failing", "degraded", "drifting", "poor", "not_serving", "untrained", "well")
+POOR_HEALTH = 50.0  # below it a model is ``poor``, though no single check raised an alarm
+
+
 @dataclass(frozen=True)
 class Status:
     """One tenant and model, as ``ml-pipeline status`` shows it."""
@@ -58,10 +66,57 @@ class Status:
     reason: str
     health: float | None
     drift: str | None
-    business: dict[str, dict[str, float | None]]  # by metric: value, and baseline_value of the constant
+    business: dict[str, dict[str, float | None]]  # by metric: its value, and the baseline's
+    state: FleetState
+    state_reason: str
 
 
 NEVER_TRAINED = "never trained: `ml-pipeline run`, or materialize its features and model"
+
+KINDS = (RETRAIN, TRAIN, WATCH, PROMOTE, PROMOTE_BY_HAND, ROLLBACK, ALIAS_BY_HAND)
+
+# One step into an index for each tenant, model and kind: what is stored of earlier days costs nothing.
+DECISIONS = """
+    SELECT tenant_id, model, verdict, reason, state, created_at, numbers -> 'matured' AS matured
+    FROM unnest(CAST(:tenants AS text[])) AS tenant_id CROSS JOIN unnest(CAST(:models AS text[])) AS model
+    CROSS JOIN LATERAL (
+        SELECT newest.decision_id FROM unnest(CAST(:kinds AS text[])) AS wanted CROSS JOIN LATERAL (
+            SELECT decision_id, sequence FROM ml.decisions AS one
+            WHERE one.tenant_id = tenant_id.tenant_id AND one.model = model.model AND one.kind = wanted
+            ORDER BY sequence DESC LIMIT 1
+        ) AS newest ORDER BY newest.sequence DESC LIMIT 1
+    ) AS last JOIN ml.decisions USING (tenant_id, model, decision_id)
+"""
+REPORTS = """
+    SELECT tenant_id, model, last.*
+    FROM unnest(CAST(:tenants AS text[])) AS tenant_id CROSS JOIN unnest(CAST(:models AS text[])) AS model
+    CROSS JOIN LATERAL (
+        SELECT status, severity, health, reason, computed_at,
+               performance ->> 'status' AS performance, performance ->> 'reason' AS performance_reason
+        FROM ml.drift_reports AS one
+        WHERE one.tenant_id = tenant_id.tenant_id AND one.model = model.model ORDER BY day DESC LIMIT 1
+    ) AS last
+"""
+# The judgement of the version that is shown: its numbers are those shown while it serves.
+PROMOTIONS = """
+    SELECT shown.tenant_id, shown.model, last.as_of, (
+        SELECT jsonb_object_agg(key, value) FROM jsonb_each(last.numbers)
+        WHERE key IN ('rows', 'value', 'baseline_value', 'skill') OR starts_with(key, 'business_')
+    ) AS numbers
+    FROM unnest(CAST(:tenants AS text[]), CAST(:models AS text[]), CAST(:versions AS int[]))
+        AS shown (tenant_id, model, version) CROSS JOIN LATERAL (
+        SELECT as_of, numbers FROM ml.decisions AS one
+        WHERE one.tenant_id = shown.tenant_id AND one.model = shown.model AND one.kind = :kind
+            AND one.version = shown.version ORDER BY sequence DESC LIMIT 1
+    ) AS last
+"""
+FAILURES = """
+    SELECT DISTINCT ON (tenant_id, model) tenant_id, model, as_of, message FROM ml.alerts
+    WHERE kind = 'run_failed' AND acknowledged_at IS NULL ORDER BY tenant_id, model, as_of DESC
+"""
+
+Key = tuple[str, str]
+Rows = Mapping[Key, sa.RowMapping]
 
 
 def fleet_status(
@@ -72,66 +127,62 @@ def fleet_status(
 ) -> list[Status]:
     """Status of every tenant and model, by tenant and model name; a few queries, however many there are."""
     chosen = sorted(warehouse.tenants()) if tenants is None else sorted(tenants)
-    with warehouse.operator() as connection:
-        decisions = _newest(connection, tables.decisions, tables.decisions.c.sequence)
-        promoted = _promotions(connection)
-        reports = _newest(connection, tables.drift_reports, tables.drift_reports.c.day)
     aliases = registry.aliases()
+    shown = {key: _shown(aliases.get(key, {})) for key in ((tenant, model) for tenant in chosen for model in specs)}
+    trained = [(*key, version) for key, (version, _) in shown.items() if version is not None]
+    pairs = {"tenants": chosen, "models": list(specs)}
+    versions = dict(zip(("tenants", "models", "versions"), zip(*trained, strict=True), strict=True)) if trained else {}
+    with warehouse.operator() as connection:
+        decisions = _by_key(connection, DECISIONS, pairs | {"kinds": list(KINDS)})
+        reports = _by_key(connection, REPORTS, pairs)
+        failures = _by_key(connection, FAILURES, {})
+        lists = {name: list(values) for name, values in versions.items()}
+        promoted = _by_key(connection, PROMOTIONS, lists | {"kind": PROMOTE}) if trained else {}
     return [
-        _status(
-            tenant,
-            spec,
-            aliases.get((tenant, spec.name), {}),
-            decisions.get((tenant, spec.name)),
-            promoted,
-            reports.get((tenant, spec.name)),
-        )
+        _status((tenant, spec), shown[key], decisions.get(key), promoted.get(key), reports.get(key), failures.get(key))
         for tenant in chosen
         for spec in specs.values()
+        for key in [(tenant, spec.name)]
     ]
 
 
-def _newest(connection: sa.Connection, table: sa.Table, by: sa.Column) -> dict[tuple[str, str], sa.RowMapping]:
-    key = (table.c.tenant_id, table.c.model)
-    query = sa.select(table).distinct(*key).order_by(*key, by.desc())
-    return {(row["tenant_id"], row["model"]): row for row in connection.execute(query).mappings()}
+def _by_key(connection: sa.Connection, query: str, values: Mapping[str, Any]) -> Rows:
+    rows = connection.execute(sa.text(query), values).mappings()
+    return {(row["tenant_id"], row["model"]): row for row in rows}
 
 
-def _promotions(connection: sa.Connection) -> dict[tuple[str, str, int], sa.RowMapping]:
-    """The judgement of each version: its numbers are those shown while it serves."""
-    table = tables.decisions
-    key = (table.c.tenant_id, table.c.model, table.c.version)
-    query = sa.select(table).distinct(*key).where(table.c.kind == "promote").order_by(*key, table.c.sequence.desc())
-    return {(row["tenant_id"], row["model"], row["version"]): row for row in connection.execute(query).mappings()}
+def _shown(aliases: Mapping[str, int]) -> tuple[int | None, str | None]:
+    """The version that is shown and its alias: the champion, or the newest with an alias where none serves."""
+    champion = aliases.get(CHAMPION)
+    shown = champion if champion is not None else max(aliases.values(), default=None)
+    return shown, next((name for name, number in sorted(aliases.items()) if number == shown), None)
 
 
 def _status(
-    tenant: str,
-    spec: ModelSpec,
-    aliases: Mapping[str, int],
+    of: tuple[str, ModelSpec],
+    shown: tuple[int | None, str | None],
     decision: sa.RowMapping | None,
-    promoted: Mapping[tuple[str, str, int], sa.RowMapping],
+    judged: sa.RowMapping | None,
     report: sa.RowMapping | None,
+    failure: sa.RowMapping | None,
 ) -> Status:
-    champion = aliases.get(CHAMPION)
-    shown = champion if champion is not None else next(iter(sorted(aliases.values(), reverse=True)), None)
-    alias = next((name for name, number in sorted(aliases.items()) if number == shown), None)
-    judged = promoted.get((tenant, spec.name, shown)) if shown is not None else None
-    numbers: Mapping[str, Any] = judged["numbers"] if judged else {}
-    matured = decision["numbers"].get("matured") if decision else None
+    (tenant, spec), (version, alias) = of, shown
+    numbers: Mapping[str, Any] = (judged["numbers"] or {}) if judged else {}
+    reason = decision["reason"] if decision else NEVER_TRAINED
+    state, state_reason = _state(version, alias, decision, report, failure)
     return Status(
         tenant=tenant,
         model=spec.name,
-        version=shown,
+        version=version,
         alias=alias,
         trained_at=judged["as_of"].isoformat() if judged else None,
-        rows=numbers.get("rows", matured),
+        rows=numbers.get("rows", decision["matured"] if decision else None),
         metric=spec.headline_metric,
         value=numbers.get("value"),
         baseline_value=numbers.get("baseline_value"),
         skill=numbers.get("skill"),
         decision=decision["verdict"] if decision else None,
-        reason=decision["reason"] if decision else NEVER_TRAINED,
+        reason=reason,
         health=report["health"] if report else None,
         drift=_drift(report),
         business={
@@ -141,10 +192,69 @@ def _status(
             }
             for metric in spec.business_metrics
         },
+        state=state,
+        state_reason=state_reason or reason,
     )
+
+
+def _state(
+    version: int | None,
+    alias: str | None,
+    decision: sa.RowMapping | None,
+    report: sa.RowMapping | None,
+    failure: sa.RowMapping | None,
+) -> tuple[FleetState, str]:
+    """The worst that holds of a model, and the sentence of the check that says so; empty where the last decision does.
+
+    A run that failed counts until something newer was decided or reported, or somebody acknowledged its alert.
+    """
+    newer = [row[column] for row, column in ((decision, "created_at"), (report, "computed_at")) if row is not None]
+    if failure is not None and all(time < failure["as_of"] for time in newer):
+        return "failing", failure["message"]
+    if decision is not None and decision["state"] == "failed":
+        return "failing", f"the run of the last decision failed: {decision['reason']}"
+    if version is None:
+        return "untrained", ""
+    if alias != CHAMPION:
+        return "not_serving", ""
+    if report is None:
+        return "well", ""
+    if report["performance"] == "degraded":
+        return "degraded", report["performance_reason"] or report["reason"]
+    if report["status"] == "drift":
+        return "drifting", report["reason"]
+    if report["health"] is not None and report["health"] < POOR_HEALTH:
+        return "poor", f"health {report['health']:.0f} of 100"
+    return "well", ""
 
 
 def _drift(report: sa.RowMapping | None) -> str | None:
     if report is None:
         return None
     return f"{report['status']} {report['severity']}" if report["severity"] else str(report["status"])
+
+
+ORDERS = ("state", "health", "skill", "rows", "tenant", "model")
+
+
+def in_order(rows: Iterable[Status], order: str) -> list[Status]:
+    """The rows as ``ml-pipeline status --sort`` asks for them: worst first, and by tenant and model where equal."""
+
+    def lowest_first(value: float | None) -> tuple[bool, float]:
+        return value is None, value or 0.0
+
+    keys: dict[str, Any] = {
+        "state": lambda row: (STATES.index(row.state), lowest_first(row.health)),
+        "health": lambda row: lowest_first(row.health),
+        "skill": lambda row: lowest_first(row.skill),
+        "rows": lambda row: row.rows or 0,
+        "tenant": lambda row: row.tenant,
+        "model": lambda row: row.model,
+    }
+    return sorted(rows, key=lambda row: (keys[order](row), row.tenant, row.model))
+
+
+def counted(rows: Sequence[Status]) -> dict[FleetState, int]:
+    """How many models are in each state, worst first; only the states that there are."""
+    found = [row.state for row in rows]
+    return {state: found.count(state) for state in STATES if state in found}

@@ -75,9 +75,20 @@ def parse_setting(name: str, text: str) -> Any:
     >>> parse_setting("auto_retrain", "on")
     True
     """
+    check_setting_name(name)
+    return _READERS[name](name, text)
+
+
+def check_setting_name(name: str) -> None:
+    """Refuses a name that is no setting.
+
+    Raises
+    ------
+    BadSetting
+        If it is none; the message lists the settings.
+    """
     if name not in _READERS:
         raise BadSetting(f"there is no setting {name!r}; the settings are: {', '.join(_READERS)}")
-    return _READERS[name](name, text)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from ml_pipeline import display
 from ml_pipeline.assets.factory import DESCRIPTIONS
 from ml_pipeline.assets.reporting import metadata
 from ml_pipeline.cli import alerts as alerts_command
-from ml_pipeline.cli import app, common, loop, prediction
+from ml_pipeline.cli import common, importing, loop, prediction, status
 from ml_pipeline.definitions import broken_assets
 from ml_pipeline.resources.notifier import Alert, Log, Notice, mail_message, slack_message
-from ml_pipeline.specs import BrokenSpec
+from ml_pipeline.specs import BrokenSpec, Specs
 
 HOSTILE = (
     "[/x][red]a[/red] [link=http://evil.example]b[/link] \\[c :smile: \x1b[2J\x1b]0;title\x07 \x9b31m \u202eevil "
@@ -35,7 +35,7 @@ def shown(monkeypatch: pytest.MonkeyPatch):
     """What a command's functions print, as bytes would reach a terminal that knows colours."""
     stream = io.StringIO()
     wide = common.PlainConsole(file=stream, width=2000, force_terminal=True, color_system="truecolor")
-    for module in (app, loop, prediction, common):
+    for module in (alerts_command, importing, loop, prediction, status, common):
         monkeypatch.setattr(module, "output", wide, raising=False)
         monkeypatch.setattr(module, "console", wide, raising=False)
 
@@ -69,14 +69,14 @@ def test_status_keeps_one_row_for_each_tenant(shown, monkeypatch):
     numbers = dict.fromkeys(("value", "baseline_value", "skill", "health"))
     row = SimpleNamespace(
         tenant=HOSTILE, model=HOSTILE, version=1, alias="champion", rows=3, metric=HOSTILE, drift=HOSTILE,
-        business={HOSTILE: {"value": 1.0, "baseline_value": None}}, reason=HOSTILE, **numbers,
+        state="drifting", state_reason=HOSTILE.replace(" (", "("), **numbers,
     )  # fmt: skip
     monkeypatch.setattr("ml_pipeline.work.fleet.fleet_status", lambda *_: [row, row])
     monkeypatch.setattr("ml_pipeline.resources.registry.Registry", lambda _: None)
     monkeypatch.setattr("ml_pipeline.resources.warehouse.Warehouse", lambda _: SimpleNamespace(tenants=lambda: []))
-    app.show_status(SimpleNamespace(), common.Specs({}), (), (), as_json=False)
+    status.show_status(SimpleNamespace(), Specs({}), (), (), as_json=False)
     assert_plain(shown.printed())
-    assert len([line for line in shown.printed().splitlines() if line.strip()]) == 2 + 2
+    assert len([line for line in shown.printed().splitlines() if line.strip()]) == 1 + 2 + 2 + 1
 
 
 def test_explain_shows_a_decision_as_it_is(shown):
@@ -87,22 +87,23 @@ def test_explain_shows_a_decision_as_it_is(shown):
     assert not any(line.startswith("acme") for line in shown.printed().splitlines())
 
 
-def test_alerts_are_a_row_each(shown):
+def test_alerts_are_three_lines_each(shown):
     delivery = {"channel": HOSTILE, "state": "failed", "last_error": HOSTILE}
     alert = {
         "alert_id": "7f3e", "as_of": AT, "tenant_id": HOSTILE, "model": HOSTILE, "level": HOSTILE, "escalated_at": AT,
         "kind": HOSTILE, "occurrences": 1, "message": HOSTILE, "deliveries": [delivery],
         "acknowledged_at": AT, "acknowledged_by": HOSTILE, "acknowledged_note": HOSTILE,
     }  # fmt: skip
-    shown.console.print(alerts_command._table([alert]))
+    alerts_command._print(alert)
     assert_plain(shown.printed())
+    assert shown.printed().count("\n") == 3
 
 
 def test_an_imported_file_and_its_reasons_are_plain(shown):
     summary = SimpleNamespace(
         file=Path(HOSTILE), tenants=[HOSTILE], reasons={HOSTILE: 1}, rows_read=1, rows_loaded=0, quarantined=1
     )
-    shown.console.print(app._import_table([summary]))
+    shown.console.print(importing._import_table([summary]))
     assert_plain(shown.printed())
 
 

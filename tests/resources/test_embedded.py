@@ -23,12 +23,12 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from ml_pipeline import launch
 from ml_pipeline.resources import embedded, postgres, supervisor
 from ml_pipeline.resources.embedded import OWNER, SUPERUSER, WORKER, EmbeddedServer, embedded_server
 from ml_pipeline.resources.folders import FolderUnsafe, make_home
 from ml_pipeline.resources.orphaned_server import stop_leftover
 from ml_pipeline.resources.postgres import DatabaseUnavailable
+from ml_pipeline.resources.preparation import prepare
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
@@ -365,7 +365,7 @@ def test_what_an_older_version_made_as_superuser_is_kept_and_handed_over(data: P
         with connecting.connect() as connection:
             connection.execute(sa.text("CREATE DATABASE ml_pipeline"))
         before = Settings(database_url=postgres.plain(administration.set(database="ml_pipeline")))
-        launch.prepare(before)
+        prepare(before)
         Warehouse(before).add_tenant("acme")
         with postgres.engine(Warehouse(before).url).begin() as connection:
             connection.execute(sa.text("CREATE TYPE source.mood AS ENUM ('good')"))
@@ -374,7 +374,7 @@ def test_what_an_older_version_made_as_superuser_is_kept_and_handed_over(data: P
         postgres.close_engines("ml_pipeline")
     with embedded_server(data) as server:
         after = Settings(database_url=server.url(), worker_database_url=server.url(WORKER))
-        launch.prepare(after)
+        prepare(after)
         assert Warehouse(after).tenants() == ["acme"]
         assert Registry(after.for_workers()).client.get_registered_model("kept").name == "kept"
         left = """SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

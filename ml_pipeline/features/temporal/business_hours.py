@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:  # a country is checked by commands that compute nothing
+    import numpy as np
 
 OPENS, CLOSES = 9.0, 17.0
 REACH = 366  # days beyond which a holiday is not looked for
@@ -58,6 +60,8 @@ def business_columns(country: str, wall_time: np.ndarray) -> dict[str, np.ndarra
     UnknownCountry
         If there are no holidays for the code.
     """
+    import numpy as np
+
     day, minute = np.divmod(wall_time, MINUTES_A_DAY)
     free = _holidays(country, day)
     holiday, works = np.isin(day, free), _works(day, free)
@@ -91,6 +95,8 @@ def _holidays(country: str, day: np.ndarray) -> np.ndarray:
 
     Made year by year, so that which other years have events changes nothing.
     """
+    import numpy as np
+
     years = np.unique(day.astype("datetime64[D]").astype("datetime64[Y]").astype("int64") + 1970)
     wanted = np.unique(years[:, None] + np.array([-1, 0, 1]))
     found = [np.zeros(0, dtype="int64"), *(_holidays_of(country, int(year)) for year in wanted)]
@@ -100,6 +106,7 @@ def _holidays(country: str, day: np.ndarray) -> np.ndarray:
 @cache
 def _holidays_of(code: str, year: int) -> np.ndarray:
     import holidays
+    import numpy as np
 
     country, _, part = check_country(code).partition("-")
     dates = holidays.country_holidays(country, subdiv=part or None, years=year, expand=False)
@@ -107,17 +114,23 @@ def _holidays_of(code: str, year: int) -> np.ndarray:
 
 
 def _works(day: np.ndarray, free: np.ndarray) -> np.ndarray:
+    import numpy as np
+
     return ((day + 3) % 7 < 5) & ~np.isin(day, free)
 
 
 def _business_days(begin: np.ndarray, end: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Business days from ``begin`` to the day before ``end``."""
+    import numpy as np
+
     first, last = begin.astype("datetime64[D]"), end.astype("datetime64[D]")
     return np.busday_count(first, last, holidays=free.astype("datetime64[D]"))
 
 
 def _distances(day: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Days since the last holiday and to the next, 0 on one; NaN where none is within ``REACH``."""
+    import numpy as np
+
     padded = np.concatenate([[np.nan], free, [np.nan]])
     since = day - padded[np.searchsorted(free, day, side="right")]
     until = padded[np.searchsorted(free, day) + 1] - day
