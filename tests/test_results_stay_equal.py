@@ -1,6 +1,7 @@
 """A drift report, a retraining decision and a promotion decision from fixed seeds, as they were stored.
 
-A change of structure leaves these files as they are. Numbers have nine significant digits, which holds on any processor.
+A change of structure leaves these files as they are. Numbers have nine significant digits: the last ones differ between
+processors.
 """
 
 from __future__ import annotations

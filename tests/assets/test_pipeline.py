@@ -168,6 +168,9 @@ def test_tenants_that_raise_hang_or_lose_their_worker_fail_alone(instance, insta
     assert told["hangs"].startswith("took longer than 12 s and was stopped (ML_PIPELINE_TENANT_TIMEOUT)")
     assert told["killed"].startswith("its worker process died with exit code -9")
     assert told["halfway"] == "model: ValueError: no window"
+    tracebacks = failure.step_failure_data.user_failure_data.metadata["tracebacks"].value
+    assert "in troubled" in tracebacks["raises"]
+    assert tracebacks.keys().isdisjoint({"hangs", "killed"})
     assert [len(Registry(installed).versions(name, spec.name)) for name in HEALTHY] == [1, 1, 1]
 
 

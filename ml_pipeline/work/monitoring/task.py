@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from ml_pipeline.errors import short_traceback
 from ml_pipeline.monitoring.performance import DailyMetrics, daily_metrics, lacks_predictions
 from ml_pipeline.resources import tables
 from ml_pipeline.settings import Settings
@@ -18,6 +20,8 @@ from ml_pipeline.work.monitoring.tenant_days import DAY, TenantDays, midnight, r
 
 DAILY_METRICS, DRIFT_REPORT = "daily_metrics", "drift_report"
 STEPS = (DAILY_METRICS, DRIFT_REPORT)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class MonitoringReport:
 
     done: dict[tuple[str, dt.date], dict[str, Any]]
     error: str | None = None
+    traceback: str = ""  # of the error, shortened
 
 
 def run_monitoring(task: MonitoringTask) -> MonitoringReport:
@@ -48,8 +53,10 @@ def run_monitoring(task: MonitoringTask) -> MonitoringReport:
             continue
         try:
             report.done |= {(step, day): metadata for day, metadata in write(tenant).items()}
-        except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
+        except Exception as error:  # reported as the tenant's failure, which fails the run at its end
+            logger.exception("tenant %s, model %s: step %s failed", task.tenant, task.spec.name, step)
             report.error = f"{step}: {type(error).__name__}: {error}"
+            report.traceback = short_traceback(error)
             break
     return report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import logging
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from ml_pipeline.errors import short_traceback
 from ml_pipeline.features.feedback import VERDICT, own_outcomes, with_feedback
 from ml_pipeline.features.point_in_time import build, repeated_rows
 from ml_pipeline.features.quality.gates import failed_gates
@@ -48,6 +50,9 @@ TRAIN, UPDATE = "train", "update"
 CHANGED_AT = "changed_at"  # tag of a version that was trained on what came since a change of the outcomes
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class TrainingTask:
     """One tenant's share of a training run: which of the steps, standing at which moment."""
@@ -68,6 +73,7 @@ class TaskReport:
 
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: str | None = None
+    traceback: str = ""  # of the error, shortened
 
 
 class SnapshotUnknown(Exception):
@@ -88,8 +94,10 @@ def run_training(task: TrainingTask) -> TaskReport:
             continue
         try:
             report.done[step] = methods[step]()
-        except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
+        except Exception as error:  # reported as the tenant's failure, which fails the run at its end
+            logger.exception("tenant %s, model %s: step %s failed", task.tenant, task.spec.name, step)
             report.error = f"{step}: {type(error).__name__}: {error}"
+            report.traceback = short_traceback(error)
             break
     if task.decision:
         settle(tenant.clients.warehouse, task.tenant, uuid.UUID(task.decision), FAILED if report.error else DONE)

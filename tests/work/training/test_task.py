@@ -285,6 +285,8 @@ def test_a_model_without_a_snapshot_asks_for_its_features(tenant, make_issues):
         "model: SnapshotUnknown: tenant acme, model story_points: there is no feature snapshot. "
         "Materialize story_points/features for it first"
     )
+    assert report.traceback.startswith("Traceback (most recent call last):")
+    assert report.traceback.endswith(report.error.removeprefix("model: SnapshotUnknown: "))
 
 
 @pytest.mark.parametrize("method", ["_judge", "_record"], ids=["after the registration", "after the alias moved"])
