@@ -240,7 +240,7 @@ def test_the_whole_job_on_the_storages_of_production(postgres_instance, installe
     }
     model = instance.get_latest_materialization_event(dg.AssetKey([spec.name, "model"]))
     shown = model.asset_materialization.metadata
-    assert {"decision", "reason", "version", "rows", "mae", "mae of the constant", "test"} <= set(shown)
+    assert {"decision", "reason", "version", "rows", "mae", "mae of the baseline", "test"} <= set(shown)
 
 
 def test_the_graph_of_the_shipped_models():
