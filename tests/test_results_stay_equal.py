@@ -94,7 +94,7 @@ def test_a_drift_report_says_what_it_said(stored: SnapshotAssertion, changed: Ca
         outcomes=known(rng, recent, 0.3),
         importance={"additions": 0.4, "deletions": 0.2, "author": 0.1},
     )
-    assert rounded(asdict(report)) == stored
+    assert rounded(report.to_json()) == stored
 
 
 def days_ago(days: float) -> dt.datetime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ from ml_pipeline.monitoring.anomalies.days import daily_summary, unusual_days, v
 from ml_pipeline.monitoring.anomalies.rows import Anomalies, unusual_inputs, unusual_outcomes, unusual_predictions
 from ml_pipeline.monitoring.degradation.report import Degradation, degradation
 from ml_pipeline.monitoring.degradation.root_cause import root_cause_of
-from ml_pipeline.monitoring.drift.report import DriftReport, Severity, compare, severity, too_few_rows, windows
+from ml_pipeline.monitoring.drift.report import compare, severity, too_few_rows, windows
+from ml_pipeline.monitoring.drift.results import DriftReport, Severity
 from ml_pipeline.monitoring.health import Health, health_score
 from ml_pipeline.monitoring.performance import window_metrics
 from ml_pipeline.monitoring.profiles.profile import Profile, profile
@@ -256,7 +257,8 @@ def _failed_share(tenant: TenantDays, day: dt.date) -> float | None:
 
 def _row(tenant: TenantDays, report: DayReport) -> dict[str, Any]:
     drift = report.drift
-    details = {name: getattr(drift, name) for name in ("prediction", "label", "joint", "calibration")}
+    stored = drift.to_json()
+    details = {name: stored[name] for name in ("prediction", "label", "joint", "calibration")}
     details["anomalies"] = {
         name: {"count": found.count, "tested": found.tested, "rate": found.rate, "note": found.note}
         for name, found in report.anomalies.items()
@@ -270,14 +272,14 @@ def _row(tenant: TenantDays, report: DayReport) -> dict[str, Any]:
         "baseline_rows": drift.baseline_rows,
         "current_rows": drift.current_rows,
         "drifted": json_safe(drift.drifted),
-        "columns": json_safe(drift.columns),
+        "columns": json_safe(stored["columns"]),
         "health": report.health.score,
         "version": report.version,
         "reason": report.reason,
         "reference": report.reference,
         "alert": drift.alert,
         "recommendation": drift.recommendation,
-        "causes": json_safe(drift.causes),
+        "causes": json_safe(stored["causes"]),
         "details": json_safe(details),
         "performance": json_safe(asdict(report.performance)),
         "health_parts": json_safe(report.health.parts),
@@ -351,7 +353,7 @@ def _alert_drift(connection: sa.Connection, tenant: TenantDays, report: DayRepor
             "day": report.day,
             "score": drift.score,
             "drifted": sorted(moved),
-            "causes": drift.causes,
+            "causes": [asdict(cause) for cause in drift.causes],
             "reference": report.reference,
             "health": report.health.score,
         },
@@ -360,12 +362,8 @@ def _alert_drift(connection: sa.Connection, tenant: TenantDays, report: DayRepor
 
 def _moved_together(drift: DriftReport) -> list[str]:
     """Predictions, labels and correlations, where they have drifted."""
-    parts: Mapping[str, Mapping[str, Any] | None] = {
-        "prediction": drift.prediction,
-        "label": drift.label,
-        "correlations": drift.joint,
-    }
-    return [name for name, part in parts.items() if part is not None and part.get("drifted")]
+    parts = {"prediction": drift.prediction, "label": drift.label, "correlations": drift.joint}
+    return [name for name, part in parts.items() if part is not None and part.drifted]
 
 
 def _reported_columns(connection: sa.Connection, tenant: TenantDays, as_of: dt.datetime) -> set[str]:
