@@ -73,8 +73,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class State:
-    """Everything that :func:`ml_pipeline.lifecycle.retraining.decide` looks at; times are aware.
+class CollectedState:
+    """What a few queries tell of every tenant and model, and from which its triggers follow; times are aware.
 
     Parameters
     ----------
@@ -102,10 +102,6 @@ class State:
         Data-quality score of the newest snapshot, 0 to 100.
     watching : bool
         Whether the watch over the newest promoted version is undecided.
-    labels_since_change : int or None
-        Matured labels of entities that came since the outcomes changed; None where no day of a change is known.
-    quiet_hours : tuple of int or None
-        Hours (UTC) with the tenant's least traffic, for a policy without ``off_peak`` hours of its own.
     """
 
     tenant: str
@@ -126,11 +122,9 @@ class State:
     active_runs: int = 0
     fleet_trainings: int = 0
     updates_left: int | None = None
-    labels_since_change: int | None = None
     quality: float | None = None
     watching: bool = False
     rolled_back_at: datetime | None = None
-    quiet_hours: tuple[int, ...] | None = None
     request: Request | None = None
 
     def __post_init__(self) -> None:
@@ -143,3 +137,21 @@ class State:
     def days_since(self, moment: datetime) -> float:
         """Days from ``moment`` to now; 0 where the clock has gone back to before it."""
         return max(0.0, (self.now - moment).total_seconds() / 86_400)
+
+
+@dataclass(frozen=True)
+class State(CollectedState):
+    """Everything that :func:`ml_pipeline.lifecycle.retraining.decide` looks at.
+
+    To know the rest takes a query for each tenant, which is worth it only where there is a trigger.
+
+    Parameters
+    ----------
+    labels_since_change : int or None
+        Matured labels of entities that came since the outcomes changed; None where no day of a change is known.
+    quiet_hours : tuple of int or None
+        Hours (UTC) with the tenant's least traffic, for a policy without ``off_peak`` hours of its own.
+    """
+
+    labels_since_change: int | None = None
+    quiet_hours: tuple[int, ...] | None = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from ml_pipeline.lifecycle.retraining import (
     Champion,
+    CollectedState,
     DegradationFinding,
     DriftFinding,
     Flags,
@@ -64,8 +65,8 @@ def fleet_states(
     now: dt.datetime,
     active: Mapping[Key, int],
     under_way: int,
-) -> list[State]:
-    """The state of every tenant and model given, by tenant and model name.
+) -> list[CollectedState]:
+    """What is known of every tenant and model given, by tenant and model name.
 
     ``active`` counts the runs of Dagster that are under way by tenant and model, ``under_way`` the trainings of the
     whole fleet.
@@ -82,8 +83,10 @@ def fleet_states(
     ]
 
 
-def completed(warehouse: Warehouse, states: Sequence[State], off_peak: tuple[int, ...] | None = None) -> list[State]:
-    """The states with what only those need that have a trigger.
+def completed(
+    warehouse: Warehouse, states: Sequence[CollectedState], off_peak: tuple[int, ...] | None = None
+) -> list[State]:
+    """The states with the facts that take a query for each tenant, for those that have a trigger.
 
     That is the labels of what came since their outcomes changed, and the hours in which a training may start: those set
     for the tenant, else the installation's ``off_peak``, else those in which its tenants create least.
@@ -95,8 +98,8 @@ def completed(warehouse: Warehouse, states: Sequence[State], off_peak: tuple[int
         switches, traffic = read_settings(connection), _traffic(connection, tenants, states[0].now)
         changed = _labels_since_change(connection, states)
     return [
-        replace(
-            state,
+        State(
+            **vars(state),
             quiet_hours=_quiet_hours(switches, state, traffic[state.tenant], off_peak),
             labels_since_change=changed.get((state.tenant, state.model)),
         )
@@ -121,7 +124,7 @@ def _traffic(connection: sa.Connection, tenants: Sequence[str], now: dt.datetime
     return counts
 
 
-def _labels_since_change(connection: sa.Connection, states: Sequence[State]) -> dict[Key, int]:
+def _labels_since_change(connection: sa.Connection, states: Sequence[CollectedState]) -> dict[Key, int]:
     """Matured labels of entities that came since the change, where a degradation names its day."""
     made, known = tables.predictions, tables.outcomes
     counts: dict[Key, int] = {}
@@ -145,7 +148,7 @@ def _labels_since_change(connection: sa.Connection, states: Sequence[State]) -> 
 
 
 def _quiet_hours(
-    switches: TenantSettings, state: State, traffic: Counter[int], off_peak: tuple[int, ...] | None
+    switches: TenantSettings, state: CollectedState, traffic: Counter[int], off_peak: tuple[int, ...] | None
 ) -> tuple[int, ...] | None:
     written = switches.get(state.tenant, state.model, OFF_PEAK)
     if isinstance(written, str) and HOURS.fullmatch(written):
@@ -269,10 +272,10 @@ def _state(
     now: dt.datetime,
     active: int,
     under_way: int,
-) -> State:
+) -> CollectedState:
     fits = found.fits
     new, since_training, since_snapshot = found.labels
-    return State(
+    return CollectedState(
         tenant=tenant,
         model=spec.name,
         now=now,
