@@ -15,9 +15,10 @@ from ml_pipeline.resources.registry import CHAMPION, NoSuchVersion, TamperedArti
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.intervals.online import MIN_OUTCOMES, Predictions, waiting_unit
+from ml_pipeline.work.alerts.raising import raise_alert
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import OPEN
-from ml_pipeline.work.monitoring.report_store import json_safe, raise_alert
+from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.training.version_files import fingerprint_of, read_files
 
 LIVE, SHADOW = "live", "shadow"

@@ -24,7 +24,8 @@ from ml_pipeline.monitoring.profiles.profile import Profile, profile
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.work.monitoring.report_store import json_safe, raise_alert
+from ml_pipeline.work.alerts.raising import raise_alert
+from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.monitoring.tenant_days import DAY, USUAL_DAYS, TenantDays, midnight
 from ml_pipeline.work.scoring import alert_tampered
 from ml_pipeline.work.training.version_files import IMPORTANCE, PROFILE
