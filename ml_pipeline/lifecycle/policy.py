@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ml_pipeline.errors import UserError
+from ml_pipeline.severity import Severity
 
 Trigger = Literal["degradation", "drift", "schedule", "volume"]
 EVERY_TRIGGER: tuple[Trigger, ...] = ("degradation", "drift", "schedule", "volume")
@@ -66,7 +67,7 @@ class Policy(_Part):
         description="Days after a change of the outcomes until which a training waits for min_samples since it.",
     )
     min_new_labels: int = Field(25, ge=1, description="New labels without which drift or degradation cannot be cured.")
-    min_severity: Literal["MEDIUM", "HIGH", "CRITICAL"] = "HIGH"
+    min_severity: Severity = "HIGH"
     require_performance_impact: bool = Field(True, description="Block drift while enough outcomes show no loss.")
     performance_outcomes: int = Field(
         30, ge=1, description="Matured outcomes that are enough to show that nothing is lost."

@@ -19,9 +19,10 @@ from ml_pipeline.lifecycle.state import (
     Flags,
     LastFit,
     Request,
-    Severity,
     State,
 )
+from ml_pipeline.severity import Severity
+from ml_pipeline.timeutil import DAY
 
 __all__ = [
     "Champion",
@@ -133,7 +134,7 @@ def _drift(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
 
 def _is_news(state: CollectedState, policy: Policy, day: date) -> bool:
     """Whether a report is of the past, not too old, and younger than the newest fit."""
-    end = datetime.combine(day, time(), UTC) + timedelta(days=1)
+    end = datetime.combine(day, time(), UTC) + DAY
     past = datetime.combine(day, time(), UTC) <= state.now
     young = state.now - end <= timedelta(days=policy.report_days)
     return past and young and (state.last_fit is None or end > state.last_fit.at)

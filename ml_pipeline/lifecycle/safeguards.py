@@ -10,7 +10,8 @@ from typing import Literal
 
 from ml_pipeline.lifecycle.policy import Policy
 from ml_pipeline.lifecycle.schedule import shows_no_loss
-from ml_pipeline.lifecycle.state import RANK, Severity, State
+from ml_pipeline.lifecycle.state import State
+from ml_pipeline.severity import RANK, Severity
 
 AnyTrigger = Literal["manual", "degradation", "drift", "schedule", "volume"]
 Value = float | int | str | bool | None

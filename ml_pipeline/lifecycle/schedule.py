@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ml_pipeline.lifecycle.policy import Policy
-from ml_pipeline.lifecycle.state import RANK, CollectedState
+from ml_pipeline.lifecycle.state import CollectedState
+from ml_pipeline.severity import RANK
 
 QUIET_HOURS = 8
 MAX_STEPS = 32  # more would only overflow: the longest backoff is reached long before

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal, NamedTuple
 
-Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
+from ml_pipeline.severity import Severity
+from ml_pipeline.timeutil import SECONDS_PER_DAY
+
 Action = Literal["train", "update"]
-RANK: dict[Severity | None, int] = {None: 0, "MEDIUM": 1, "HIGH": 2, "CRITICAL": 3}
 
 
 class Flags(NamedTuple):
@@ -136,7 +137,7 @@ class CollectedState:
 
     def days_since(self, moment: datetime) -> float:
         """Days from ``moment`` to now; 0 where the clock has gone back to before it."""
-        return max(0.0, (self.now - moment).total_seconds() / 86_400)
+        return max(0.0, (self.now - moment).total_seconds() / SECONDS_PER_DAY)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.deployment.deployer import Deployer
 
 LATEST = "latest"
@@ -69,7 +70,7 @@ def parse_as_of(text: str) -> str:
     if not 1970 <= moment.year <= LAST_YEAR:
         raise InvalidAsOf(f"as-of is {text!r}. Write a date or time between the years 1970 and {LAST_YEAR}")
     if len(text) == len("2026-01-31"):
-        moment += dt.timedelta(days=1)
+        moment += DAY
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
     return moment.astimezone(dt.UTC).isoformat()

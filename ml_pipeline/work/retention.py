@@ -17,11 +17,12 @@ import sqlalchemy as sa
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from ml_pipeline.timeutil import SECONDS_PER_DAY
 from ml_pipeline.work.alerts.run_failures import NO_TENANT
 from ml_pipeline.work.context import Clients
 
 BATCH = 5000
-BEGUN_SECONDS = 86_400.0  # from which age on nobody writes at a file any more
+BEGUN_SECONDS = float(SECONDS_PER_DAY)  # from which age on nobody writes at a file any more
 
 # What a serving version is shown and judged with is kept as long as its deployments are.
 KEPT_DECISIONS = ("promote", "promote_by_hand", "rollback", "alias_by_hand")

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ml_pipeline.monitoring.drift import two_sample
 from ml_pipeline.monitoring.drift.categories import category_test
@@ -19,6 +18,7 @@ from ml_pipeline.monitoring.drift.design_effects import (
     CommonDesignEffect,
     Days,
     Dispersion,
+    Floats,
     dispersion,
 )
 from ml_pipeline.monitoring.drift.results import ColumnDrift, LevelMove, Medians, MissingTest, ValueTest
@@ -34,8 +34,6 @@ from ml_pipeline.monitoring.profiles.columns import (
     summed,
 )
 from ml_pipeline.monitoring.profiles.profile import is_judged
-
-Floats = NDArray[np.float64]
 
 NAMED_LEVELS = 5
 TOLERANCE = 0.05  # standard deviations; a shift of 0.02 sigma stays silent in any number of rows

@@ -10,12 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ml_pipeline.monitoring.drift.design_effects import ONE_SIDED_Z, Days, dispersion, student_to_normal
+from ml_pipeline.monitoring.drift.design_effects import ONE_SIDED_Z, Days, Floats, dispersion, student_to_normal
 from ml_pipeline.monitoring.drift.results import CorrelationTest
-
-Floats = NDArray[np.float64]
 
 JOINT_ROWS = 4000
 MIN_PAIR_ROWS = 30

@@ -25,7 +25,6 @@ from ml_pipeline.monitoring.drift.results import (
     CorrelationTest,
     DriftReport,
     MissingTest,
-    Severity,
     TestResult,
     ValueTest,
 )
@@ -41,10 +40,11 @@ from ml_pipeline.monitoring.profiles.profile import (
     profile,
     single_values,
 )
+from ml_pipeline.severity import Severity
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.specs.monitoring import Monitoring
 
-__all__ = ["STATE_PREFIX", "TIME_DRIVEN", "DriftReport", "Severity", "compare", "severity", "windows"]
+__all__ = ["STATE_PREFIX", "TIME_DRIVEN", "compare", "severity", "too_few_rows", "windows"]
 
 AnyTest = TypeVar("AnyTest", bound=TestResult)
 

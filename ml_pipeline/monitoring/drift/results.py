@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
+from ml_pipeline.severity import Severity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,11 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.notifier import thresholds
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings, load_settings
+from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.monitoring.report_store import json_safe
 
 MESSAGES = 500  # that one round sends by a channel, and alerts that one round escalates
-AHEAD = dt.timedelta(days=1)  # longer than anything waits: what is put off further was so before the clock went back
+AHEAD = DAY  # longer than anything waits: what is put off further was so before the clock went back
 
 logger = logging.getLogger("ml_pipeline.alerts")
 

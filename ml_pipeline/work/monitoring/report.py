@@ -17,16 +17,18 @@ from ml_pipeline.monitoring.anomalies.rows import Anomalies, unusual_inputs, unu
 from ml_pipeline.monitoring.degradation.report import Degradation, degradation
 from ml_pipeline.monitoring.degradation.root_cause import root_cause_of
 from ml_pipeline.monitoring.drift.report import compare, severity, too_few_rows, windows
-from ml_pipeline.monitoring.drift.results import DriftReport, Severity
+from ml_pipeline.monitoring.drift.results import DriftReport
 from ml_pipeline.monitoring.health import Health, health_score
 from ml_pipeline.monitoring.performance import window_metrics
 from ml_pipeline.monitoring.profiles.profile import Profile, profile
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
+from ml_pipeline.severity import Severity
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.alerts.raising import raise_alert
 from ml_pipeline.work.monitoring.report_store import json_safe
-from ml_pipeline.work.monitoring.tenant_days import DAY, USUAL_DAYS, TenantDays, midnight
+from ml_pipeline.work.monitoring.tenant_days import USUAL_DAYS, TenantDays, midnight
 from ml_pipeline.work.scoring import alert_tampered
 from ml_pipeline.work.training.version_files import IMPORTANCE, PROFILE
 

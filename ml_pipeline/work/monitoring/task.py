@@ -14,10 +14,11 @@ from ml_pipeline.monitoring.performance import DailyMetrics, daily_metrics, lack
 from ml_pipeline.resources import tables
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.alerts.raising import raise_alert
 from ml_pipeline.work.monitoring.report import write_reports
 from ml_pipeline.work.monitoring.report_store import json_safe
-from ml_pipeline.work.monitoring.tenant_days import DAY, TenantDays, midnight, records
+from ml_pipeline.work.monitoring.tenant_days import TenantDays, midnight, records
 
 DAILY_METRICS, DRIFT_REPORT = "daily_metrics", "drift_report"
 STEPS = (DAILY_METRICS, DRIFT_REPORT)

@@ -18,11 +18,11 @@ from ml_pipeline.monitoring.performance import scored_outcomes
 from ml_pipeline.resources import tables
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.timeutil import DAY
 from ml_pipeline.training.backtest import origin, rolling_origin
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.tenant_settings import spec_for
 
-DAY = dt.timedelta(days=1)
 USUAL_DAYS = 56  # before a day, that its volume, missing values and predictions are held against
 
 

@@ -15,6 +15,7 @@ from ml_pipeline.lifecycle.retraining import Request, RetrainingDecision, State,
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from ml_pipeline.severity import RANK
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.retraining.decisions import RETRAIN, decision_row
 from ml_pipeline.work.retraining.fleet_state import Key, completed, fleet_states
@@ -119,10 +120,9 @@ def decide_for(
 
 def _decide(states: Sequence[State], policy: Policy, under_way: int) -> list[tuple[State, RetrainingDecision]]:
     """A decision for each state, most severe first; each approval counts against the fleet's budget of the next."""
-    ranks = ("CRITICAL", "HIGH", "MEDIUM", None)
 
     def urgency(state: State) -> tuple[int, str, str]:
-        return ranks.index(decide(state, policy).severity), state.tenant, state.model
+        return -RANK[decide(state, policy).severity], state.tenant, state.model
 
     decided: list[tuple[State, RetrainingDecision]] = []
     for state in sorted(states, key=urgency):

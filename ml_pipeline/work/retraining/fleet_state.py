@@ -25,6 +25,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.timeutil import DAY
 from ml_pipeline.training.update import MOST_UPDATES
 from ml_pipeline.work.deployment.deployer import OPEN, ROLLBACK
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, HOURS, OFF_PEAK, TenantSettings, read_settings
@@ -32,9 +33,7 @@ from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, HOURS, OFF_PEAK, Tena
 TRAFFIC_DAYS = 28
 TRAFFIC_ENOUGH = 50  # entities of four weeks below which hours say nothing
 
-AHEAD = dt.timedelta(
-    days=1
-)  # what is dated later than that is of a clock that was wrong, and no time is counted from it
+AHEAD = DAY  # a time that is dated later was set by a clock that was wrong; nothing is counted from it
 
 Key = tuple[str, str]  # tenant, model
 
@@ -114,8 +113,8 @@ def _traffic(connection: sa.Connection, tenants: Sequence[str], now: dt.datetime
     query = (
         sa.select(table.c.tenant_id, hour.label("hour"), sa.func.count().label("items"))
         .where(table.c.tenant_id.in_(tenants), table.c.origin == "live", table.c.event_time <= now)
-        .where(table.c.predicted_at > now - dt.timedelta(days=2 * TRAFFIC_DAYS))
-        .where(table.c.event_time > now - dt.timedelta(days=TRAFFIC_DAYS))
+        .where(table.c.predicted_at > now - 2 * TRAFFIC_DAYS * DAY)
+        .where(table.c.event_time > now - TRAFFIC_DAYS * DAY)
         .group_by(table.c.tenant_id, hour)
     )
     counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
