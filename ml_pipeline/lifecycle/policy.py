@@ -45,7 +45,9 @@ class Policy(_Part):
         description="Classes by weekly volume, one of which begins at 0.",
     )
     backoff: float = Field(
-        1.5, ge=1, description="Factor on the interval while outcomes show no loss, and for each training in vain."
+        1.5,
+        ge=1,
+        description="Factor on the interval while outcomes show no loss, and for each rejected training.",
     )
     max_backoff: float = Field(2.0, ge=1, description="The interval is never stretched further than by this.")
     shorten: float = Field(0.5, gt=0, le=1, description="Factor on the interval when quality or performance slips.")

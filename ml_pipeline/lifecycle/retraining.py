@@ -116,7 +116,7 @@ def _degradation(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
     found = state.degradation
     if found is None or found.severity is None or not _is_news(state, policy, found.day):
         return
-    rise = "has risen" if found.rise is None else f"has risen by {found.rise:.0%}".replace("%", " %")
+    rise = "has risen" if found.rise is None else f"has risen by {found.rise:.0%}"
     since = f" since {found.since}" if found.since else ""
     yield _Occasion("degradation", "train", found.severity, f"The loss {rise} on {found.outcomes} outcomes{since}.")
 
@@ -155,7 +155,7 @@ def _schedule(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
 
 
 def _volume(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
-    """An update goes on with a model that still fits: not with one that degrades, nor after an update in vain."""
+    """An update goes on with a model that still fits: not with one that degrades, nor after a rejected update."""
     found, fit = state.degradation, state.last_fit
     degrading = found is not None and found.severity is not None
     consecutive_rejections = fit is not None and fit.action == "update" and not fit.promoted

@@ -37,7 +37,7 @@ class DriftFinding:
 
 @dataclass(frozen=True)
 class DegradationFinding:
-    """What the matured outcomes say of the serving version: ``rise`` of its loss (0.1 is 10 %) on ``outcomes``."""
+    """What the matured outcomes say of the serving version: ``rise`` of its loss (0.1 is 10%) on ``outcomes``."""
 
     day: date
     status: Literal["stable", "degraded", "insufficient_data"]
@@ -49,7 +49,7 @@ class DegradationFinding:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that serves, the moment whose knowledge it was trained on, and when it began to serve."""
+    """The version that serves, the as-of time of its training, and when it began to serve."""
 
     number: int
     as_of: datetime
@@ -58,7 +58,7 @@ class Champion:
 
 @dataclass(frozen=True)
 class LastFit:
-    """A finished training or update: the moment it stood at, and whether its version was promoted."""
+    """A finished training or update: its as-of time, and whether its version was promoted."""
 
     at: datetime
     action: Action = "train"

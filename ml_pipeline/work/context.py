@@ -1,4 +1,4 @@
-"""What a worker process needs for one tenant: its clients, and the moment at which it stands."""
+"""What a worker process needs for one tenant: its clients, and the as-of time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Clients:
 
 
 class InvalidAsOf(UserError, ValueError):
-    """An ``as_of`` that is no moment; the message names the value and what is accepted."""
+    """An ``as_of`` that is not a time; the message names the value and what is accepted."""
 
 
 def parse_as_of(text: str) -> str:
@@ -77,7 +77,7 @@ def parse_as_of(text: str) -> str:
 
 
 def resolve_as_of(as_of: str, spec: ModelSpec, rows: pd.DataFrame) -> dt.datetime:
-    """The moment a tenant stands at: the one named, or for ``latest`` just after its newest time; at most now.
+    """The as-of time of a tenant: the one named, or for ``latest`` just after its newest row; at most now.
 
     A version of the future could predict nothing until that time has come.
     """

@@ -163,7 +163,7 @@ def negligible(reference: NumericColumn, counts: Counts, deff: float) -> bool:
     Ranks cannot tell: where a distribution begins steeply, as an exponential one does at zero, the smallest shift
     empties the tail. So where the distribution function clearly moved, it must leave the band between the earlier one
     moved to the left and to the right, by more than its standard error. The standard deviation is that of a normal
-    distribution with the same quartiles, or the same 5 and 95 % quantiles where the quartiles are equal.
+    distribution with the same quartiles, or the same 5 and 95% quantiles where the quartiles are equal.
     """
     from scipy.interpolate import PchipInterpolator
 

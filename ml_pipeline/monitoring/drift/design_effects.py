@@ -162,7 +162,7 @@ def block_z(day_sums: Floats, day_rows: Floats, first: NDArray[np.intp], last: N
 
 
 def student_to_normal(z: Floats, freedom: Floats | float) -> Floats:
-    """The normal deviate as likely as a value of Student's t with ``freedom`` degrees (Wallace 1959, within 6 %).
+    """The normal deviate as likely as a value of Student's t with ``freedom`` degrees (Wallace 1959, within 6%).
 
     >>> [round(float(student_to_normal(np.array(z), freedom)), 2) for z, freedom in ((12.706, 1.0), (2.0, 1e9))]
     [1.85, 2.0]

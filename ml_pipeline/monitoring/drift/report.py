@@ -136,7 +136,7 @@ def compare(
 
 
 def severity(performance_loss: float | None, drift_score: float | None) -> Severity | None:
-    """How bad it is, from the measured relative rise of the loss (0.1 is 10 %), else from the drift score.
+    """How bad it is, from the measured relative rise of the loss (0.1 is 10%), else from the drift score.
 
     Measured loss overrules: drift that costs nothing has no severity.
 

@@ -32,8 +32,8 @@ from ml_pipeline.work.monitoring.tenant_days import USUAL_DAYS, TenantDays, midn
 from ml_pipeline.work.scoring import alert_tampered
 from ml_pipeline.work.training.version_files import IMPORTANCE, PROFILE
 
-DRIFT_ALERT_SUPPRESSION_DAYS = 28  # a column that has been told of within so many days is no news
-DEGRADATION_REMINDER_DAYS = 7  # a loss that stays as high as it was told of is told of again after so many days
+DRIFT_ALERT_SUPPRESSION_DAYS = 28  # an alert names a column again after so many days
+DEGRADATION_REMINDER_DAYS = 7  # an alert repeats a loss that stays as high after so many days
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _health(
 
 
 def _loss(performance: Degradation) -> float | None:
-    """The proven rise of the loss; none where outcomes show none, unknown where they are too few."""
+    """The significant rise of the loss: 0 where the outcomes show no rise, None where they are too few."""
     if performance.status == "insufficient_data":
         return None
     return performance.rise if performance.status == "degraded" else 0.0
@@ -339,7 +339,7 @@ def _alert_degradation(connection: sa.Connection, tenant: TenantDays, report: Da
 
 
 def _alert_drift(connection: sa.Connection, tenant: TenantDays, report: DayReport) -> None:
-    """Tells of drift that a report finds at the alarm budget, unless all of it was told of lately."""
+    """Alerts of drift that a report finds at the alert budget, unless recent alerts named all of it."""
     drift, as_of = report.drift, midnight(report.day + DAY).to_pydatetime()
     moved = {*drift.drifted, *_moved_together(drift)}
     if not drift.alert or moved <= _reported_columns(connection, tenant, as_of):

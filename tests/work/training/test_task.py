@@ -388,7 +388,7 @@ def test_a_champion_that_lost_to_the_constant_gives_way_to_it(tenant, make_issue
     champion, constant = tenant.aliases()[CHAMPION], tenant.versions()[-1]
     (judged,) = tenant.rows(tables.decisions, kind="promote", version=constant.number)
     assert (champion, constant.tags["candidate"], judged["verdict"]) == (constant.number, "median", "fall_back")
-    assert judged["reason"].startswith("champion_worse_than_constant: the constant has mean loss ")
+    assert judged["reason"].startswith("champion_worse_than_baseline: the baseline has mean loss ")
     assert constant.tags["changed_at"].startswith(since)
     assert tenant.aliases()[PREVIOUS] == 1
     again = run_training(dataclasses.replace(tenant.task(70), decision=decision))
