@@ -81,10 +81,10 @@ def test_fewer_than_ten_common_entities_leave_the_champion_whatever_they_say():
     assert decision.reason == "too_few_pairs: 9 of 30 entities that neither it nor champion version 3 was fitted on"
 
 
-def test_few_common_entities_need_a_proof():
+def test_few_common_entities_need_a_significant_gain():
     unclear, significant = judge(noisy(0.1, 20)), judge(noisy(1.5, 20))
     assert (unclear.verdict, unclear.reason.split(":")[0]) == ("reject", "too_few_pairs")
-    assert "needed 30 or a significant gain" in unclear.reason
+    assert "where 30 or a significant gain is needed" in unclear.reason
     assert (significant.verdict, significant.reason.split(":")[0]) == ("promote", "better")
 
 

@@ -283,7 +283,7 @@ def test_quiet_hours_are_those_in_a_row_with_the_least_traffic():
 
 def test_a_policy_file_changes_what_it_names_and_keeps_the_rest(tmp_path: Path):
     path = tmp_path / "calm.yaml"
-    path.write_text("cooldown_days: 14\ncauses: [degradation]\noff_peak: [22, 23, 0]\n")
+    path.write_text("cooldown_days: 14\ntriggers: [degradation]\noff_peak: [22, 23, 0]\n")
     policy = load_policy(path)
     assert (policy.name, policy.cooldown_days, policy.triggers, policy.min_samples) == (
         "calm",
