@@ -14,7 +14,7 @@ from ml_pipeline.cli.alerts import acknowledge_command, alerts_command, prune_co
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.monitoring.report_store import raise_alert
+from ml_pipeline.work.alerts.raising import raise_alert
 
 COMMANDS = {"alerts": alerts_command, "acknowledge": acknowledge_command, "prune": prune_command}
 NOW = dt.datetime.now(dt.UTC)

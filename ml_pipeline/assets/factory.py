@@ -13,7 +13,8 @@ from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.context import parse_as_of
 from ml_pipeline.work.monitoring.task import DAILY_METRICS, DRIFT_REPORT, MonitoringTask, run_monitoring
-from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS, TRAIN, TrainingTask, run_training
+from ml_pipeline.work.training.register import TRAIN
+from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS, TrainingTask, run_training
 
 DESCRIPTIONS = {
     FEATURES: "Source rows to point-in-time features and matured labels, frozen with a hash; data quality.",

@@ -15,6 +15,7 @@ from ml_pipeline.resources.compute import Result
 from ml_pipeline.work.alerts.run_failures import ERRORS
 
 SHOWN_FAILURES = 20
+SHOWN_TRACEBACKS = 5  # what fails in many tenants mostly fails in one way
 LONGEST_ERROR = 1000  # characters: a thousand tenants that fail add no more than 20 of these to the event log
 PAGE = "MLflow"  # the one fact that is a link: any other may be what a tenant wrote
 
@@ -96,22 +97,26 @@ def each_tenant(
         After the last one, if any failed: the partitions that got no event then show FAILED, and only those.
     """
     failures: dict[str, str] = {}
+    tracebacks: dict[str, str] = {}
     tenth = max(1, total // 10)
     for count, result in enumerate(results, start=1):
         report = result.value
         error = result.error or report.error
         if error:
             failures[result.key] = error
+            traceback = result.traceback or (report.traceback if report is not None else "")
+            if traceback and len(tracebacks) < SHOWN_TRACEBACKS:
+                tracebacks[result.key] = traceback
         if report is not None:
             yield result.key, report.done
         if count % tenth == 0 and count < total:  # a line a tenant would swamp the event log
             context.log.info(f"{count} of {total} tenants")
     if failures:
-        raise _failure(failures, total)
+        raise _failure(failures, tracebacks, total)
 
 
-def _failure(failures: Mapping[str, str], total: int) -> dg.Failure:
-    """``tenants`` is for people. Programs read ``errors``: no error can forge another tenant's entry in JSON."""
+def _failure(failures: Mapping[str, str], tracebacks: Mapping[str, str], total: int) -> dg.Failure:
+    """``tenants`` and ``tracebacks`` are for people, ``errors`` is for programs: no error can forge a JSON entry."""
     shown = {tenant: error[:LONGEST_ERROR] for tenant, error in list(failures.items())[:SHOWN_FAILURES]}
     lines = [f"{tenant}: {_one_line(error)}" for tenant, error in shown.items()]
     more = [f"- and {len(failures) - SHOWN_FAILURES} more"] if len(failures) > SHOWN_FAILURES else []
@@ -122,6 +127,7 @@ def _failure(failures: Mapping[str, str], total: int) -> dg.Failure:
             "failed": len(failures),
             "tenants": dg.MetadataValue.md(listed),
             ERRORS: dg.MetadataValue.json(shown),
+            **({"tracebacks": dg.MetadataValue.json(dict(tracebacks))} if tracebacks else {}),
         },
         allow_retries=False,
     )

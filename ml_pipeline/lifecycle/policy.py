@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ml_pipeline.errors import UserError
+from ml_pipeline.severity import Severity
 
 Trigger = Literal["degradation", "drift", "schedule", "volume"]
 EVERY_TRIGGER: tuple[Trigger, ...] = ("degradation", "drift", "schedule", "volume")
@@ -44,7 +45,9 @@ class Policy(_Part):
         description="Classes by weekly volume, one of which begins at 0.",
     )
     backoff: float = Field(
-        1.5, ge=1, description="Factor on the interval while outcomes show no loss, and for each training in vain."
+        1.5,
+        ge=1,
+        description="Factor on the interval while outcomes show no loss, and for each rejected training.",
     )
     max_backoff: float = Field(2.0, ge=1, description="The interval is never stretched further than by this.")
     shorten: float = Field(0.5, gt=0, le=1, description="Factor on the interval when quality or performance slips.")
@@ -66,7 +69,7 @@ class Policy(_Part):
         description="Days after a change of the outcomes until which a training waits for min_samples since it.",
     )
     min_new_labels: int = Field(25, ge=1, description="New labels without which drift or degradation cannot be cured.")
-    min_severity: Literal["MEDIUM", "HIGH", "CRITICAL"] = "HIGH"
+    min_severity: Severity = "HIGH"
     require_performance_impact: bool = Field(True, description="Block drift while enough outcomes show no loss.")
     performance_outcomes: int = Field(
         30, ge=1, description="Matured outcomes that are enough to show that nothing is lost."

@@ -1,4 +1,4 @@
-"""Whether a new version may serve: it must beat the constant baseline, and the champion on the same entities."""
+"""Whether a new version may serve: it must beat the baseline, and the champion on the same entities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 MIN_PAIRS = 30  # from which on a gain that is not negative is enough
-SIGNIFICANT_PAIRS = 10  # from which on, of fewer or of the recent pairs alone, a gain counts where it is proven
+SIGNIFICANT_PAIRS = 10  # from which on, of fewer or of the recent pairs alone, a gain counts where it is significant
 CONFIDENCE = 0.95  # of the two-sided interval of the gain
 RESAMPLES = 2000
 MIN_BLOCKS = 10  # days from which on they are drawn whole; from fewer, single entities
@@ -26,7 +26,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class BusinessValue:
-    """What a challenger and the constant reach in a business metric on the test part; ``None`` has no value there."""
+    """What a challenger and the baseline reach in a business metric on the test part; ``None`` has no value there."""
 
     name: str
     title: str
@@ -62,7 +62,7 @@ class Evidence:
     that had not seen its outcome. Both are empty where there is no champion. ``label_times`` (datetime64, UTC) say when
     the outcomes were known, and ``changed_at`` when the outcomes began to be others, where a degradation was found: the
     outcomes since then are what the challenger is for, and are looked at apart. ``baseline_losses`` are those of the
-    constant on the same entities, by which a champion can be shown to be worse than no model at all. ``business`` are
+    baseline on the same entities, by which a champion can be shown to be worse than no model at all. ``business`` are
     the business metrics of the specification.
     """
 
@@ -84,21 +84,21 @@ FALL_BACK = "fall_back"
 
 
 def judge(evidence: Evidence) -> Decision:
-    """Promote a challenger, reject it, or fall back to the constant.
+    """Promote a challenger, reject it, or fall back to the baseline.
 
     Against the baseline: skill ``1 - value / baseline_value`` on the test part must exceed ``min_skill``. Against the
     champion: the mean of the paired loss differences must not be negative. With fewer than 30 common entities it must
-    be proven to be positive: its 95 % interval, by a bootstrap of whole days, lies above 0. Where the outcomes since
-    ``changed_at`` alone prove one of the two to be better, they overrule the older ones. With fewer than 10 common
+    be significant: its 95% interval, by a bootstrap of whole days, lies above 0. Where one of the two is significantly
+    better on the outcomes since ``changed_at`` alone, these overrule the older ones. With fewer than 10 common
     entities nothing can be said and the champion stays.
 
-    A challenger that does not beat the constant is not promoted. Where the same entities prove the champion to be worse
-    than the constant (those since ``changed_at`` alone, if that is given), the constant is to serve instead of it.
+    A challenger that does not beat the baseline is not promoted. Where the champion is significantly worse than the
+    baseline on the same entities (those since ``changed_at`` alone, if that is given), the baseline serves instead.
 
     A challenger that would be promoted is rejected where it does not reach the gate of a business metric.
 
     >>> judge(Evidence("mae", 2.1, 2.0, 0.0, False, np.array([]), np.array([]))).reason
-    'baseline_not_beaten: mae 2.1 against 2 of the constant (skill -5.0 %, needed more than 0.0 %)'
+    'baseline_not_beaten: mae 2.1 against 2 of the baseline (skill -5.0%, needed more than 0.0%)'
     """
     decision = _by_loss(evidence)
     for metric in evidence.business:
@@ -127,27 +127,27 @@ def _against_baseline(evidence: Evidence) -> Decision:
         "skill": skill,
         "min_skill": evidence.min_skill,
     }
-    compared = f"{evidence.metric} {evidence.value:.4g} against {evidence.baseline_value:.4g} of the constant"
+    compared = f"{evidence.metric} {evidence.value:.4g} against {evidence.baseline_value:.4g} of the baseline"
     if evidence.candidate_is_baseline:
-        return Decision("reject", f"baseline_not_beaten: a constant won on the validation part ({compared})", numbers)
-    needed = f"(skill {skill:.1%}, needed more than {evidence.min_skill:.1%})".replace("%", " %")
+        return Decision("reject", f"baseline_not_beaten: the baseline was selected in validation ({compared})", numbers)
+    needed = f"(skill {skill:.1%}, needed more than {evidence.min_skill:.1%})"
     if not skill > evidence.min_skill:
         return Decision("reject", f"baseline_not_beaten: {compared} {needed}", numbers)
     return Decision("promote", f"baseline_beaten: {compared} {needed}", numbers)
 
 
 def _champion_against_baseline(evidence: Evidence, rejected: Decision) -> Decision:
-    """Whether the constant, which the challenger did not beat, is proven to be better than the champion."""
+    """Whether the baseline, which the challenger did not beat, is significantly better than the champion."""
     if evidence.baseline_losses is None:
         return rejected
-    constant = replace(evidence, losses=evidence.baseline_losses)
-    chosen = np.ones(len(constant.losses), dtype=bool) if evidence.changed_at is None else _since_change(constant)
-    pairs = _paired(constant, chosen)
+    baseline = replace(evidence, losses=evidence.baseline_losses)
+    chosen = np.ones(len(baseline.losses), dtype=bool) if evidence.changed_at is None else _since_change(baseline)
+    pairs = _paired(baseline, chosen)
     if not pairs.significant:
         return rejected
     since = "" if evidence.changed_at is None else f" whose outcome was known since {evidence.changed_at}"
-    sentence = f"the constant has {pairs.sentence(f'champion version {evidence.champion}')}{since}"
-    reason = f"champion_worse_than_constant: {sentence}; the challenger is no better: {rejected.reason}"
+    sentence = f"the baseline has {pairs.sentence(f'champion version {evidence.champion}')}{since}"
+    reason = f"champion_worse_than_baseline: {sentence}; the challenger is no better: {rejected.reason}"
     numbers = rejected.numbers | {"champion": evidence.champion} | pairs.numbers("constant_")
     return Decision(FALL_BACK, reason, numbers)
 
@@ -170,7 +170,9 @@ def _against_champion(evidence: Evidence, baseline: Decision) -> Decision:
         return Decision("reject", reason, numbers)
     compared = all_pairs.sentence(who)
     if all_pairs.pairs < MIN_PAIRS and not all_pairs.significant:
-        return Decision("reject", f"too_few_pairs: {compared}, where {MIN_PAIRS} or a proof are needed", numbers)
+        return Decision(
+            "reject", f"too_few_pairs: {compared}, where {MIN_PAIRS} or a significant gain is needed", numbers
+        )
     if all_pairs.gain < 0:
         return Decision("reject", f"champion_not_beaten: {compared}", numbers)
     return Decision("promote", f"better: {compared}", numbers)
@@ -203,7 +205,7 @@ class _Paired(NamedTuple):
         return (
             f"mean loss {self.mean:.4g} against {self.champion_mean:.4g} of {who} on {self.pairs} entities "
             f"(gain {self.gain:.3g}, {CONFIDENCE:.0%} between {self.lower:.2g} and {self.upper:.2g})"
-        ).replace("%", " %")
+        )
 
 
 def _paired(evidence: Evidence, chosen: np.ndarray) -> _Paired:

@@ -13,17 +13,20 @@ from ml_pipeline.lifecycle.schedule import adaptive_cadence
 from ml_pipeline.lifecycle.state import (
     Action,
     Champion,
+    CollectedState,
     DegradationFinding,
     DriftFinding,
     Flags,
     LastFit,
     Request,
-    Severity,
     State,
 )
+from ml_pipeline.severity import Severity
+from ml_pipeline.timeutil import DAY
 
 __all__ = [
     "Champion",
+    "CollectedState",
     "DegradationFinding",
     "DriftFinding",
     "Flags",
@@ -33,6 +36,7 @@ __all__ = [
     "RetrainingDecision",
     "Safeguard",
     "State",
+    "calls_for_decision",
     "decide",
 ]
 
@@ -88,7 +92,13 @@ def decide(state: State, policy: Policy) -> RetrainingDecision:
     return next((decision for decision in decisions if decision.verdict == "retrain"), decisions[0])
 
 
-def _occasions(state: State, policy: Policy) -> Iterator[_Occasion]:
+def calls_for_decision(state: CollectedState, policy: Policy) -> bool:
+    """Whether there is a trigger. The calendar alone is not one where automatic retraining is off."""
+    most_urgent = next(_occasions(state, policy), None)
+    return most_urgent is not None and (all(state.flags) or most_urgent.trigger not in ("schedule", "volume"))
+
+
+def _occasions(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
     if state.request is not None:
         why = f": {state.request.reason}" if state.request.reason else ""
         yield _Occasion("manual", "train", None, f"Asked for by {state.request.by}{why}.")
@@ -102,16 +112,16 @@ def _occasions(state: State, policy: Policy) -> Iterator[_Occasion]:
         yield from _volume(state, policy)
 
 
-def _degradation(state: State, policy: Policy) -> Iterator[_Occasion]:
+def _degradation(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
     found = state.degradation
     if found is None or found.severity is None or not _is_news(state, policy, found.day):
         return
-    rise = "has risen" if found.rise is None else f"has risen by {found.rise:.0%}".replace("%", " %")
+    rise = "has risen" if found.rise is None else f"has risen by {found.rise:.0%}"
     since = f" since {found.since}" if found.since else ""
     yield _Occasion("degradation", "train", found.severity, f"The loss {rise} on {found.outcomes} outcomes{since}.")
 
 
-def _drift(state: State, policy: Policy) -> Iterator[_Occasion]:
+def _drift(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
     found = state.drift
     if found is None or found.status != "drift" or not _is_news(state, policy, found.day):
         return
@@ -122,15 +132,15 @@ def _drift(state: State, policy: Policy) -> Iterator[_Occasion]:
     yield _Occasion("drift", "train", found.severity, sentence.rstrip(".") + ".")
 
 
-def _is_news(state: State, policy: Policy, day: date) -> bool:
+def _is_news(state: CollectedState, policy: Policy, day: date) -> bool:
     """Whether a report is of the past, not too old, and younger than the newest fit."""
-    end = datetime.combine(day, time(), UTC) + timedelta(days=1)
+    end = datetime.combine(day, time(), UTC) + DAY
     past = datetime.combine(day, time(), UTC) <= state.now
     young = state.now - end <= timedelta(days=policy.report_days)
     return past and young and (state.last_fit is None or end > state.last_fit.at)
 
 
-def _schedule(state: State, policy: Policy) -> Iterator[_Occasion]:
+def _schedule(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
     if state.last_training is None:
         if state.new_labels > 0:
             sentence = "There is no version yet." if state.champion is None else "No training is on record."
@@ -144,8 +154,8 @@ def _schedule(state: State, policy: Policy) -> Iterator[_Occasion]:
         yield _Occasion("schedule", "train", None, sentence)
 
 
-def _volume(state: State, policy: Policy) -> Iterator[_Occasion]:
-    """An update goes on with a model that still fits: not with one that degrades, nor after an update in vain."""
+def _volume(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
+    """An update goes on with a model that still fits: not with one that degrades, nor after a rejected update."""
     found, fit = state.degradation, state.last_fit
     degrading = found is not None and found.severity is not None
     consecutive_rejections = fit is not None and fit.action == "update" and not fit.promoted

@@ -25,7 +25,7 @@ MIN_PAIRS = 20  # of fewer, nothing is said
 ENOUGH_PAIRS = 200  # from which on a version that is provably not worse than tolerated is kept before the watch ends
 FALSE_ROLLBACKS = 0.01  # of equally good versions, over the whole watch
 EARLY_SHARES = (0.25, 0.45)  # of the error rate, for the first two looks: a bad version is to go within 48 hours
-NOT_WORSE_Z = 2.326  # one-sided 99 %
+NOT_WORSE_Z = 2.326  # one-sided 99%
 
 Numbers = dict[str, float | int | str | None]
 
@@ -227,4 +227,4 @@ def _utc(moment: datetime) -> np.datetime64:
 
 
 def _percent(share: float) -> str:
-    return f"{share:+.1%}".replace("%", " %") if math.isfinite(share) else "from none at all"
+    return f"{share:+.1%}" if math.isfinite(share) else "from none at all"

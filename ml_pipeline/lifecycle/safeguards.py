@@ -10,7 +10,8 @@ from typing import Literal
 
 from ml_pipeline.lifecycle.policy import Policy
 from ml_pipeline.lifecycle.schedule import shows_no_loss
-from ml_pipeline.lifecycle.state import RANK, Severity, State
+from ml_pipeline.lifecycle.state import State
+from ml_pipeline.severity import RANK, Severity
 
 AnyTrigger = Literal["manual", "degradation", "drift", "schedule", "volume"]
 Value = float | int | str | bool | None
@@ -198,14 +199,14 @@ def _since_change(labels: int, state: State, policy: Policy) -> Safeguard:
 
 
 def _new_labels(state: State, policy: Policy) -> Safeguard:
-    """Twice as many for each training in vain: a cure that was not in so many labels needs more, not the same again."""
+    """Twice as many for each rejected training: what so few labels did not teach needs more labels."""
     new, needed = state.new_labels, policy.min_new_labels * 2 ** min(state.consecutive_rejections, MOST_DOUBLINGS)
     sentence = f"{new} of {needed} labels that the last fit did not know"
     return Safeguard("new_labels", new >= needed, new, needed, sentence)
 
 
 def _performance_impact(state: State, policy: Policy) -> Safeguard:
-    """Drift is not harm: it retrains where outcomes are not in yet, or show a loss."""
+    """Drift alone costs nothing: it retrains where outcomes are not in yet, or show a loss."""
     found, needed = state.degradation, policy.performance_outcomes
     outcomes = 0 if found is None else found.outcomes
     if shows_no_loss(state, policy):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ml_pipeline.lifecycle.policy import Policy
-from ml_pipeline.lifecycle.state import RANK, State
+from ml_pipeline.lifecycle.state import CollectedState
+from ml_pipeline.severity import RANK
 
 QUIET_HOURS = 8
 MAX_STEPS = 32  # more would only overflow: the longest backoff is reached long before
@@ -21,7 +22,7 @@ class Cadence(NamedTuple):
     why: str
 
 
-def adaptive_cadence(state: State, policy: Policy) -> Cadence:
+def adaptive_cadence(state: CollectedState, policy: Policy) -> Cadence:
     """The schedule of the tenant's volume class, stretched while the model holds, shortened when something slips.
 
     Stretched by ``policy.backoff`` while enough matured outcomes show no loss; shortened when the loss rises by MEDIUM
@@ -48,7 +49,7 @@ def adaptive_cadence(state: State, policy: Policy) -> Cadence:
     return Cadence(base.days * factor, base.samples, factor, "; ".join(reasons))
 
 
-def shows_no_loss(state: State, policy: Policy) -> bool:
+def shows_no_loss(state: CollectedState, policy: Policy) -> bool:
     """Whether matured outcomes are plentiful and show no loss."""
     found = state.degradation
     return (
@@ -59,7 +60,7 @@ def shows_no_loss(state: State, policy: Policy) -> bool:
     )
 
 
-def _slip(state: State, policy: Policy) -> str | None:
+def _slip(state: CollectedState, policy: Policy) -> str | None:
     found = state.degradation
     if found is not None and RANK[found.severity]:
         return f"the loss has risen ({found.severity})"

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal, NamedTuple
 
-Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
+from ml_pipeline.severity import Severity
+from ml_pipeline.timeutil import SECONDS_PER_DAY
+
 Action = Literal["train", "update"]
-RANK: dict[Severity | None, int] = {None: 0, "MEDIUM": 1, "HIGH": 2, "CRITICAL": 3}
 
 
 class Flags(NamedTuple):
@@ -36,7 +37,7 @@ class DriftFinding:
 
 @dataclass(frozen=True)
 class DegradationFinding:
-    """What the matured outcomes say of the serving version: ``rise`` of its loss (0.1 is 10 %) on ``outcomes``."""
+    """What the matured outcomes say of the serving version: ``rise`` of its loss (0.1 is 10%) on ``outcomes``."""
 
     day: date
     status: Literal["stable", "degraded", "insufficient_data"]
@@ -48,7 +49,7 @@ class DegradationFinding:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that serves, the moment whose knowledge it was trained on, and when it began to serve."""
+    """The version that serves, the as-of time of its training, and when it began to serve."""
 
     number: int
     as_of: datetime
@@ -57,7 +58,7 @@ class Champion:
 
 @dataclass(frozen=True)
 class LastFit:
-    """A finished training or update: the moment it stood at, and whether its version was promoted."""
+    """A finished training or update: its as-of time, and whether its version was promoted."""
 
     at: datetime
     action: Action = "train"
@@ -73,8 +74,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class State:
-    """Everything that :func:`ml_pipeline.lifecycle.retraining.decide` looks at; times are aware.
+class CollectedState:
+    """What a few queries tell of every tenant and model, and from which its triggers follow; times are aware.
 
     Parameters
     ----------
@@ -102,10 +103,6 @@ class State:
         Data-quality score of the newest snapshot, 0 to 100.
     watching : bool
         Whether the watch over the newest promoted version is undecided.
-    labels_since_change : int or None
-        Matured labels of entities that came since the outcomes changed; None where no day of a change is known.
-    quiet_hours : tuple of int or None
-        Hours (UTC) with the tenant's least traffic, for a policy without ``off_peak`` hours of its own.
     """
 
     tenant: str
@@ -126,11 +123,9 @@ class State:
     active_runs: int = 0
     fleet_trainings: int = 0
     updates_left: int | None = None
-    labels_since_change: int | None = None
     quality: float | None = None
     watching: bool = False
     rolled_back_at: datetime | None = None
-    quiet_hours: tuple[int, ...] | None = None
     request: Request | None = None
 
     def __post_init__(self) -> None:
@@ -142,4 +137,22 @@ class State:
 
     def days_since(self, moment: datetime) -> float:
         """Days from ``moment`` to now; 0 where the clock has gone back to before it."""
-        return max(0.0, (self.now - moment).total_seconds() / 86_400)
+        return max(0.0, (self.now - moment).total_seconds() / SECONDS_PER_DAY)
+
+
+@dataclass(frozen=True)
+class State(CollectedState):
+    """Everything that :func:`ml_pipeline.lifecycle.retraining.decide` looks at.
+
+    To know the rest takes a query for each tenant, which is worth it only where there is a trigger.
+
+    Parameters
+    ----------
+    labels_since_change : int or None
+        Matured labels of entities that came since the outcomes changed; None where no day of a change is known.
+    quiet_hours : tuple of int or None
+        Hours (UTC) with the tenant's least traffic, for a policy without ``off_peak`` hours of its own.
+    """
+
+    labels_since_change: int | None = None
+    quiet_hours: tuple[int, ...] | None = None

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
+from ml_pipeline.errors import short_traceback
 from ml_pipeline.resources.folders import hide_new_files
 
 Key = TypeVar("Key", bound=Hashable)
@@ -28,6 +29,7 @@ class Result(Generic[Key]):
     key: Key
     value: Any = None
     error: str | None = None
+    traceback: str = ""  # of what the task raised, shortened
 
 
 class _Pool:
@@ -111,4 +113,4 @@ class Compute:
         except CancelledError:
             return None
         except Exception as error:  # noqa: BLE001 - whatever a task raises is that task's result
-            return Result(key, error=f"{type(error).__name__}: {error}")
+            return Result(key, error=f"{type(error).__name__}: {error}", traceback=short_traceback(error))

@@ -9,7 +9,8 @@ import dagster as dg
 from ml_pipeline.resources.notifier import channels
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import load_settings
-from ml_pipeline.work.alerts.raising import deliver, escalate
+from ml_pipeline.work.alerts.deliver import deliver
+from ml_pipeline.work.alerts.raising import escalate
 
 
 @dg.sensor(

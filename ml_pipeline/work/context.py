@@ -1,4 +1,4 @@
-"""What a worker process needs for one tenant: its clients, and the moment at which it stands."""
+"""What a worker process needs for one tenant: its clients, and the as-of time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.deployment.deployer import Deployer
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Clients:
 
 
 class InvalidAsOf(UserError, ValueError):
-    """An ``as_of`` that is no moment; the message names the value and what is accepted."""
+    """An ``as_of`` that is not a time; the message names the value and what is accepted."""
 
 
 def parse_as_of(text: str) -> str:
@@ -74,14 +75,14 @@ def parse_as_of(text: str) -> str:
     if not 1970 <= moment.year <= LAST_YEAR:
         raise InvalidAsOf(f"as-of is {text!r}. Write a date or time between the years 1970 and {LAST_YEAR}")
     if len(text) == len("2026-01-31"):
-        moment += dt.timedelta(days=1)
+        moment += DAY
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
     return moment.astimezone(dt.UTC).isoformat()
 
 
 def resolve_as_of(as_of: str, spec: ModelSpec, rows: pd.DataFrame) -> dt.datetime:
-    """The moment a tenant stands at: the one named, or for ``latest`` just after its newest time; at most now.
+    """The as-of time of a tenant: the one named, or for ``latest`` just after its newest row; at most now.
 
     A version of the future could predict nothing until that time has come.
     """

@@ -1,4 +1,4 @@
-"""What people said to predictions: checked, stored in ``ml.feedback``, and read as it was known at a moment."""
+"""What people said to predictions: checked, stored in ``ml.feedback``, and read as it was known at an as-of time."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ An interrupted pruning has deleted a part of what it would have, and the next on
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,17 @@ import sqlalchemy as sa
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from ml_pipeline.timeutil import SECONDS_PER_DAY
 from ml_pipeline.work.alerts.run_failures import NO_TENANT
 from ml_pipeline.work.context import Clients
 
 BATCH = 5000
-BEGUN_SECONDS = 86_400.0  # from which age on nobody writes at a file any more
+BEGUN_SECONDS = float(SECONDS_PER_DAY)  # from which age on nobody writes at a file any more
 
 # What a serving version is shown and judged with is kept as long as its deployments are.
 KEPT_DECISIONS = ("promote", "promote_by_hand", "rollback", "alias_by_hand")
+
+logger = logging.getLogger(__name__)
 
 Condition = sa.ColumnElement[bool]
 
@@ -110,7 +114,8 @@ def prune(
         try:
             for name, count in _prune_tenant(clients, tenant, now, dry_run):
                 pruned.counts[name] += count
-        except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
+        except Exception as error:  # reported as the tenant's failure, which fails the run at its end
+            logger.exception("tenant %s: pruning failed", tenant)
             pruned.failures[tenant] = f"{type(error).__name__}: {error}"
         announce(tenant)
     return pruned

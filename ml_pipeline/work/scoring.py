@@ -15,9 +15,10 @@ from ml_pipeline.resources.registry import CHAMPION, NoSuchVersion, TamperedArti
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.intervals.online import MIN_OUTCOMES, Predictions, waiting_unit
+from ml_pipeline.work.alerts.raising import raise_alert
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import OPEN
-from ml_pipeline.work.monitoring.report_store import json_safe, raise_alert
+from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.training.version_files import fingerprint_of, read_files
 
 LIVE, SHADOW = "live", "shadow"
@@ -73,7 +74,7 @@ def _alert(
 
 
 def score_open_entities(
-    clients: Clients, spec: ModelSpec, tenant: str, frame: pd.DataFrame, moment: dt.datetime
+    clients: Clients, spec: ModelSpec, tenant: str, frame: pd.DataFrame, as_of: dt.datetime
 ) -> dict[str, Any]:
     """Logs what the champion predicts for the open entities of a feature frame; what a person wants to know of it.
 
@@ -90,14 +91,14 @@ def score_open_entities(
     if not is_compatible(spec, champion):
         reason = f"version {champion.number} answers another question: the specification has changed since"
         return {"scored": 0, "reason": f"{reason}. Materialize {spec.name}/model, and see its decision"}
-    if pd.Timestamp(champion.as_of) > moment:
+    if pd.Timestamp(champion.as_of) > as_of:
         known = f"version {champion.number} was trained on what was known at {champion.as_of}"
-        return {"scored": 0, "reason": f"{known}, after {moment.isoformat()}: it cannot predict for that time"}
-    scored, seconds = _score(clients, spec, champion, LIVE, frame, moment)
+        return {"scored": 0, "reason": f"{known}, after {as_of.isoformat()}: it cannot predict for that time"}
+    scored, seconds = _score(clients, spec, champion, LIVE, frame, as_of)
     shadow = _watched_predecessor(clients, spec, champion)
     if shadow is not None:
         try:
-            _score(clients, spec, shadow, SHADOW, frame, moment)
+            _score(clients, spec, shadow, SHADOW, frame, as_of)
         except TamperedArtifact:  # alerted where it was found; what serves has scored
             shadow = None
     return {
@@ -110,20 +111,20 @@ def score_open_entities(
 
 
 def _score(
-    clients: Clients, spec: ModelSpec, version: Version, origin: str, frame: pd.DataFrame, moment: dt.datetime
+    clients: Clients, spec: ModelSpec, version: Version, origin: str, frame: pd.DataFrame, as_of: dt.datetime
 ) -> tuple[int, float]:
     """Logs a version's predictions of the open entities that it has not scored; how many, and in which time."""
-    oldest = pd.Timestamp(moment) - pd.Timedelta(days=spec.max_open_days)
+    oldest = pd.Timestamp(as_of) - pd.Timedelta(days=spec.max_open_days)
     waiting = frame[(frame["state"] == "open") & (frame["event_time"] >= oldest)]
     waiting = waiting[~waiting["entity_id"].isin(_scored(clients, spec, version, origin))]
     if waiting.empty:
         return 0, 0.0
     model, own_test = load_version(clients, spec, version)
-    model = _adapted(clients, spec, version, model, frame, own_test["event_time"].min(), moment)
+    model = _adapted(clients, spec, version, model, frame, own_test["event_time"].min(), as_of)
     started = time.perf_counter()
     values = model.predict(waiting)
     seconds = time.perf_counter() - started
-    rows = prediction_rows(spec, version, waiting, values, moment, origin, 1000 * seconds / len(waiting))
+    rows = prediction_rows(spec, version, waiting, values, as_of, origin, 1000 * seconds / len(waiting))
     with clients.warehouse.tenant(version.tenant) as connection:
         clients.warehouse.upsert(connection, tables.predictions, rows)
     return len(waiting), seconds
@@ -136,7 +137,7 @@ def _adapted(
     model: FittedModel,
     frame: pd.DataFrame,
     since: pd.Timestamp,
-    moment: dt.datetime,
+    as_of: dt.datetime,
 ) -> FittedModel:
     """The version with the interval that the outcomes of its own live predictions call for, where there are enough.
 
@@ -154,7 +155,7 @@ def _adapted(
     if unit is not None:  # a version that serves again may have predicted what had already waited for longer
         is_new &= (predicted_at - event_time) / np.timedelta64(1, "s") / unit <= upper
     lived = Predictions(value, lower, upper, event_time, label_time, label, is_new)
-    now = pd.Timestamp(moment).tz_convert(None).to_datetime64()
+    now = pd.Timestamp(as_of).tz_convert(None).to_datetime64()
     return model.adapted(lived.known_at(now, unit), spec.training.interval)
 
 
@@ -229,7 +230,7 @@ def prediction_rows(
     version: Version,
     entities: pd.DataFrame,
     values: pd.DataFrame,
-    moment: dt.datetime,
+    as_of: dt.datetime,
     origin: str,
     latency_ms: float | None,
 ) -> list[dict[str, Any]]:
@@ -241,7 +242,7 @@ def prediction_rows(
         "model": spec.name,
         "origin": origin,
         "version": version.number,
-        "predicted_at": moment,
+        "predicted_at": as_of,
         "latency_ms": latency_ms,
     }
     return [

@@ -168,6 +168,9 @@ def test_tenants_that_raise_hang_or_lose_their_worker_fail_alone(instance, insta
     assert told["hangs"].startswith("took longer than 12 s and was stopped (ML_PIPELINE_TENANT_TIMEOUT)")
     assert told["killed"].startswith("its worker process died with exit code -9")
     assert told["halfway"] == "model: ValueError: no window"
+    tracebacks = failure.step_failure_data.user_failure_data.metadata["tracebacks"].value
+    assert "in troubled" in tracebacks["raises"]
+    assert tracebacks.keys().isdisjoint({"hangs", "killed"})
     assert [len(Registry(installed).versions(name, spec.name)) for name in HEALTHY] == [1, 1, 1]
 
 
@@ -237,7 +240,7 @@ def test_the_whole_job_on_the_storages_of_production(postgres_instance, installe
     }
     model = instance.get_latest_materialization_event(dg.AssetKey([spec.name, "model"]))
     shown = model.asset_materialization.metadata
-    assert {"decision", "reason", "version", "rows", "mae", "mae of the constant", "test"} <= set(shown)
+    assert {"decision", "reason", "version", "rows", "mae", "mae of the baseline", "test"} <= set(shown)
 
 
 def test_the_graph_of_the_shipped_models():

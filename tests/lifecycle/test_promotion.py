@@ -29,7 +29,7 @@ def against(champion_minus_ours: float, pairs: int = 40) -> Evidence:
 def test_a_first_version_that_beats_the_constant_is_promoted_with_its_numbers():
     decision = judge(FIRST)
     assert decision.verdict == "promote"
-    numbers = "mae 1.5 against 2 of the constant (skill 25.0 %, needed more than 0.0 %)"
+    numbers = "mae 1.5 against 2 of the baseline (skill 25.0%, needed more than 0.0%)"
     assert decision.reason == f"baseline_beaten: {numbers}"
     assert decision.numbers["skill"] == pytest.approx(0.25)
 
@@ -81,11 +81,11 @@ def test_fewer_than_ten_common_entities_leave_the_champion_whatever_they_say():
     assert decision.reason == "too_few_pairs: 9 of 30 entities that neither it nor champion version 3 was fitted on"
 
 
-def test_few_common_entities_need_a_proof():
-    unproven, proven = judge(noisy(0.1, 20)), judge(noisy(1.5, 20))
-    assert (unproven.verdict, unproven.reason.split(":")[0]) == ("reject", "too_few_pairs")
-    assert "where 30 or a proof are needed" in unproven.reason
-    assert (proven.verdict, proven.reason.split(":")[0]) == ("promote", "better")
+def test_few_common_entities_need_a_significant_gain():
+    unclear, significant = judge(noisy(0.1, 20)), judge(noisy(1.5, 20))
+    assert (unclear.verdict, unclear.reason.split(":")[0]) == ("reject", "too_few_pairs")
+    assert "where 30 or a significant gain is needed" in unclear.reason
+    assert (significant.verdict, significant.reason.split(":")[0]) == ("promote", "better")
 
 
 def test_enough_common_entities_need_no_proof():
@@ -185,18 +185,18 @@ def against_a_constant(champion_error: float, constant_error: float, pairs: int 
     return dataclasses.replace(evidence, baseline_losses=constant_error * hard, **changes)
 
 
-def test_a_champion_that_is_proven_worse_than_the_constant_gives_way_to_it():
+def test_a_champion_that_is_significantly_worse_than_the_baseline_gives_way_to_it():
     decision = judge(against_a_constant(champion_error=2.0, constant_error=1.0))
     assert decision.verdict == FALL_BACK
-    assert decision.reason.startswith("champion_worse_than_constant: the constant has mean loss ")
-    assert "the challenger is no better: baseline_not_beaten: mae 1.1 against 1 of the constant" in decision.reason
+    assert decision.reason.startswith("champion_worse_than_baseline: the baseline has mean loss ")
+    assert "the challenger is no better: baseline_not_beaten: mae 1.1 against 1 of the baseline" in decision.reason
     assert decision.numbers["constant_gain_lower"] > 0
 
 
 @pytest.mark.parametrize(
     ("champion_error", "pairs"), [(1.0, 60), (0.8, 60), (2.0, 9)], ids=["as good", "better", "too few entities"]
 )
-def test_a_champion_that_is_not_proven_worse_than_the_constant_stays(champion_error, pairs):
+def test_a_champion_that_is_not_significantly_worse_than_the_baseline_stays(champion_error, pairs):
     assert judge(against_a_constant(champion_error, 1.0, pairs)).verdict == "reject"
 
 

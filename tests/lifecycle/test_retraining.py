@@ -79,7 +79,7 @@ def test_degradation_retrains_and_names_its_numbers():
         "HIGH",
     )
     assert decision.reason == (
-        "Retrain: degradation HIGH. The loss has risen by 14 % on 120 outcomes since 2026-02-20. "
+        "Retrain: degradation HIGH. The loss has risen by 14% on 120 outcomes since 2026-02-20. "
         "All 13 safeguards passed."
     )
 

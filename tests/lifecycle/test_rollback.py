@@ -44,7 +44,7 @@ def test_a_version_with_doubled_errors_is_rolled_back_at_the_first_look():
     assert decision.numbers["pairs"] == 30
     assert decision.numbers["relative_difference"] == pytest.approx(1.0)
     assert decision.reason.startswith("worse: version 4 has mean loss ")
-    assert "of version 3 on 30 common entities (+100.0 %" in decision.reason
+    assert "of version 3 on 30 common entities (+100.0%" in decision.reason
 
 
 def test_a_version_that_is_a_little_worse_throughout_is_kept():

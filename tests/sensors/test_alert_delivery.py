@@ -13,7 +13,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors.alert_delivery import alert_delivery
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.monitoring.report_store import raise_alert
+from ml_pipeline.work.alerts.raising import raise_alert
 
 
 @pytest.fixture

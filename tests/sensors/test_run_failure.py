@@ -39,7 +39,7 @@ ERRORS: dict[str, str] = {}  # what the tasks of a test's tenants raise
 )
 def training(context: dg.AssetExecutionContext) -> Iterator[Any]:
     results = [
-        Result(tenant, TaskReport(), ERRORS.get(tenant, f"model: ValueError: {tenant} has no rows"))
+        Result(tenant, TaskReport(traceback="z" * 3000), ERRORS.get(tenant, f"model: ValueError: {tenant} has no rows"))
         if "bad" in tenant
         else Result(tenant, TaskReport(), None)
         for tenant in context.partition_keys
@@ -148,6 +148,7 @@ def test_a_thousand_tenants_that_fail_are_counted_and_the_event_stays_small(inst
             del ERRORS[tenant]
     metadata = event.step_failure_data.user_failure_data.metadata
     assert (metadata["failed"].value, len(metadata["errors"].value)) == (1000, 20)
+    assert len(metadata["tracebacks"].value) == 5
     assert metadata["tenants"].value.endswith("- and 980 more")
     assert len(dg.serialize_value(event)) < 100_000
 

@@ -14,12 +14,12 @@ from ml_pipeline.resources.registry import CHAMPION
 from ml_pipeline.sensors.registry_sync import registry_sync
 from ml_pipeline.sensors.rollback_watch import rollback_watch
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.alerts.raising import deliver, escalate
+from ml_pipeline.work.alerts.deliver import deliver
+from ml_pipeline.work.alerts.raising import escalate, raise_alert
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import PROMOTE
 from ml_pipeline.work.deployment.registry_sync import follow_aliases
 from ml_pipeline.work.fleet import fleet_status
-from ml_pipeline.work.monitoring.report_store import raise_alert
 from ml_pipeline.work.retraining.decide import decide_for
 from ml_pipeline.work.retraining.explain import explain
 from ml_pipeline.work.retraining.fleet_state import fleet_states

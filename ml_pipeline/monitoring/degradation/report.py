@@ -12,13 +12,13 @@ import pandas as pd
 from ml_pipeline.monitoring.degradation.calibration_drift import of_intervals, of_probabilities
 from ml_pipeline.monitoring.degradation.detector import Rise, rise
 from ml_pipeline.monitoring.metrics import Floats, evaluate
+from ml_pipeline.severity import Severity
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.specs.monitoring import Monitoring
 
 HIGHER_IS_BETTER = frozenset({"r2", "f1", "precision", "recall", "accuracy", "roc_auc"})
 OWN_OUTCOMES = 100  # from which on, before the last health window, a version is held to what it did itself
 
-Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
 Numbers = dict[str, float | int | bool | None]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_pipeline.monitoring.drift.design_effects import INDEPENDENT, ONE_SIDED_Z, student_to_normal
+from ml_pipeline.monitoring.drift.design_effects import INDEPENDENT, ONE_SIDED_Z, Floats, student_to_normal
+from ml_pipeline.monitoring.drift.results import ValueTest
 from ml_pipeline.monitoring.drift.two_sample import (
     are_few,
     chi_square_statistic,
@@ -15,8 +16,6 @@ from ml_pipeline.monitoring.drift.two_sample import (
     psi_statistics,
     split_moments,
 )
-
-Floats = NDArray[np.float64]
 
 CHI_SQUARE_MIN_EXPECTED = 5.0
 RARE_MIN_ROWS = 5
@@ -31,7 +30,7 @@ def category_test(
     deff: float = 1.0,
     learnt: float = INDEPENDENT,
     rare: NDArray[np.bool_] | None = None,
-) -> tuple[dict[str, float], int]:
+) -> tuple[ValueTest, int]:
     """Drift of one categorical column from the counts of its levels, and the position of the level that moved most.
 
     The p-value is that of the smaller of two: the two-sample chi-square test, levels with an expected count below 5
@@ -65,16 +64,19 @@ def category_test(
     if rare_p < NAMED_BELOW and abs(rare_z) > abs(level_z):
         level_z, level = rare_z, rare_level
     effect = max(np.sqrt(max(0.0, statistic - deff * freedom)), abs(level_z)) / root
-    result = {
-        "p": min(1.0, float(p), rare_p),
-        "effect": float(effect),
-        "lower": float(effect - ONE_SIDED_Z * np.sqrt(deff) / root),
+    statistics = {
         "chi_square": float(statistic),
         "chi_square_p": chi_square_p,
         "level_p": float(min(level_p, rare_p)),
         **{name: float(value[0]) for name, value in psi_statistics(*cells, deff).items()},
-        "design_effect": float(deff),
     }
+    result = ValueTest(
+        p=min(1.0, float(p), rare_p),
+        effect=float(effect),
+        lower=float(effect - ONE_SIDED_Z * np.sqrt(deff) / root),
+        design_effect=float(deff),
+        statistics=statistics,
+    )
     return result, level
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ml_pipeline.monitoring.drift import two_sample
 from ml_pipeline.monitoring.drift.categories import category_test
@@ -18,8 +18,10 @@ from ml_pipeline.monitoring.drift.design_effects import (
     CommonDesignEffect,
     Days,
     Dispersion,
+    Floats,
     dispersion,
 )
+from ml_pipeline.monitoring.drift.results import ColumnDrift, LevelMove, Medians, MissingTest, ValueTest
 from ml_pipeline.monitoring.profiles.columns import (
     CategoricalColumn,
     Counts,
@@ -32,9 +34,6 @@ from ml_pipeline.monitoring.profiles.columns import (
     summed,
 )
 from ml_pipeline.monitoring.profiles.profile import is_judged
-
-Floats = NDArray[np.float64]
-Column = dict[str, Any]
 
 NAMED_LEVELS = 5
 TOLERANCE = 0.05  # standard deviations; a shift of 0.02 sigma stays silent in any number of rows
@@ -49,7 +48,7 @@ def numeric_columns(
     days: Days,
     min_rows: int,
     common: CommonDesignEffect = NO_COMMON_EFFECT,
-) -> dict[str, Column]:
+) -> dict[str, ColumnDrift]:
     """The report of numeric columns that both sides have.
 
     Parameters
@@ -58,35 +57,50 @@ def numeric_columns(
         NaN where missing.
     common : CommonDesignEffect
         Of the tenant's columns.
-
-    Returns
-    -------
-    dict of str to dict
-        ``value`` is the test of the values, None where too few are known; ``missing`` that of missingness.
     """
-    columns: dict[str, Column] = {}
+    columns: dict[str, ColumnDrift] = {}
     names = list(values)
     for at in range(0, len(names), _COLUMNS_AT_ONCE):
         block = names[at : at + _COLUMNS_AT_ONCE]
         by_day = {name: counts_by_day(values[name], days, reference[name].edges) for name in block}
-        for name in block:
-            nulls = by_day[name][1]
-            columns[name] = _column(name, "numeric", reference[name], nulls, days, min_rows, common)
-        tested = [name for name in block if columns[name]["unknown"] is None]
+        unknown = {name: _too_few(reference[name].rows, days, by_day[name][1], min_rows) for name in block}
+        tested = [name for name in block if unknown[name] is None]
+        tests: dict[str, ValueTest] = {}
         if tested:
             counts = [by_day[name][0] for name in tested]
-            tests = _numeric_tests([reference[name] for name in tested], counts, common)
-            fields = {"p": tests.p, "effect": tests.effect, "lower": tests.lower, "largest": tests.largest}
-            fields |= tests.statistics
-            table = np.array(list(fields.values())).T.tolist()
-            for name, row in zip(tested, table, strict=True):
-                columns[name]["value"] = dict(zip(fields, row, strict=True))
-                value = columns[name]["value"]
-                value["negligible"] = value["p"] < LOOKED_AT and negligible(
-                    reference[name], by_day[name][0].sum(axis=0), value["design_effect"]
-                )
-                columns[name] |= _middle(reference[name], by_day[name][0].sum(axis=0), values[name])
+            found = _numeric_tests([reference[name] for name in tested], counts, common)
+            tests = dict(zip(tested, _value_tests(found, [reference[name] for name in tested], counts), strict=True))
+        for name in block:
+            counts_of, nulls = by_day[name]
+            column = ColumnDrift(
+                kind="numeric",
+                judged=is_judged(name),
+                missing=_missing(reference[name], nulls, days, common),
+                value=tests.get(name),
+                unknown=unknown[name],
+            )
+            if name in tests:
+                median, stuck_at = _middle(reference[name], counts_of.sum(axis=0), values[name])
+                column = replace(column, median=median, stuck_at=stuck_at)
+            columns[name] = column
     return columns
+
+
+def _value_tests(
+    found: two_sample.ColumnTests, reference: list[NumericColumn], by_day: list[Counts]
+) -> Iterator[ValueTest]:
+    """One result a column, from the arrays of all."""
+    fields = {"p": found.p, "effect": found.effect, "lower": found.lower, "largest": found.largest} | found.statistics
+    table = np.array(list(fields.values())).T.tolist()
+    for column, counts, row in zip(reference, by_day, table, strict=True):
+        value = dict(zip(fields, row, strict=True))
+        p, effect, lower, largest, deff = (
+            value.pop(name) for name in ("p", "effect", "lower", "largest", "design_effect")
+        )
+        small = p < LOOKED_AT and negligible(column, counts.sum(axis=0), deff)
+        yield ValueTest(
+            p=p, effect=effect, lower=lower, largest=largest, negligible=small, design_effect=deff, statistics=value
+        )
 
 
 def _numeric_tests(
@@ -149,7 +163,7 @@ def negligible(reference: NumericColumn, counts: Counts, deff: float) -> bool:
     Ranks cannot tell: where a distribution begins steeply, as an exponential one does at zero, the smallest shift
     empties the tail. So where the distribution function clearly moved, it must leave the band between the earlier one
     moved to the left and to the right, by more than its standard error. The standard deviation is that of a normal
-    distribution with the same quartiles, or the same 5 and 95 % quantiles where the quartiles are equal.
+    distribution with the same quartiles, or the same 5 and 95% quantiles where the quartiles are equal.
     """
     from scipy.interpolate import PchipInterpolator
 
@@ -175,7 +189,7 @@ def negligible(reference: NumericColumn, counts: Counts, deff: float) -> bool:
     return bool(moved.max() >= CLEARLY and not (outside & (moved >= CLEARLY)).any())
 
 
-def _middle(reference: NumericColumn, counts: Counts, values: Floats) -> Column:
+def _middle(reference: NumericColumn, counts: Counts, values: Floats) -> tuple[Medians | None, float | None]:
     """Medians (of cells, but exact where the current one is outside them), and the one value where there is but one."""
     cell = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
     inside = 0 < cell < len(reference.edges)
@@ -184,8 +198,8 @@ def _middle(reference: NumericColumn, counts: Counts, values: Floats) -> Column:
     if np.count_nonzero(counts) == 1 and np.count_nonzero(reference.counts) > 1:
         low, high = np.nanmin(values), np.nanmax(values)
         stuck = float(low) if low == high and np.isfinite(low) else None
-    medians = {"baseline": reference.value_at(0.5), "current": median}
-    return {"median": medians if all(np.isfinite(value) for value in medians.values()) else None, "stuck_at": stuck}
+    medians = Medians(reference.value_at(0.5), median)
+    return medians if np.isfinite(medians.baseline) and np.isfinite(median) else None, stuck
 
 
 def categorical_columns(
@@ -195,20 +209,27 @@ def categorical_columns(
     days: Days,
     min_rows: int,
     common: CommonDesignEffect = NO_COMMON_EFFECT,
-) -> dict[str, Column]:
+) -> dict[str, ColumnDrift]:
     """The report of categorical columns that both sides have, as of :func:`numeric_columns`."""
-    columns: dict[str, Column] = {}
+    columns: dict[str, ColumnDrift] = {}
     for name in names:
         positions, levels = codes(frame[name])
         by_day, nulls = levels_by_day(positions, len(levels), days)
-        columns[name] = _column(name, "categorical", reference[name], nulls, days, min_rows, common)
-        columns[name]["new_levels"] = []
-        if columns[name]["unknown"] is None:
-            columns[name] |= _category(reference[name], by_day, levels, common)
+        column = ColumnDrift(
+            kind="categorical",
+            judged=is_judged(name),
+            missing=_missing(reference[name], nulls, days, common),
+            unknown=_too_few(reference[name].rows, days, nulls, min_rows),
+        )
+        known = column.unknown is None
+        columns[name] = _category(column, reference[name], by_day, levels, common) if known else column
     return columns
 
 
-def _category(reference: CategoricalColumn, by_day: Counts, levels: list[str], common: CommonDesignEffect) -> Column:
+def _category(
+    column: ColumnDrift, reference: CategoricalColumn, by_day: Counts, levels: list[str], common: CommonDesignEffect
+) -> ColumnDrift:
+    """The column with the test of its values."""
     cells, names, new = _shared_cells(reference, by_day, levels)
     current = cells.sum(axis=0)
     before = np.append(reference.counts, reference.pooled_rows).astype(float)
@@ -221,16 +242,18 @@ def _category(reference: CategoricalColumn, by_day: Counts, levels: list[str], c
     deff, freedom = design_effects([reference.design_effect], of_all, common)
     used = (before + current) > 0
     test, top = category_test(before[used], current[used], float(deff[0, 0]), float(freedom[0, 0]), rare[used])
-    found: Column = {"value": test | {"largest": _deviate(test["p"])}, "new_levels": new[:NAMED_LEVELS]}
+    most_moved = None
     if top >= 0:
         level = np.flatnonzero(used)[top]
-        shares = float(before[level] / before.sum()), float(share[level])
-        found["most_moved"] = {"level": names[level], "baseline": shares[0], "current": shares[1]}
-    if new and reference.pooled_levels:
-        found["note"] = (
-            f"levels beyond the {len(reference.levels)} most frequent are one cell: a new one may be a rare one"
-        )
-    return found
+        most_moved = LevelMove(names[level], float(before[level] / before.sum()), float(share[level]))
+    many = f"levels beyond the {len(reference.levels)} most frequent are one cell: a new one may be a rare one"
+    return replace(
+        column,
+        value=replace(test, largest=_deviate(test.p)),
+        new_levels=tuple(new[:NAMED_LEVELS]),
+        most_moved=most_moved,
+        note=many if new and reference.pooled_levels else None,
+    )
 
 
 def _shared_cells(reference: CategoricalColumn, by_day: Counts, levels: list[str]):
@@ -251,28 +274,15 @@ def _shared_cells(reference: CategoricalColumn, by_day: Counts, levels: list[str
 
 
 def _deviate(p: float) -> float:
+    """The two-sided normal deviate of a p-value."""
     from scipy.special import ndtri
 
     return float(-ndtri(max(p, 1e-300) / 2))
 
 
-def _column(
-    name: str, kind: str, reference, nulls: Counts, days: Days, min_rows: int, common: CommonDesignEffect
-) -> Column:
-    """What every column has: missingness, and why its values could not be tested where they could not."""
-    rows = int(days.starts[-1])
-    known = rows - int(nulls.sum())
-    return {
-        "type": kind,
-        "judged": is_judged(name),
-        "drifted": False,
-        "value": None,
-        "missing": _missing(reference, nulls, days, common),
-        "unknown": _too_few(reference.rows, known, min_rows),
-    }
-
-
-def _too_few(before: int, after: int, min_rows: int) -> str | None:
+def _too_few(before: int, days: Days, nulls: Counts, min_rows: int) -> str | None:
+    """Why the values cannot be tested; None where both sides have enough."""
+    after = int(days.starts[-1]) - int(nulls.sum())
     if before == 0 and after == 0:
         return "no value on either side"
     sides = [
@@ -281,12 +291,13 @@ def _too_few(before: int, after: int, min_rows: int) -> str | None:
     return f"too few values: {' and '.join(sides)}" if sides else None
 
 
-def _missing(reference, nulls: Counts, days: Days, common: CommonDesignEffect) -> Column:
+def _missing(
+    reference: NumericColumn | CategoricalColumn, nulls: Counts, days: Days, common: CommonDesignEffect
+) -> MissingTest:
     n, m = reference.rows + reference.nulls, int(days.starts[-1])
     before, after = reference.nulls, int(nulls.sum())
-    found: Column = {"baseline": before / n, "current": after / m, "p": None}
     if before + after == 0 or before + after == n + m:
-        return found
+        return MissingTest(baseline=before / n, current=after / m, p=None)
     share = (before + after) / (n + m)
     own = after / m
     scale = share * (1 - share)
@@ -297,7 +308,9 @@ def _missing(reference, nulls: Counts, days: Days, common: CommonDesignEffect) -
     p, z = two_sample.proportion_tests(np.array([before]), n, np.array([after]), m, deff)
     root = np.sqrt(n * m / (n + m))
     lower = (abs(float(z[0])) - ONE_SIDED_Z * np.sqrt(deff)) / root
-    return found | {"p": float(p[0]), "effect": abs(float(z[0])) / root, "lower": float(lower)}
+    return MissingTest(
+        baseline=before / n, current=own, p=float(p[0]), effect=abs(float(z[0])) / root, lower=float(lower)
+    )
 
 
 def read_numeric(frame: pd.DataFrame, names: list[str]) -> tuple[dict[str, Floats], dict[str, int]]:

@@ -8,14 +8,11 @@ its variance), the largest of all pairs by Sidak's rule.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ml_pipeline.monitoring.drift.design_effects import ONE_SIDED_Z, Days, dispersion, student_to_normal
-
-Floats = NDArray[np.float64]
+from ml_pipeline.monitoring.drift.design_effects import ONE_SIDED_Z, Days, Floats, dispersion, student_to_normal
+from ml_pipeline.monitoring.drift.results import CorrelationTest
 
 JOINT_ROWS = 4000
 MIN_PAIR_ROWS = 30
@@ -120,15 +117,11 @@ def _design_effect(ranks, correlation, pair, at, days: Days) -> float:
     return float(max(1.0, found.variance.sum() / total)) if total > 0 else 1.0
 
 
-def joint_test(reference: Joint, current: Joint) -> dict[str, Any] | None:
+def joint_test(reference: Joint, current: Joint) -> CorrelationTest | None:
     """The pair whose correlation moved most; None where no pair has enough rows on both sides.
 
-    Returns
-    -------
-    dict
-        ``pair``, ``baseline`` and ``current`` correlation, ``p`` (of the largest move of Fisher's z among all pairs),
-        ``effect`` and ``lower``: the move of the correlation and its lower confidence bound. A pair that moved by less
-        than ``SMALL_MOVE`` is named only where no other moved: from .99 to .96 is far in z, and next to nothing.
+    The p-value is that of the largest move of Fisher's z among all pairs. A pair that moved by less than ``SMALL_MOVE``
+    is named only where no other moved: from .99 to .96 is far in z, and next to nothing.
     """
     from scipy.special import erfc
 
@@ -154,16 +147,16 @@ def joint_test(reference: Joint, current: Joint) -> dict[str, Any] | None:
     single = float(erfc(student_to_normal(z[top], freedom) / np.sqrt(2)))
     count = int(enough.sum())
     p = float(-np.expm1(count * np.log1p(-min(single, 1 - 1e-16)))) if single > 1e-12 else count * single
-    return {
-        "pair": [names[pairs[0, top]], names[pairs[1, top]]],
-        "baseline": float(r0[top]),
-        "current": float(r1[top]),
-        "p": min(1.0, p),
-        "effect": float(abs(r1[top] - r0[top])),
-        "lower": float(abs(np.tanh(np.arctanh(r0[top]) + least) - r0[top])),
-        "pairs": count,
-        "design_effect": float(max(reference.design_effect, current.design_effect)),
-    }
+    return CorrelationTest(
+        pair=(names[pairs[0, top]], names[pairs[1, top]]),
+        baseline=float(r0[top]),
+        current=float(r1[top]),
+        p=min(1.0, p),
+        effect=float(abs(r1[top] - r0[top])),
+        lower=float(abs(np.tanh(np.arctanh(r0[top]) + least) - r0[top])),
+        pairs=count,
+        design_effect=float(max(reference.design_effect, current.design_effect)),
+    )
 
 
 def _fisher_variance(variance: Floats, correlation: Floats) -> Floats:

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ml_pipeline.timeutil import MICROSECONDS_PER_DAY
+
 Floats = NDArray[np.float64]
 
 ONE_SIDED_Z = 1.645
@@ -23,7 +25,6 @@ WEEK_WEIGHTS = np.arange(6, 0, -1) / 7
 MAX_WEEKLY_FACTOR = 3.0
 MIN_BLOCKS = 8.0
 INDEPENDENT = 1e9  # degrees of freedom where nothing had to be learnt
-_DAY = 86_400_000_000  # microseconds
 
 
 class Days(NamedTuple):
@@ -35,7 +36,7 @@ class Days(NamedTuple):
     @classmethod
     def of(cls, times: pd.Series) -> Days:
         """Days of a sorted series of aware times."""
-        numbers = times.array.as_unit("us").asi8 // _DAY
+        numbers = times.array.as_unit("us").asi8 // MICROSECONDS_PER_DAY
         starts = np.flatnonzero(np.diff(numbers, prepend=np.int64(-(2**62)))) if len(numbers) else np.zeros(0, np.intp)
         return cls(numbers[starts], np.append(starts, len(numbers)).astype(np.intp))
 
@@ -161,7 +162,7 @@ def block_z(day_sums: Floats, day_rows: Floats, first: NDArray[np.intp], last: N
 
 
 def student_to_normal(z: Floats, freedom: Floats | float) -> Floats:
-    """The normal deviate as likely as a value of Student's t with ``freedom`` degrees (Wallace 1959, within 6 %).
+    """The normal deviate as likely as a value of Student's t with ``freedom`` degrees (Wallace 1959, within 6%).
 
     >>> [round(float(student_to_normal(np.array(z), freedom)), 2) for z, freedom in ((12.706, 1.0), (2.0, 1e9))]
     [1.85, 2.0]

@@ -2,60 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+
+from ml_pipeline.monitoring.drift.results import Cause, ColumnDrift, CorrelationTest
 
 NAMED = 3
 UNIT_FACTORS = (10, 12, 24, 60, 100, 1000, 3600, 86400, 1_000_000)
 UNIT_TOLERANCE = 0.08
-Column = dict[str, Any]
 
 
-def moved_by(column: Column) -> float:
-    """The largest effect among the drifted tests of a column; 0 when none is."""
-    tests = [test for test in (column["value"], column["missing"]) if test is not None and test.get("drifted")]
-    return max((test["effect"] for test in tests), default=0.0)
-
-
-def how(column: Column) -> str:
+def how(column: ColumnDrift) -> str:
     """How a column moved, in a few words.
 
-    >>> value = {"drifted": False}
-    >>> how({"type": "numeric", "value": value, "missing": {"drifted": True, "baseline": 0.0, "current": 0.1}})
+    >>> from ml_pipeline.monitoring.drift.results import MissingTest
+    >>> missing = MissingTest(p=0.001, effect=0.4, lower=0.2, drifted=True, baseline=0.0, current=0.1)
+    >>> how(ColumnDrift(kind="numeric", judged=True, missing=missing))
     'missing 0% -> 10%'
     """
-    parts = []
-    value, missing = column["value"], column["missing"]
-    if column.get("gone"):
+    if column.gone:
         return "gone"
-    if value is not None and value["drifted"]:
-        parts.append(f"PSI {value['psi']:.2f}" if column["type"] == "categorical" else f"KS {value['ks']:.2f}")
-        top = column.get("most_moved")
+    parts = []
+    value, missing, top = column.value, column.missing, column.most_moved
+    if value is not None and value.drifted:
+        name = "psi" if column.kind == "categorical" else "ks"
+        parts.append(f"{name.upper()} {value.statistics[name]:.2f}")
         factor = _unit_factor(column)
-        if top and top["level"] in column["new_levels"]:
-            parts.append(f"new level {top['level']!r}")
+        if top and top.level in column.new_levels:
+            parts.append(f"new level {top.level!r}")
         elif top:
-            parts.append(f"{top['level']!r} {top['baseline']:.0%} -> {top['current']:.0%}")
-        elif column.get("stuck_at") is not None:
-            parts.append(f"stuck at {column['stuck_at']:g}")
+            parts.append(f"{top.level!r} {top.baseline:.0%} -> {top.current:.0%}")
+        elif column.stuck_at is not None:
+            parts.append(f"stuck at {column.stuck_at:g}")
         elif factor:
             parts.append(f"about {factor}")
-    if missing.get("drifted"):
-        parts.append(f"missing {missing['baseline']:.0%} -> {missing['current']:.0%}")
+    if missing.drifted:
+        parts.append(f"missing {missing.baseline:.0%} -> {missing.current:.0%}")
     return ", ".join(parts)
 
 
-def _unit_factor(column: Column) -> str:
+def _unit_factor(column: ColumnDrift) -> str:
     """'60 times larger' where the medians differ by about a factor between units, and the values hardly overlap."""
-    medians = column.get("median")
-    if not medians or column["value"].get("ks", 0.0) < 0.8 or medians["baseline"] * medians["current"] <= 0:
+    medians, value = column.median, column.value
+    if medians is None or value is None or value.statistics.get("ks", 0.0) < 0.8:
         return ""
-    ratio = medians["current"] / medians["baseline"]
+    if medians.baseline * medians.current <= 0:
+        return ""
+    ratio = medians.current / medians.baseline
     larger = max(ratio, 1 / ratio)
     factor = next((factor for factor in UNIT_FACTORS if abs(larger / factor - 1) < UNIT_TOLERANCE), None)
     return "" if factor is None else f"{factor} times {'larger' if ratio > 1 else 'smaller'}"
 
 
-def causes(moved: dict[str, Column], joint: dict[str, Any] | None, importance: dict[str, float] | None):
+def causes(
+    moved: Mapping[str, ColumnDrift], joint: CorrelationTest | None, importance: Mapping[str, float] | None
+) -> tuple[Cause, ...]:
     """What moved, most likely cause of a changed prediction first.
 
     The weight is the effect (capped at 1) times the feature's share of the champion's importance, where it is known;
@@ -63,29 +63,33 @@ def causes(moved: dict[str, Column], joint: dict[str, Any] | None, importance: d
 
     Parameters
     ----------
-    moved : dict of str to dict
+    moved : dict of str to ColumnDrift
         Drifted columns, and ``prediction`` or ``label`` where they drifted.
     """
     total = sum(importance.values()) if importance else 0.0
     found = []
     for name, column in moved.items():
         share = importance.get(name, 0.0) / total if importance and total > 0 else None
-        found.append(_cause(name, how(column), moved_by(column), share))
-    if joint is not None and joint["drifted"]:
-        one, other = joint["pair"]
-        words = f"correlation {joint['baseline']:.2f} -> {joint['current']:.2f}"
+        found.append(_cause(name, how(column), column.drift_effect, share))
+    if joint is not None and joint.drifted:
+        one, other = joint.pair
+        words = f"correlation {joint.baseline:.2f} -> {joint.current:.2f}"
         shares = [importance.get(name, 0.0) / total for name in (one, other)] if importance and total > 0 else None
-        found.append(_cause(f"{one} with {other}", words, joint["effect"], max(shares) if shares else None))
-    return sorted(found, key=lambda cause: (-cause["weight"], -cause["effect"], cause["name"]))
+        found.append(_cause(f"{one} with {other}", words, joint.effect, max(shares) if shares else None))
+    return tuple(sorted(found, key=lambda cause: (-cause.weight, -cause.effect, cause.name)))
 
 
-def _cause(name: str, words: str, effect: float, share: float | None) -> dict[str, Any]:
+def _cause(name: str, words: str, effect: float, share: float | None) -> Cause:
     weight = min(1.0, effect) * (1.0 if share is None else share)
-    return {"name": name, "how": words, "effect": float(effect), "importance": share, "weight": float(weight)}
+    return Cause(name, words, float(effect), share, float(weight))
 
 
 def reason(
-    columns: dict[str, Column], drifted: list[str], others: list[str], rows: tuple[int, int], unknown: list[str]
+    columns: Mapping[str, ColumnDrift],
+    drifted: Sequence[str],
+    others: Sequence[str],
+    rows: tuple[int, int],
+    unknown: Sequence[str],
 ) -> str:
     """One sentence on what moved, and one on what could not be known."""
     compared = f"{rows[1]} recent against {rows[0]} earlier rows"
@@ -98,59 +102,59 @@ def reason(
     return " ".join([first, *others, *([_unknown(unknown)] if unknown else [])])
 
 
-def _unknown(unknown: list[str]) -> str:
+def _unknown(unknown: Sequence[str]) -> str:
     rest = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
     return f"Not known: {'; '.join(unknown[:NAMED])}{rest}."
 
 
 def recommendation(
-    columns: dict[str, Column],
-    found: list[dict[str, Any]],
-    label: Column | None,
-    prediction: Column | None,
+    columns: Mapping[str, ColumnDrift],
+    found: Sequence[Cause],
+    label: ColumnDrift | None,
+    prediction: ColumnDrift | None,
     alert: bool,
 ) -> str:
     """What to do, as a person would say it."""
     if not found:
         return "Nothing to do."
-    top = next((cause["name"] for cause in found if cause["name"] in columns), None)
+    top = next((cause.name for cause in found if cause.name in columns), None)
     broken = _looks_broken(top, columns[top]) if top is not None else ""
     if broken:
         return broken
-    if label is not None and label["drifted"]:
+    if label is not None and label.drifted:
         return (
             "The outcomes themselves have moved: compare the loss of the last days with what was promised, "
             "and retrain once enough outcomes of the new kind are known."
         )
     urgency = "Look at it today" if alert else "Nothing urgent"
     first = found[0]
-    used = first["importance"]
-    if used is not None and used < 0.02 and not (prediction is not None and prediction["drifted"]):
+    used = first.importance
+    if used is not None and used < 0.02 and not (prediction is not None and prediction.drifted):
         return (
-            f"Hold: {first['name']} moved, but the champion hardly uses it ({used:.0%} of its importance) "
+            f"Hold: {first.name} moved, but the champion hardly uses it ({used:.0%} of its importance) "
             "and its predictions did not move."
         )
-    follow = "and the predictions moved with it" if prediction is not None and prediction["drifted"] else "first"
+    follow = "and the predictions moved with it" if prediction is not None and prediction.drifted else "first"
     return (
-        f"{urgency}: ask what changed in {first['name']} ({first['how']}), {follow}; "
+        f"{urgency}: ask what changed in {first.name} ({first.how}), {follow}; "
         "retrain when the loss on new outcomes rises, not for the drift alone."
     )
 
 
-def _looks_broken(name: str, column: Column) -> str:
+def _looks_broken(name: str, column: ColumnDrift) -> str:
     """The sentence for a move that a fault at the source explains better than a changed world; empty if none."""
-    missing, value = column["missing"], column["value"]
-    if column.get("gone"):
+    missing, value = column.missing, column.value
+    if column.gone:
         return f"Restore {name}: the version was trained on it and the rows no longer have it. Do not retrain before."
-    if missing.get("drifted") and missing["current"] > missing["baseline"]:
+    if missing.drifted and missing.current > missing.baseline:
         return (
-            f"Check where {name} comes from: {missing['current']:.0%} of it is missing, {missing['baseline']:.0%} was "
+            f"Check where {name} comes from: {missing.current:.0%} of it is missing, {missing.baseline:.0%} was "
             "before. Retraining on the gap would teach the gap."
         )
-    if value is None or not value["drifted"]:
+    if value is None or not value.drifted:
         return ""
-    if column.get("stuck_at") is not None:
-        return f"Check where {name} comes from: every recent value is {column['stuck_at']:g}."
+    if column.stuck_at is not None:
+        return f"Check where {name} comes from: every recent value is {column.stuck_at:g}."
     factor = _unit_factor(column)
     if factor:
         return (
@@ -159,14 +163,14 @@ def _looks_broken(name: str, column: Column) -> str:
     return ""
 
 
-def other_moves(singles: dict[str, Column], together: dict[str, Any] | None) -> list[str]:
+def other_moves(singles: Mapping[str, ColumnDrift], together: CorrelationTest | None) -> list[str]:
     """Sentences on the predictions, the labels and the correlation that moved."""
     subjects = {"prediction": "The predictions", "label": "The outcomes"}
     found = [f"{subjects[name]} moved ({how(column)})." for name, column in singles.items()]
     if together is not None:
-        one, other = together["pair"]
+        one, other = together.pair
         found.append(
-            f"{one} and {other} no longer go together as before (rank correlation {together['baseline']:.2f} -> "
-            f"{together['current']:.2f})."
+            f"{one} and {other} no longer go together as before (rank correlation {together.baseline:.2f} -> "
+            f"{together.current:.2f})."
         )
     return found

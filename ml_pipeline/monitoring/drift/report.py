@@ -7,18 +7,27 @@ where the lower bound of its effect exceeds ``TOLERANCE``: a large sample finds 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.monitoring.drift import messages as drift_words
-from ml_pipeline.monitoring.drift import two_sample
+from ml_pipeline.monitoring.drift import messages, two_sample
 from ml_pipeline.monitoring.drift.columns import TOLERANCE, categorical_columns, numeric_columns, read_numeric
 from ml_pipeline.monitoring.drift.correlations import joint, joint_test
 from ml_pipeline.monitoring.drift.design_effects import MIN_BLOCKS, Days
+from ml_pipeline.monitoring.drift.results import (
+    Calibration,
+    ColumnDrift,
+    CorrelationTest,
+    DriftReport,
+    MissingTest,
+    TestResult,
+    ValueTest,
+)
 from ml_pipeline.monitoring.profiles.profile import (
     LABEL,
     PREDICTION,
@@ -31,13 +40,13 @@ from ml_pipeline.monitoring.profiles.profile import (
     profile,
     single_values,
 )
+from ml_pipeline.severity import Severity
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.specs.monitoring import Monitoring
 
-__all__ = ["STATE_PREFIX", "TIME_DRIVEN", "DriftReport", "Severity", "compare", "severity", "windows"]
+__all__ = ["STATE_PREFIX", "TIME_DRIVEN", "compare", "severity", "too_few_rows", "windows"]
 
-Severity = Literal["MEDIUM", "HIGH", "CRITICAL"]
-Column = dict[str, Any]
+AnyTest = TypeVar("AnyTest", bound=TestResult)
 
 FULL_EFFECT = 0.5  # standard deviations, a population stability index of about 0.25: the column counts in full
 LOSS_THRESHOLDS: dict[Severity, float] = {"CRITICAL": 0.20, "HIGH": 0.10, "MEDIUM": 0.05}
@@ -45,27 +54,6 @@ SCORE_THRESHOLDS: dict[Severity, float] = {"CRITICAL": 0.50, "HIGH": 0.25, "MEDI
 # Half of the budget is left for what limit distributions and learnt design effects get wrong.
 BUDGET_USED = 0.5
 HISTORY_BLOCKS = 20.0  # fewer blocks of history say nothing about what one report in a hundred looks like
-
-
-@dataclass(frozen=True)
-class DriftReport:
-    """What moved between the rows of a profile and current ones; every field can go into JSON as it is."""
-
-    status: Literal["stable", "drift", "insufficient_data"]
-    score: float | None  # 0-1: mean over judged columns of effect / FULL_EFFECT, at most 1 each, 0 where not drifted
-    severity: Severity | None
-    drifted: list[str]  # columns, largest effect first
-    reason: str
-    columns: dict[str, Column]
-    baseline_rows: int
-    current_rows: int
-    alert: bool = False  # whether a person is told: the stricter level, which keeps to the alarm budget
-    prediction: Column | None = None
-    label: Column | None = None
-    joint: dict[str, Any] | None = None
-    causes: list[dict[str, Any]] = field(default_factory=list)
-    recommendation: str = ""
-    calibration: dict[str, Any] = field(default_factory=dict)
 
 
 def windows(frame: pd.DataFrame, day: date, monitoring: Monitoring) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -134,16 +122,21 @@ def compare(
         LABEL: _single(LABEL, kept.label, outcomes, ("label_time", "label"), spec.monitoring),
     }
     together = _joint(spec, kept, current, days)
-    judged = {name: column for name, column in columns.items() if column["judged"]}
-    compared = judged | {name: column for name, column in singles.items() if column is not None}
-    _decide(compared, together, spec.monitoring.false_discovery_rate, "drifted")
+    known = {name: column for name, column in singles.items() if column is not None}
+    compared = {name: column for name, column in columns.items() if column.judged} | known
+    compared, together = _decided(compared, together, spec.monitoring.false_discovery_rate, "drifted")
     calibration = _calibration(spec.monitoring, kept, columns)
-    _decide(compared, together, calibration["alert_rate"], "alert", calibration["history_largest"])
-    return _report(spec, kept, current, columns, singles, together, calibration, unknown, importance)
+    compared, together = _decided(
+        compared, together, calibration.alert_rate, "alert", beyond=calibration.history_largest
+    )
+    found = {name: compared.get(name, column) for name, column in columns.items()}
+    rows = kept.rows, len(current)
+    decided = {name: compared[name] for name in known}
+    return _report(_Found(found, decided, together, unknown, rows), calibration, importance)
 
 
 def severity(performance_loss: float | None, drift_score: float | None) -> Severity | None:
-    """How bad it is, from the measured relative rise of the loss (0.1 is 10 %), else from the drift score.
+    """How bad it is, from the measured relative rise of the loss (0.1 is 10%), else from the drift score.
 
     Measured loss overrules: drift that costs nothing has no severity.
 
@@ -173,17 +166,21 @@ def too_few_rows(monitoring: Monitoring, baseline_rows: int, current_rows: int) 
     )
 
 
-def _columns(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) -> tuple[dict[str, Column], list[str]]:
+def _columns(
+    spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days
+) -> tuple[dict[str, ColumnDrift], list[str]]:
     """The report of every column, and what could not be known."""
     numeric, categorical = numeric_names(spec), list(spec.feature_columns.categorical)
-    columns: dict[str, Column] = {}
+    columns: dict[str, ColumnDrift] = {}
     unknown = []
     for name in [*numeric, *categorical]:
         known_before = name in kept.numeric if name in numeric else name in kept.categorical
         if name in current and known_before:
             continue
         if name not in current and known_before:
-            columns[name] = _gone(name, "numeric" if name in numeric else "categorical")
+            missing = MissingTest(baseline=0.0, current=1.0, p=0.0, effect=1.0, lower=1.0)
+            kind: Literal["numeric", "categorical"] = "numeric" if name in numeric else "categorical"
+            columns[name] = ColumnDrift(kind=kind, judged=is_judged(name), missing=missing, gone=True)
             unknown.append(f"{name} (the recent rows do not have it)")
         elif name in current:
             unknown.append(f"{name} (new: the profile does not have it)")
@@ -194,30 +191,16 @@ def _columns(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) 
         kept.categorical, current, present, days, spec.monitoring.min_rows, kept.common_effect
     )
     for name, count in unreadable.items():
-        columns[name]["note"] = f"{count} values are no numbers and count as missing"
-        unknown.append(f"{name} ({columns[name]['note']})")
-    unknown += [
-        f"{name} ({column['unknown']})" for name, column in columns.items() if column["unknown"] and column["judged"]
-    ]
+        note = f"{count} values are no numbers and count as missing"
+        columns[name] = replace(columns[name], note=note)
+        unknown.append(f"{name} ({note})")
+    unknown += [f"{name} ({column.unknown})" for name, column in columns.items() if column.unknown and column.judged]
     return {name: columns[name] for name in [*numeric, *categorical] if name in columns}, unknown
-
-
-def _gone(name: str, kind: str) -> Column:
-    missing = {"baseline": 0.0, "current": 1.0, "p": 0.0, "effect": 1.0, "lower": 1.0}
-    return {
-        "type": kind,
-        "judged": is_judged(name),
-        "drifted": False,
-        "value": None,
-        "missing": missing,
-        "unknown": None,
-        "gone": True,
-    }
 
 
 def _single(
     name: str, kept: NumericColumn | None, rows: pd.DataFrame | None, names: tuple[str, str], monitoring: Monitoring
-) -> Column | None:
+) -> ColumnDrift | None:
     """The report of predictions or labels; None where no current ones were given or the profile has none."""
     if kept is None or rows is None or rows.empty:
         return None
@@ -227,86 +210,112 @@ def _single(
     return numeric_columns({name: kept}, {name: values}, days, monitoring.min_rows)[name]
 
 
-def _joint(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) -> dict[str, Any] | None:
+def _joint(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) -> CorrelationTest | None:
     names = [name for name in kept.joint.columns if name in current]
     if len(names) < 2:
         return None
-    found = joint_test(kept.joint, joint(read_numeric(current, names)[0], days))
-    return None if found is None else found | {"drifted": False, "alert": False}
+    return joint_test(kept.joint, joint(read_numeric(current, names)[0], days))
 
 
-def _decide(
-    columns: dict[str, Column], together: dict[str, Any] | None, rate: float, mark: str, beyond: float | None = None
-) -> None:
-    """Marks tests and columns: rejected under false-discovery control at ``rate``, and large enough to matter.
+def _decided(
+    columns: Mapping[str, ColumnDrift],
+    together: CorrelationTest | None,
+    rate: float,
+    mark: Literal["drifted", "alert"],
+    *,
+    beyond: float | None = None,
+) -> tuple[dict[str, ColumnDrift], CorrelationTest | None]:
+    """The columns and the correlation with ``mark`` set: rejected at ``rate``, and large enough to matter.
 
-    ``beyond``, where given, is what the largest deviation of a column's values must exceed too.
+    The rate is that of false discoveries over all tests. ``beyond``, where given, is what the largest deviation of a
+    column's values must exceed too.
     """
-    tests = [
-        test
-        for column in columns.values()
-        for test in (column["value"], column["missing"])
-        if test is not None and test["p"] is not None
-    ]
+    tests = [test for column in columns.values() for test in column.tests if test.p is not None]
     tests += [together] if together is not None else []
-    rejected = two_sample.benjamini_hochberg(np.array([test["p"] for test in tests]), rate)
-    for test, reject in zip(tests, rejected.tolist(), strict=True):
-        unusual = beyond is None or "largest" not in test or test["largest"] > beyond
-        matters = test["lower"] > TOLERANCE and not test.get("negligible", False)
-        test[mark] = reject and matters and unusual
-    for column in columns.values():
-        column[mark] = any(test.get(mark, False) for test in (column["value"], column["missing"]) if test is not None)
+    rejected = two_sample.benjamini_hochberg(np.array([test.p for test in tests]), rate).tolist()
+    verdicts = {id(test): reject and _matters(test, beyond) for test, reject in zip(tests, rejected, strict=True)}
+
+    def marked(test: AnyTest) -> AnyTest:
+        return replace(test, **{mark: verdicts[id(test)]}) if id(test) in verdicts else test
+
+    found = {}
+    for name, column in columns.items():
+        value = None if column.value is None else marked(column.value)
+        moved: dict[str, Any] = {mark: any(verdicts.get(id(test), False) for test in column.tests)}
+        found[name] = replace(column, value=value, missing=marked(column.missing), **moved)
+    return found, None if together is None else marked(together)
 
 
-def _calibration(monitoring: Monitoring, kept: Profile, columns: dict[str, Column]) -> dict[str, Any]:
+def _matters(test: TestResult, beyond: float | None) -> bool:
+    """Whether an effect is more than ``TOLERANCE``, and unusual for the tenant where its history says what is usual."""
+    if test.lower is None or not test.lower > TOLERANCE:
+        return False
+    if not isinstance(test, ValueTest):
+        return True
+    return not test.negligible and (beyond is None or test.largest is None or test.largest > beyond)
+
+
+def _calibration(monitoring: Monitoring, kept: Profile, columns: Mapping[str, ColumnDrift]) -> Calibration:
     """What the thresholds stand on."""
     rate = monitoring.alerts_per_1000_days / 1000
-    effects = [column["value"]["design_effect"] for column in columns.values() if column["value"] is not None]
+    effects = [column.value.design_effect for column in columns.values() if column.value is not None]
     blocks = kept.blocks
     beyond = float(np.quantile(kept.history, 1 - rate, method="higher")) if blocks >= HISTORY_BLOCKS else None
     if blocks >= MIN_BLOCKS:
         stands_on = f"{blocks:.0f} blocks of {kept.block_days} days of the tenant's own history, each against the rest"
     else:
         stands_on = f"{kept.days} earlier and the recent days as clusters of rows"
-    return {
-        "false_discovery_rate": monitoring.false_discovery_rate,
-        "alert_rate": rate * BUDGET_USED,
-        "alerts_per_1000_days": monitoring.alerts_per_1000_days,
-        "design_effect": float(np.median(effects)) if effects else 1.0,
-        "typical_design_effect": float(kept.common_effect.typical[0]),
-        "weekly_factor": kept.common_effect.weekly_factor,
-        "blocks": float(blocks),
-        "days": kept.days,
-        "history_largest": beyond,
-        "stands_on": stands_on,
-    }
+    return Calibration(
+        false_discovery_rate=monitoring.false_discovery_rate,
+        alert_rate=rate * BUDGET_USED,
+        alerts_per_1000_days=monitoring.alerts_per_1000_days,
+        design_effect=float(np.median(effects)) if effects else 1.0,
+        typical_design_effect=float(kept.common_effect.typical[0]),
+        weekly_factor=kept.common_effect.weekly_factor,
+        blocks=float(blocks),
+        days=kept.days,
+        history_largest=beyond,
+        stands_on=stands_on,
+    )
 
 
-def _report(spec, kept, current, columns, singles, together, calibration, unknown, importance) -> DriftReport:
-    judged = {name: column for name, column in columns.items() if column["judged"]}
-    effects = {name: drift_words.moved_by(column) for name, column in judged.items()}
+@dataclass(frozen=True)
+class _Found:
+    """Everything that was compared and decided: ``singles`` are predictions and labels, ``rows`` counts both sides."""
+
+    columns: dict[str, ColumnDrift]
+    singles: dict[str, ColumnDrift]
+    together: CorrelationTest | None
+    unknown: list[str]
+    rows: tuple[int, int]
+
+
+def _report(found: _Found, calibration: Calibration, importance: Mapping[str, float] | None) -> DriftReport:
+    judged = {name: column for name, column in found.columns.items() if column.judged}
+    effects = {name: column.drift_effect for name, column in judged.items()}
     drifted = sorted((name for name in judged if effects[name] > 0), key=lambda name: (-effects[name], name))
     score = sum(min(1.0, effect / FULL_EFFECT) for effect in effects.values()) / max(1, len(judged))
-    moved_singles = {name: column for name, column in singles.items() if column is not None and column["drifted"]}
-    together_moved = together is not None and together["drifted"]
-    found = drift_words.causes({name: judged[name] for name in drifted} | moved_singles, together, importance)
-    marked = [*judged.values(), *(column for column in singles.values() if column is not None)]
-    alert = any(column["alert"] for column in marked) or (together is not None and together["alert"])
-    sentences = drift_words.other_moves(moved_singles, together if together_moved else None)
+    moved_singles = {name: column for name, column in found.singles.items() if column.drifted}
+    moved_together = found.together if found.together is not None and found.together.drifted else None
+    causes = messages.causes({name: judged[name] for name in drifted} | moved_singles, found.together, importance)
+    alert = any(column.alert for column in [*judged.values(), *found.singles.values()])
+    alert = alert or (found.together is not None and bool(found.together.alert))
+    prediction, label = found.singles.get(PREDICTION), found.singles.get(LABEL)
+    sentences = messages.other_moves(moved_singles, moved_together)
     return DriftReport(
-        status="drift" if drifted or moved_singles or together_moved else "stable",
+        status="drift" if drifted or moved_singles or moved_together else "stable",
         score=score,
         severity=severity(None, score),
         drifted=drifted,
-        reason=drift_words.reason(judged, drifted, sentences, (kept.rows, len(current)), unknown),
-        columns=columns,
-        baseline_rows=kept.rows,
-        current_rows=len(current),
+        reason=messages.reason(judged, drifted, sentences, found.rows, found.unknown),
+        columns=found.columns,
+        baseline_rows=found.rows[0],
+        current_rows=found.rows[1],
         alert=alert,
-        prediction=singles[PREDICTION],
-        label=singles[LABEL],
-        joint=together,
-        causes=found,
-        recommendation=drift_words.recommendation(judged, found, singles[LABEL], singles[PREDICTION], alert),
+        prediction=prediction,
+        label=label,
+        joint=found.together,
+        causes=causes,
+        recommendation=messages.recommendation(judged, causes, label, prediction, alert),
         calibration=calibration,
     )

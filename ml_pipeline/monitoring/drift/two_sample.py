@@ -12,9 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_pipeline.monitoring.drift.design_effects import INDEPENDENT, ONE_SIDED_Z, student_to_normal
-
-Floats = NDArray[np.float64]
+from ml_pipeline.monitoring.drift.design_effects import INDEPENDENT, ONE_SIDED_Z, Floats, student_to_normal
 
 PSI_BINS = 10
 PSI_ALPHA = 0.05
@@ -32,7 +30,7 @@ class ColumnTests(NamedTuple):
 
     p: Floats
     effect: Floats
-    lower: Floats  # 95 % one-sided lower confidence bound of the effect
+    lower: Floats  # 95% one-sided lower confidence bound of the effect
     largest: Floats  # the largest standardised deviation, corrected for the design effect
     statistics: dict[str, Floats]
 
@@ -171,7 +169,7 @@ def largest_p(largest: Floats, correlation: Floats) -> Floats:
 
     By importance sampling of the union (Naiman and Priebe 2001; Shi, Siegmund and Yakir 2007): the sum of the single
     probabilities, times the mean of 1 / (deviates beyond) given that one of them is. The draws are fixed, the error is
-    about 1 % of the probability, however small it is.
+    about 1% of the probability, however small it is.
 
     Parameters
     ----------
@@ -243,7 +241,7 @@ def chi_square_statistic(reference: Floats, current: Floats) -> tuple[Floats, ND
 
 
 def psi_statistics(reference, current, deff) -> dict[str, Floats]:
-    """Population stability index of counts (columns x cells), its 95 % quantile when nothing changed, and its p-value.
+    """Population stability index of counts (columns x cells), its 95% quantile when nothing changed, and its p-value.
 
     The index is asymptotically (1/n + 1/m) * chi2(cells - 1) (Yurdakul 2018). Each cell gets half a row more, so that
     an empty one gives a finite index. Cells that are empty on both sides do not count.

@@ -1,246 +1,150 @@
-"""What happens to alerts after they are raised: delivery, escalation, acknowledgement, and how they are listed.
-
-Each channel's delivery is a row that is written with the alert. A sender claims rows for a while, sends without holding
-a transaction, and marks them. One that dies in between leaves rows whose claim runs out: a message may come twice, and
-is never lost.
-"""
+"""Alerts as rows: raised with their deliveries in one transaction, escalated, acknowledged and listed."""
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
-import queue
-import threading
-import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
 from ml_pipeline.errors import UserError
 from ml_pipeline.monitoring import alert_rules
-from ml_pipeline.resources import notifier, tables
-from ml_pipeline.resources.notifier import Channel, ChannelError, Notice
+from ml_pipeline.resources import tables
+from ml_pipeline.resources.notifier import thresholds
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import Settings
-from ml_pipeline.work.monitoring.report_store import one_at_a_time, queue_deliveries
+from ml_pipeline.settings import Settings, load_settings
+from ml_pipeline.timeutil import DAY
+from ml_pipeline.work.monitoring.report_store import json_safe
 
-FIRST_PAUSE, LONGEST_PAUSE = dt.timedelta(seconds=30), dt.timedelta(hours=1)
-# Longer than any channel may take for one message.
-CLAIM = dt.timedelta(seconds=90)
-# A tick that ends long before Dagster's 60 seconds: no message is begun later than this.
-SECONDS = 20.0
-MESSAGES = 500
-AHEAD = dt.timedelta(days=1)  # longer than anything waits: what is put off further was so before the clock went back
-ALERTS_PER_MESSAGE = 50
+MESSAGES = 500  # that one round sends by a channel, and alerts that one round escalates
+AHEAD = DAY  # longer than anything waits: what is put off further was so before the clock went back
 
-Clock = Callable[[], dt.datetime]
 logger = logging.getLogger("ml_pipeline.alerts")
 
 
-def utc_now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
-
-
-@dataclass
-class Delivered:
-    """What one round of delivery did; counts are deliveries, that is alerts x channels."""
-
-    sent: int = 0
-    to_retry: int = 0
-    failed: int = 0
-    not_set_up: int = 0
-    errors: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        counts = {"sent": self.sent, "to be tried again": self.to_retry, "given up": self.failed}
-        counts["waiting for a channel that is not set up here"] = self.not_set_up
-        return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing was due"
-
-
-@dataclass(frozen=True)
-class _Claim:
-    """Deliveries of one tenant, model and channel that this sender holds, with the message that tells them."""
-
-    tenant: str
-    model: str
-    channel: str
-    rows: tuple[Mapping[str, Any], ...]
-    notice: Notice
-
-
-def deliver(
-    warehouse: Warehouse,
-    channels: Mapping[str, Channel],
+def raise_alert(
+    connection: sa.Connection,
+    tenant: str,
+    model: str,
     *,
-    seconds: float = SECONDS,
-    clock: Clock = utc_now,
-) -> Delivered:
-    """Sends what is due, each channel on its own: one that hangs or is down delays no other.
+    kind: str,
+    level: str,
+    message: str,
+    as_of: dt.datetime,
+    detail: Mapping[str, Any],
+    settings: Settings | None = None,
+    now: dt.datetime | None = None,
+) -> bool:
+    """Stores an alert, and in the same transaction that it is to be delivered; returns whether it is new or got worse.
 
-    A channel that is down is left alone until the next round, so that an outage uses up few attempts. Ends within
-    ``seconds`` and the longest deadline of a channel. Several senders at once share the work.
+    Within ``alert_silence_hours`` of ``as_of`` the same kind of the same tenant and model only counts up (once for
+    each ``as_of``, so that work done again changes nothing), or raises the level of the one that stands. What is about
+    a moment longer ago than ``alert_news_hours`` is stored and not delivered. Nothing is sent here; it is written into
+    this process's own log.
+
+    Raises
+    ------
+    ValueError
+        If the level is none.
     """
-    return _Round(warehouse, channels, seconds, clock).run()
+    settings = load_settings() if settings is None else settings
+    now = dt.datetime.now(dt.UTC) if now is None else now
+    one_at_a_time(connection, tenant, model)
+    standing = _standing(connection, tenant, model, kind, as_of, dt.timedelta(hours=settings.alert_silence_hours))
+    verdict, belongs_to = alert_rules.assess(standing, level)
+    if verdict == alert_rules.AGAIN and belongs_to is not None:
+        _count_up(connection, tenant, uuid.UUID(belongs_to.alert_id), as_of)
+        return False
+    report = {"level": level, "message": message, "detail": json_safe(detail)}
+    if verdict == alert_rules.RAISED and belongs_to is not None:
+        alert_id = uuid.UUID(belongs_to.alert_id)
+        _count_up(connection, tenant, alert_id, as_of, **report, raised_at=now, escalated_at=None, escalated_level=None)
+    else:
+        alert_id = uuid.uuid4()
+        key = {"tenant_id": tenant, "alert_id": alert_id, "model": model, "kind": kind}
+        values = key | report | {"as_of": as_of, "last_seen_at": as_of, "raised_at": now}
+        connection.execute(sa.insert(tables.alerts).values(values))
+    if alert_rules.is_news(as_of, now, dt.timedelta(hours=settings.alert_news_hours)):
+        queue_deliveries(connection, tenant, model, alert_id, "raised", level, settings, now)
+    logger.warning("%s: tenant %s, model %s: %s", level, tenant, model, message)
+    return True
 
 
-class _Round:
-    def __init__(self, warehouse: Warehouse, channels: Mapping[str, Channel], seconds: float, clock: Clock) -> None:
-        self.warehouse = warehouse
-        self.channels = channels
-        self.clock = clock
-        self.attempts_allowed = warehouse.settings.alert_attempts
-        self.no_more_at = time.monotonic() + seconds
-        self.done = Delivered()
-        self.ends: queue.Queue[tuple[_Claim, Exception | None]] = queue.Queue()
-        self.due: dict[str, deque[tuple[str, str]]] = {}
-        self.sending: dict[str, tuple[_Claim, float]] = {}
-
-    def run(self) -> Delivered:
-        for tenant, model, channel in self._due():
-            if channel in self.channels:
-                self.due.setdefault(channel, deque()).append((tenant, model))
-            else:
-                self.done.not_set_up += 1
-        for channel in self.due:
-            self._begin(channel)
-        while self.sending:
-            deadline = min(ends for _, ends in self.sending.values())
-            try:
-                claim, error = self.ends.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                self._give_up_waiting()
-                continue
-            held = self.sending.get(claim.channel)
-            if held is not None and held[0] is claim:  # otherwise it ended after its time, and counts as not sent
-                self._ended(claim, error)
-        return self.done
-
-    def _due(self) -> list[tuple[str, str, str]]:
-        """Tenant, model and channel of the messages that are due, those that wait longest first."""
-        table = tables.alert_deliveries
-        group = (table.c.tenant_id, table.c.model, table.c.channel)
-        place = sa.func.row_number().over(partition_by=table.c.channel, order_by=sa.func.min(table.c.next_attempt_at))
-        groups = sa.select(*group, place.label("place")).where(_is_due(self.clock())).group_by(*group).subquery()
-        query = sa.select(groups.c.tenant_id, groups.c.model, groups.c.channel).where(groups.c.place <= MESSAGES)
-        with self.warehouse.operator() as connection:
-            return [
-                (row.tenant_id, row.model, row.channel) for row in connection.execute(query.order_by(groups.c.place))
-            ]
-
-    def _begin(self, channel: str) -> None:
-        """Sends the channel's next message, in a thread that nobody waits for longer than the deadline."""
-        waiting = self.due[channel]
-        while waiting and time.monotonic() < self.no_more_at:
-            claim = self._claim(*waiting.popleft(), channel)
-            if claim is not None:
-                self.sending[channel] = (claim, time.monotonic() + self.channels[channel].deadline)
-                threading.Thread(target=self._send, args=(claim,), daemon=True).start()
-                return
-
-    def _send(self, claim: _Claim) -> None:
-        try:
-            self.channels[claim.channel].send(claim.notice)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is written beside the delivery and tried again
-            self.ends.put((claim, error))
-        else:
-            self.ends.put((claim, None))
-
-    def _give_up_waiting(self) -> None:
-        for channel, (claim, ends) in list(self.sending.items()):
-            if ends <= time.monotonic():
-                seconds = self.channels[channel].deadline
-                self._ended(claim, ChannelError(f"the {channel} did not answer within {seconds:g} s", down=True))
-
-    def _ended(self, claim: _Claim, error: Exception | None) -> None:
-        del self.sending[claim.channel]
-        if error is None:
-            self._mark_sent(claim)
-        else:
-            known = error if isinstance(error, ChannelError) else ChannelError(f"{type(error).__name__} while sending")
-            self._mark_failed(claim, known)
-            if known.down:
-                return
-        self._begin(claim.channel)
-
-    def _claim(self, tenant: str, model: str, channel: str) -> _Claim | None:
-        """Takes what is due; None if another sender was quicker."""
-        table, alerts, now = tables.alert_deliveries, tables.alerts, self.clock()
-        facts = ("kind", "message", "detail", "as_of", "occurrences")
-        query = (
-            sa.select(table, *(alerts.c[name] for name in facts))
-            .join(alerts, (alerts.c.tenant_id == table.c.tenant_id) & (alerts.c.alert_id == table.c.alert_id))
-            .where(table.c.tenant_id == tenant, table.c.model == model, table.c.channel == channel, _is_due(now))
-            .order_by(table.c.due_at, table.c.created_at)
-            .limit(ALERTS_PER_MESSAGE)
-            .with_for_update(skip_locked=True, of=table)
-        )
-        with self.warehouse.tenant(tenant) as connection:
-            found = [dict(row) for row in connection.execute(query).mappings()]
-            rows = tuple(row for row in found if row["attempts"] < self.attempts_allowed)
-            for row in rows:
-                # Counted before it is sent: a message that kills its sender is not tried for ever.
-                connection.execute(_update(row).values(attempts=table.c.attempts + 1, claimed_until=now + CLAIM))
-            for row in found:
-                if row not in rows:
-                    self._give_up(connection, row, "each process that sent it ended before it could say so")
-        return _Claim(tenant, model, channel, rows, _notice(tenant, model, rows)) if rows else None
-
-    def _mark_sent(self, claim: _Claim) -> None:
-        with self.warehouse.tenant(claim.tenant) as connection:
-            for row in claim.rows:
-                values = {"state": "sent", "sent_at": self.clock(), "claimed_until": None}
-                connection.execute(_update(row).values(values))
-        self.done.sent += len(claim.rows)
-
-    def _mark_failed(self, claim: _Claim, error: ChannelError) -> None:
-        self.done.errors[claim.channel] = str(error)
-        with self.warehouse.tenant(claim.tenant) as connection:
-            for row in claim.rows:
-                attempts = row["attempts"] + 1
-                pause = alert_rules.backoff(attempts, FIRST_PAUSE, LONGEST_PAUSE)
-                again = self.clock() + max(pause, dt.timedelta(seconds=error.retry_after))
-                values = {"last_error": str(error), "claimed_until": None, "next_attempt_at": again}
-                if attempts >= self.attempts_allowed:
-                    self._give_up(connection, row, str(error))
-                    continue
-                self.done.to_retry += 1
-                connection.execute(_update(row).where(tables.alert_deliveries.c.state == "pending").values(values))
-
-    def _give_up(self, connection: sa.Connection, row: Mapping[str, Any], why: str) -> None:
-        self.done.failed += 1
-        values = {"state": "failed", "claimed_until": None, "last_error": why}
-        connection.execute(_update(row).where(tables.alert_deliveries.c.state == "pending").values(values))
-        logger.error(
-            "The %s was not told of alert %s, and is not tried again: %s", row["channel"], row["alert_id"], why
-        )
+def one_at_a_time(connection: sa.Connection, tenant: str, model: str) -> None:
+    """Until the transaction ends, no other one raises or escalates alerts of this tenant and model."""
+    lock = sa.func.pg_advisory_xact_lock(sa.func.hashtext("ml_pipeline.alerts"), sa.func.hashtext(f"{tenant} {model}"))
+    connection.execute(sa.select(lock))
 
 
-def _is_due(now: dt.datetime) -> sa.ColumnElement[bool]:
+def _standing(
+    connection: sa.Connection, tenant: str, model: str, kind: str, as_of: dt.datetime, silence: dt.timedelta
+) -> list[alert_rules.OpenAlert]:
+    table = tables.alerts
+    query = (
+        sa.select(table.c.alert_id, table.c.level, table.c.acknowledged_at)
+        .where(table.c.tenant_id == tenant, table.c.model == model, table.c.kind == kind)
+        .where(table.c.as_of > as_of - silence, table.c.as_of < as_of + silence)
+        .order_by(table.c.sequence)
+    )
+    return [
+        alert_rules.OpenAlert(str(row.alert_id), row.level, row.acknowledged_at is not None)
+        for row in connection.execute(query)
+    ]
+
+
+def _count_up(connection: sa.Connection, tenant: str, alert_id: uuid.UUID, as_of: dt.datetime, **values: Any) -> None:
+    table = tables.alerts
+    seen = sa.func.coalesce(table.c.last_seen_at, table.c.as_of)
+    later = sa.case((seen < as_of, 1), else_=0)
+    counted = {"occurrences": table.c.occurrences + later, "last_seen_at": sa.func.greatest(seen, as_of)}
+    this = (table.c.tenant_id == tenant) & (table.c.alert_id == alert_id)
+    connection.execute(sa.update(table).where(this).values(counted | values))
+
+
+def queue_deliveries(
+    connection: sa.Connection,
+    tenant: str,
+    model: str,
+    alert_id: uuid.UUID,
+    occasion: str,
+    level: str,
+    settings: Settings,
+    now: dt.datetime,
+) -> None:
+    """One row for each channel that gets alerts of this level, due when the cool-down lets it."""
+    names = [
+        name for name, lowest in thresholds(settings).items() if alert_rules.rank(level) >= alert_rules.rank(lowest)
+    ]
+    if not names:
+        return
+    due = _due_at(connection, tenant, model, level, settings, now)
+    fixed = {"tenant_id": tenant, "alert_id": alert_id, "occasion": occasion, "level": level, "model": model}
+    fixed |= {"state": "pending", "due_at": due, "next_attempt_at": due}
+    rows = [fixed | {"channel": name} for name in names]
+    connection.execute(insert(tables.alert_deliveries).on_conflict_do_nothing(), rows)
+
+
+def _due_at(
+    connection: sa.Connection, tenant: str, model: str, level: str, settings: Settings, now: dt.datetime
+) -> dt.datetime:
+    """When a notification of this level is due. One that is due at once takes along what waits."""
     table = tables.alert_deliveries
-    claimed = (table.c.claimed_until > now) & (table.c.claimed_until <= now + AHEAD)
-    free = table.c.claimed_until.is_(None) | ~claimed
-    waits = (table.c.next_attempt_at > now) & (table.c.next_attempt_at <= now + AHEAD)
-    return (table.c.state == "pending") & ~waits & free
-
-
-def _update(row: Mapping[str, Any]) -> sa.Update:
-    table = tables.alert_deliveries
-    return sa.update(table).where(*(column == row[column.name] for column in table.primary_key))
-
-
-def _notice(tenant: str, model: str, rows: Sequence[Mapping[str, Any]]) -> Notice:
-    """The message; an alert that got worse before anybody was told is in it once, at its worst."""
-    told: dict[uuid.UUID, notifier.Alert] = {}
-    for row in sorted(rows, key=lambda row: alert_rules.rank(row["level"])):
-        facts = (row["kind"], row["level"], row["message"], row["as_of"], row["occurrences"])
-        escalated = row["occasion"] == "escalated"
-        told[row["alert_id"]] = notifier.Alert(str(row["alert_id"]), *facts, escalated, row["detail"])
-    worst_first = sorted(told.values(), key=lambda alert: -alert_rules.rank(alert.level))
-    return Notice(tenant, model, tuple(worst_first))
+    cool_down = dt.timedelta(minutes=settings.alert_cool_down_minutes)
+    of_model = (table.c.tenant_id == tenant) & (table.c.model == model)
+    recent = of_model & (table.c.due_at > now - cool_down) & (table.c.state != "cancelled")
+    others = connection.execute(sa.select(table.c.level, table.c.due_at).where(recent).distinct()).all()
+    due = alert_rules.due_at(now, level, [alert_rules.Notification(*other) for other in others], cool_down)
+    if due == now:
+        key = list(table.primary_key)
+        # Rows that somebody holds are being sent at this moment.
+        waiting = sa.select(*key).where(of_model, table.c.due_at > now, table.c.state == "pending")
+        taken = sa.tuple_(*key).in_(waiting.with_for_update(skip_locked=True))
+        connection.execute(sa.update(table).where(taken).values(due_at=now, next_attempt_at=now))
+    return due
 
 
 def escalate(warehouse: Warehouse, settings: Settings, *, now: dt.datetime) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.work.monitoring.report_store import raise_alert
+from ml_pipeline.work.alerts.raising import raise_alert
 
 # Of a run that failed as a whole: the others are in its log, and a thousand messages would say no more.
 MOST_TENANTS = 20

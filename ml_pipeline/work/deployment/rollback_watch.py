@@ -15,14 +15,14 @@ from ml_pipeline.lifecycle.rollback import Pairs, paired, watch
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.timeutil import DAY
+from ml_pipeline.work.alerts.raising import raise_alert
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import KEPT, OPEN, ROLLBACK
-from ml_pipeline.work.monitoring.report_store import raise_alert
 from ml_pipeline.work.retraining.decisions import WATCH, record_decision
 from ml_pipeline.work.scoring import alert_tampered, is_compatible
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, AUTO_ROLLBACK, read_settings, spec_for, write_setting
 
-DAY = dt.timedelta(days=1)
 ROLLBACKS_TOO_MANY = 2  # within ROLLBACK_DAYS: what retrains itself into rollbacks is switched off
 ROLLBACK_DAYS = 30
 WATCHED_DAYS = 28

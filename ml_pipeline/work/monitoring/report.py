@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,20 +16,24 @@ from ml_pipeline.monitoring.anomalies.days import daily_summary, unusual_days, v
 from ml_pipeline.monitoring.anomalies.rows import Anomalies, unusual_inputs, unusual_outcomes, unusual_predictions
 from ml_pipeline.monitoring.degradation.report import Degradation, degradation
 from ml_pipeline.monitoring.degradation.root_cause import root_cause_of
-from ml_pipeline.monitoring.drift.report import DriftReport, Severity, compare, severity, too_few_rows, windows
+from ml_pipeline.monitoring.drift.report import compare, severity, too_few_rows, windows
+from ml_pipeline.monitoring.drift.results import DriftReport
 from ml_pipeline.monitoring.health import Health, health_score
 from ml_pipeline.monitoring.performance import window_metrics
 from ml_pipeline.monitoring.profiles.profile import Profile, profile
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
+from ml_pipeline.severity import Severity
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.work.monitoring.report_store import json_safe, raise_alert
-from ml_pipeline.work.monitoring.tenant_days import DAY, USUAL_DAYS, TenantDays, midnight
+from ml_pipeline.timeutil import DAY
+from ml_pipeline.work.alerts.raising import raise_alert
+from ml_pipeline.work.monitoring.report_store import json_safe
+from ml_pipeline.work.monitoring.tenant_days import USUAL_DAYS, TenantDays, midnight
 from ml_pipeline.work.scoring import alert_tampered
 from ml_pipeline.work.training.version_files import IMPORTANCE, PROFILE
 
-DRIFT_ALERT_SUPPRESSION_DAYS = 28  # a column that has been told of within so many days is no news
-DEGRADATION_REMINDER_DAYS = 7  # a loss that stays as high as it was told of is told of again after so many days
+DRIFT_ALERT_SUPPRESSION_DAYS = 28  # an alert names a column again after so many days
+DEGRADATION_REMINDER_DAYS = 7  # an alert repeats a loss that stays as high after so many days
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ def _health(
 
 
 def _loss(performance: Degradation) -> float | None:
-    """The proven rise of the loss; none where outcomes show none, unknown where they are too few."""
+    """The significant rise of the loss: 0 where the outcomes show no rise, None where they are too few."""
     if performance.status == "insufficient_data":
         return None
     return performance.rise if performance.status == "degraded" else 0.0
@@ -256,7 +260,8 @@ def _failed_share(tenant: TenantDays, day: dt.date) -> float | None:
 
 def _row(tenant: TenantDays, report: DayReport) -> dict[str, Any]:
     drift = report.drift
-    details = {name: getattr(drift, name) for name in ("prediction", "label", "joint", "calibration")}
+    stored = drift.to_json()
+    details = {name: stored[name] for name in ("prediction", "label", "joint", "calibration")}
     details["anomalies"] = {
         name: {"count": found.count, "tested": found.tested, "rate": found.rate, "note": found.note}
         for name, found in report.anomalies.items()
@@ -270,14 +275,14 @@ def _row(tenant: TenantDays, report: DayReport) -> dict[str, Any]:
         "baseline_rows": drift.baseline_rows,
         "current_rows": drift.current_rows,
         "drifted": json_safe(drift.drifted),
-        "columns": json_safe(drift.columns),
+        "columns": json_safe(stored["columns"]),
         "health": report.health.score,
         "version": report.version,
         "reason": report.reason,
         "reference": report.reference,
         "alert": drift.alert,
         "recommendation": drift.recommendation,
-        "causes": json_safe(drift.causes),
+        "causes": json_safe(stored["causes"]),
         "details": json_safe(details),
         "performance": json_safe(asdict(report.performance)),
         "health_parts": json_safe(report.health.parts),
@@ -334,7 +339,7 @@ def _alert_degradation(connection: sa.Connection, tenant: TenantDays, report: Da
 
 
 def _alert_drift(connection: sa.Connection, tenant: TenantDays, report: DayReport) -> None:
-    """Tells of drift that a report finds at the alarm budget, unless all of it was told of lately."""
+    """Alerts of drift that a report finds at the alert budget, unless recent alerts named all of it."""
     drift, as_of = report.drift, midnight(report.day + DAY).to_pydatetime()
     moved = {*drift.drifted, *_moved_together(drift)}
     if not drift.alert or moved <= _reported_columns(connection, tenant, as_of):
@@ -351,7 +356,7 @@ def _alert_drift(connection: sa.Connection, tenant: TenantDays, report: DayRepor
             "day": report.day,
             "score": drift.score,
             "drifted": sorted(moved),
-            "causes": drift.causes,
+            "causes": [asdict(cause) for cause in drift.causes],
             "reference": report.reference,
             "health": report.health.score,
         },
@@ -360,12 +365,8 @@ def _alert_drift(connection: sa.Connection, tenant: TenantDays, report: DayRepor
 
 def _moved_together(drift: DriftReport) -> list[str]:
     """Predictions, labels and correlations, where they have drifted."""
-    parts: Mapping[str, Mapping[str, Any] | None] = {
-        "prediction": drift.prediction,
-        "label": drift.label,
-        "correlations": drift.joint,
-    }
-    return [name for name, part in parts.items() if part is not None and part.get("drifted")]
+    parts = {"prediction": drift.prediction, "label": drift.label, "correlations": drift.joint}
+    return [name for name, part in parts.items() if part is not None and part.drifted]
 
 
 def _reported_columns(connection: sa.Connection, tenant: TenantDays, as_of: dt.datetime) -> set[str]:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from ml_pipeline.errors import short_traceback
 from ml_pipeline.monitoring.performance import DailyMetrics, daily_metrics, lacks_predictions
 from ml_pipeline.resources import tables
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.timeutil import DAY
+from ml_pipeline.work.alerts.raising import raise_alert
 from ml_pipeline.work.monitoring.report import write_reports
-from ml_pipeline.work.monitoring.report_store import json_safe, raise_alert
-from ml_pipeline.work.monitoring.tenant_days import DAY, TenantDays, midnight, records
+from ml_pipeline.work.monitoring.report_store import json_safe
+from ml_pipeline.work.monitoring.tenant_days import TenantDays, midnight, records
 
 DAILY_METRICS, DRIFT_REPORT = "daily_metrics", "drift_report"
 STEPS = (DAILY_METRICS, DRIFT_REPORT)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class MonitoringReport:
 
     done: dict[tuple[str, dt.date], dict[str, Any]]
     error: str | None = None
+    traceback: str = ""  # of the error, shortened
 
 
 def run_monitoring(task: MonitoringTask) -> MonitoringReport:
@@ -48,8 +55,10 @@ def run_monitoring(task: MonitoringTask) -> MonitoringReport:
             continue
         try:
             report.done |= {(step, day): metadata for day, metadata in write(tenant).items()}
-        except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
+        except Exception as error:  # reported as the tenant's failure, which fails the run at its end
+            logger.exception("tenant %s, model %s: step %s failed", task.tenant, task.spec.name, step)
             report.error = f"{step}: {type(error).__name__}: {error}"
+            report.traceback = short_traceback(error)
             break
     return report
 
@@ -115,13 +124,13 @@ def _metadata(spec: ModelSpec, metrics: DailyMetrics) -> dict[str, Any]:
     business: dict[str, float | None] = {}
     for asked in spec.business_metrics:
         business[asked.title] = metrics.metrics[asked.name]
-        business[f"{asked.title}, of the constant"] = metrics.metrics[f"baseline_{asked.name}"]
+        business[f"{asked.title}, of the baseline"] = metrics.metrics[f"baseline_{asked.name}"]
     return {
         "outcomes": metrics.outcomes,
         "evaluated": metrics.evaluated,
         "origin": metrics.origin,
         metrics.metric: metrics.value,
-        f"{metrics.metric} of the constant": metrics.baseline_value,
+        f"{metrics.metric} of the baseline": metrics.baseline_value,
         "skill": metrics.skill,
         **business,
     }

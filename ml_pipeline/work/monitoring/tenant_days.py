@@ -18,12 +18,12 @@ from ml_pipeline.monitoring.performance import scored_outcomes
 from ml_pipeline.resources import tables
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.timeutil import DAY
 from ml_pipeline.training.backtest import origin, rolling_origin
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.tenant_settings import spec_for
 
-DAY = dt.timedelta(days=1)
-USUAL_DAYS = 56  # before a day, that its volume, missing values and predictions are held against
+USUAL_DAYS = 56  # before a day, that its volume, missing values and predictions are compared with
 
 
 class TenantDays:
@@ -166,7 +166,7 @@ class TenantDays:
 
 
 def midnight(day: dt.date) -> pd.Timestamp:
-    """The moment at which a day begins, in UTC."""
+    """The time at which a day begins, in UTC."""
     return pd.Timestamp(day, tz="UTC")
 
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field, replace
 import sqlalchemy as sa
 
 from ml_pipeline.lifecycle.policy import Policy, load_policy
-from ml_pipeline.lifecycle.retraining import Request, RetrainingDecision, State, decide
+from ml_pipeline.lifecycle.retraining import Request, RetrainingDecision, State, calls_for_decision, decide
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from ml_pipeline.severity import RANK
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.retraining.decisions import RETRAIN, decision_row
 from ml_pipeline.work.retraining.fleet_state import Key, completed, fleet_states
 
 APPROVED, DONE, FAILED = "approved", "done", "failed"
 SCORES = ("drift_score", "rise", "outcomes", "new_labels", "quality")
-FLAGS = {"master_flag", "model_flag", "tenant_flag"}
 _NAMESPACE = uuid.UUID("5d0f6f6e-6b3c-4a5e-9a0e-2f3a8f1f7f10")
 
 # The tags by which a run is found again, and that a person sees on its page.
@@ -101,33 +101,35 @@ def decide_for(
     ``lease`` is held by the process that is to run what is approved, so that an approval does not outlive it.
     """
     policy, off_peak = policy_of(settings)
-    states = fleet_states(warehouse, settings, specs, tenants, now, active or {}, under_way)
-    states = [replace(state, request=request) for state in states]
-    with_cause = [state for state in states if _concerns(decide(state, policy))]
-    tick, decided = SweepResult(len(states)), []
-    for state in sorted(completed(warehouse, with_cause, off_peak), key=lambda state: _urgency(state, policy)):
-        decision = decide(replace(state, fleet_trainings=under_way + len(tick.approved)), policy)
-        decided.append((state, decision))
-        if decision.verdict == "retrain":
-            tick.approved.append(_approved(identity(state, decision), state, decision, lease))
-        else:
-            tick.blocked.append((state, decision))
+    collected = [
+        replace(state, request=request)
+        for state in fleet_states(warehouse, settings, specs, tenants, now, active or {}, under_way)
+    ]
+    triggered = [state for state in collected if calls_for_decision(state, policy)]
+    decided = _decide(completed(warehouse, triggered, off_peak), policy, under_way)
     _record(warehouse, decided, lease)
     recorded = {item.decision_id for item in waiting(warehouse)}  # at most one per tenant and model is
-    tick.approved = [item for item in tick.approved if item.decision_id in recorded]
-    return tick
+    approved = [
+        _approved(identity(state, decision), state, decision, lease)
+        for state, decision in decided
+        if decision.verdict == "retrain" and identity(state, decision) in recorded
+    ]
+    blocked = [(state, decision) for state, decision in decided if decision.verdict != "retrain"]
+    return SweepResult(len(collected), approved, blocked)
 
 
-def _concerns(decision: RetrainingDecision) -> bool:
-    """Whether there is something to decide: the calendar alone is no trigger where retraining is not switched on."""
-    if decision.verdict == "none":
-        return False
-    return decision.trigger not in ("schedule", "volume") or not set(decision.blocked_by) & FLAGS
+def _decide(states: Sequence[State], policy: Policy, under_way: int) -> list[tuple[State, RetrainingDecision]]:
+    """A decision for each state, most severe first; each approval counts against the fleet's budget of the next."""
 
+    def urgency(state: State) -> tuple[int, str, str]:
+        return -RANK[decide(state, policy).severity], state.tenant, state.model
 
-def _urgency(state: State, policy: Policy) -> tuple[int, str, str]:
-    ranks = ("CRITICAL", "HIGH", "MEDIUM", None)
-    return ranks.index(decide(state, policy).severity), state.tenant, state.model
+    decided: list[tuple[State, RetrainingDecision]] = []
+    for state in sorted(states, key=urgency):
+        decision = decide(replace(state, fleet_trainings=under_way), policy)
+        under_way += decision.verdict == "retrain"
+        decided.append((state, decision))
+    return decided
 
 
 def identity(state: State, decision: RetrainingDecision) -> uuid.UUID:

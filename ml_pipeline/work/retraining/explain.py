@@ -12,6 +12,7 @@ from ml_pipeline.lifecycle.policy import PolicyError
 from ml_pipeline.lifecycle.retraining import RetrainingDecision, decide
 from ml_pipeline.resources import tables
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import ALIAS_BY_HAND, PROMOTE, PROMOTE_BY_HAND, ROLLBACK
 from ml_pipeline.work.retraining.decide import policy_of, waiting
@@ -46,7 +47,7 @@ def explain(
     table = tables.decisions
     by_then: sa.ColumnElement[bool] = sa.true()
     if day is not None:
-        by_then = table.c.as_of < dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), dt.UTC)
+        by_then = table.c.as_of < dt.datetime.combine(day + DAY, dt.time(), dt.UTC)
     with clients.warehouse.tenant(tenant) as connection:
         found = {}
         for question, kinds in QUESTIONS.items():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from ml_pipeline.lifecycle.retraining import (
     Champion,
+    CollectedState,
     DegradationFinding,
     DriftFinding,
     Flags,
@@ -24,6 +25,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.timeutil import DAY
 from ml_pipeline.training.update import MOST_UPDATES
 from ml_pipeline.work.deployment.deployer import OPEN, ROLLBACK
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, HOURS, OFF_PEAK, TenantSettings, read_settings
@@ -31,9 +33,7 @@ from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, HOURS, OFF_PEAK, Tena
 TRAFFIC_DAYS = 28
 TRAFFIC_ENOUGH = 50  # entities of four weeks below which hours say nothing
 
-AHEAD = dt.timedelta(
-    days=1
-)  # what is dated later than that is of a clock that was wrong, and no time is counted from it
+AHEAD = DAY  # a time that is dated later was set by a clock that was wrong; nothing is counted from it
 
 Key = tuple[str, str]  # tenant, model
 
@@ -64,8 +64,8 @@ def fleet_states(
     now: dt.datetime,
     active: Mapping[Key, int],
     under_way: int,
-) -> list[State]:
-    """The state of every tenant and model given, by tenant and model name.
+) -> list[CollectedState]:
+    """What is known of every tenant and model given, by tenant and model name.
 
     ``active`` counts the runs of Dagster that are under way by tenant and model, ``under_way`` the trainings of the
     whole fleet.
@@ -82,8 +82,10 @@ def fleet_states(
     ]
 
 
-def completed(warehouse: Warehouse, states: Sequence[State], off_peak: tuple[int, ...] | None = None) -> list[State]:
-    """The states with what only those need that have a trigger.
+def completed(
+    warehouse: Warehouse, states: Sequence[CollectedState], off_peak: tuple[int, ...] | None = None
+) -> list[State]:
+    """The states with the facts that take a query for each tenant, for those that have a trigger.
 
     That is the labels of what came since their outcomes changed, and the hours in which a training may start: those set
     for the tenant, else the installation's ``off_peak``, else those in which its tenants create least.
@@ -95,8 +97,8 @@ def completed(warehouse: Warehouse, states: Sequence[State], off_peak: tuple[int
         switches, traffic = read_settings(connection), _traffic(connection, tenants, states[0].now)
         changed = _labels_since_change(connection, states)
     return [
-        replace(
-            state,
+        State(
+            **vars(state),
             quiet_hours=_quiet_hours(switches, state, traffic[state.tenant], off_peak),
             labels_since_change=changed.get((state.tenant, state.model)),
         )
@@ -111,8 +113,8 @@ def _traffic(connection: sa.Connection, tenants: Sequence[str], now: dt.datetime
     query = (
         sa.select(table.c.tenant_id, hour.label("hour"), sa.func.count().label("items"))
         .where(table.c.tenant_id.in_(tenants), table.c.origin == "live", table.c.event_time <= now)
-        .where(table.c.predicted_at > now - dt.timedelta(days=2 * TRAFFIC_DAYS))
-        .where(table.c.event_time > now - dt.timedelta(days=TRAFFIC_DAYS))
+        .where(table.c.predicted_at > now - 2 * TRAFFIC_DAYS * DAY)
+        .where(table.c.event_time > now - TRAFFIC_DAYS * DAY)
         .group_by(table.c.tenant_id, hour)
     )
     counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
@@ -121,7 +123,7 @@ def _traffic(connection: sa.Connection, tenants: Sequence[str], now: dt.datetime
     return counts
 
 
-def _labels_since_change(connection: sa.Connection, states: Sequence[State]) -> dict[Key, int]:
+def _labels_since_change(connection: sa.Connection, states: Sequence[CollectedState]) -> dict[Key, int]:
     """Matured labels of entities that came since the change, where a degradation names its day."""
     made, known = tables.predictions, tables.outcomes
     counts: dict[Key, int] = {}
@@ -145,7 +147,7 @@ def _labels_since_change(connection: sa.Connection, states: Sequence[State]) -> 
 
 
 def _quiet_hours(
-    switches: TenantSettings, state: State, traffic: Counter[int], off_peak: tuple[int, ...] | None
+    switches: TenantSettings, state: CollectedState, traffic: Counter[int], off_peak: tuple[int, ...] | None
 ) -> tuple[int, ...] | None:
     written = switches.get(state.tenant, state.model, OFF_PEAK)
     if isinstance(written, str) and HOURS.fullmatch(written):
@@ -269,10 +271,10 @@ def _state(
     now: dt.datetime,
     active: int,
     under_way: int,
-) -> State:
+) -> CollectedState:
     fits = found.fits
     new, since_training, since_snapshot = found.labels
-    return State(
+    return CollectedState(
         tenant=tenant,
         model=spec.name,
         now=now,

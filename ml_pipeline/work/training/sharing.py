@@ -1,4 +1,4 @@
-"""The one figure that crosses the wall between tenants: what is typical of the outcomes of those who share."""
+"""The one figure that tenants share, if they opt in: what is typical of their outcomes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def typical(spec: ModelSpec, frame: pd.DataFrame) -> float | None:
     return float(label.median() if spec.task == "regression" else label.mean())
 
 
-def pooled(warehouse: Warehouse, spec: ModelSpec, tenant: str, moment: dt.datetime) -> float | None:
-    """What is typical of the other tenants that share, as it was known at ``moment``.
+def pooled(warehouse: Warehouse, spec: ModelSpec, tenant: str, as_of: dt.datetime) -> float | None:
+    """What is typical of the other tenants that share, as it was known at ``as_of``.
 
     The median of their medians, of a binary model the mean of their shares; each tenant counts alike. None where the
     specification does not say ``training.share: opt_in``, where the tenant itself does not share (who takes part gives
@@ -31,6 +31,6 @@ def pooled(warehouse: Warehouse, spec: ModelSpec, tenant: str, moment: dt.dateti
     """
     if spec.training.share != "opt_in":
         return None
-    figure = sa.func.ml.pooled_typical(spec.name, moment, spec.task == "regression", LEAST_TENANTS)
+    figure = sa.func.ml.pooled_typical(spec.name, as_of, spec.task == "regression", LEAST_TENANTS)
     with warehouse.tenant(tenant) as connection:
         return connection.scalar(sa.select(figure))

@@ -71,7 +71,7 @@ def fingerprint_of(spec: ModelSpec) -> SpecFingerprint:
 
 
 def logged_metrics(trained: Trained) -> dict[str, float]:
-    """What MLflow's pages compare: the metrics that have a value, those of the constant as ``baseline_<name>``."""
+    """What MLflow's pages compare: the metrics that have a value, those of the baseline as ``baseline_<name>``."""
     metrics = {name: value for name, value in trained.metrics.items() if value is not None}
     baseline = {f"baseline_{name}": value for name, value in trained.baseline_metrics.items() if value is not None}
     skill = {} if trained.skill is None else {"skill": trained.skill}
@@ -80,7 +80,7 @@ def logged_metrics(trained: Trained) -> dict[str, float]:
 
 
 def comparison(trained: Trained) -> list[tuple[str, Any, Any]]:
-    """Rows of the table that a person sees first: metric, version, constant; and the slices."""
+    """Rows of the table that a person sees first: metric, version, baseline; and the slices."""
     shared = [name for name in trained.metrics if name in trained.baseline_metrics and name != "count"]
     table = [(name, trained.metrics[name], trained.baseline_metrics[name]) for name in shared]
     return table + [

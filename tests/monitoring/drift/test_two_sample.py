@@ -101,8 +101,8 @@ def test_the_chi_square_of_categories_agrees_with_scipy():
     before, after = np.array([50.0, 30.0, 20.0]), np.array([40.0, 45.0, 35.0])
     test, _ = category_test(before, after)
     expected = stats.chi2_contingency([before, after], correction=False)
-    assert test["chi_square"] == pytest.approx(expected.statistic)
-    assert test["chi_square_p"] == pytest.approx(expected.pvalue)
+    assert test.statistics["chi_square"] == pytest.approx(expected.statistic)
+    assert test.statistics["chi_square_p"] == pytest.approx(expected.pvalue)
 
 
 def test_the_level_that_moved_most_is_pointed_out():
@@ -148,7 +148,7 @@ def test_the_p_value_of_categories_is_below_a_twentieth_once_in_twenty(levels):
     p = []
     for _ in range(2000):
         sides = rng.multinomial(1000, share, size=2).astype(float)
-        p.append(category_test(*sides[:, sides.sum(axis=0) > 0])[0]["p"])
+        p.append(category_test(*sides[:, sides.sum(axis=0) > 0])[0].p)
     assert 0.035 <= (np.array(p) < 0.05).mean() <= 0.065
 
 

@@ -18,8 +18,8 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.notifier import LOG, SMTP, WEBHOOK, ChannelError, Notice, channels
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.alerts.raising import CLAIM, Delivered, NoSuchAlert, acknowledge, deliver, escalate, list_alerts
-from ml_pipeline.work.monitoring.report_store import raise_alert
+from ml_pipeline.work.alerts.deliver import CLAIM, Delivered, deliver
+from ml_pipeline.work.alerts.raising import NoSuchAlert, acknowledge, escalate, list_alerts, raise_alert
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -360,7 +360,7 @@ def test_a_sender_that_dies_after_sending_leaves_it_to_be_sent_again(desk: Desk,
     desk.raised("LOW")
     recorded = Recorded()
     with monkeypatch.context() as patched:
-        patched.setattr("ml_pipeline.work.alerts.raising._Round._mark_sent", die)
+        patched.setattr("ml_pipeline.work.alerts.deliver._Round._mark_sent", die)
         with pytest.raises(Killed):
             desk.deliver({LOG: recorded})
     assert desk.deliver({LOG: recorded}) == Delivered()  # still claimed by the one that died

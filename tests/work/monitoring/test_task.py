@@ -176,10 +176,13 @@ def test_a_tenant_without_rows_is_monitored_without_error(tenant):
     assert tenant.rows(tables.drift_reports)[0]["status"] == "insufficient_data"
 
 
-def test_what_was_finished_before_an_error_stays_reported(tenant, make_issues, monkeypatch):
+def test_what_was_finished_before_an_error_stays_reported(tenant, make_issues, monkeypatch, caplog):
     monkeypatch.setattr("ml_pipeline.work.monitoring.report.compare", lambda *_, **__: 1 / 0)
     report = tenant.holds(make_issues(40)).monitor(38)
     assert report.error == "drift_report: ZeroDivisionError: division by zero"
+    assert "in report_of" in report.traceback
+    assert "tenant acme, model story_points: step drift_report failed" in caplog.text
+    assert "in report_of" in caplog.text
     assert {step for step, _ in report.done} == {DAILY_METRICS}
 
 

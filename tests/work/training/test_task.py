@@ -30,16 +30,16 @@ def files(version) -> Path:
     return Path(version.source.removeprefix("file://"))
 
 
-def killed_at(task: TrainingTask, method: str) -> None:
-    """Runs in a process of its own and ends it, as a crash would, where ``method`` begins."""
-    with mock.patch.object(training._TenantModel, method, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)):
+def killed_at(task: TrainingTask, function: str) -> None:
+    """Runs in a process of its own and ends it, as a crash would, where ``function`` begins."""
+    with mock.patch(f"ml_pipeline.work.training.{function}", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)):
         run_training(task)
 
 
-def crash(task: TrainingTask, method: str) -> None:
+def crash(task: TrainingTask, function: str) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=killed_at, args=(task, method))
+    process = context.Process(target=killed_at, args=(task, function))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
@@ -285,12 +285,16 @@ def test_a_model_without_a_snapshot_asks_for_its_features(tenant, make_issues):
         "model: SnapshotUnknown: tenant acme, model story_points: there is no feature snapshot. "
         "Materialize story_points/features for it first"
     )
+    assert report.traceback.startswith("Traceback (most recent call last):")
+    assert report.traceback.endswith(report.error.removeprefix("model: SnapshotUnknown: "))
 
 
-@pytest.mark.parametrize("method", ["_judge", "_record"], ids=["after the registration", "after the alias moved"])
-def test_a_run_that_was_killed_is_made_good_by_the_next_without_a_second_version(tenant, make_issues, method):
+@pytest.mark.parametrize(
+    "function", ["task.judge_candidate", "judge.record"], ids=["after the registration", "after the alias moved"]
+)
+def test_a_run_that_was_killed_is_made_good_by_the_next_without_a_second_version(tenant, make_issues, function):
     tenant.holds(make_issues(40))
-    crash(tenant.task(40), method)
+    crash(tenant.task(40), function)
     assert len(tenant.versions()) == 1
     assert tenant.rows(tables.decisions) == []
     report = tenant.train(40)
@@ -384,7 +388,7 @@ def test_a_champion_that_lost_to_the_constant_gives_way_to_it(tenant, make_issue
     champion, constant = tenant.aliases()[CHAMPION], tenant.versions()[-1]
     (judged,) = tenant.rows(tables.decisions, kind="promote", version=constant.number)
     assert (champion, constant.tags["candidate"], judged["verdict"]) == (constant.number, "median", "fall_back")
-    assert judged["reason"].startswith("champion_worse_than_constant: the constant has mean loss ")
+    assert judged["reason"].startswith("champion_worse_than_baseline: the baseline has mean loss ")
     assert constant.tags["changed_at"].startswith(since)
     assert tenant.aliases()[PREVIOUS] == 1
     again = run_training(dataclasses.replace(tenant.task(70), decision=decision))
