@@ -11,8 +11,8 @@ import dagster as dg
 import pandas as pd
 
 from ml_pipeline import launch, partitions
-from ml_pipeline.cli.status import show_status
 from ml_pipeline.cli.common import console, prepared, progress_bar, recover_and_tell
+from ml_pipeline.cli.status import show_status
 from ml_pipeline.demo.simulation import DAY, Simulated, SimulationWindow, simulate_days
 from ml_pipeline.demo.simulator import History, Organisation, demo_organisations, simulate
 from ml_pipeline.demo.story import print_timeline, simulated_until
