@@ -1,11 +1,52 @@
-"""Jobs that a person starts on Dagster's Launchpad."""
+"""Every job: those that materialize assets, and those that a person or a schedule starts for something else."""
 
 import datetime as dt
+from collections.abc import Iterable
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from ml_pipeline import partitions
+from ml_pipeline.display import code, markdown, printable
 from ml_pipeline.resources.dagster_resources import Installation
+from ml_pipeline.resources.dagster_storage import prune_events
 from ml_pipeline.work.context import Clients
+from ml_pipeline.work.monitoring.task import STEPS as MONITORING_STEPS
+from ml_pipeline.work.retention import prune
+from ml_pipeline.work.training.task import PREDICTIONS
+from ml_pipeline.work.training.task import STEPS as TRAINING_STEPS
+
+SHOWN_FAILURES = 20
+
+
+def asset_jobs(models: Iterable[str]) -> list[UnresolvedAssetJobDefinition]:
+    """``train``, ``predict`` and ``monitor`` over the assets of the models."""
+    names = list(models)
+    return [
+        dg.define_asset_job(
+            "train",
+            _assets(names, TRAINING_STEPS),
+            partitions_def=partitions.tenants,
+            description="Features, model and predictions of a range of tenants.",
+        ),
+        dg.define_asset_job(
+            "predict",
+            _assets(names, [PREDICTIONS]),
+            partitions_def=partitions.tenants,
+            description="Predictions of a range of tenants.",
+        ),
+        dg.define_asset_job(
+            "monitor",
+            _assets(names, MONITORING_STEPS),
+            partitions_def=partitions.tenant_days,
+            description="Daily metrics, then drift, of a rectangle of tenants x days.",
+        ),
+    ]
+
+
+def _assets(models: Iterable[str], steps: Iterable[str]) -> dg.AssetSelection:
+    steps = list(steps)
+    return dg.AssetSelection.assets(*([model, step] for model in models for step in steps))
 
 
 class RollbackConfig(dg.Config):
@@ -32,3 +73,39 @@ def return_to_version(context: dg.OpExecutionContext, config: RollbackConfig, in
 )
 def rollback_job() -> None:
     return_to_version()
+
+
+@dg.op(description="Deletes what has been kept long enough; an interrupted run is taken up by the next.")
+def delete_what_is_too_old(context: dg.OpExecutionContext, installation: Installation) -> None:
+    done = prune(installation.settings(), now=dt.datetime.now(dt.UTC))
+    context.log.info(f"Deleted: {done}")
+    context.add_output_metadata({name: count for name, count in done.counts.items() if count})
+    if done.failures:
+        named = list(done.failures.items())[:SHOWN_FAILURES]
+        shown = [f"- {code(tenant)}: {markdown(error)}" for tenant, error in named]
+        first = printable(": ".join(named[0]))
+        raise dg.Failure(
+            f"{len(done.failures)} tenants could not be pruned; the others were. First: {first}",
+            metadata={"tenants": dg.MetadataValue.md("\n".join(shown))},
+            allow_retries=False,
+        )
+
+
+@dg.job(name="retention", description="Keeps predictions, snapshots and alerts from growing without end.")
+def retention_job() -> None:
+    delete_what_is_too_old()
+
+
+@dg.op(description="Deletes the log rows of old runs; materializations stay.")
+def prune_old_events(context: dg.OpExecutionContext, installation: Installation) -> None:
+    settings = installation.settings()
+    before = dt.datetime.now(dt.UTC) - dt.timedelta(days=settings.event_retention_days)
+    context.log.info(f"Deleted {prune_events(settings.database_url, before)} log rows from before {before.date()}")
+
+
+@dg.job(name="prune", description="Keeps Dagster's event log from growing without end.")
+def prune_job() -> None:
+    prune_old_events()
+
+
+OTHER_JOBS = (rollback_job, prune_job, retention_job)

@@ -6,9 +6,9 @@ import datetime as dt
 
 import dagster as dg
 
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.notifier import channels
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import load_settings
 from ml_pipeline.work.alerts.raising import deliver, escalate
 
 
@@ -17,8 +17,8 @@ from ml_pipeline.work.alerts.raising import deliver, escalate
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Sends alerts by webhook, mail and log, again after a failure, and escalates what nobody acknowledged.",
 )
-def alert_delivery(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    settings = load_settings()
+def alert_delivery(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SkipReason:
+    settings = installation.settings()
     warehouse = Warehouse(settings)
     escalated = escalate(warehouse, settings, now=dt.datetime.now(dt.UTC))
     delivered = deliver(warehouse, channels(settings))

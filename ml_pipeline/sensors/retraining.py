@@ -13,7 +13,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from ml_pipeline import partitions
 from ml_pipeline.launch import retraining_request
 from ml_pipeline.recovery import recover
-from ml_pipeline.settings import load_settings
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.retraining.decide import DECISION_TAG, FAILED, Approved, SweepResult, decide_for, settle, waiting
@@ -32,8 +32,8 @@ GIVEN_UP_AFTER = dt.timedelta(days=2)
     description="Retrains when it pays: drift, degradation, schedule and new labels against every safeguard. A tick "
     "that finds no time for every tenant goes on at the next; a run that was decided and never asked for is asked for.",
 )
-def retraining(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    clients, now = Clients(load_settings()), dt.datetime.now(dt.UTC)
+def retraining(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult | dg.SkipReason:
+    clients, now = Clients(installation.settings()), dt.datetime.now(dt.UTC)
     recover(context.instance, clients.warehouse)  # a run whose process died is under way no more
     known = list(context.instance.get_dynamic_partitions(str(partitions.tenants.name)))
     to_ask = unlaunched(context.instance, clients, known, now)

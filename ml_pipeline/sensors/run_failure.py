@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 
 from ml_pipeline import partitions
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import load_settings
 from ml_pipeline.work.alerts.run_failures import ERRORS, FailedRun, alert_failed_run
 
 
@@ -19,8 +19,8 @@ from ml_pipeline.work.alerts.run_failures import ERRORS, FailedRun, alert_failed
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Raises an alert for the tenants that a failed run lists, or for those that it was for.",
 )
-def run_failure(context: dg.RunFailureSensorContext) -> None:
-    untold = alert_failed_run(Warehouse(load_settings()), failed_run(context))
+def run_failure(context: dg.RunFailureSensorContext, installation: Installation) -> None:
+    untold = alert_failed_run(Warehouse(installation.settings()), failed_run(context))
     if untold:
         context.log.warning(f"{len(untold)} more tenants were not told one by one: {', '.join(untold)}")
 

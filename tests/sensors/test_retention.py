@@ -7,11 +7,12 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
+from ml_pipeline.jobs import retention_job
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.sensors.retention import daily_retention, retention_job
+from ml_pipeline.sensors.schedules import daily_retention
 from ml_pipeline.settings import Settings
 
 LONG_AGO = dt.datetime.now(dt.UTC) - dt.timedelta(days=500)

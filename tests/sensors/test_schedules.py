@@ -10,6 +10,7 @@ import pytest
 
 from ml_pipeline import partitions
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors import schedules
 from ml_pipeline.sensors.schedules import hourly_predictions, nightly
@@ -30,7 +31,9 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg
 
 def tick(schedule: dg.ScheduleDefinition, instance: dg.DagsterInstance) -> list[dg.RunRequest] | dg.SkipReason:
     at = dt.datetime.combine(partitions.today(), dt.time(2), dt.UTC)
-    return schedule(dg.build_schedule_context(instance=instance, scheduled_execution_time=at))
+    resources = {"installation": Installation()}
+    with dg.build_schedule_context(instance=instance, scheduled_execution_time=at, resources=resources) as context:
+        return schedule(context)
 
 
 def reported(warehouse: Warehouse, tenant: str, *days: dt.date) -> None:
