@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import dagster as dg
 
 from ml_pipeline.assets.factory import monitoring_assets, training_assets
+from ml_pipeline.assets.lineage import external_assets
 from ml_pipeline.display import markdown
 from ml_pipeline.jobs import OTHER_JOBS, asset_jobs
 from ml_pipeline.resources.dagster_resources import Installation
@@ -32,7 +33,7 @@ def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> d
     trained = [training_assets(spec) for spec in specs.values()]
     monitored = [monitoring_assets(spec) for spec in specs.values()]
     return dg.Definitions(
-        assets=[*trained, *monitored, *broken_assets(broken)],
+        assets=[*external_assets(specs.values()), *trained, *monitored, *broken_assets(broken)],
         jobs=[*asset_jobs(specs), *OTHER_JOBS],
         schedules=[nightly, hourly_predictions, daily_retention, weekly_event_log_pruning],
         sensors=[

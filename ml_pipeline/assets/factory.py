@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ml_pipeline import partitions
+from ml_pipeline.assets.lineage import source_key
 from ml_pipeline.assets.reporting import each_tenant, materialization, requested
 from ml_pipeline.display import markdown
 from ml_pipeline.resources.dagster_resources import Installation
@@ -24,6 +25,12 @@ DESCRIPTIONS = {
 }
 
 
+# The nightly run begins at 02:00 and predictions are made each hour: an asset that misses one warns, and then fails.
+DAILY = dg.FreshnessPolicy.time_window(warn_window=dt.timedelta(hours=26), fail_window=dt.timedelta(hours=48))
+HOURLY = dg.FreshnessPolicy.time_window(warn_window=dt.timedelta(hours=2), fail_window=dt.timedelta(hours=6))
+FRESHNESS = {PREDICTIONS: HOURLY, DAILY_METRICS: DAILY, DRIFT_REPORT: DAILY}
+
+
 class TrainingConfig(dg.Config):
     """Where a training run stands in time, and what asked for it."""
 
@@ -32,19 +39,21 @@ class TrainingConfig(dg.Config):
     action: str = TRAIN  # or 'update': the champion goes on learning, where it can
 
 
-def _asset_specs(model: ModelSpec, chain: tuple[str, ...], upstream: str | None = None) -> list[dg.AssetSpec]:
+def _asset_specs(model: ModelSpec, chain: tuple[str, ...], upstream: dg.AssetKey) -> list[dg.AssetSpec]:
     """One skippable asset per step, each depending on the one before it."""
-    before = (upstream, *chain)
+    keys = [dg.AssetKey([model.name, step]) for step in chain]
     return [
         dg.AssetSpec(
-            dg.AssetKey([model.name, step]),
-            deps=[dg.AssetKey([model.name, previous])] if previous else [],
+            key,
+            deps=[previous],
             description=f"{markdown(model.title)}. {DESCRIPTIONS[step]}",
             group_name=model.name,
             skippable=True,
             kinds={"postgres"} if step != MODEL else {"mlflow"},
+            owners=list(model.owners),
+            freshness_policy=FRESHNESS.get(step),
         )
-        for previous, step in zip(before, chain, strict=False)
+        for previous, key, step in zip([upstream, *keys[:-1]], keys, chain, strict=True)
     ]
 
 
@@ -61,7 +70,7 @@ def training_assets(model: ModelSpec) -> dg.AssetsDefinition:
 
     @dg.multi_asset(
         name=f"{model.name}_training",
-        specs=_asset_specs(model, (FEATURES, MODEL, PREDICTIONS)),
+        specs=_asset_specs(model, (FEATURES, MODEL, PREDICTIONS), source_key(model)),
         partitions_def=partitions.tenants,
         backfill_policy=dg.BackfillPolicy.single_run(),
         can_subset=True,
@@ -90,7 +99,7 @@ def monitoring_assets(model: ModelSpec) -> dg.AssetsDefinition:
 
     @dg.multi_asset(
         name=f"{model.name}_monitoring",
-        specs=_asset_specs(model, (DAILY_METRICS, DRIFT_REPORT), upstream=PREDICTIONS),
+        specs=_asset_specs(model, (DAILY_METRICS, DRIFT_REPORT), dg.AssetKey([model.name, PREDICTIONS])),
         partitions_def=partitions.tenant_days,
         backfill_policy=dg.BackfillPolicy.single_run(),
         can_subset=True,
