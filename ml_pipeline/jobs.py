@@ -7,6 +7,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from ml_pipeline import partitions
+from ml_pipeline.assets.reporting import metadata
 from ml_pipeline.display import code, markdown, printable
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.dagster_storage import prune_events
@@ -64,7 +65,9 @@ def return_to_version(context: dg.OpExecutionContext, config: RollbackConfig, in
         config.tenant, config.model, to=config.to or None, reason=config.reason, as_of=dt.datetime.now(dt.UTC)
     )
     context.log.info(f"{done.tenant} {done.model}: version {done.version} serves, before it {done.replaced}")
-    context.add_output_metadata({"version": done.version, "before": done.replaced or 0, "reason": done.reason})
+    context.add_output_metadata(
+        metadata({"version": done.version, "before": done.replaced or 0, "reason": done.reason})
+    )
 
 
 @dg.job(
@@ -79,14 +82,14 @@ def rollback_job() -> None:
 def delete_what_is_too_old(context: dg.OpExecutionContext, installation: Installation) -> None:
     done = prune(installation.settings(), now=dt.datetime.now(dt.UTC))
     context.log.info(f"Deleted: {done}")
-    context.add_output_metadata({name: count for name, count in done.counts.items() if count})
+    context.add_output_metadata(metadata({name: count for name, count in done.counts.items() if count}))
     if done.failures:
         named = list(done.failures.items())[:SHOWN_FAILURES]
         shown = [f"- {code(tenant)}: {markdown(error)}" for tenant, error in named]
         first = printable(": ".join(named[0]))
         raise dg.Failure(
             f"{len(done.failures)} tenants could not be pruned; the others were. First: {first}",
-            metadata={"tenants": dg.MetadataValue.md("\n".join(shown))},
+            metadata=metadata({"tenants": dg.MetadataValue.md("\n".join(shown))}),
             allow_retries=False,
         )
 

@@ -23,7 +23,7 @@ from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, load_settings
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.alerts.run_failures import ERRORS
+from ml_pipeline.work.alerts.run_failures import ERRORS, FAILED
 from ml_pipeline.work.retraining.decide import Approved
 from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS
 
@@ -204,7 +204,7 @@ def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
         metadata = data.user_failure_data.metadata if data.user_failure_data else {}
         if ERRORS in metadata:
             listed: Any = metadata[ERRORS].value
-            count: Any = metadata["failed"].value
+            count: Any = metadata[FAILED].value
             errors += [f"{event.step_key}: {tenant}: {' '.join(error.split())}" for tenant, error in listed.items()]
             errors += [f"{event.step_key}: and {count - len(listed)} more"] if count > len(listed) else []
             continue

@@ -2,17 +2,20 @@
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 
 from ml_pipeline import partitions
+from ml_pipeline.assets.checks import Tally, check_specs
 from ml_pipeline.assets.lineage import source_key
 from ml_pipeline.assets.reporting import each_tenant, materialization, requested
 from ml_pipeline.display import markdown
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.context import parse_as_of
+from ml_pipeline.work.monitoring.fleet_loss import loss_by_day
 from ml_pipeline.work.monitoring.task import DAILY_METRICS, DRIFT_REPORT, MonitoringTask, run_monitoring
 from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS, TRAIN, TrainingTask, run_training
 
@@ -57,6 +60,24 @@ def _asset_specs(model: ModelSpec, chain: tuple[str, ...], upstream: dg.AssetKey
     ]
 
 
+def with_checks(events: Iterator[Any], tally: Tally) -> Iterator[Any]:
+    """The events of a run, then its checks: also where the run fails in the end because some of its tenants failed."""
+    try:
+        yield from events
+    except dg.Failure:
+        yield from tally.results()
+        raise
+    yield from tally.results()
+
+
+def by_step(done: Mapping[tuple[str, dt.date], Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The facts of a tenant's days, by step, the oldest day first."""
+    found: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for (step, _), facts in sorted(done.items(), key=lambda item: item[0][1]):
+        found[step].append(facts)
+    return dict(found)
+
+
 def _selected(context: dg.AssetExecutionContext) -> tuple[str, ...]:
     return tuple(key.path[-1] for key in context.selected_asset_keys)
 
@@ -71,6 +92,7 @@ def training_assets(model: ModelSpec) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=f"{model.name}_training",
         specs=_asset_specs(model, (FEATURES, MODEL, PREDICTIONS), source_key(model)),
+        check_specs=check_specs(model, (FEATURES, MODEL, PREDICTIONS)),
         partitions_def=partitions.tenants,
         backfill_policy=dg.BackfillPolicy.single_run(),
         can_subset=True,
@@ -87,9 +109,15 @@ def training_assets(model: ModelSpec) -> dg.AssetsDefinition:
         ]
         installation.prepare_search(model)
         results = installation.compute().map(run_training, tasks)
-        for tenant, done in each_tenant(context, results, len(tasks)):
-            for step, facts in done.items():
-                yield materialization(dg.AssetKey([model.name, step]), tenant, facts)
+        tally = Tally(model, set(context.selected_asset_check_keys))
+
+        def events() -> Iterator[dg.AssetMaterialization]:
+            for tenant, done in each_tenant(context, results, len(tasks)):
+                tally.add(tenant, {step: [facts] for step, facts in done.items()})
+                for step, facts in done.items():
+                    yield materialization(dg.AssetKey([model.name, step]), tenant, facts)
+
+        yield from with_checks(events(), tally)
 
     return training
 
@@ -100,6 +128,7 @@ def monitoring_assets(model: ModelSpec) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=f"{model.name}_monitoring",
         specs=_asset_specs(model, (DAILY_METRICS, DRIFT_REPORT), dg.AssetKey([model.name, PREDICTIONS])),
+        check_specs=check_specs(model, (DAILY_METRICS, DRIFT_REPORT)),
         partitions_def=partitions.tenant_days,
         backfill_policy=dg.BackfillPolicy.single_run(),
         can_subset=True,
@@ -113,9 +142,16 @@ def monitoring_assets(model: ModelSpec) -> dg.AssetsDefinition:
         own = settings.for_workers()
         tasks = [(name, MonitoringTask(own, model, name, tuple(days), steps)) for name, days in days_of.items()]
         results = installation.compute().map(run_monitoring, tasks)
-        for tenant, done in each_tenant(context, results, len(tasks)):
-            for (step, day), facts in done.items():
-                partition = dg.MultiPartitionKey({partitions.DATE: day.isoformat(), partitions.TENANT: tenant})
-                yield materialization(dg.AssetKey([model.name, step]), partition, facts)
+        checks = set(context.selected_asset_check_keys)
+        tally = Tally(model, checks, lambda: loss_by_day(settings, model, max(max(days) for days in days_of.values())))
+
+        def events() -> Iterator[dg.AssetMaterialization]:
+            for tenant, done in each_tenant(context, results, len(tasks)):
+                tally.add(tenant, by_step(done))
+                for (step, day), facts in done.items():
+                    partition = dg.MultiPartitionKey({partitions.DATE: day.isoformat(), partitions.TENANT: tenant})
+                    yield materialization(dg.AssetKey([model.name, step]), partition, facts)
+
+        yield from with_checks(events(), tally)
 
     return monitoring

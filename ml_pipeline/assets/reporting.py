@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,10 +9,12 @@ from typing import Any
 
 import dagster as dg
 
+from ml_pipeline.assets.charts import bars, image
 from ml_pipeline.display import markdown
 from ml_pipeline.resources.compute import Result
-from ml_pipeline.work.alerts.run_failures import ERRORS
+from ml_pipeline.work.alerts.run_failures import ERRORS, FAILED
 
+PREFIX = "ml_pipeline/"
 SHOWN_FAILURES = 20
 LONGEST_ERROR = 1000  # characters: a thousand tenants that fail add no more than 20 of these to the event log
 PAGE = "MLflow"  # the one fact that is a link: any other may be what a tenant wrote
@@ -25,46 +26,48 @@ def materialization(key: dg.AssetKey, partition: str, facts: Mapping[str, Any]) 
 
 
 def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts as Dagster shows them: a table as Markdown with a small chart, numbers to four digits.
+    """Facts as Dagster shows them: under uniform names, a table as Markdown with a small chart, four digits a number.
 
-    What its pages cannot show (infinity, which is no JSON) is left out like what is not known.
+    A value that Dagster's pages cannot show (infinity, which JSON does not know) is left out, and so is an unknown one.
     """
     shown: dict[str, Any] = {}
     for name, value in facts.items():
-        if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
+        if value is None or value == "" or value == () or (isinstance(value, float) and not math.isfinite(value)):
             continue
+        key = metadata_key(name)
         match value:
             case list():
-                shown[name] = dg.MetadataValue.md(comparison(value))
+                shown[key] = dg.MetadataValue.md(comparison(value))
+            case dg.MetadataValue():  # which is a tuple too
+                shown[key] = value
+            case tuple():
+                shown[key] = ", ".join(value)
             case str() if name == PAGE:
-                shown[name] = dg.MetadataValue.url(value)
+                shown[key] = dg.MetadataValue.url(value)
             case float():
-                shown[name] = float(f"{value:.4g}")
+                shown[key] = float(f"{value:.4g}")
             case _:
-                shown[name] = value
+                shown[key] = value
     return shown
 
 
+def metadata_key(name: str) -> str:
+    """The name of a fact in Dagster, told apart from those of Dagster and of other tools.
+
+    >>> metadata_key("weakest measure"), metadata_key("Hours saved, of the baseline")
+    ('ml_pipeline/weakest_measure', 'ml_pipeline/hours_saved_of_the_baseline')
+    """
+    return PREFIX + re.sub(r"\W+", "_", name).strip("_").lower()
+
+
 def comparison(rows: Sequence[tuple[str, float | None, float | None]]) -> str:
-    """Markdown table of metric, version and constant, over a bar for each of the first metric."""
-    table = ["| metric | version | constant |", "|---|---|---|"]
-    table += [f"| {markdown(name)} | {_number(ours)} | {_number(constant)} |" for name, ours, constant in rows]
-    _, ours, constant = rows[0]
-    chart = (
-        [f"![version against constant]({bars(ours, constant)})"] if ours is not None and constant is not None else []
-    )
-    return "\n".join([*chart, "", *table])
-
-
-def bars(ours: float, constant: float) -> str:
-    """A data URI of two bars, the version's above the constant's, in some 400 bytes."""
-    longest = max(ours, constant) or 1.0
-    svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="240" height="40">'
-        f'<rect width="{240 * ours / longest:.0f}" height="16" fill="#2b7de9"/>'
-        f'<rect y="20" width="{240 * constant / longest:.0f}" height="16" fill="#9aa4b2"/></svg>'
-    )
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    """Markdown table of metric, version and baseline, below two bars for the first metric."""
+    table = ["| metric | version | baseline |", "|---|---|---|"]
+    table += [f"| {markdown(name)} | {number(ours)} | {number(baseline)} |" for name, ours, baseline in rows]
+    _, ours, baseline = rows[0]
+    if ours is None or baseline is None:
+        return "\n".join(["", *table])
+    return "\n".join([image("version against baseline", bars(ours, baseline)), "", *table])
 
 
 def requested(context: dg.AssetExecutionContext) -> list[Any]:
@@ -119,8 +122,8 @@ def _failure(failures: Mapping[str, str], total: int) -> dg.Failure:
     return dg.Failure(
         f"{len(failures)} of {total} tenants failed; the others are materialized. First: {lines[0]}",
         metadata={
-            "failed": len(failures),
-            "tenants": dg.MetadataValue.md(listed),
+            FAILED: len(failures),
+            metadata_key("tenants"): dg.MetadataValue.md(listed),
             ERRORS: dg.MetadataValue.json(shown),
         },
         allow_retries=False,
@@ -136,5 +139,5 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", text)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"

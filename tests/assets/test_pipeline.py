@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import dagster as dg
@@ -25,7 +27,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import Settings
+from ml_pipeline.settings import PROJECT_ROOT, Settings
 from ml_pipeline.specs import ModelSpec, load_specs
 from ml_pipeline.work.monitoring.task import MonitoringTask
 from ml_pipeline.work.training import task as training
@@ -142,7 +144,7 @@ def test_workers_connect_with_a_login_of_their_own(instance, installed, spec, hi
         ("monitor", partitions.tenant_day_range(["acme"], "acme", "acme", YESTERDAY, YESTERDAY)),
     ):
         (failure, *_) = run(instance, spec, job, tags).get_step_failure_events()
-        told = failure.step_failure_data.user_failure_data.metadata["errors"].value
+        told = failure.step_failure_data.user_failure_data.metadata["ml_pipeline/errors"].value
         assert "pipeline_worker as ml_app" in str(told)
 
 
@@ -162,7 +164,7 @@ def test_tenants_that_raise_hang_or_lose_their_worker_fail_alone(instance, insta
     assert partitions_by_status(instance, spec, "model") == healthy
     assert partitions_by_status(instance, spec, "predictions") == healthy
     (failure,) = result.get_step_failure_events()
-    told = failure.step_failure_data.user_failure_data.metadata["errors"].value
+    told = failure.step_failure_data.user_failure_data.metadata["ml_pipeline/errors"].value
     assert told.keys() == {"raises", "hangs", "killed", "halfway"}
     assert told["raises"] == "MemoryError: no room for the rows of this tenant"
     assert told["hangs"].startswith("took longer than 12 s and was stopped (ML_PIPELINE_TENANT_TIMEOUT)")
@@ -223,6 +225,35 @@ def test_a_range_to_a_tenant_that_is_no_partition_does_not_begin(instance, insta
         run(instance, spec, "train", {partitions.START_TAG: "acme", partitions.END_TAG: "nobody"})
 
 
+def events(instance: dg.DagsterInstance, kind: dg.DagsterEventType) -> Iterator[Any]:
+    for record in instance.get_event_records(dg.EventRecordsFilter(kind)):
+        yield record.event_log_entry.dagster_event
+
+
+def evaluations(instance: dg.DagsterInstance) -> list[Any]:
+    kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    return [event.asset_check_evaluation_data for event in events(instance, kind)]
+
+
+def checked(instance: dg.DagsterInstance) -> dict[tuple[str, str], float]:
+    """Of how many tenants each check knew something."""
+    return {
+        (found.asset_key.path[-1], found.check_name): found.metadata["ml_pipeline/tenants"].value
+        for found in evaluations(instance)
+    }
+
+
+def undocumented(instance: dg.DagsterInstance) -> set[str]:
+    """Keys of metadata that runs have written and docs/reference/dagster.md does not list."""
+    made = [
+        event.step_materialization_data.materialization
+        for event in events(instance, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    ]
+    written = {key for found in [*made, *evaluations(instance)] for key in found.metadata}
+    page = (PROJECT_ROOT / "docs/reference/dagster.md").read_text()
+    return written - set(re.findall(r"`(ml_pipeline/\w+)`", page))
+
+
 def test_the_whole_job_on_the_storages_of_production(postgres_instance, installed, spec, history):
     instance, tenants = postgres_instance, ["acme", "globex"]
     add(instance, installed, history, tenants)
@@ -237,4 +268,12 @@ def test_the_whole_job_on_the_storages_of_production(postgres_instance, installe
     }
     model = instance.get_latest_materialization_event(dg.AssetKey([spec.name, "model"]))
     shown = model.asset_materialization.metadata
-    assert {"decision", "reason", "version", "rows", "mae", "mae of the constant", "test"} <= set(shown)
+    assert {"ml_pipeline/decision", "ml_pipeline/version", "ml_pipeline/mae", "ml_pipeline/test"} <= set(shown)
+    assert checked(instance) == {
+        ("features", "data_quality"): 2,
+        ("model", "beats_baseline"): 2,
+        ("daily_metrics", "outcome_completeness"): 2,
+        ("drift_report", "drift"): 2,
+        ("drift_report", "health"): 2,
+    }
+    assert undocumented(instance) == set()

@@ -131,7 +131,7 @@ def test_an_error_raises_no_alert_for_another_tenant(instance, warehouse, monkey
     [event] = context.for_run_failure().get_step_failure_events()
     metadata = event.step_failure_data.user_failure_data.metadata
     assert metadata["errors"].value.keys() == {"bad-1"}
-    shown = metadata["tenants"].value
+    shown = metadata["ml_pipeline/tenants"].value
     assert len(shown.splitlines()) == 1 and re.search(r"(?<!\\)[<\[`]", shown) is None
 
 
@@ -154,8 +154,8 @@ def test_a_thousand_tenants_that_fail_are_counted_and_the_event_stays_small(inst
         for tenant in errors:
             del ERRORS[tenant]
     metadata = event.step_failure_data.user_failure_data.metadata
-    assert (metadata["failed"].value, len(metadata["errors"].value)) == (1000, 20)
-    assert metadata["tenants"].value.endswith("- and 980 more")
+    assert (metadata["ml_pipeline/failed"].value, len(metadata["ml_pipeline/errors"].value)) == (1000, 20)
+    assert metadata["ml_pipeline/tenants"].value.endswith("- and 980 more")
     assert len(dg.serialize_value(event)) < 100_000
 
 

@@ -120,6 +120,7 @@ class _TenantModel:
         rows, frame, moment = self._current
         repeated = repeated_rows(self.spec, rows, moment)
         quality = assess(self.spec, rows, frame, moment)
+        stored_quality = quality.to_dict()
         kept = self._with_feedback(frame, moment)
         digest, url = self.clients.snapshots.write(self.tenant, self.spec.name, kept)
         matured = int((frame["state"] == "matured").sum())
@@ -137,7 +138,7 @@ class _TenantModel:
                         "matured": matured,
                         "path": url,
                         "quality_score": quality.score,
-                        "quality": json_safe(quality.to_dict()),
+                        "quality": json_safe(stored_quality),
                         "typical": typical(self.spec, kept),
                         "created_at": dt.datetime.now(dt.UTC),
                     }
@@ -152,6 +153,7 @@ class _TenantModel:
             "labels from feedback": int(kept[VERDICT].notna().sum()) if VERDICT in kept else None,
             "quality": round(quality.score, 1),
             "weakest measure": f"{worst.name} ({worst.score:.0f} of 100). {worst.recommendation or ''}".strip(),
+            "failed gates": "; ".join(gate.sentence() for gate in failed_gates(self.spec.gate, stored_quality)),
             "patterns": quality.patterns.sentence(),
             "as of": moment.isoformat(),
             "snapshot": digest[:24],
