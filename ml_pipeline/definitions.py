@@ -1,4 +1,4 @@
-"""What Dagster loads."""
+"""The definitions that Dagster loads."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> d
 
 
 def broken_assets(broken: Iterable[BrokenSpec]) -> list[dg.AssetSpec]:
-    """An asset for each model whose file cannot be used, which says so where its own assets were; nothing runs it.
+    """An asset in place of each model whose file cannot be used; its description says why, and no run materializes it.
 
-    What the model has made stays: its assets are back with all their partitions when its file is corrected.
+    The model's data stays: its assets return with all their partitions once its file is corrected.
     """
     said: dict[str, list[str]] = {}
     for model, error in broken:
@@ -63,7 +63,8 @@ def broken_assets(broken: Iterable[BrokenSpec]) -> list[dg.AssetSpec]:
     return [
         dg.AssetSpec(
             [model, "broken_specification"],
-            description="This model is left out; the others go on.\n\n" + "\n\n".join(map(markdown, errors)),
+            description="This model is left out until its file is corrected; the other models are not affected.\n\n"
+            + "\n\n".join(map(markdown, errors)),
             group_name=model,
         )
         for model, errors in said.items()

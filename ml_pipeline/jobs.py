@@ -1,4 +1,4 @@
-"""Every job: those that materialize assets, and those that a person or a schedule starts for something else."""
+"""All jobs: those that materialize assets, and rollback, retention and pruning."""
 
 import datetime as dt
 from collections.abc import Iterable
@@ -56,7 +56,7 @@ class RollbackConfig(dg.Config):
     tenant: str
     model: str
     to: int = 0  # 0: the version that served before
-    reason: str = "rolled back by hand in Dagster"
+    reason: str = "rolled back by a person in Dagster"
 
 
 @dg.op(description="Makes an earlier version the champion again; the one that served is marked as rolled back.")
@@ -78,7 +78,7 @@ def rollback_job() -> None:
     return_to_version()
 
 
-@dg.op(description="Deletes what has been kept long enough; an interrupted run is taken up by the next.")
+@dg.op(description="Deletes what is older than its retention time; the next run completes an interrupted one.")
 def delete_what_is_too_old(context: dg.OpExecutionContext, installation: Installation) -> None:
     done = prune(installation.settings(), now=dt.datetime.now(dt.UTC))
     context.log.info(f"Deleted: {done}")
@@ -94,19 +94,19 @@ def delete_what_is_too_old(context: dg.OpExecutionContext, installation: Install
         )
 
 
-@dg.job(name="retention", description="Keeps predictions, snapshots and alerts from growing without end.")
+@dg.job(name="retention", description="Deletes predictions, snapshots and alerts after their retention time.")
 def retention_job() -> None:
     delete_what_is_too_old()
 
 
-@dg.op(description="Deletes the log rows of old runs; materializations stay.")
+@dg.op(description="Deletes the log rows of old runs; keeps materializations and checks.")
 def prune_old_events(context: dg.OpExecutionContext, installation: Installation) -> None:
     settings = installation.settings()
     before = dt.datetime.now(dt.UTC) - dt.timedelta(days=settings.event_retention_days)
     context.log.info(f"Deleted {prune_events(settings.database_url, before)} log rows from before {before.date()}")
 
 
-@dg.job(name="prune", description="Keeps Dagster's event log from growing without end.")
+@dg.job(name="prune", description="Deletes the log rows of old Dagster runs.")
 def prune_job() -> None:
     prune_old_events()
 

@@ -20,11 +20,11 @@ from ml_pipeline.work.monitoring.task import DAILY_METRICS, DRIFT_REPORT, Monito
 from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS, TRAIN, TrainingTask, run_training
 
 DESCRIPTIONS = {
-    FEATURES: "Source rows to point-in-time features and matured labels, frozen with a hash; data quality.",
-    MODEL: "Snapshot to a registered version, and the decision whether it serves.",
-    PREDICTIONS: "Scores of the open entities by the champion, in the prediction log.",
-    DAILY_METRICS: "Outcomes that became known on the day against the predictions made before them.",
-    DRIFT_REPORT: "The last days against what the version was trained on: drift, degradation, anomalies, health.",
+    FEATURES: "Point-in-time features and matured labels from the source rows, stored with a hash; data quality.",
+    MODEL: "A version trained on the snapshot and registered, and the decision whether it serves.",
+    PREDICTIONS: "The champion's predictions for the open entities, in the prediction log.",
+    DAILY_METRICS: "The outcomes that became known on the day, compared with the predictions made before them.",
+    DRIFT_REPORT: "The last days compared with the version's training rows: drift, degradation, anomalies, health.",
 }
 
 
@@ -35,11 +35,11 @@ FRESHNESS = {PREDICTIONS: HOURLY, DAILY_METRICS: DAILY, DRIFT_REPORT: DAILY}
 
 
 class TrainingConfig(dg.Config):
-    """Where a training run stands in time, and what asked for it."""
+    """The as-of time of a training run, and the decision that requested it."""
 
-    as_of: str = ""  # empty: now; 'latest': each tenant's newest row; or a date or time
+    as_of: str = ""  # empty: now; 'latest': each tenant's newest row; otherwise a date or time
     decision: str = ""  # identifier in ml.decisions of the retraining that was approved
-    action: str = TRAIN  # or 'update': the champion goes on learning, where it can
+    action: str = TRAIN  # or 'update': the champion learns from new rows, where its learner can
 
 
 def _asset_specs(model: ModelSpec, chain: tuple[str, ...], upstream: dg.AssetKey) -> list[dg.AssetSpec]:
@@ -85,8 +85,8 @@ def _selected(context: dg.AssetExecutionContext) -> tuple[str, ...]:
 def training_assets(model: ModelSpec) -> dg.AssetsDefinition:
     """``<model>/features``, ``<model>/model`` and ``<model>/predictions``, a batch of tenants at a time.
 
-    One function makes all three, so that a tenant goes from rows to predictions in one worker without waiting for the
-    others, and one that fails at a step keeps what it did before it.
+    One function makes all three: a worker takes a tenant from rows to predictions without waiting for other tenants,
+    and a tenant that fails at one step keeps the results of the steps before it.
     """
 
     @dg.multi_asset(

@@ -1,4 +1,4 @@
-"""How a batched run tells the truth about each tenant: materialized, or failed, with what a person wants to know."""
+"""How a batched run reports each tenant: materialized or failed, with the facts that a person wants to know."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ml_pipeline.work.alerts.run_failures import ERRORS, FAILED
 
 PREFIX = "ml_pipeline/"
 SHOWN_FAILURES = 20
-LONGEST_ERROR = 1000  # characters: a thousand tenants that fail add no more than 20 of these to the event log
-PAGE = "MLflow"  # the one fact that is a link: any other may be what a tenant wrote
+LONGEST_ERROR = 1000  # characters; a run lists at most SHOWN_FAILURES of these
+PAGE = "MLflow"  # the only fact shown as a link: any other may hold text that a tenant wrote
 
 
 def materialization(key: dg.AssetKey, partition: str, facts: Mapping[str, Any]) -> dg.AssetMaterialization:
-    """The event that turns one partition green, its facts as metadata; what is None is left out."""
+    """The event that marks one partition as materialized, with its facts as metadata."""
     return dg.AssetMaterialization(key, partition=partition, metadata=metadata(facts))
 
 
@@ -71,18 +71,18 @@ def comparison(rows: Sequence[tuple[str, float | None, float | None]]) -> str:
 
 
 def requested(context: dg.AssetExecutionContext) -> list[Any]:
-    """The partitions that a run was asked for.
+    """The partitions that a run is for.
 
     Raises
     ------
     Failure
-        If there are none: Dagster runs a reversed or unknown range, does nothing, and calls it a success.
+        If the range is empty: Dagster runs a reversed or unknown range, does nothing, and calls that a success.
     """
     keys = list(context.partition_keys)
     if not keys:
         raise dg.Failure(
-            "The range of this run holds no partition: it is reversed, or names a tenant or day that is none. "
-            "Tenants are ordered by when they were added",
+            "The range of this run holds no partition: it is reversed, or names an unknown tenant or day. Tenants are "
+            "ordered by when they were added. Start the run again with the two ends in that order",
             allow_retries=False,
         )
     return keys
@@ -91,12 +91,12 @@ def requested(context: dg.AssetExecutionContext) -> list[Any]:
 def each_tenant(
     context: dg.AssetExecutionContext, results: Iterable[Result[str]], total: int
 ) -> Iterator[tuple[str, dict[Any, Mapping[str, Any]]]]:
-    """Each tenant with what its task finished, also where the task then failed.
+    """Each tenant with the results of its task, including those from before the task failed.
 
     Raises
     ------
     Failure
-        After the last one, if any failed: the partitions that got no event then show FAILED, and only those.
+        After the last tenant, if any failed. Dagster then shows FAILED for exactly the partitions that got no event.
     """
     failures: dict[str, str] = {}
     tenth = max(1, total // 10)
@@ -107,14 +107,14 @@ def each_tenant(
             failures[result.key] = error
         if report is not None:
             yield result.key, report.done
-        if count % tenth == 0 and count < total:  # a line a tenant would swamp the event log
+        if count % tenth == 0 and count < total:  # one line per tenant would fill the event log
             context.log.info(f"{count} of {total} tenants")
     if failures:
         raise _failure(failures, total)
 
 
 def _failure(failures: Mapping[str, str], total: int) -> dg.Failure:
-    """``tenants`` is for people. Programs read ``errors``: no error can forge another tenant's entry in JSON."""
+    """The list of tenants is for people. Programs read the JSON, in which no error can forge another tenant's entry."""
     shown = {tenant: error[:LONGEST_ERROR] for tenant, error in list(failures.items())[:SHOWN_FAILURES]}
     lines = [f"{tenant}: {_one_line(error)}" for tenant, error in shown.items()]
     more = [f"- and {len(failures) - SHOWN_FAILURES} more"] if len(failures) > SHOWN_FAILURES else []
@@ -135,7 +135,7 @@ def _one_line(error: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, and that opens no tag."""
+    """The text escaped, so that Markdown neither formats it nor takes it for a tag."""
     return re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", text)
 
 

@@ -1,4 +1,4 @@
-"""Alerts that are due are sent; those that nobody acknowledged in time are sent again."""
+"""Sends alerts that are due, and escalates those that nobody acknowledged in time."""
 
 from __future__ import annotations
 

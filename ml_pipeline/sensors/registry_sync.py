@@ -1,4 +1,4 @@
-"""Aliases that were moved by hand in MLflow are recorded."""
+"""Records champion aliases that a person moved in MLflow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ml_pipeline.work.deployment.registry_sync import follow_aliases
 @dg.sensor(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Honours and records a champion alias that a person moved in MLflow; its version is watched too.",
+    description="Records a champion alias that a person moved in MLflow, and starts the watch over its version.",
 )
 def registry_sync(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SkipReason:
     followed = follow_aliases(Clients(installation.settings()), dt.datetime.now(dt.UTC))

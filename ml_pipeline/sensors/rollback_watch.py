@@ -1,4 +1,4 @@
-"""Promoted versions are compared with those that they replaced, from a day after their activation on."""
+"""Compares promoted versions with those that they replaced, from a day after their activation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.rollback_watch import date_watches, due_watches, look_at
 
-SECONDS_PER_TICK = 40.0  # Dagster ends a tick after 60; what is left is the oldest at the next
+SECONDS_PER_TICK = 40.0  # Dagster ends a tick after 60; the next tick begins with the watches that were left
 
 
 @dg.sensor(
@@ -36,7 +36,7 @@ def rollback_watch(context: dg.SensorEvaluationContext, installation: Installati
             break
         try:
             decision = look_at(clients, specs[watched.model], watched, now)
-        except Exception as error:  # noqa: BLE001 - one tenant's failure, told on the tick's page, stops no other's watch
+        except Exception as error:  # noqa: BLE001 - one tenant's failure, shown on the tick's page, stops no other's watch
             verdicts["failed"] += 1
             context.log.error(f"{watched.tenant} {watched.model}: {type(error).__name__}: {error}")
             continue

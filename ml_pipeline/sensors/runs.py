@@ -1,4 +1,4 @@
-"""Runs whose process died are marked as failed, and give their places back."""
+"""Marks runs whose process died as failed, so that they free their place in the queue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 @dg.sensor(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Marks runs whose process died as failed, settles what asked for them, and clears what they left.",
+    description="Marks runs whose process died as failed, closes their retraining decisions, and removes their files.",
 )
 def run_recovery(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SkipReason:
     done = recover(context.instance, Warehouse(installation.settings()))

@@ -11,7 +11,7 @@ from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.fleet import days_to_monitor
 
-# Larger runs gain nothing, and a run that dies loses less when there are several.
+# Larger runs are no faster per tenant, and of several runs one that dies loses less.
 TENANTS_PER_RUN = 1000
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
@@ -32,17 +32,17 @@ def known_tenants(context: dg.ScheduleEvaluationContext) -> list[str]:
     cron_schedule="0 2 * * *",
     execution_timezone="UTC",
     default_status=RUNNING,
-    description="Metrics, then drift, of every tenant for yesterday and for days that were missed.",
+    description="Metrics and drift reports of every tenant for yesterday and for days that were missed.",
 )
 def nightly(context: dg.ScheduleEvaluationContext, installation: Installation) -> list[dg.RunRequest] | dg.SkipReason:
     tenants = known_tenants(context)
     if not tenants:
-        return dg.SkipReason("There are no tenants yet: import some.")
+        return dg.SkipReason("No tenant is known yet. Import rows with `ml-pipeline import`")
     yesterday = context.scheduled_execution_time.astimezone(dt.UTC).date() - dt.timedelta(days=1)
     window = partitions.days.start.date()
     since = days_to_monitor(Warehouse(installation.settings()), len(tenants), window, yesterday)
     if since is None:
-        return dg.SkipReason(f"Everything up to {yesterday} is there.")
+        return dg.SkipReason(f"All days up to {yesterday} have their metrics and reports.")
     return [
         dg.RunRequest(
             run_key=f"nightly {since} {yesterday} {first}",
@@ -57,12 +57,12 @@ def nightly(context: dg.ScheduleEvaluationContext, installation: Installation) -
     cron_schedule="15 * * * *",
     execution_timezone="UTC",
     default_status=RUNNING,
-    description="Scores what has come since the last hour.",
+    description="Predicts the entities that have come since the last hour.",
 )
 def hourly_predictions(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     tenants = known_tenants(context)
     if not tenants:
-        return dg.SkipReason("There are no tenants yet: import some.")
+        return dg.SkipReason("No tenant is known yet. Import rows with `ml-pipeline import`")
     hour = context.scheduled_execution_time.isoformat()
     return [
         dg.RunRequest(run_key=f"predictions {hour} {first}", tags=partitions.tenant_range(tenants, first, last))

@@ -1,4 +1,4 @@
-"""New tenants become partitions."""
+"""Adds a partition for each new tenant."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def new_tenants(context: dg.SensorEvaluationContext, installation: Installation)
     known = set(context.instance.get_dynamic_partitions(str(partitions.tenants.name)))
     added = [tenant for tenant in Warehouse(installation.settings()).tenants() if tenant not in known]
     if not added:
-        return dg.SkipReason(f"All {len(known)} tenants are partitions.")
+        return dg.SkipReason(f"All {len(known)} tenants have partitions.")
     return dg.SensorResult(dynamic_partitions_requests=[partitions.tenants.build_add_request(added)])

@@ -182,14 +182,14 @@ def test_a_range_of_tenants_touches_no_other(instance, installed, spec, history)
         assert set(connection.scalars(sa.select(tables.feature_sets.c.tenant_id))) == {"globex", "initech"}
 
 
-def test_a_run_at_a_moment_is_told_so_by_its_configuration(instance, installed, spec, history):
+def test_the_configuration_of_a_run_sets_its_as_of_time(instance, installed, spec, history):
     add(instance, installed, history, ["acme"])
-    moment = (END - pd.Timedelta(days=10)).isoformat()
-    configuration = {"ops": {"story_points_training": {"config": {"as_of": moment}}}}
+    as_of = (END - pd.Timedelta(days=10)).isoformat()
+    configuration = {"ops": {"story_points_training": {"config": {"as_of": as_of}}}}
     tags = partitions.tenant_range(["acme"], "acme", "acme")
     assert run(instance, spec, "train", tags, run_config=configuration).success
     with Warehouse(installed).operator() as connection:
-        assert connection.scalar(sa.select(tables.feature_sets.c.as_of)) == pd.Timestamp(moment)
+        assert connection.scalar(sa.select(tables.feature_sets.c.as_of)) == pd.Timestamp(as_of)
 
 
 def test_a_run_of_few_tenants_draws_their_versions_and_one_of_many_does_not(
@@ -273,7 +273,7 @@ def test_the_whole_job_on_the_storages_of_production(postgres_instance, installe
         ("features", "data_quality"): 2,
         ("model", "beats_baseline"): 2,
         ("daily_metrics", "outcome_completeness"): 2,
-        ("drift_report", "drift"): 2,
+        ("drift_report", "drift"): 0,  # too few rows in a week
         ("drift_report", "health"): 2,
     }
     assert undocumented(instance) == set()

@@ -68,10 +68,12 @@ def test_a_night_that_is_done_is_not_done_again(instance: dg.DagsterInstance, wa
     instance.add_dynamic_partitions(NAME, ["acme"])
     result = tick(nightly, instance)
     assert isinstance(result, dg.SkipReason)
-    assert result.skip_message == f"Everything up to {YESTERDAY} is there."
+    assert result.skip_message == f"All days up to {YESTERDAY} have their metrics and reports."
 
 
-def test_one_tenant_that_fails_every_night_does_not_repeat_the_wave(instance: dg.DagsterInstance, warehouse: Warehouse):
+def test_one_tenant_that_fails_every_night_does_not_repeat_the_nightly_run(
+    instance: dg.DagsterInstance, warehouse: Warehouse
+):
     for tenant in ("acme", "globex", "initech"):
         warehouse.add_tenant(tenant)
     for tenant in ("acme", "globex"):
@@ -112,4 +114,4 @@ def test_predictions_are_asked_for_from_the_first_tenant_to_the_last(instance: d
 def test_without_tenants_the_reason_says_what_to_do(instance: dg.DagsterInstance, schedule: dg.ScheduleDefinition):
     result = tick(schedule, instance)
     assert isinstance(result, dg.SkipReason)
-    assert "import some" in str(result.skip_message)
+    assert "ml-pipeline import" in str(result.skip_message)

@@ -43,7 +43,7 @@ def test_nothing_is_asked_for_when_every_tenant_is_a_partition(instance: dg.Dags
     instance.add_dynamic_partitions(NAME, ["acme"])
     result = evaluate(instance)
     assert isinstance(result, dg.SkipReason)
-    assert result.skip_message == "All 1 tenants are partitions."
+    assert result.skip_message == "All 1 tenants have partitions."
 
 
 def test_a_tenant_that_was_deleted_keeps_its_partition(instance: dg.DagsterInstance):
