@@ -120,14 +120,14 @@ def _metadata(spec: ModelSpec, metrics: DailyMetrics, incomplete: bool) -> dict[
     business: dict[str, float | None] = {}
     for asked in spec.business_metrics:
         business[asked.title] = metrics.metrics[asked.name]
-        business[f"{asked.title}, of the constant"] = metrics.metrics[f"baseline_{asked.name}"]
+        business[f"{asked.title}, of the baseline"] = metrics.metrics[f"baseline_{asked.name}"]
     return {
         "outcomes": metrics.outcomes,
         "evaluated": metrics.evaluated,
         "predictions missing": incomplete,
         "origin": metrics.origin,
         metrics.metric: metrics.value,
-        f"{metrics.metric} of the constant": metrics.baseline_value,
+        f"{metrics.metric} of the baseline": metrics.baseline_value,
         "skill": metrics.skill,
         **business,
     }

@@ -435,7 +435,7 @@ class _TenantModel:
             "version": f"{version.number} ({version.semantic})",
             "rows": trained.rows["all"],
             metric: trained.metrics[metric],
-            f"{metric} of the constant": trained.baseline_metrics[metric],
+            f"{metric} of the baseline": trained.baseline_metrics[metric],
             "skill": decision.numbers["skill"],
             "candidate": trained.candidate,
             "seconds": round(trained.seconds, 2),
