@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import dagster as dg
@@ -51,6 +52,7 @@ def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
+@lru_cache(maxsize=1024)  # the same few names for each of thousands of tenants
 def metadata_key(name: str) -> str:
     """The name of a fact in Dagster, told apart from those of Dagster and of other tools.
 
