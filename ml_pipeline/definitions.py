@@ -1,4 +1,4 @@
-"""What Dagster loads."""
+"""The definitions that Dagster loads."""
 
 from __future__ import annotations
 
@@ -8,25 +8,23 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from ml_pipeline import partitions
 from ml_pipeline.assets.factory import monitoring_assets, training_assets
+from ml_pipeline.assets.lineage import external_assets
 from ml_pipeline.display import markdown
-from ml_pipeline.jobs import rollback_job
+from ml_pipeline.jobs import OTHER_JOBS, asset_jobs
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.folders import hide_new_files
 from ml_pipeline.sensors.alert_delivery import alert_delivery
 from ml_pipeline.sensors.deployments import deployment_recovery
 from ml_pipeline.sensors.registry_sync import registry_sync
-from ml_pipeline.sensors.retention import daily_retention, retention_job
 from ml_pipeline.sensors.retraining import retraining
 from ml_pipeline.sensors.rollback_watch import rollback_watch
 from ml_pipeline.sensors.run_failure import run_failure
 from ml_pipeline.sensors.runs import run_recovery
-from ml_pipeline.sensors.schedules import hourly_predictions, nightly, prune, prune_job
+from ml_pipeline.sensors.schedules import daily_retention, hourly_predictions, nightly, weekly_event_log_pruning
 from ml_pipeline.sensors.tenants import new_tenants
 from ml_pipeline.settings import load_settings
 from ml_pipeline.specs import BrokenSpec, ModelSpec, Specs, load_specs
-from ml_pipeline.work.training.task import PREDICTIONS
 
 
 def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> dg.Definitions:
@@ -34,28 +32,10 @@ def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> d
     broken = specs.broken if isinstance(specs, Specs) else ()
     trained = [training_assets(spec) for spec in specs.values()]
     monitored = [monitoring_assets(spec) for spec in specs.values()]
-    train = dg.define_asset_job(
-        "train",
-        dg.AssetSelection.assets(*trained),
-        partitions_def=partitions.tenants,
-        description="Features, model and predictions of a range of tenants.",
-    )
-    predict = dg.define_asset_job(
-        "predict",
-        dg.AssetSelection.assets(*([name, PREDICTIONS] for name in specs)),
-        partitions_def=partitions.tenants,
-        description="Predictions of a range of tenants.",
-    )
-    monitor = dg.define_asset_job(
-        "monitor",
-        dg.AssetSelection.assets(*monitored),
-        partitions_def=partitions.tenant_days,
-        description="Daily metrics, then drift, of a rectangle of tenants x days.",
-    )
     return dg.Definitions(
-        assets=[*trained, *monitored, *broken_assets(broken)],
-        jobs=[train, predict, monitor, rollback_job, prune_job, retention_job],
-        schedules=[nightly, hourly_predictions, prune, daily_retention],
+        assets=[*external_assets(specs.values()), *trained, *monitored, *broken_assets(broken)],
+        jobs=[*asset_jobs(specs), *OTHER_JOBS],
+        schedules=[nightly, hourly_predictions, daily_retention, weekly_event_log_pruning],
         sensors=[
             new_tenants,
             retraining,
@@ -72,9 +52,9 @@ def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> d
 
 
 def broken_assets(broken: Iterable[BrokenSpec]) -> list[dg.AssetSpec]:
-    """An asset for each model whose file cannot be used, which says so where its own assets were; nothing runs it.
+    """An asset in place of each model whose file cannot be used; its description says why, and no run materializes it.
 
-    What the model has made stays: its assets are back with all their partitions when its file is corrected.
+    The model's data stays: its assets return with all their partitions once its file is corrected.
     """
     said: dict[str, list[str]] = {}
     for model, error in broken:
@@ -83,7 +63,8 @@ def broken_assets(broken: Iterable[BrokenSpec]) -> list[dg.AssetSpec]:
     return [
         dg.AssetSpec(
             [model, "broken_specification"],
-            description="This model is left out; the others go on.\n\n" + "\n\n".join(map(markdown, errors)),
+            description="This model is left out until its file is corrected; the other models are not affected.\n\n"
+            + "\n\n".join(map(markdown, errors)),
             group_name=model,
         )
         for model, errors in said.items()

@@ -20,7 +20,7 @@ from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.preparation import quiet
 from ml_pipeline.settings import INSTANCE_FILES, Settings, export_to_children, load_settings
 from ml_pipeline.specs import load_specs
-from ml_pipeline.work.alerts.run_failures import ERRORS
+from ml_pipeline.work.alerts.run_failures import ERRORS, FAILED
 from ml_pipeline.work.retraining.decide import Approved
 from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS
 
@@ -28,7 +28,7 @@ Progress = Callable[[str], None]
 
 
 def watched_installation(announce: Progress) -> Installation:
-    """The installation of a run that somebody waits for: each tenant that has ended is announced."""
+    """The installation of a run that a person waits for: it announces each tenant that has finished."""
 
     class WatchedInstallation(Installation):
         def compute(self) -> Compute:
@@ -40,7 +40,7 @@ def watched_installation(announce: Progress) -> Installation:
 
 @dataclass
 class Launched:
-    """What became of the runs that one command started."""
+    """The errors of the runs that one command started."""
 
     failures: list[str] = field(default_factory=list)
 
@@ -68,7 +68,7 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def add_partitions(instance: dg.DagsterInstance, tenants: Sequence[str]) -> list[str]:
-    """Makes the tenants partitions; returns every tenant that is one, in partition order."""
+    """Adds a partition for each new tenant; returns all tenants that have one, in partition order."""
     name = str(partitions.tenants.name)
     known = set(instance.get_dynamic_partitions(name))
     new = [tenant for tenant in tenants if tenant not in known]
@@ -92,9 +92,9 @@ def train(
 
 
 def retraining_request(approved: Approved) -> dg.RunRequest:
-    """The run of an approved retraining: one tenant and model, with the cause and the scores behind it as tags.
+    """The run of an approved retraining: one tenant and model, with the trigger and its scores as tags.
 
-    Its key is the decision: asked for twice, it runs once.
+    The decision is the run's key: Dagster launches one run however often it is requested.
     """
     return dg.RunRequest(
         run_key=str(approved.decision_id),
@@ -112,7 +112,7 @@ def retrain(
     announce: Progress,
     as_of: str = "",
 ) -> Launched:
-    """Runs approved retrainings in this process, one after the other, as the sensor would have asked for them."""
+    """Runs approved retrainings in this process, one after the other, like the runs that the sensor requests."""
     launched = Launched()
     for item in approved:
         tags = partitions.tenant_range(known, item.tenant, item.tenant) | item.tags
@@ -166,7 +166,7 @@ def _launch(
     loggers = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     for tags in ranges:
         run_id = str(uuid.uuid4())
-        with leased_run(load_settings(), run_id) as leased:  # before it exists: it is never without its lease
+        with leased_run(load_settings(), run_id) as leased:  # before the run exists
             result = job.execute_in_process(
                 instance=instance,
                 run_id=run_id,
@@ -181,14 +181,14 @@ def _launch(
 
 
 def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
-    """The tenants' errors that the failed steps of a run list, or what else ended it."""
+    """The errors of tenants that the failed steps list; without such a list, the error that ended the run."""
     errors = []
     for event in result.get_step_failure_events():
         data = event.step_failure_data
         metadata = data.user_failure_data.metadata if data.user_failure_data else {}
         if ERRORS in metadata:
             listed: Any = metadata[ERRORS].value
-            count: Any = metadata["failed"].value
+            count: Any = metadata[FAILED].value
             errors += [f"{event.step_key}: {tenant}: {' '.join(error.split())}" for tenant, error in listed.items()]
             errors += [f"{event.step_key}: and {count - len(listed)} more"] if count > len(listed) else []
             continue
@@ -197,4 +197,4 @@ def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
             cause = cause.cause
         text = cause.message if cause else "unknown error"
         errors += [f"{event.step_key}: {line}" for line in text.strip().splitlines()]
-    return errors or ["the run ended without a step that failed: see it in the Dagster UI"]
+    return errors or ["the run failed outside of its steps. Its page in the Dagster UI shows the reason"]

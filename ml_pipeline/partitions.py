@@ -1,4 +1,8 @@
-"""The only partition definitions: tenants, days, and tenant x day."""
+"""The only partition definitions: tenants, days, and tenant x day.
+
+Dagster fixes the first day of a partition definition when it loads the code. The monitoring window therefore begins a
+month later only after the services were restarted; until then it grows by one day each day.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +45,7 @@ tenant_days = dg.MultiPartitionsDefinition({DATE: days, TENANT: tenants})
 
 
 class EmptyRange(UserError, ValueError):
-    """A range of partitions that holds none; Dagster would run it and succeed without doing anything."""
+    """An empty range of partitions; Dagster would run it, do nothing, and succeed."""
 
 
 def tenant_range(known: Sequence[str], first: str, last: str) -> dict[str, str]:
@@ -50,12 +54,12 @@ def tenant_range(known: Sequence[str], first: str, last: str) -> dict[str, str]:
     Raises
     ------
     EmptyRange
-        If a tenant is no partition, or the range is reversed.
+        If a tenant has no partition, or the range is reversed.
     """
     for tenant in (first, last):
         if tenant not in known:
             raise EmptyRange(
-                f"tenant {tenant!r} is no partition. `ml-pipeline run` and the tenants sensor add those imported"
+                f"tenant {tenant!r} has no partition. Import its rows; then the sensor new_tenants adds it"
             )
     if known.index(first) > known.index(last):
         raise EmptyRange(f"the range of tenants {first!r} to {last!r} is reversed: the later one was added first")
@@ -82,7 +86,7 @@ def tenant_day_range(known: Sequence[str], first: str, last: str, since: dt.date
 
 
 def tenants_of(tags: Mapping[str, str], known: Sequence[str]) -> list[str]:
-    """The tenants of a run's partition or range of partitions, in partition order.
+    """The tenants of a run's partition or range of partitions, in partition order; empty if a tenant is unknown.
 
     >>> tenants_of({"dagster/partition": "b"}, ["a", "b", "c"])
     ['b']

@@ -40,6 +40,11 @@ def folder(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     return path
 
 
+def tick(sensor: dg.SensorDefinition, instance: dg.DagsterInstance):
+    with dg.build_sensor_context(instance=instance, resources={"installation": Installation()}) as context:
+        return sensor(context)
+
+
 def typed(*words: str) -> Result:
     return CliRunner().invoke(main, words)
 
@@ -88,7 +93,7 @@ def test_the_doctor_lists_the_broken_file_and_exits_with_1(folder):
 
 
 def test_dagster_loads_the_other_models_and_shows_the_broken_one(folder):
-    graph = definitions(load_specs([folder]), Installation()).resolve_asset_graph()
+    graph = definitions(load_specs([folder]), installation=Installation()).resolve_asset_graph()
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
     assert {"story_points/model", "claims/broken_specification"} <= keys
     assert "claims/model" not in keys
@@ -97,14 +102,14 @@ def test_dagster_loads_the_other_models_and_shows_the_broken_one(folder):
 
 def test_a_broken_file_of_any_name_loads(folder):
     specs = Specs(load_specs(), [BrokenSpec("my claims (2)/[x]", "bad"), BrokenSpec("my claims (2)/[x]", "worse")])
-    loaded = definitions(specs, Installation()).get_repository_def()
+    loaded = definitions(specs, installation=Installation()).get_repository_def()
     assert loaded.asset_graph.has(dg.AssetKey(["my_claims__2___x_", "broken_specification"]))
 
 
 def test_the_sensors_go_on(folder, settings: Settings):
     with dg.DagsterInstance.local_temp(str(settings.home)) as instance:
         for sensor in (retraining, rollback_watch, alert_delivery):
-            result = sensor(dg.build_sensor_context(instance=instance))
+            result = tick(sensor, instance)
             assert isinstance(result, dg.SkipReason | dg.SensorResult | None)
 
 
@@ -113,7 +118,7 @@ def test_an_approved_retraining_waits_until_the_file_is_corrected(folder, settin
 
     warehouse = Warehouse(settings)
     now = dt.datetime.now(dt.UTC)
-    numbers = {"cause": "drift", "severity": "HIGH", "scheduled_for": None, "action": "train"}
+    numbers = {"trigger": "drift", "severity": "HIGH", "scheduled_for": None, "action": "train"}
     numbers |= dict.fromkeys(SCORES)
     with warehouse.tenant("acme") as connection:
         record_decision(
@@ -140,9 +145,9 @@ def test_a_broken_policy_stops_nothing_but_retraining(folder, settings: Settings
     with dg.DagsterInstance.local_temp(str(settings.home)) as instance:
         instance.add_dynamic_partitions(str(partitions.tenants.name), ["acme"])
         for sensor in (rollback_watch, alert_delivery):
-            sensor(dg.build_sensor_context(instance=instance))
+            tick(sensor, instance)
         with pytest.raises(PolicyError):
-            retraining(dg.build_sensor_context(instance=instance))
+            tick(retraining, instance)
     assert typed("status").exit_code == 0
     explained = typed("explain", "--tenant", "acme", "--model", "story_points")
     assert explained.exit_code == 0

@@ -22,7 +22,7 @@ def test_a_range_of_tenants_is_named_by_its_ends():
 
 
 def test_an_unknown_tenant_is_refused():
-    with pytest.raises(EmptyRange, match="tenant 'initech' is no partition"):
+    with pytest.raises(EmptyRange, match="tenant 'initech' has no partition"):
         tenant_range(KNOWN, "zeta", "initech")
 
 

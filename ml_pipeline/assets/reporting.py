@@ -1,86 +1,91 @@
-"""How a batched run tells the truth about each tenant: materialized, or failed, with what a person wants to know."""
+"""How a batched run reports each tenant: materialized or failed, with the facts that a person wants to know."""
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import dagster as dg
 
+from ml_pipeline.assets.charts import bars, image
 from ml_pipeline.display import markdown
 from ml_pipeline.resources.compute import Result
-from ml_pipeline.work.alerts.run_failures import ERRORS
+from ml_pipeline.work.alerts.run_failures import ERRORS, FAILED
 
+PREFIX = "ml_pipeline/"
 SHOWN_FAILURES = 20
 SHOWN_TRACEBACKS = 5  # what fails in many tenants mostly fails in one way
-LONGEST_ERROR = 1000  # characters: a thousand tenants that fail add no more than 20 of these to the event log
-PAGE = "MLflow"  # the one fact that is a link: any other may be what a tenant wrote
+LONGEST_ERROR = 1000  # characters; a run lists at most SHOWN_FAILURES of these
+PAGE = "MLflow"  # the only fact shown as a link: any other may hold text that a tenant wrote
 
 
 def materialization(key: dg.AssetKey, partition: str, facts: Mapping[str, Any]) -> dg.AssetMaterialization:
-    """The event that turns one partition green, its facts as metadata; what is None is left out."""
+    """The event that marks one partition as materialized, with its facts as metadata."""
     return dg.AssetMaterialization(key, partition=partition, metadata=metadata(facts))
 
 
 def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts as Dagster shows them: a table as Markdown with a small chart, numbers to four digits.
+    """Facts as Dagster shows them: under uniform names, a table as Markdown with a small chart, four digits a number.
 
-    What its pages cannot show (infinity, which is no JSON) is left out like what is not known.
+    A value that Dagster's pages cannot show (infinity, which JSON does not know) is left out, and so is an unknown one.
     """
     shown: dict[str, Any] = {}
     for name, value in facts.items():
-        if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
+        if value is None or value == "" or value == () or (isinstance(value, float) and not math.isfinite(value)):
             continue
+        key = metadata_key(name)
         match value:
             case list():
-                shown[name] = dg.MetadataValue.md(comparison(value))
+                shown[key] = dg.MetadataValue.md(comparison(value))
+            case dg.MetadataValue():  # which is a tuple too
+                shown[key] = value
+            case tuple():
+                shown[key] = ", ".join(value)
             case str() if name == PAGE:
-                shown[name] = dg.MetadataValue.url(value)
+                shown[key] = dg.MetadataValue.url(value)
             case float():
-                shown[name] = float(f"{value:.4g}")
+                shown[key] = float(f"{value:.4g}")
             case _:
-                shown[name] = value
+                shown[key] = value
     return shown
 
 
+@lru_cache(maxsize=1024)  # the same few names for each of thousands of tenants
+def metadata_key(name: str) -> str:
+    """The name of a fact in Dagster, told apart from those of Dagster and of other tools.
+
+    >>> metadata_key("weakest measure"), metadata_key("Hours saved, of the baseline")
+    ('ml_pipeline/weakest_measure', 'ml_pipeline/hours_saved_of_the_baseline')
+    """
+    return PREFIX + re.sub(r"\W+", "_", name).strip("_").lower()
+
+
 def comparison(rows: Sequence[tuple[str, float | None, float | None]]) -> str:
-    """Markdown table of metric, version and constant, over a bar for each of the first metric."""
-    table = ["| metric | version | constant |", "|---|---|---|"]
-    table += [f"| {markdown(name)} | {_number(ours)} | {_number(constant)} |" for name, ours, constant in rows]
-    _, ours, constant = rows[0]
-    chart = (
-        [f"![version against constant]({bars(ours, constant)})"] if ours is not None and constant is not None else []
-    )
-    return "\n".join([*chart, "", *table])
-
-
-def bars(ours: float, constant: float) -> str:
-    """A data URI of two bars, the version's above the constant's, in some 400 bytes."""
-    longest = max(ours, constant) or 1.0
-    svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="240" height="40">'
-        f'<rect width="{240 * ours / longest:.0f}" height="16" fill="#2b7de9"/>'
-        f'<rect y="20" width="{240 * constant / longest:.0f}" height="16" fill="#9aa4b2"/></svg>'
-    )
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    """Markdown table of metric, version and baseline, below two bars for the first metric."""
+    table = ["| metric | version | baseline |", "|---|---|---|"]
+    table += [f"| {markdown(name)} | {number(ours)} | {number(baseline)} |" for name, ours, baseline in rows]
+    _, ours, baseline = rows[0]
+    if ours is None or baseline is None:
+        return "\n".join(["", *table])
+    return "\n".join([image("version against baseline", bars(ours, baseline)), "", *table])
 
 
 def requested(context: dg.AssetExecutionContext) -> list[Any]:
-    """The partitions that a run was asked for.
+    """The partitions that a run is for.
 
     Raises
     ------
     Failure
-        If there are none: Dagster runs a reversed or unknown range, does nothing, and calls it a success.
+        If the range is empty: Dagster runs a reversed or unknown range, does nothing, and calls that a success.
     """
     keys = list(context.partition_keys)
     if not keys:
         raise dg.Failure(
-            "The range of this run holds no partition: it is reversed, or names a tenant or day that is none. "
-            "Tenants are ordered by when they were added",
+            "The range of this run holds no partition: it is reversed, or names an unknown tenant or day. Tenants are "
+            "ordered by when they were added. Start the run again with the two ends in that order",
             allow_retries=False,
         )
     return keys
@@ -89,12 +94,12 @@ def requested(context: dg.AssetExecutionContext) -> list[Any]:
 def each_tenant(
     context: dg.AssetExecutionContext, results: Iterable[Result[str]], total: int
 ) -> Iterator[tuple[str, dict[Any, Mapping[str, Any]]]]:
-    """Each tenant with what its task finished, also where the task then failed.
+    """Each tenant with the results of its task, including those from before the task failed.
 
     Raises
     ------
     Failure
-        After the last one, if any failed: the partitions that got no event then show FAILED, and only those.
+        After the last tenant, if any failed. Dagster then shows FAILED for exactly the partitions that got no event.
     """
     failures: dict[str, str] = {}
     tracebacks: dict[str, str] = {}
@@ -109,14 +114,14 @@ def each_tenant(
                 tracebacks[result.key] = traceback
         if report is not None:
             yield result.key, report.done
-        if count % tenth == 0 and count < total:  # a line a tenant would swamp the event log
+        if count % tenth == 0 and count < total:  # one line per tenant would fill the event log
             context.log.info(f"{count} of {total} tenants")
     if failures:
         raise _failure(failures, tracebacks, total)
 
 
 def _failure(failures: Mapping[str, str], tracebacks: Mapping[str, str], total: int) -> dg.Failure:
-    """``tenants`` and ``tracebacks`` are for people, ``errors`` is for programs: no error can forge a JSON entry."""
+    """The tenants and tracebacks are for people. Programs read the JSON, in which no error can forge an entry."""
     shown = {tenant: error[:LONGEST_ERROR] for tenant, error in list(failures.items())[:SHOWN_FAILURES]}
     lines = [f"{tenant}: {_one_line(error)}" for tenant, error in shown.items()]
     more = [f"- and {len(failures) - SHOWN_FAILURES} more"] if len(failures) > SHOWN_FAILURES else []
@@ -124,10 +129,10 @@ def _failure(failures: Mapping[str, str], tracebacks: Mapping[str, str], total: 
     return dg.Failure(
         f"{len(failures)} of {total} tenants failed; the others are materialized. First: {lines[0]}",
         metadata={
-            "failed": len(failures),
-            "tenants": dg.MetadataValue.md(listed),
+            FAILED: len(failures),
+            metadata_key("tenants"): dg.MetadataValue.md(listed),
             ERRORS: dg.MetadataValue.json(shown),
-            **({"tracebacks": dg.MetadataValue.json(dict(tracebacks))} if tracebacks else {}),
+            **({metadata_key("tracebacks"): dg.MetadataValue.json(dict(tracebacks))} if tracebacks else {}),
         },
         allow_retries=False,
     )
@@ -138,9 +143,9 @@ def _one_line(error: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, and that opens no tag."""
+    """The text escaped, so that Markdown neither formats it nor takes it for a tag."""
     return re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", text)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"

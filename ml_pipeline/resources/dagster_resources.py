@@ -1,4 +1,4 @@
-"""What the assets are handed: the settings and the worker processes."""
+"""What assets, jobs, sensors and schedules are handed: the settings and the worker processes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ml_pipeline.specs import ModelSpec
 
 
 class Installation(dg.ConfigurableResource):
-    """The settings of this installation, from the environment of the run, and the lease that shows that it lives."""
+    """The settings of this installation, from the environment, and the lease that shows that a run is alive."""
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Installation]:
         run = context.dagster_run
         if run is None or context.instance is None or run.tags.get(LEASE_TAG) == run.run_id:
-            yield self  # of no run, or of one whose process took the lease before it began
+            yield self  # a sensor or schedule, or a run whose process took the lease before the run began
             return
         with lease(self.settings(), run.run_id):
             context.instance.add_run_tags(run.run_id, {LEASE_TAG: run.run_id})

@@ -1,4 +1,4 @@
-"""Alerts that are due are sent; those that nobody acknowledged in time are sent again."""
+"""Sends alerts that are due, and escalates those that nobody acknowledged in time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import datetime as dt
 
 import dagster as dg
 
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.notifier import channels
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import load_settings
 from ml_pipeline.work.alerts.deliver import deliver
 from ml_pipeline.work.alerts.raising import escalate
 
@@ -18,8 +18,8 @@ from ml_pipeline.work.alerts.raising import escalate
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Sends alerts by webhook, mail and log, again after a failure, and escalates what nobody acknowledged.",
 )
-def alert_delivery(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    settings = load_settings()
+def alert_delivery(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SkipReason:
+    settings = installation.settings()
     warehouse = Warehouse(settings)
     escalated = escalate(warehouse, settings, now=dt.datetime.now(dt.UTC))
     delivered = deliver(warehouse, channels(settings))

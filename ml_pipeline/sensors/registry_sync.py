@@ -1,4 +1,4 @@
-"""Aliases that were moved by hand in MLflow are recorded."""
+"""Records champion aliases that a person moved in MLflow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 
 import dagster as dg
 
-from ml_pipeline.settings import load_settings
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.registry_sync import follow_aliases
 
@@ -14,10 +14,10 @@ from ml_pipeline.work.deployment.registry_sync import follow_aliases
 @dg.sensor(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Honours and records a champion alias that a person moved in MLflow; its version is watched too.",
+    description="Records a champion alias that a person moved in MLflow, and starts the watch over its version.",
 )
-def registry_sync(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    followed = follow_aliases(Clients(load_settings()), dt.datetime.now(dt.UTC))
+def registry_sync(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SkipReason:
+    followed = follow_aliases(Clients(installation.settings()), dt.datetime.now(dt.UTC))
     for deployment in followed:
         context.log.info(f"tenant {deployment.tenant}, model {deployment.model}: {deployment.reason}")
     return dg.SkipReason(f"{len(followed)} aliases had been moved by hand.")

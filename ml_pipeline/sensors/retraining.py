@@ -1,4 +1,4 @@
-"""Who is retrained: each tick looks at the fleet, records decisions, and asks for a run per approved retraining."""
+"""Decides which models are retrained: each tick reviews the fleet, records decisions, and requests approved runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from ml_pipeline import partitions
 from ml_pipeline.launch import retraining_request
 from ml_pipeline.recovery import recover
-from ml_pipeline.settings import load_settings
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.retraining.decide import DECISION_TAG, FAILED, Approved, SweepResult, decide_for, settle, waiting
@@ -29,12 +29,12 @@ GIVEN_UP_AFTER = dt.timedelta(days=2)
     job_name="train",
     minimum_interval_seconds=120,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Retrains when it pays: drift, degradation, schedule and new labels against every safeguard. A tick "
-    "that finds no time for every tenant goes on at the next; a run that was decided and never asked for is asked for.",
+    description="Weighs drift, degradation, schedule and new labels against every safeguard, and requests a run for "
+    "each approved retraining. A tick without time for all tenants continues at the next one.",
 )
-def retraining(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    clients, now = Clients(load_settings()), dt.datetime.now(dt.UTC)
-    recover(context.instance, clients.warehouse)  # a run whose process died is under way no more
+def retraining(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult | dg.SkipReason:
+    clients, now = Clients(installation.settings()), dt.datetime.now(dt.UTC)
+    recover(context.instance, clients.warehouse)  # a run whose process died is not active
     known = list(context.instance.get_dynamic_partitions(str(partitions.tenants.name)))
     to_ask = unlaunched(context.instance, clients, known, now)
     tick, cursor = evaluate_fleet(context, clients, known, now)
@@ -50,7 +50,7 @@ def retraining(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Skip
 
 
 def summary(tick: SweepResult) -> str:
-    """What a tick that asks for no run says on Dagster's page."""
+    """The message on Dagster's page of a tick that requests no run."""
     if not tick.blocked:
         return f"{tick.looked_at} models of tenants looked at: none has a trigger."
     holding = Counter(name for _, decision in tick.blocked for name in decision.blocked_by)
@@ -63,7 +63,7 @@ def summary(tick: SweepResult) -> str:
 def evaluate_fleet(
     context: dg.SensorEvaluationContext, clients: Clients, known: Sequence[str], now: dt.datetime
 ) -> tuple[SweepResult, str]:
-    """Decides for the tenants after the cursor, while there is time; the cursor names the last one that was reached."""
+    """Decides for the tenants after the cursor until time is up; the cursor names the last tenant reached."""
     specs = load_specs(clients.settings.specs)
     active = under_way(context.instance, known, specs)
     deadline = time.monotonic() + SECONDS_PER_TICK
@@ -92,10 +92,10 @@ def under_way(instance: dg.DagsterInstance, known: Sequence[str], models: Iterab
 def unlaunched(
     instance: dg.DagsterInstance, clients: Clients, known: Sequence[str], now: dt.datetime
 ) -> list[Approved]:
-    """Approved retrainings without a run: the sensor died between deciding and asking.
+    """Approved retrainings without a run: the sensor died between deciding and requesting.
 
-    Settled as failed is one whose run has ended without a word of what became of it (killed, out of memory), whose
-    tenant or model is gone, or that has waited for two days. One with a lease is run by the command that approved it.
+    An approved retraining fails if its run has ended without a result (killed, out of memory), if its tenant or model
+    no longer exists, or if it has waited for two days. One with a lease is run by the command that approved it.
     """
     approved = waiting(clients.warehouse)
     if not approved:

@@ -1,4 +1,4 @@
-"""Promoted versions are compared with those that they replaced, from a day after their activation on."""
+"""Compares promoted versions with those that they replaced, from a day after their activation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections import Counter
 
 import dagster as dg
 
-from ml_pipeline.settings import load_settings
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.rollback_watch import date_watches, due_watches, look_at
 
-SECONDS_PER_TICK = 40.0  # Dagster ends a tick after 60; what is left is the oldest at the next
+SECONDS_PER_TICK = 40.0  # Dagster ends a tick after 60; the next tick begins with the watches that were left
 
 
 @dg.sensor(
@@ -21,8 +21,8 @@ SECONDS_PER_TICK = 40.0  # Dagster ends a tick after 60; what is left is the old
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Compares each promoted version with the one before it, daily until decided, and rolls back the worse.",
 )
-def rollback_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    settings, now = load_settings(), dt.datetime.now(dt.UTC)
+def rollback_watch(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SkipReason:
+    settings, now = installation.settings(), dt.datetime.now(dt.UTC)
     clients, specs, deadline = Clients(settings), load_specs(settings.specs), time.monotonic() + SECONDS_PER_TICK
     verdicts: Counter[str] = Counter()
     for watched in date_watches(clients, now):
@@ -36,7 +36,7 @@ def rollback_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
             break
         try:
             decision = look_at(clients, specs[watched.model], watched, now)
-        except Exception as error:  # noqa: BLE001 - one tenant's failure, told on the tick's page, stops no other's watch
+        except Exception as error:  # noqa: BLE001 - one tenant's failure, shown on the tick's page, stops no other's watch
             verdicts["failed"] += 1
             context.log.error(f"{watched.tenant} {watched.model}: {type(error).__name__}: {error}")
             continue

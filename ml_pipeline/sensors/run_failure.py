@@ -1,4 +1,4 @@
-"""A run that failed becomes an alert of each tenant that it failed."""
+"""Turns a failed run into an alert for each tenant that failed in it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 
 from ml_pipeline import partitions
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import load_settings
 from ml_pipeline.work.alerts.run_failures import ERRORS, FailedRun, alert_failed_run
 
 
@@ -19,14 +19,14 @@ from ml_pipeline.work.alerts.run_failures import ERRORS, FailedRun, alert_failed
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Raises an alert for the tenants that a failed run lists, or for those that it was for.",
 )
-def run_failure(context: dg.RunFailureSensorContext) -> None:
-    untold = alert_failed_run(Warehouse(load_settings()), failed_run(context))
-    if untold:
-        context.log.warning(f"{len(untold)} more tenants were not told one by one: {', '.join(untold)}")
+def run_failure(context: dg.RunFailureSensorContext, installation: Installation) -> None:
+    unlisted = alert_failed_run(Warehouse(installation.settings()), failed_run(context))
+    if unlisted:
+        context.log.warning(f"{len(unlisted)} more tenants failed and got no alert of their own: {', '.join(unlisted)}")
 
 
 def failed_run(context: dg.RunFailureSensorContext) -> FailedRun:
-    """What the event log and the run's tags say."""
+    """The failed run as its event log and its tags describe it."""
     run = context.dagster_run
     record = context.instance.get_run_record_by_id(run.run_id)
     ended = record.end_time if record is not None else None

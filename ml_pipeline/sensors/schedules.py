@@ -1,4 +1,4 @@
-"""What happens at fixed times: the nightly run, fresh predictions, pruning."""
+"""What happens at fixed times: the nightly run, hourly predictions, retention, pruning."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -6,13 +6,12 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ml_pipeline import partitions
+from ml_pipeline.jobs import prune_job, retention_job
 from ml_pipeline.resources.dagster_resources import Installation
-from ml_pipeline.resources.dagster_storage import prune_events
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import load_settings
 from ml_pipeline.work.fleet import days_to_monitor
 
-# Larger runs gain nothing, and a run that dies loses less when there are several.
+# Larger runs are no faster per tenant, and of several runs one that dies loses less.
 TENANTS_PER_RUN = 1000
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
@@ -33,17 +32,17 @@ def known_tenants(context: dg.ScheduleEvaluationContext) -> list[str]:
     cron_schedule="0 2 * * *",
     execution_timezone="UTC",
     default_status=RUNNING,
-    description="Metrics, then drift, of every tenant for yesterday and for days that were missed.",
+    description="Metrics and drift reports of every tenant for yesterday and for days that were missed.",
 )
-def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+def nightly(context: dg.ScheduleEvaluationContext, installation: Installation) -> list[dg.RunRequest] | dg.SkipReason:
     tenants = known_tenants(context)
     if not tenants:
-        return dg.SkipReason("There are no tenants yet: import some.")
+        return dg.SkipReason("No tenant is known yet. Import rows with `ml-pipeline import`")
     yesterday = context.scheduled_execution_time.astimezone(dt.UTC).date() - dt.timedelta(days=1)
     window = partitions.days.start.date()
-    since = days_to_monitor(Warehouse(load_settings()), len(tenants), window, yesterday)
+    since = days_to_monitor(Warehouse(installation.settings()), len(tenants), window, yesterday)
     if since is None:
-        return dg.SkipReason(f"Everything up to {yesterday} is there.")
+        return dg.SkipReason(f"All days up to {yesterday} have their metrics and reports.")
     return [
         dg.RunRequest(
             run_key=f"nightly {since} {yesterday} {first}",
@@ -58,12 +57,12 @@ def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.S
     cron_schedule="15 * * * *",
     execution_timezone="UTC",
     default_status=RUNNING,
-    description="Scores what has come since the last hour.",
+    description="Predicts the entities that have come since the last hour.",
 )
 def hourly_predictions(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     tenants = known_tenants(context)
     if not tenants:
-        return dg.SkipReason("There are no tenants yet: import some.")
+        return dg.SkipReason("No tenant is known yet. Import rows with `ml-pipeline import`")
     hour = context.scheduled_execution_time.isoformat()
     return [
         dg.RunRequest(run_key=f"predictions {hour} {first}", tags=partitions.tenant_range(tenants, first, last))
@@ -71,22 +70,18 @@ def hourly_predictions(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequ
     ]
 
 
-@dg.op(description="Deletes the log rows of old runs; materializations stay.")
-def prune_old_events(context: dg.OpExecutionContext, installation: Installation) -> None:
-    settings = installation.settings()
-    before = dt.datetime.now(dt.UTC) - dt.timedelta(days=settings.event_retention_days)
-    context.log.info(f"Deleted {prune_events(settings.database_url, before)} log rows from before {before.date()}")
-
-
-@dg.job(name="prune", description="Keeps Dagster's event log from growing without end.")
-def prune_job() -> None:
-    prune_old_events()
-
-
-prune = dg.ScheduleDefinition(
+weekly_event_log_pruning = dg.ScheduleDefinition(
     name="weekly_event_log_pruning",
     job=prune_job,
     cron_schedule="30 3 * * 0",
+    execution_timezone="UTC",
+    default_status=RUNNING,
+)
+
+daily_retention = dg.ScheduleDefinition(
+    name="daily_retention",
+    job=retention_job,
+    cron_schedule="0 4 * * *",
     execution_timezone="UTC",
     default_status=RUNNING,
 )

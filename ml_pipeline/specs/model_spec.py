@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
@@ -18,6 +19,8 @@ from ml_pipeline.specs.preprocessing import Preprocessing, Selection
 from ml_pipeline.specs.source import Label, Source
 from ml_pipeline.specs.temporal import Temporal
 from ml_pipeline.specs.training import Gate, Training
+
+_OWNER = re.compile(r"team:\S.*|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")  # as Dagster takes them
 
 
 class Features(Part):
@@ -72,6 +75,10 @@ class ModelSpec(Part):
     name: str
     title: str
     task: Literal["regression", "binary"]
+    # Not part of the question, so of no hash: a version answers the same whoever owns it.
+    owners: list[str] = Field(
+        [], exclude=True, description="Who answers for the model, on Dagster's pages: e-mail addresses or `team:name`."
+    )
     source: Source
     label: Label
     features: Features
@@ -143,6 +150,14 @@ class ModelSpec(Part):
     def _identifier(cls, value: str) -> str:
         if not is_model_name(value):
             raise ValueError("use lower-case letters, digits and underscores, a letter first, at most 63")
+        return value
+
+    @field_validator("owners")
+    @classmethod
+    def _addresses_or_teams(cls, value: list[str]) -> list[str]:
+        for owner in value:
+            if not _OWNER.fullmatch(owner):
+                raise ValueError(f"{owner!r} is neither an e-mail address nor 'team:' and a name. Correct it")
         return value
 
     @field_validator("business_metrics")

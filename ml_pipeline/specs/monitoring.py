@@ -11,6 +11,19 @@ from ml_pipeline.specs.base import Part
 Target = Literal["r2", "mae", "mdae", "rmse", "f1", "precision", "recall", "accuracy", "roc_auc", "brier", "ece"]
 
 
+CheckName = Literal["data_quality", "beats_baseline", "outcome_completeness", "drift", "health"]
+
+
+class Checks(Part):
+    """The asset checks in Dagster: one of each per run, over all tenants of the run."""
+
+    max_share: float = Field(
+        0.05, ge=0, lt=1, description="Share of a run's tenants that may fail a check before the check itself fails."
+    )
+    min_health: float = Field(50.0, ge=0, le=100, description="Health below which a tenant fails the check `health`.")
+    error: list[CheckName] = Field([], description="Checks that fail as errors; all others warn.")
+
+
 class Monitoring(Part):
     """Windows in days before the report's day, and the error rate of the drift tests."""
 
@@ -56,6 +69,9 @@ class Monitoring(Part):
     targets: dict[Target, float] = Field(
         {}, description="Health targets: the least (of an error: the most) that a metric should be. No alarms."
     )
+
+    # How a verdict is shown, not what is found: of no hash.
+    checks: Checks = Field(Checks(), exclude=True, description="When the asset checks in Dagster fail.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Monitoring:

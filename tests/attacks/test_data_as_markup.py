@@ -187,9 +187,9 @@ def test_markdown_says_nothing_but_the_text():
 def test_dagsters_pages_get_links_only_where_we_made_them():
     assert "https://" not in display.markdown("see https://evil.example")
     shown = metadata({"reason": "https://evil.example", "notes": HOSTILE, "test": [(HOSTILE, 1.0, 2.0)]})
-    assert shown["reason"] == "https://evil.example"
-    assert "<img" not in shown["test"].value and "[f](" not in shown["test"].value
-    assert len(shown["test"].value.splitlines()) == 5
+    assert shown["ml_pipeline/reason"] == "https://evil.example"
+    assert "<img" not in shown["ml_pipeline/test"].value and "[f](" not in shown["ml_pipeline/test"].value
+    assert len(shown["ml_pipeline/test"].value.splitlines()) == 5
     (asset,) = broken_assets([BrokenSpec(HOSTILE, HOSTILE)])
     assert "<img" not in asset.description and "[f](" not in asset.description
     assert DESCRIPTIONS

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors.alert_delivery import alert_delivery
 from ml_pipeline.settings import Settings
@@ -30,7 +31,8 @@ def instance(
 
 
 def tick(instance: dg.DagsterInstance) -> str:
-    result = alert_delivery(dg.build_sensor_context(instance=instance))
+    with dg.build_sensor_context(instance=instance, resources={"installation": Installation()}) as context:
+        result = alert_delivery(context)
     assert isinstance(result, dg.SkipReason)
     return str(result.skip_message)
 

@@ -7,11 +7,12 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
+from ml_pipeline.jobs import retention_job
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.sensors.retention import daily_retention, retention_job
+from ml_pipeline.sensors.schedules import daily_retention
 from ml_pipeline.settings import Settings
 
 LONG_AGO = dt.datetime.now(dt.UTC) - dt.timedelta(days=500)
@@ -45,7 +46,7 @@ def test_the_job_deletes_what_is_too_old_and_shows_how_much(instance: dg.Dagster
     result = retention_job.execute_in_process(instance=instance, resources={"installation": Installation()})
     [output] = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_OUTPUT]
     shown = {name: value.value for name, value in output.event_specific_data.metadata.items()}
-    assert shown == {"predictions": 1, "feature snapshots": 1}
+    assert shown == {"ml_pipeline/predictions": 1, "ml_pipeline/feature_snapshots": 1}
 
 
 def test_a_tenant_that_can_not_be_pruned_fails_the_job_after_the_others_were(
@@ -66,7 +67,7 @@ def test_a_tenant_that_can_not_be_pruned_fails_the_job_after_the_others_were(
     )
     assert not result.success
     [failure] = result.get_step_failure_events()
-    listed = failure.step_failure_data.user_failure_data.metadata["tenants"].value
+    listed = failure.step_failure_data.user_failure_data.metadata["ml_pipeline/tenants"].value
     assert listed == "- `acme`: SnapshotUnusable: the store is read-only"
     with warehouse.operator() as connection:
         assert connection.scalars(sa.select(tables.predictions.c.tenant_id)).all() == []

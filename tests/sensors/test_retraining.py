@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from ml_pipeline import partitions
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors import retraining as module
 from ml_pipeline.sensors.retraining import retraining, under_way
@@ -31,7 +32,9 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg
 
 
 def tick(instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
-    return retraining(dg.build_sensor_context(instance=instance, cursor=cursor))
+    resources = {"installation": Installation()}
+    with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
+        return retraining(context)
 
 
 def troubled(warehouse: Warehouse, tenant: str, *, loss: dict | None = LOSS, on: bool = True) -> None:
@@ -120,8 +123,8 @@ def test_a_tick_that_asks_for_nothing_names_what_holds_and_the_first_reason(inst
     instance.add_dynamic_partitions(NAME, ["acme"])
     skipped = tick(instance)
     assert isinstance(skipped, dg.SkipReason)
-    assert "3 models of tenants looked at, 1 held (tenant_flag 1)." in skipped.skip_message
-    assert "First: acme story_points: Held: degradation CRITICAL." in skipped.skip_message
+    assert "3 models of tenants looked at, 1 blocked (tenant_flag 1)." in skipped.skip_message
+    assert "First: acme story_points: Blocked: degradation CRITICAL." in skipped.skip_message
 
 
 def test_without_tenants_or_causes_it_says_so(instance, warehouse):

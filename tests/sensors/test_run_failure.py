@@ -13,6 +13,7 @@ from ml_pipeline.assets.reporting import each_tenant
 from ml_pipeline.partitions import tenants_of
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.compute import Result
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors.run_failure import run_failure
 from ml_pipeline.settings import Settings
@@ -28,6 +29,7 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg
         yield instance
 
 
+RESOURCES = {"installation": Installation()}
 ERRORS: dict[str, str] = {}  # what the tasks of a test's tenants raise
 
 
@@ -69,7 +71,12 @@ def failed(instance: dg.DagsterInstance, job: dg.JobDefinition | None = None, **
         tags = {**partitions.tenant_range(known, known[0], known[-1]), **tags}
     result = job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
     [event] = [event for event in result.all_events if event.event_type is dg.DagsterEventType.PIPELINE_FAILURE]
-    return dg.build_run_status_sensor_context("run_failure", event, instance, result.dagster_run).for_run_failure()
+    return dg.build_run_status_sensor_context("run_failure", event, instance, result.dagster_run, resources=RESOURCES)
+
+
+def tell(context: dg.RunStatusSensorContext) -> None:
+    with context.for_run_failure() as given:
+        run_failure(given)
 
 
 def add(instance: dg.DagsterInstance, warehouse: Warehouse, *tenants: str) -> None:
@@ -87,7 +94,7 @@ def alerts(warehouse: Warehouse) -> list[sa.RowMapping]:
 def test_the_tenants_that_failed_in_a_batch_get_an_alert_each_with_their_own_error(instance, warehouse):
     add(instance, warehouse, "acme", "bad-1", "globex", "bad-2")
     context = failed(instance)
-    run_failure(context)
+    tell(context)
     first, second = alerts(warehouse)
     assert (first["tenant_id"], second["tenant_id"]) == ("bad-1", "bad-2")
     assert (first["model"], first["kind"], first["level"]) == ("story_points", "run_failed", "MEDIUM")
@@ -117,14 +124,14 @@ def test_an_error_raises_no_alert_for_another_tenant(instance, warehouse, monkey
     add(instance, warehouse, "acme", "bad-1", "globex")
     monkeypatch.setitem(ERRORS, "bad-1", error)
     context = failed(instance)
-    run_failure(context)
+    tell(context)
     [alert] = alerts(warehouse)
     assert (alert["tenant_id"], alert["level"]) == ("bad-1", "MEDIUM")
     assert len(str(dict(alert))) < 5000
-    [event] = context.get_step_failure_events()
+    [event] = context.for_run_failure().get_step_failure_events()
     metadata = event.step_failure_data.user_failure_data.metadata
-    assert metadata["errors"].value.keys() == {"bad-1"}
-    shown = metadata["tenants"].value
+    assert metadata["ml_pipeline/errors"].value.keys() == {"bad-1"}
+    shown = metadata["ml_pipeline/tenants"].value
     assert len(shown.splitlines()) == 1 and re.search(r"(?<!\\)[<\[`]", shown) is None
 
 
@@ -132,7 +139,7 @@ def test_what_is_no_tenant_gets_no_alert_and_is_logged(instance, warehouse, capl
     add(instance, warehouse, "bad-1", "acme")
     instance.add_dynamic_partitions(NAME, ["bad/../../evil"])
     for tags in ({}, {"outage": "yes"}):
-        run_failure(failed(instance, **tags))
+        tell(failed(instance, **tags))
     assert {alert["tenant_id"] for alert in alerts(warehouse)} == {"bad-1", "acme"}
     assert "1 of its tenants are not known and got no alert: 'bad/../../evil'" in caplog.text
 
@@ -142,25 +149,25 @@ def test_a_thousand_tenants_that_fail_are_counted_and_the_event_stays_small(inst
     ERRORS.update(errors)
     try:
         instance.add_dynamic_partitions(NAME, list(errors))
-        [event] = failed(instance).get_step_failure_events()
+        [event] = failed(instance).for_run_failure().get_step_failure_events()
     finally:
         for tenant in errors:
             del ERRORS[tenant]
     metadata = event.step_failure_data.user_failure_data.metadata
-    assert (metadata["failed"].value, len(metadata["errors"].value)) == (1000, 20)
-    assert len(metadata["tracebacks"].value) == 5
-    assert metadata["tenants"].value.endswith("- and 980 more")
+    assert (metadata["ml_pipeline/failed"].value, len(metadata["ml_pipeline/errors"].value)) == (1000, 20)
+    assert len(metadata["ml_pipeline/tracebacks"].value) == 5
+    assert metadata["ml_pipeline/tenants"].value.endswith("- and 980 more")
     assert len(dg.serialize_value(event)) < 100_000
 
 
 def test_the_same_failure_told_twice_changes_nothing(instance, warehouse):
     add(instance, warehouse, "bad-1")
     context = failed(instance)
-    run_failure(context)
+    tell(context)
     before = alerts(warehouse)
-    run_failure(context)
+    tell(context)
     assert alerts(warehouse) == before
-    run_failure(failed(instance))
+    tell(failed(instance))
     [alert] = alerts(warehouse)
     assert alert["occurrences"] == 2
 
@@ -168,16 +175,16 @@ def test_the_same_failure_told_twice_changes_nothing(instance, warehouse):
 def test_a_run_that_failed_as_a_whole_is_told_to_twenty_tenants_and_the_log(instance, warehouse, capfd):
     names = [f"tenant-{number:02d}" for number in range(25)]
     add(instance, warehouse, *names)
-    run_failure(failed(instance, outage="yes"))
+    tell(failed(instance, outage="yes"))
     found = alerts(warehouse)
     assert [alert["tenant_id"] for alert in found] == names[:20]
     assert {alert["level"] for alert in found} == {"HIGH"}
     assert "PostgreSQL at db/ml refuses the connection" in found[0]["message"]
-    assert "5 more tenants were not told one by one: tenant-20, tenant-21" in capfd.readouterr().err
+    assert "5 more tenants failed and got no alert of their own: tenant-20, tenant-21" in capfd.readouterr().err
 
 
 def test_a_failed_run_without_tenants_is_kept_under_the_key_that_all_tenants_share(instance, warehouse):
-    run_failure(failed(instance, cleaning))
+    tell(failed(instance, cleaning))
     [alert] = alerts(warehouse)
     assert (alert["tenant_id"], alert["model"], alert["level"]) == ("__global__", "*", "HIGH")
     assert "job cleaning failed: RuntimeError: the disk is full" in alert["message"]

@@ -10,6 +10,7 @@ import pytest
 
 from ml_pipeline import partitions
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors import schedules
 from ml_pipeline.sensors.schedules import hourly_predictions, nightly
@@ -30,7 +31,9 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg
 
 def tick(schedule: dg.ScheduleDefinition, instance: dg.DagsterInstance) -> list[dg.RunRequest] | dg.SkipReason:
     at = dt.datetime.combine(partitions.today(), dt.time(2), dt.UTC)
-    return schedule(dg.build_schedule_context(instance=instance, scheduled_execution_time=at))
+    resources = {"installation": Installation()}
+    with dg.build_schedule_context(instance=instance, scheduled_execution_time=at, resources=resources) as context:
+        return schedule(context)
 
 
 def reported(warehouse: Warehouse, tenant: str, *days: dt.date) -> None:
@@ -65,10 +68,12 @@ def test_a_night_that_is_done_is_not_done_again(instance: dg.DagsterInstance, wa
     instance.add_dynamic_partitions(NAME, ["acme"])
     result = tick(nightly, instance)
     assert isinstance(result, dg.SkipReason)
-    assert result.skip_message == f"Everything up to {YESTERDAY} is there."
+    assert result.skip_message == f"All days up to {YESTERDAY} have their metrics and reports."
 
 
-def test_one_tenant_that_fails_every_night_does_not_repeat_the_wave(instance: dg.DagsterInstance, warehouse: Warehouse):
+def test_one_tenant_that_fails_every_night_does_not_repeat_the_nightly_run(
+    instance: dg.DagsterInstance, warehouse: Warehouse
+):
     for tenant in ("acme", "globex", "initech"):
         warehouse.add_tenant(tenant)
     for tenant in ("acme", "globex"):
@@ -109,4 +114,4 @@ def test_predictions_are_asked_for_from_the_first_tenant_to_the_last(instance: d
 def test_without_tenants_the_reason_says_what_to_do(instance: dg.DagsterInstance, schedule: dg.ScheduleDefinition):
     result = tick(schedule, instance)
     assert isinstance(result, dg.SkipReason)
-    assert "import some" in str(result.skip_message)
+    assert "ml-pipeline import" in str(result.skip_message)

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from ml_pipeline import partitions
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors.tenants import new_tenants
 from ml_pipeline.settings import Settings
@@ -23,7 +24,8 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg
 
 
 def evaluate(instance: dg.DagsterInstance) -> dg.SensorResult | dg.SkipReason:
-    return new_tenants(dg.build_sensor_context(instance=instance))
+    with dg.build_sensor_context(instance=instance, resources={"installation": Installation()}) as context:
+        return new_tenants(context)
 
 
 def test_tenants_without_a_partition_are_added_in_one_request(instance: dg.DagsterInstance, warehouse: Warehouse):
@@ -41,7 +43,7 @@ def test_nothing_is_asked_for_when_every_tenant_is_a_partition(instance: dg.Dags
     instance.add_dynamic_partitions(NAME, ["acme"])
     result = evaluate(instance)
     assert isinstance(result, dg.SkipReason)
-    assert result.skip_message == "All 1 tenants are partitions."
+    assert result.skip_message == "All 1 tenants have partitions."
 
 
 def test_a_tenant_that_was_deleted_keeps_its_partition(instance: dg.DagsterInstance):

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.registry import CHAMPION
 from ml_pipeline.sensors.registry_sync import registry_sync
 from ml_pipeline.sensors.rollback_watch import rollback_watch
@@ -30,6 +31,12 @@ SPEC = load_specs()["story_points"]
 TAGS = {"question_hash": fingerprint_of(SPEC).question}
 HOUR = dt.timedelta(hours=1)
 DAY = 24 * HOUR
+
+
+def message(sensor: dg.SensorDefinition) -> str:
+    """What a tick of the sensor says on Dagster's page."""
+    with dg.build_sensor_context(resources={"installation": Installation()}) as context:
+        return sensor(context).skip_message
 
 
 @pytest.fixture
@@ -79,7 +86,7 @@ def test_no_alias_is_taken_for_moved_by_hand_and_no_watch_is_opened(clients, now
     assert before == [(1, PROMOTE, None), (2, PROMOTE, "superseded"), (3, PROMOTE, "open")]
     for _ in range(2):
         assert follow_aliases(clients, now) == []
-        assert registry_sync(dg.build_sensor_context()).skip_message == "0 aliases had been moved by hand."
+        assert message(registry_sync) == "0 aliases had been moved by hand."
     assert clients.deployer.follow_alias("acme", SPEC.name, now) is None
     assert deployments(clients) == before
 
@@ -103,7 +110,7 @@ def test_the_state_of_the_loop_names_the_version_that_serves(clients, now):
 
 def test_the_sensor_begins_a_watch_that_is_dated_years_ahead(clients, superuser, now):
     written_later(superuser, 3650 * DAY)
-    assert rollback_watch(dg.build_sensor_context()).skip_message.startswith("0 of 0 watches")
+    assert message(rollback_watch).startswith("0 of 0 watches")
     with clients.warehouse.operator() as connection:
         begun = connection.scalar(sa.select(tables.deployments.c.as_of).where(tables.deployments.c.watch == "open"))
     assert abs(begun - now) < HOUR

@@ -17,8 +17,8 @@ MOST_TENANTS = 20
 NO_TENANT = "__global__"
 NO_MODEL = "*"
 
-# Metadata of a step's failure: a JSON object with the error of each tenant that failed.
-ERRORS = "errors"
+# Metadata of a step's failure: a JSON object with the error of each tenant that is listed, and how many failed.
+ERRORS, FAILED = "ml_pipeline/errors", "ml_pipeline/failed"
 
 logger = logging.getLogger(__name__)
 

@@ -386,6 +386,8 @@ def _metadata(report: DayReport) -> dict[str, Any]:
         "status": report.drift.status,
         "severity": report.severity,
         "score": report.drift.score,
+        "drift alert": report.drift.alert,
+        "drifted": tuple(report.drift.drifted),
         "health": report.health.score,
         "reason": report.reason,
         "performance": report.performance.reason,

@@ -71,9 +71,10 @@ def write_metrics(tenant: TenantDays) -> dict[dt.date, dict[str, Any]]:
         warehouse.upsert(connection, tables.outcomes, _outcome_rows(tenant, connection))
         rows = [_metrics_row(tenant, day, metrics) for day, metrics in found.items()]
         warehouse.upsert(connection, tables.daily_metrics, rows)
-        for day, metrics in found.items():
-            _alert_incomplete(connection, tenant, day, metrics)
-    return {day: _metadata(tenant.spec, metrics) for day, metrics in found.items()}
+        incomplete = [day for day, metrics in found.items() if _is_incomplete(tenant, day, metrics)]
+        for day in incomplete:
+            _alert_incomplete(connection, tenant, day, found[day])
+    return {day: _metadata(tenant.spec, metrics, day in incomplete) for day, metrics in found.items()}
 
 
 def _outcome_rows(tenant: TenantDays, connection: sa.Connection) -> list[dict[str, Any]]:
@@ -102,11 +103,15 @@ def _metrics_row(tenant: TenantDays, day: dt.date, metrics: DailyMetrics) -> dic
     return {**tenant.own, "day": day, **row}
 
 
+def _is_incomplete(tenant: TenantDays, day: dt.date, metrics: DailyMetrics) -> bool:
+    """Whether significantly fewer outcomes than asked for had a prediction, although a version served."""
+    needed = tenant.spec.monitoring.min_completeness
+    return tenant.serving(day - DAY) is not None and lacks_predictions(metrics, needed)
+
+
 def _alert_incomplete(connection: sa.Connection, tenant: TenantDays, day: dt.date, metrics: DailyMetrics) -> None:
     spec = tenant.spec
     needed = spec.monitoring.min_completeness
-    if tenant.serving(day - DAY) is None or not lacks_predictions(metrics, needed):
-        return
     raise_alert(
         connection,
         tenant.tenant,
@@ -120,7 +125,7 @@ def _alert_incomplete(connection: sa.Connection, tenant: TenantDays, day: dt.dat
     )
 
 
-def _metadata(spec: ModelSpec, metrics: DailyMetrics) -> dict[str, Any]:
+def _metadata(spec: ModelSpec, metrics: DailyMetrics, incomplete: bool) -> dict[str, Any]:
     business: dict[str, float | None] = {}
     for asked in spec.business_metrics:
         business[asked.title] = metrics.metrics[asked.name]
@@ -128,6 +133,7 @@ def _metadata(spec: ModelSpec, metrics: DailyMetrics) -> dict[str, Any]:
     return {
         "outcomes": metrics.outcomes,
         "evaluated": metrics.evaluated,
+        "predictions missing": incomplete,
         "origin": metrics.origin,
         metrics.metric: metrics.value,
         f"{metrics.metric} of the baseline": metrics.baseline_value,

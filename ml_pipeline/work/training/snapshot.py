@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from ml_pipeline.features.feedback import VERDICT, with_feedback
 from ml_pipeline.features.point_in_time import repeated_rows
+from ml_pipeline.features.quality.gates import failed_gates
 from ml_pipeline.features.quality.measures import assess
 from ml_pipeline.resources import tables
 from ml_pipeline.specs import ModelSpec
@@ -52,6 +53,7 @@ def write_snapshot(of: TenantModel, rows: pd.DataFrame, frame: pd.DataFrame, as_
     kept = frame
     if spec.label.feedback:
         kept = with_feedback(spec, frame, read_feedback(clients.warehouse, spec, tenant, as_of), as_of)
+    stored_quality = quality.to_dict()
     digest, url = clients.snapshots.write(tenant, spec.name, kept)
     matured = int((frame["state"] == "matured").sum())
     row = {
@@ -63,7 +65,7 @@ def write_snapshot(of: TenantModel, rows: pd.DataFrame, frame: pd.DataFrame, as_
         "matured": matured,
         "path": url,
         "quality_score": quality.score,
-        "quality": json_safe(quality.to_dict()),
+        "quality": json_safe(stored_quality),
         "typical": typical(spec, kept),
         "created_at": dt.datetime.now(dt.UTC),
     }
@@ -78,6 +80,7 @@ def write_snapshot(of: TenantModel, rows: pd.DataFrame, frame: pd.DataFrame, as_
         "labels from feedback": int(kept[VERDICT].notna().sum()) if VERDICT in kept else None,
         "quality": round(quality.score, 1),
         "weakest measure": f"{worst.name} ({worst.score:.0f} of 100). {worst.recommendation or ''}".strip(),
+        "failed gates": "; ".join(gate.sentence() for gate in failed_gates(spec.gate, stored_quality)),
         "patterns": quality.patterns.sentence(),
         "as of": as_of.isoformat(),
         "snapshot": digest[:24],
