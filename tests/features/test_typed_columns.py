@@ -208,13 +208,13 @@ def test_a_value_without_a_text_of_its_own_is_refused_with_the_remedy(value):
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("size", "12", "no number: '12' .str."),
-        ("size", dt.date(2026, 1, 1), "no number: datetime.date"),
-        ("urgent", 1, "no boolean: 1 .int."),
-        ("urgent", "true", "no boolean: 'true'"),
-        ("settled_at", 5, "no time: 5 .int."),
-        ("settled_at", True, "no time: True"),
-        ("settled_at", "soon", "no time: .*soon"),
+        ("size", "12", "not a number: '12' .str."),
+        ("size", dt.date(2026, 1, 1), "not a number: datetime.date"),
+        ("urgent", 1, "not a boolean: 1 .int."),
+        ("urgent", "true", "not a boolean: 'true'"),
+        ("settled_at", 5, "not a time: 5 .int."),
+        ("settled_at", True, "not a time: True"),
+        ("settled_at", "soon", "not a time: .*soon"),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_its_column(column, value, said):
@@ -312,5 +312,5 @@ def test_a_boolean_that_is_declared_a_category_is_refused_where_it_would_be_all_
 
 def test_a_category_of_booleans_that_is_compared_with_a_text_is_refused_when_it_is_read():
     rows = source() | {"fraud": [True] * ROWS}
-    with pytest.raises(TypeMismatch, match=r"column 'fraud' .* label.value computes; the type boolean does"):
+    with pytest.raises(TypeMismatch, match=r"column 'fraud' .* label.value needs the type boolean"):
         typed_rows(labelled("category", "fraud == 'true'"), rows)

@@ -215,7 +215,7 @@ def test_the_headline_metric_follows_from_the_task(task, loss, metric):
         (
             "features.temporal",
             {"country": "XX"},
-            "features.temporal.country: 'XX': there are no holidays of 'XX'. Write",
+            "features.temporal.country: 'XX': no holiday calendar for 'XX'. Write",
         ),
         ("features.temporal", {"time_zone": "Mars"}, "there is no time zone 'Mars'. Write an IANA name"),
         (

@@ -37,7 +37,7 @@ def test_where_the_types_were_turned_around_only_what_came_since_is_trained_on(s
     frame.loc[later, "label"] = kinds[later].map({"a": 1.0, "b": 3.0, "c": 8.0})
     rows, note = choose_training_window(story_points, frame, AS_OF, CHANGED)
     assert rows["event_time"].min() >= pd.Timestamp(CHANGED)
-    assert note == "trained on the 400 rows since 2026-03-02, when the outcomes began to be others"
+    assert note == "trained on the 400 rows since 2026-03-02, when the outcomes changed"
 
 
 def test_where_nothing_changed_after_all_the_whole_window_is(story_points, frame):

@@ -221,7 +221,7 @@ def test_a_measure_below_its_gate_is_a_stored_decision_with_value_bar_and_remedy
     assert (decision["verdict"], decision["numbers"]["min_missing"]) == ("low_quality", 90.0)
     assert decision["numbers"]["missing"] < 90
     assert decision["reason"].startswith("low_quality: missing ")
-    assert "of 100, needed 90: Fill team (100 %)" in decision["reason"].replace("reporter (100 %), ", "")
+    assert "of 100, needed 90: Fill team (100%)" in decision["reason"].replace("reporter (100%), ", "")
 
 
 def test_the_temporal_patterns_are_stored_with_the_snapshot_and_told(tenant, make_issues):
