@@ -200,7 +200,7 @@ def test_a_value_without_a_text_of_its_own_is_refused_with_the_remedy(value):
     rows = source()
     rows["priority"][3] = value
     with pytest.raises(
-        TypeMismatch, match=r"column 'priority' of shop.claims .* no category: .* cast it to the text .*view"
+        TypeMismatch, match=r"column 'priority' of shop.claims .* not a category: .* cast it to text in a view"
     ):
         typed_rows(spec_of(), rows)
 
@@ -220,7 +220,9 @@ def test_a_value_without_a_text_of_its_own_is_refused_with_the_remedy(value):
 def test_a_value_of_another_type_is_refused_with_its_column(column, value, said):
     rows = source()
     rows[column][3] = value
-    with pytest.raises(FeatureError, match=rf"claims: column '{column}' of shop.claims holds a value that is {said}"):
+    with pytest.raises(
+        FeatureError, match=rf"claims: column '{column}' of shop.claims contains a value that is {said}"
+    ):
         build(spec_of(), pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in rows.items()}), AS_OF)
 
 

@@ -46,7 +46,7 @@ def test_where_nothing_changed_after_all_the_whole_window_is(story_points, frame
     supposed = (START + pd.Timedelta(days=89)).to_pydatetime()
     rows, note = choose_training_window(story_points, frame, AS_OF, supposed)
     assert len(rows) == 1000
-    assert note.startswith("trained on the whole window, which foresees more (mae ")
+    assert note.startswith("trained on the whole window, which predicts better (mae ")
 
 
 def test_without_a_change_or_with_too_few_rows_since_it_nothing_is_compared(story_points, frame):

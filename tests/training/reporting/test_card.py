@@ -63,7 +63,7 @@ def test_every_candidate_stands_there_with_its_loss_and_the_chosen_one_is_marked
 @pytest.mark.parametrize("name", MODELS)
 def test_the_ten_most_important_features_are_listed_in_their_order(versions, name):
     spec, rows, trained = versions[name]
-    told = list(table(sections(card(spec, trained, rows, ORIGIN))["What it relies on"]))
+    told = list(table(sections(card(spec, trained, rows, ORIGIN))["Feature importance"]))
     assert told[2:] == [f"`{feature}`" for feature in importance(trained.model)][:10]
 
 
@@ -113,9 +113,9 @@ def test_a_constant_says_that_it_is_one_and_relies_on_nothing(versions):
     spec, rows, trained = versions["story_points"]
     constant = baseline_instead(spec, trained)
     told = sections(card(spec, constant, rows, ORIGIN))
-    assert summary(spec, constant).startswith("The constant `median`, trained on 300 rows.")
-    assert "The constant answers" in told["Candidates"]
-    assert told["What it relies on"].strip().startswith("Nothing")
+    assert summary(spec, constant).startswith("The baseline `median`, trained on 300 rows.")
+    assert "Selected: the baseline" in told["Candidates"]
+    assert told["Feature importance"].strip().startswith("None")
 
 
 def test_how_it_was_tuned_is_told_where_it_was(versions):

@@ -95,7 +95,7 @@ def test_the_card_of_an_update_names_the_version_that_it_goes_on_from(tenant, ma
     later = tenant.holds(as_known(frame, 60)).task(60)
     assert run_training(dataclasses.replace(later, action="update")).error is None
     card = tenant.registry.file(tenant.versions()[-1], "card.md").decode()
-    assert "An update of version 1, which serves: nothing was chosen anew." in card
+    assert "An update of the serving version 1, without a new model selection." in card
     assert "before the update" in card
 
 
