@@ -12,8 +12,8 @@ from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.errors import FitError
 from ml_pipeline.training.selection.ensembles import (
-    OFFSETS,
     MEDIAN,
+    OFFSETS,
     RECENT_MEDIAN,
     Fit,
     candidates,

@@ -71,7 +71,7 @@ def test_a_day_of_unusual_volume_is_found_and_compared_with_its_weekday(volume):
     result = unusual_days(rows)
     anomaly = next(anomaly for anomaly in result.found if anomaly.kind == "volume")
     assert anomaly.day == rows.index[-1].date().isoformat()
-    assert anomaly.reason.startswith(f"{volume} rows, where the last 8 Thursdays had ")
+    assert anomaly.reason.startswith(f"{volume} rows; the last 8 Thursdays had ")
     assert volume_p_value(rows, rows.index[-1].date()) == anomaly.score
     json.dumps(asdict(result), allow_nan=False)
 
@@ -95,7 +95,7 @@ def test_a_jump_of_missing_values_is_found_and_the_column_named():
     anomaly = next(anomaly for anomaly in unusual_days(rows).found if anomaly.kind == "nulls")
     assert anomaly.columns == ["team"]
     assert "team is missing in" in anomaly.reason
-    assert "before in 0.0%" in anomaly.reason
+    assert "on earlier days in 0.0%" in anomaly.reason
 
 
 def test_values_that_come_back_in_a_column_that_was_always_missing_are_found():
