@@ -55,8 +55,8 @@ class Settings(BaseModel):
         description="ML_PIPELINE_ALLOWED_HOSTS. Further names, separated by commas, under which the web pages may be "
         "opened, as behind a reverse proxy; with a port where only that one counts.",
     )
-    dagster_port: int = Field(3000, ge=1, le=65535, description="ML_PIPELINE_DAGSTER_PORT.")
-    mlflow_port: int = Field(5000, ge=1, le=65535, description="ML_PIPELINE_MLFLOW_PORT.")
+    dagster_port: int = Field(3000, ge=1, le=65535, description="ML_PIPELINE_DAGSTER_PORT. Port of Dagster's pages.")
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="ML_PIPELINE_MLFLOW_PORT. Port of MLflow's pages.")
     mlflow_url: str | None = Field(
         None, description="ML_PIPELINE_MLFLOW_URL. Where people open MLflow, for links; host and port above unless set."
     )

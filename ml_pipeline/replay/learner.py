@@ -76,7 +76,7 @@ class Learner:
         return fitted.trained.model.predict(self.history.frame.iloc[rows])
 
     def updates_left(self, parent: Fitted) -> int | None:
-        """Number of updates until ``parent`` needs a full training; None if there is no limit."""
+        """Number of updates until ``parent`` needs a full training; 0 for a baseline, None if there is no limit."""
         if isinstance(parent.trained.model.predictor, Baseline):
             return 0
         return updates_left(self.spec, parent.trained.model)

@@ -90,9 +90,8 @@ class Replay:
     alerts: list[AlertRaised] = field(default_factory=list)
     changes: tuple[date, ...] = ()
     interrupted: bool = False
-    values: np.ndarray | None = field(
-        default=None, repr=False, compare=False
-    )  # prediction per row of the frame, else NaN
+    # Prediction per row of the frame, NaN for rows without one.
+    values: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def trainings(self) -> int:

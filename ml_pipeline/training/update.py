@@ -147,7 +147,7 @@ def _check_update(spec: ModelSpec, model: FittedModel, new: int) -> None:
     if updates_left(spec, model) == 0 and not isinstance(model.predictor, Baseline):
         raise UpdateError(
             f"{spec.name}: the version has {model.predictor.rounds} trees; updates stop at {MAX_GROWTH:g} times the "
-            "trees of a full training. Train in full"
+            "number of a full training. Train in full"
         )
 
 

@@ -64,7 +64,7 @@ def test_another_format_is_refused(story_points, make_frame, as_of, tmp_path):
     train(story_points, make_frame(story_points, 200), as_of).model.save(tmp_path)
     path = tmp_path / "version.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    with pytest.raises(VersionError, match="format 99"):
+    with pytest.raises(VersionError, match="its format is 99"):
         FittedModel.load(tmp_path)
 
 

@@ -181,7 +181,7 @@ def test_updates_end_when_the_trees_are_half_as_many_again(specs, make_frame, as
         model = update(spec, model, frame, as_of, since).model
         assert updates_left(spec, model) == left - done
     assert model.predictor.rounds == 40 + left * 4 == MAX_GROWTH * 40
-    with pytest.raises(UpdateError, match=r"60 trees, .* 1\.5 times those of a training\. Train in full"):
+    with pytest.raises(UpdateError, match=r"60 trees; .* 1\.5 times the number of a full training\. Train in full"):
         update(spec, model, frame, as_of, since)
 
 

@@ -69,12 +69,12 @@ def card(spec: ModelSpec, trained: Trained, rows: pd.DataFrame, origin: Origin, 
         "Feature importance": _importance(trained),
         "Known limits": _limits(spec, trained, origin, tuning),
     }
-    told = [
+    parts = [
         f"# {markdown(spec.title)}: {markdown(origin.tenant)}, version {markdown(origin.semantic)}",
         summary(spec, trained),
     ]
-    told += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
-    return "\n\n".join(told) + "\n"
+    parts += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
+    return "\n\n".join(parts) + "\n"
 
 
 def summary(spec: ModelSpec, trained: Trained) -> str:

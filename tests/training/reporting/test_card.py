@@ -89,7 +89,7 @@ def test_slices_and_interval_of_a_regression_and_reliability_of_a_probability(ve
     risk = sections(card(*_told(versions["rework_risk"])))
     trained = versions["lead_time"][2]
     assert table(forecast["Slices"])["a"][0] == str(trained.slices["a"]["count"])
-    assert f"held {trained.metrics['interval_coverage']:.1%} on the test part" in forecast["Interval"]
+    assert f"coverage on the test part {trained.metrics['interval_coverage']:.1%}" in forecast["Interval"]
     assert ("Reliability" in forecast, "Interval" in risk, "Slices" in risk) == (False, False, False)
     assert len(risk["Reliability"].strip().splitlines()) == 7
 
@@ -104,7 +104,7 @@ def test_the_limits_name_the_notes_few_test_rows_and_weak_data(versions):
     few = replace(trained, rows=trained.rows | {"test": 20}, notes=["3 rows left out of train: known late"])
     limits = sections(card(spec, few, rows, ORIGIN))["Known limits"]
     assert "- 3 rows left out of train: known late." in limits
-    assert "the metrics are of 20 rows only" in limits.lower()
+    assert "the metrics come from only 20 test rows" in limits.lower()
     assert "missing 44 of 100: Fill in the team." in limits
     assert "Import more often" not in limits
 

@@ -218,4 +218,4 @@ def test_folds_without_a_positive_outcome_change_no_parameters(specs, make_frame
     frame["label"] = frame["label"].where(frame.index < 120, 0.0)
     report = search_of(spec, frame)[1]
     assert not report.used
-    assert "every fold holds too few of one class to tell" in report.sentence()
+    assert "every fold has too few labels of one class to compare" in report.sentence()
