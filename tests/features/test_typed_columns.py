@@ -277,7 +277,7 @@ def test_include_filters_a_boolean_column_by_true_and_false():
     kept = frame_of(rows, ModelSpec.model_validate(content))
     assert len(kept) == 1 + sum(1 for value in rows["urgent"] if value)
     content["source"]["include"] = {"urgent": ["yes"]}
-    with pytest.raises(ValueError, match=r'include.urgent is .*yes.*; of a boolean column take "true", "false", null'):
+    with pytest.raises(ValueError, match=r'include.urgent is .*yes.*; a boolean column takes "true", "false" and null'):
         ModelSpec.model_validate(content)
 
 
