@@ -14,7 +14,7 @@ import pandas as pd
 from ml_pipeline.features.encoding.preprocessing import Preprocessor
 from ml_pipeline.specs import FeatureColumns, ModelSpec
 from ml_pipeline.training.intervals.conformal import Interval, near_share
-from ml_pipeline.training.intervals.online import Known, adaptive_cadence
+from ml_pipeline.training.intervals.online import Known, adaptive_interval
 from ml_pipeline.training.learners.base import Params, load_learner
 from ml_pipeline.training.selection.ensembles import OFFSETS
 from ml_pipeline.training.selection.predictors import Baseline, Ensemble, Member, Predictor
@@ -109,7 +109,7 @@ class FittedModel:
         lower = np.where(known.lower <= lowest, -np.inf, known.lower)
         upper = np.where(known.upper >= highest, np.inf, known.upper)
         known = replace(known, lower=lower, upper=upper)
-        interval, residuals = adaptive_cadence(self.interval, np.array(self.residuals), known, coverage)
+        interval, residuals = adaptive_interval(self.interval, np.array(self.residuals), known, coverage)
         return replace(self, interval=interval, residuals=tuple(residuals.tolist()))
 
     def _confidence(self, value: np.ndarray) -> np.ndarray:

@@ -308,7 +308,7 @@ def test_a_boolean_column_is_a_label(value, found):
 
 @pytest.mark.parametrize("value", ["fraud == 1", "fraud", "fraud == true", "not fraud"])
 def test_a_boolean_that_is_declared_a_category_is_refused_where_it_would_be_all_0(value):
-    with pytest.raises(ValueError, match=r"'fraud' holds true and false, declare it boolean"):
+    with pytest.raises(ValueError, match=r"Declare 'fraud' as boolean if it contains true and false"):
         labelled("category", value)
 
 

@@ -126,7 +126,7 @@ class Adaptable(Protocol):
     def ends(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-def adaptive_cadence(
+def adaptive_interval(
     trained: Interval, residuals: np.ndarray, known: Known, coverage: float
 ) -> tuple[Interval, np.ndarray]:
     """The interval for predictions made now, and its residuals; ``trained`` while fewer than 5 outcomes are known.

@@ -238,7 +238,9 @@ def test_a_rare_kind_is_compared_with_all():
     rows = scored(np.random.default_rng(0), 1000)
     rows.loc[990, ["label", "value", "issue_type"]] = [40.0, 2.5, "Epic"]
     found = unusual_outcomes(POINTS, rows, since(rows, 100), by="issue_type").found
-    assert "of 900 earlier ones (p" in next(anomaly.reason for anomaly in found if anomaly.entity_id == "E-990")
+    assert "of 900 earlier ones are at least as far" in next(
+        anomaly.reason for anomaly in found if anomaly.entity_id == "E-990"
+    )
 
 
 def test_too_few_earlier_outcomes_give_nothing_and_say_so():

@@ -272,12 +272,12 @@ def test_labels_and_predictions_without_a_value_are_left_out():
 
 def test_other_inputs_are_data_drift():
     found = degradation(SPEC, scored(change=85), day_number(89))
-    assert root_cause_of(found, "drift").name == "data drift"
+    assert root_cause_of(found, "drift").name == "data_drift"
 
 
 def test_the_same_inputs_with_other_outcomes_are_concept_drift():
     cause = root_cause_of(degradation(SPEC, scored(change=85), day_number(89)), "stable")
-    assert cause.name == "concept drift"
+    assert cause.name == "concept_drift"
     assert cause.reason.startswith(
         "concept drift: the same inputs lead to other outcomes than before (loss of the model +"
     )
@@ -286,7 +286,7 @@ def test_the_same_inputs_with_other_outcomes_are_concept_drift():
 def test_a_loss_that_rose_for_the_constant_too_is_a_change_of_the_outcomes():
     found = degradation(SPEC, scored(change=80, constant_factor=2.0), day_number(89))
     assert abs(found.relative_rise) < 0.5
-    assert root_cause_of(found, "stable").name == "outcome change"
+    assert root_cause_of(found, "stable").name == "outcome_change"
 
 
 @pytest.mark.parametrize("drift_status", ["insufficient_data", None])
