@@ -154,11 +154,11 @@ def adaptive_interval(
     coverage
         Nominal coverage; half of the remainder is the expected share of misses at either end.
     """
-    lived = ~np.isnan(known.label)
-    if (lived & known.is_new).sum() < MIN_OUTCOMES:
+    matured = ~np.isnan(known.label)
+    if (matured & known.is_new).sum() < MIN_OUTCOMES:
         return trained, residuals
     scale = trained.scale
-    pool = np.sort(np.concatenate([residuals, residuals_of(known.label[lived], known.value[lived], scale)]))
+    pool = np.sort(np.concatenate([residuals, residuals_of(known.label[matured], known.value[matured], scale)]))
     start, middle = conformal_interval(pool, coverage, scale), float(np.median(pool))
     misses = known.misses_too_many(pool, scale, (1 - coverage) / 2)
     below, above = (max(RATE * min(number, MOST_MISSES), -1.0) for number in misses)
@@ -187,9 +187,9 @@ def lived_intervals(
     entities keep their ends. ``made`` is sorted by event time; ``unit`` is the result of :func:`waiting_unit`.
     """
     lower, upper = made.lower.copy(), made.upper.copy()
-    lived = replace(made, lower=lower, upper=upper)
+    replayed = replace(made, lower=lower, upper=upper)
     for row in np.flatnonzero(made.is_new):
-        before = replace(lived, **{name: part[:row] for name, part in vars(lived).items()})
+        before = replace(replayed, **{name: part[:row] for name, part in vars(replayed).items()})
         adapted = version.adapted(before.known_at(made.event_time[row], unit), coverage)
         (lower[row],), (upper[row],) = adapted.ends(made.value[row : row + 1])
     return lower, upper
