@@ -104,11 +104,11 @@ def _closing_times(arrived: Arrivals, lines: np.ndarray, requested: np.ndarray) 
 
 def _review(arrived: Arrivals, requested: np.ndarray, closed: np.ndarray) -> dict[str, np.ndarray]:
     """Counts of a finished review: each requested change gives a review cycle and at least one commit."""
-    answers = requested + np.floor(1.5 * requested * arrived.draws["extra_commits"])
+    rework = requested + np.floor(1.5 * requested * arrived.draws["extra_commits"])
     counts = {
         "review_cycles": 1 + requested,
-        "rework_commit_count": answers,
+        "rework_commit_count": rework,
         "changes_requested": requested,
-        "commits_after_first_review": answers + (arrived.draws["stray_commits"] < _STRAY_COMMIT),
+        "commits_after_first_review": rework + (arrived.draws["stray_commits"] < _STRAY_COMMIT),
     }
     return {name: np.where(np.isnan(closed), np.nan, count) for name, count in counts.items()}

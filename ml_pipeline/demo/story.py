@@ -44,14 +44,14 @@ def _events(warehouse: Warehouse, tenant: str, model: str) -> list[tuple[str, st
         query = sa.select(decisions).where(decisions.c.tenant_id == tenant, decisions.c.model == model)
         decided = connection.execute(query.order_by(decisions.c.as_of, decisions.c.created_at)).mappings().all()
     found = [(row["as_of"], f"alert {row['level']}: {row['kind']}", row["message"]) for row in raised]
-    found += [(row["as_of"], f"{row['kind']}: {row['verdict']}", row["reason"]) for row in decided if _tells(row)]
+    found += [(row["as_of"], f"{row['kind']}: {row['verdict']}", row["reason"]) for row in decided if _has_effect(row)]
     harmless = next((row for row in decided if "performance_impact" in row["numbers"].get("blocked_by", ())), None)
     if harmless is not None:  # only the first of possibly many days
         found.append((harmless["as_of"], "retrain: blocked", harmless["reason"]))
     return [(f"{at:%Y-%m-%d}", what, _short(why)) for at, what, why in sorted(found, key=lambda event: event[0])]
 
 
-def _tells(decision: sa.RowMapping) -> bool:
+def _has_effect(decision: sa.RowMapping) -> bool:
     """Whether the decision had an effect: not a blocked retraining and not a continued watch."""
     return decision["verdict"] not in ("blocked", "watching")
 

@@ -70,13 +70,13 @@ def due_at(now: dt.datetime, level: str, others: Sequence[Notification], cool_do
     Immediately if no notification was sent within the cool-down, or only notifications of lower levels. Otherwise at
     the end of the cool-down, in one message with all waiting alerts, but not later than one cool-down from now.
     """
-    told = [other for other in others if now - cool_down < other.due_at <= now]
+    sent = [other for other in others if now - cool_down < other.due_at <= now]
     waiting = [other.due_at for other in others if other.due_at > now]
-    if not told and not waiting:
+    if not sent and not waiting:
         return now
-    if told and rank(level) > max(rank(other.level) for other in told):
+    if sent and rank(level) > max(rank(other.level) for other in sent):
         return now
-    end = max(waiting) if waiting else max(other.due_at for other in told) + cool_down
+    end = max(waiting) if waiting else max(other.due_at for other in sent) + cool_down
     return min(end, now + cool_down)
 
 

@@ -136,12 +136,12 @@ class _Run:
             return
         last = self.history.arrived_before(min(day + timedelta(days=BLOCK_DAYS), self.history.last + timedelta(days=1)))
         rows = slice(start, last)
-        for name, values in self._answers(rows).items():
+        for name, values in self._predictions(rows).items():
             self.scored[name][rows] = values
         self.version[rows] = self.serving.number
         self.scored_to = last
 
-    def _answers(self, rows: slice) -> dict[str, np.ndarray | float]:
+    def _predictions(self, rows: slice) -> dict[str, np.ndarray | float]:
         serving = self.serving
         if serving is None:
             raise ValueError("nothing serves")
@@ -301,12 +301,14 @@ class _Run:
         rows = rows[self.version[rows] >= 0]
         label = history.label[rows]
         rolling = history.rolling_constant[rows]
-        answers = {
+        predictions = {
             "loss": self.scored["value"][rows],
             "constant": np.full(len(rows), self.constant),
             "rolling": np.where(np.isnan(rolling), self.constant, rolling),
         }
-        sums = {name: float(losses(history.spec.task, label, answer).sum()) for name, answer in answers.items()}
+        sums = {
+            name: float(losses(history.spec.task, label, prediction).sum()) for name, prediction in predictions.items()
+        }
         serving = self.serving.number or None if self.serving is not None else None
         return DayLoss(day, len(rows), version=serving, **sums)
 

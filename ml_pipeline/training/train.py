@@ -124,8 +124,8 @@ def train_on_split(
     notes = _notes(selection, split) + ([searched.sentence()] if searched else [])
     whole = refit(spec, selection, frame, seed, fitting, context.pooled)
     if spec.training.latency_ms is not None:
-        selection, whole, told = within_latency(selection, whole, frame, spec.training.latency_ms)
-        notes += told
+        selection, whole, latency_notes = within_latency(selection, whole, frame, spec.training.latency_ms)
+        notes += latency_notes
     judged = with_interval(
         spec, refit(spec, selection, known, seed, fitting, context.pooled), validation, selection.predictor
     )

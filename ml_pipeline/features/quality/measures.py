@@ -260,7 +260,7 @@ def _unseen_levels(data: _Data) -> _Finding:
 
 
 def _volume_trend(data: _Data) -> _Finding:
-    """Entities of the last 30 days divided by the mean of up to six 30-day periods before; 1 if there is none."""
+    """Entities of the last 30 days divided by the mean of up to six 30-day periods before, 1 without such periods."""
     periods = min(6, int(data.age_days[0] // _PERIOD) - 1)
     counts = [int(((data.age_days >= k * _PERIOD) & (data.age_days < (k + 1) * _PERIOD)).sum()) for k in range(7)]
     before = _mean(counts[1 : 1 + periods]) if periods > 0 else 0.0

@@ -87,12 +87,12 @@ class SearchReport:
         if self.result is None:
             return f"no search: {self.why}"
         counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
-        told = f"search: {len(self.result.trials)} trials ({counts}) in {self.seconds:.1f} s, {self.result.stopped}"
+        text = f"search: {len(self.result.trials)} trials ({counts}) in {self.seconds:.1f} s, {self.result.stopped}"
         if not self.used:
-            return f"{told}; {self.why}"
+            return f"{text}; {self.why}"
         chosen = ", ".join(f"{name} {_short(value)}" for name, value in (self.params | self.preprocessing).items())
         change = f"{abs(self.gain):.1%} {'lower' if self.gain > 0 else 'higher'} on the validation part"
-        return f"{told}; {chosen} instead of the declared parameters, loss {change}"
+        return f"{text}; {chosen} instead of the declared parameters, loss {change}"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as values for JSON."""
@@ -270,7 +270,9 @@ def _weighed(
     if best.declared:
         return spec, _kept(spec, budget, result, "the declared parameters are kept: no trial was better")
     if result.declared is not None:
-        tried = [fold for fold, part in enumerate(losses.parts) if _tells(spec, rows["label"].iloc[part.validation])]
+        tried = [
+            fold for fold, part in enumerate(losses.parts) if _is_informative(spec, rows["label"].iloc[part.validation])
+        ]
         if not tried:
             why = "the declared parameters are kept: every fold has too few labels of one class to compare"
             return spec, _kept(spec, budget, result, why)
@@ -292,7 +294,7 @@ def _kept(spec: ModelSpec, budget: int, result: SearchResult | None, why: str) -
     return SearchReport(dict(spec.training.params), preprocessing, False, 0.0, budget, result, why)
 
 
-def _tells(spec: ModelSpec, label: pd.Series) -> bool:
+def _is_informative(spec: ModelSpec, label: pd.Series) -> bool:
     """Whether the labels can compare two models: without positives, the model with lower probabilities would win."""
     return spec.task == "regression" or enough_of_either(label.to_numpy())
 
@@ -302,7 +304,7 @@ def _gain(spec: ModelSpec, chosen: ModelSpec, rows: pd.DataFrame, validation: pd
 
     It is 0 if the labels cannot compare two models, if one of the two cannot be fitted, or if the loss is already 0.
     """
-    if not _tells(spec, validation["label"]):
+    if not _is_informative(spec, validation["label"]):
         return 0.0
     losses = []
     for one in (spec, chosen):

@@ -128,18 +128,20 @@ def select_model(
         )
     held_out = _held_out(spec, train_rows, validation, fit.ensemble, simple, seed, pooled)
     scored = _score_candidates(spec, fit.ensemble, held_out)
-    told = held_out.informative(spec.task)
-    gains = {name: (held_out.constants[:, 0] - one.losses)[told] for name, one in scored.items()}
+    informative = held_out.informative(spec.task)
+    gains = {name: (held_out.constants[:, 0] - one.losses)[informative] for name, one in scored.items()}
     winner = _winner(spec, gains)
     records = [_record(spec, name, losses) for name, losses in zip(simple, held_out.constants.T, strict=True)]
     records += [_record(spec, name, one.losses) | _chosen(one.ensemble) for name, one in scored.items()]
     records += _failed(spec, fit)
     if winner is None and POOLED in simple:
         gain = held_out.constants[:, 0] - held_out.constants[:, list(simple).index(POOLED)]
-        if told.any() and is_significant(gain[told], spec.training.min_improvement_se):
+        if informative.any() and is_significant(gain[informative], spec.training.min_improvement_se):
             return SelectionResult(POOLED, simple[POOLED], records)
     if winner is None:
-        reason = _insignificant(spec, next(iter(simple)), _significance_candidates(spec, gains) if told.any() else [])
+        reason = _insignificant(
+            spec, next(iter(simple)), _significance_candidates(spec, gains) if informative.any() else []
+        )
         return SelectionResult(next(iter(simple)), baseline, records, reason=reason)
     return SelectionResult(winner, scored[winner].ensemble, records, _curve(held_out, scored[winner].losses))
 
