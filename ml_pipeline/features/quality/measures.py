@@ -61,12 +61,8 @@ def assess(spec: ModelSpec, rows: pd.DataFrame, frame: pd.DataFrame, as_of: date
 
     Parameters
     ----------
-    spec
-        The model.
     rows, frame
-        Input and result of ``point_in_time.build`` for ``spec`` and ``as_of``.
-    as_of
-        Aware time; later rows are ignored.
+        Input and result of ``point_in_time.build`` for ``spec`` and the aware time ``as_of``; later rows are ignored.
     """
     patterns = temporal_patterns(spec, frame, as_of)
     if frame.empty:
@@ -308,9 +304,8 @@ def _constant_columns(data: _Data) -> _Finding:
 def _leakage(data: _Data) -> _Finding:
     """Strongest association of an own feature with the label; suspicious from 0.90, certain from 0.98.
 
-    For numbers: Spearman's rank correlation (Somers' D, which is 2 AUC - 1, for a binary label), of the value and of
-    whether it is missing. For categories: the correlation of the label with the mean label of the other entities at the
-    same level, where missing counts as a level.
+    For numbers: Spearman's rank correlation (for a binary label Somers' D, 2 AUC - 1), of the value and of whether it is
+    missing. For categories: the correlation of the label with the mean label of the other entities at the same level.
     """
     label = data.label
     if len(label) < _FEWEST_LABELS or _is_constant(label):
@@ -330,8 +325,8 @@ def _leakage(data: _Data) -> _Finding:
 def _label_copies(data: _Data) -> dict[str, float]:
     """Own features that equal the label in at least 99.9% of rows, in its reported unit or in the source's unit.
 
-    Fewer than 50 rows, or a label that hardly varies, can be equal by chance and are not judged. This finds leaked
-    labels that were renamed, or whose ``known_at`` is declared wrongly.
+    Fewer than 50 rows, or labels that hardly vary, can be equal by chance and are not judged. A leaked label is found
+    even if it is renamed or its ``known_at`` is wrong.
     """
     label = data.label
     distinct, counts = np.unique(label, return_counts=True)

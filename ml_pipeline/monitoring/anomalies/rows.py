@@ -116,16 +116,15 @@ def unusual_inputs(spec: ModelSpec, reference: pd.DataFrame, rows: pd.DataFrame,
     - categorical: the share of rows with a level at most as frequent; for unknown levels the estimate of Good (1953);
     - missing: the share of missing values.
 
-    The surprise of what never occurred counts double: an unknown level if all others are frequent, a missing value if
-    none was missing. The score of a row is the sum of its three largest surprises. Its p-value is the share of
-    calibration rows with at least this score. Calibration rows are the newer three fifths of the reference, in three
-    blocks, each scored by the rows before it; new levels and values therefore count only as much as they did within
-    the reference. At the default rate of 5 per 1,000, simulated rows without a change gave 2 to 6 per 1,000; the newer
-    halves of Jira histories, compared with the older halves, gave 1 to 11.
+    The surprise of what never occurred counts double: an unknown level if all others are frequent, a first missing
+    value. The score of a row is the sum of its three largest surprises. Its p-value is the share of calibration rows
+    with at least this score. Calibration rows are the newer three fifths of the reference, in three blocks, each scored
+    by the rows before it; new levels and values thus count only as much as they did within the reference. At the
+    default rate of 5 per 1,000, simulated rows without a change gave 2 to 6 per 1,000; the newer halves of Jira
+    histories, compared with the older halves, gave 1 to 11.
 
-    History and calendar columns are left out, because they change with time, and so is the text; its lengths are
-    compared. From a reference of more than 20,000 rows, 20,000 evenly spaced ones are used. Columns that one side lacks
-    are named in the note.
+    History and calendar columns are left out, because they change with time, and so is the text (its lengths are
+    compared). Of more than 20,000 reference rows, 20,000 evenly spaced ones are used. The note names absent columns.
 
     Parameters
     ----------
