@@ -79,7 +79,21 @@ def build(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
 def build_one(spec: ModelSpec, rows: pd.DataFrame, entity_id: str, as_of: datetime) -> pd.DataFrame:
     """Feature row of one entity, as a frame with one row of ``build(spec, rows, as_of)``.
 
-    ``rows`` must contain the tenant's past too, because history features are computed from it.
+    Parameters
+    ----------
+    spec
+        The model.
+    rows
+        Source rows as for ``build``, including the tenant's past, because history features are computed from it.
+    entity_id
+        Identifier of the entity, as text.
+    as_of
+        Aware time; later events are ignored.
+
+    Returns
+    -------
+    DataFrame
+        One row with the columns of ``build``.
 
     Raises
     ------

@@ -304,7 +304,7 @@ def _constant_columns(data: _Data) -> _Finding:
 def _leakage(data: _Data) -> _Finding:
     """Strongest association of an own feature with the label; suspicious from 0.90, certain from 0.98.
 
-    For numbers: Spearman's rank correlation (for a binary label Somers' D, 2 AUC - 1), of the value and of whether it is
+    For numbers: Spearman's rank correlation (binary label: Somers' D, 2 AUC - 1), of the value and of whether it is
     missing. For categories: the correlation of the label with the mean label of the other entities at the same level.
     """
     label = data.label

@@ -63,6 +63,18 @@ def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
     the one or two members in the middle, a weighted mean all members. For a member on the log scale, the effect in the
     reported unit is distributed in proportion to the contributions on the log scale. A contribution describes how the
     model uses a value, not what would happen if the value changed.
+
+    Parameters
+    ----------
+    model
+        The version.
+    frame
+        Feature frame with the entities to explain.
+
+    Raises
+    ------
+    ValueError
+        If the frame lacks a column that the version was trained with.
     """
     predictor, columns = model.predictor, _Columns(len(frame))
     if isinstance(predictor, Baseline):

@@ -116,6 +116,17 @@ def tuned(
     Because the best of many trials is partly luck, its gain is measured again on ``validation``; the adaptive budget
     uses that gain. The declared parameters are kept if the rows cannot be split into folds or nothing can be fitted.
 
+    Parameters
+    ----------
+    spec
+        The model.
+    rows, validation
+        Matured feature rows of the train and the validation part.
+    seed
+        Seed of fits, folds and sampler.
+    context
+        Storage, processes and the gains of earlier searches.
+
     Returns
     -------
     ModelSpec
