@@ -28,7 +28,7 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mo
 
 
 class Row(NamedTuple):
-    """One setting or key; all texts are Markdown. ``refers_to`` is the specification part that is the type of the value."""
+    """One setting or key; all texts are Markdown. ``refers_to`` is the part that the value consists of."""
 
     name: str
     type: str
