@@ -1,4 +1,4 @@
-"""Rows since a change are trained on where they foresee more than the whole window does."""
+"""After a change, the training rows are post-change data, unless the whole window predicts better."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_the_severity_is_that_of_the_rise(factor, severity):
     assert found.severity == severity
 
 
-def test_a_proven_rise_too_small_for_a_severity_is_no_degradation():
+def test_a_significant_rise_too_small_for_a_severity_is_not_a_degradation():
     found = degradation(SPEC, scored(160, 600, change=80, factor=1.04), day_number(159))
     assert found.evidence["alarm"]
     assert (found.status, found.severity) == ("stable", None)
@@ -115,7 +115,7 @@ def test_a_loss_that_came_back_is_no_longer_degraded():
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000), at=st.integers(20, 89))
-def test_a_day_backfilled_equals_that_day_lived(seed, at):
+def test_a_backfilled_day_equals_the_report_of_that_day(seed, at):
     outcomes, predictions = history(change=70, seed=seed)
     end = START + pd.Timedelta(days=at + 1)
     then = scored_outcomes(

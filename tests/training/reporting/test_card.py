@@ -39,7 +39,7 @@ def table(text):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_metric_of_the_test_part_stands_beside_the_constants(versions, name):
+def test_the_card_shows_every_metric_of_the_test_part_with_that_of_the_baseline(versions, name):
     spec, rows, trained = versions[name]
     told = table(sections(card(spec, trained, rows, ORIGIN))["Test part"])
     titles = {metric.name: f"{metric.title} (`{metric.name}`)" for metric in spec.business_metrics}
@@ -109,7 +109,7 @@ def test_the_limits_name_the_notes_few_test_rows_and_weak_data(versions):
     assert "Import more often" not in limits
 
 
-def test_a_constant_says_that_it_is_one_and_relies_on_nothing(versions):
+def test_the_card_of_a_baseline_names_it_and_has_no_importance(versions):
     spec, rows, trained = versions["story_points"]
     constant = baseline_instead(spec, trained)
     told = sections(card(spec, constant, rows, ORIGIN))

@@ -50,7 +50,7 @@ def test_without_an_ensemble_the_best_single_candidate_is_selected(story_points,
     assert {member.candidate for member in selection.predictor.members} == {selection.winner}
 
 
-def test_stacking_answers_with_a_weighted_mean(story_points, parts):
+def test_stacking_predicts_a_weighted_mean(story_points, parts):
     train_rows, validation = parts
     selection = select_model(with_training(story_points, ensemble="stacking"), train_rows, validation, seed=0)
     assert (selection.winner, selection.predictor.combine) == ("stacking", "mean")
