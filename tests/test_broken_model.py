@@ -113,7 +113,7 @@ def test_an_approved_retraining_waits_until_the_file_is_corrected(folder, settin
 
     warehouse = Warehouse(settings)
     now = dt.datetime.now(dt.UTC)
-    numbers = {"cause": "drift", "severity": "HIGH", "scheduled_for": None, "action": "train"}
+    numbers = {"trigger": "drift", "severity": "HIGH", "scheduled_for": None, "action": "train"}
     numbers |= dict.fromkeys(SCORES)
     with warehouse.tenant("acme") as connection:
         record_decision(
