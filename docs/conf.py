@@ -27,7 +27,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 
-# Warnings are errors, so a reference that leads nowhere fails the build. Types of other packages have no page here.
+# Warnings are errors, so a broken reference fails the build. Types of other packages have no pages here.
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!ml_pipeline\b).*")]
 
@@ -39,7 +39,7 @@ autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"exclude-members": "model_config"}
 python_maximum_signature_line_length = 90
-# Pages name the objects that they show; no files are generated beside them.
+# Pages list their objects; autosummary generates no files.
 autosummary_generate = False
 numpydoc_show_class_members = False
 
@@ -64,7 +64,7 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-# Pages without pages below them have nothing to show at the left.
+# Pages without subpages need no navigation at the left.
 html_sidebars = {
     page: []
     for page in (

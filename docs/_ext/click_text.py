@@ -1,4 +1,4 @@
-"""Help texts of commands are plain text: what reStructuredText would take for markup is escaped, `code` stays code."""
+"""Converts help texts of commands to reStructuredText: markup characters are escaped, `code` becomes code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of settings and of specification keys, made from the pydantic models, so that they follow the code.
+"""Tables of settings and of specification keys, generated from the pydantic models.
 
 ``{settings-table} package.module:Class`` lists the environment variables of a settings class and makes each a target of
 the role ``envvar``; ``{specification-keys} package.module:Class`` lists the keys of a specification, a section a part.
@@ -28,7 +28,7 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mo
 
 
 class Row(NamedTuple):
-    """One setting or key; every text is Markdown. ``refers_to`` is the part of a specification that the value is."""
+    """One setting or key; all texts are Markdown. ``refers_to`` is the part that the value consists of."""
 
     name: str
     type: str
@@ -78,7 +78,7 @@ def _variable(settings: type[BaseModel], name: str, field: FieldInfo) -> tuple[s
 
 
 def specification_parts(specification: type[BaseModel]) -> list[SpecificationPart]:
-    """The keys of a specification, each nested part after the part that holds it."""
+    """The keys of a specification; a nested part follows the part that contains it."""
     schema = specification.model_json_schema()
     return list(_parts(schema, "", schema.get("$defs", {})))
 
@@ -105,7 +105,7 @@ def _parts(schema: dict[str, Any], path: str, definitions: dict[str, Any]) -> It
 
 
 def _nested(property_: dict[str, Any], path: str, definitions: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-    """The part that a key holds, if any, and the path of that part."""
+    """The nested part that is the value of a key, or None, and its path."""
     for schema, within in (
         (property_, path),
         *((choice, path) for choice in property_.get("anyOf", ())),
@@ -120,7 +120,7 @@ def _nested(property_: dict[str, Any], path: str, definitions: dict[str, Any]) -
 
 
 def type_text(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """What a value may be, in words.
+    """Description of the allowed values.
 
     >>> type_text({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]}, {})
     'number above 0'
@@ -157,7 +157,7 @@ def type_text(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def default_text(value: Any) -> str:
-    """A default as a person would write it; no folder of the machine that builds the site gets into it.
+    """Text of a default value, without folders of the machine that builds the site.
 
     >>> default_text(None), default_text({"HIGH": 0.1}), default_text(True)
     ('not set', '`HIGH: 0.1`', '`true`')
@@ -187,7 +187,7 @@ def _default_of(field: FieldInfo) -> str:
 
 
 class _Reference(SphinxDirective):
-    """What both directives share: they take ``package.module:Class``."""
+    """Base of both directives, which take ``package.module:Class``."""
 
     required_arguments = 1
     columns: tuple[tuple[str, int], ...]
@@ -196,7 +196,7 @@ class _Reference(SphinxDirective):
         module, _, name = self.arguments[0].partition(":")
         found: type[BaseModel] = getattr(importlib.import_module(module), name)
         package = Path(inspect.getfile(found)).parent
-        for file in package.glob("*.py"):  # of a specification: the parts that the class is made of
+        for file in package.glob("*.py"):  # the parts of a specification
             self.env.note_dependency(str(file))
         return found
 
@@ -217,7 +217,7 @@ class _Reference(SphinxDirective):
 
 
 class SettingsTable(_Reference):
-    """A row for each environment variable."""
+    """Table with a row per environment variable."""
 
     def run(self) -> list[nodes.Node]:
         standard = self.env.domains.standard_domain
@@ -230,7 +230,7 @@ class SettingsTable(_Reference):
 
 
 class SpecificationKeys(_Reference):
-    """A section with a table for each part of a specification."""
+    """Sections with a table per part of a specification."""
 
     def run(self) -> list[nodes.Node]:
         sections: list[nodes.Node] = []

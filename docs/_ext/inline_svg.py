@@ -1,4 +1,4 @@
-"""``{diagram} name.svg``: a drawing that is part of the page, so that it follows its colours, light or dark."""
+"""``{diagram} name.svg``: includes a drawing in the page, so that it uses the page's colours, light or dark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sphinx.util.docutils import SphinxDirective
 
 
 class Diagram(SphinxDirective):
-    """Shows a drawing of the page's folder; its ``title`` and ``desc`` are the text for a screen reader."""
+    """Shows a drawing from the page's folder; its ``title`` and ``desc`` are read by screen readers."""
 
     required_arguments = 1
 

@@ -1,4 +1,4 @@
-"""Fails the build if a page would load anything from another server.
+"""Fails the build if a page would load a file from another server.
 
 Links that a reader may follow are fine; a script, style sheet, font or picture from elsewhere is not: the site has to
 look the same on a machine without a network, and reading it must tell nobody.
@@ -15,7 +15,7 @@ from sphinx.util import logging
 
 _REMOTE = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
 _IN_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""", re.IGNORECASE)
-# What a browser fetches by itself; `a` and `form` wait for the reader, and `link` depends on its relation.
+# Elements whose addresses a browser loads; `a` and `form` need a click, and `link` depends on its relation.
 _LOADS = {"src", "srcset", "data", "poster", "xlink:href"}
 _FETCHED_RELATIONS = {
     "stylesheet",
@@ -48,7 +48,7 @@ class _Loads(HTMLParser):
 
 
 def loads_from_elsewhere(name: str, text: str) -> list[str]:
-    """Addresses on other servers that a page or style sheet loads by itself.
+    """Addresses on other servers that a page or style sheet loads.
 
     >>> loads_from_elsewhere("a.html", '<script src="https://cdn.example/x.js"></script><a href="https://example/">x</a>')
     ['https://cdn.example/x.js']
@@ -77,7 +77,7 @@ def _check_site(app: Sphinx, exception: Exception | None) -> None:
         return
     for problem in check(Path(app.outdir)):
         logging.getLogger(__name__).warning("%s from another server. Put the file into docs/_static.", problem)
-        app.statuscode = 1  # also where warnings are no errors
+        app.statuscode = 1  # also without -W
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

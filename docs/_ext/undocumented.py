@@ -1,4 +1,4 @@
-"""A docstring may refer to an object of the package that has no page: it becomes plain text, if the object exists."""
+"""References in docstrings to objects without a page become plain text if the object exists."""
 
 from __future__ import annotations
 

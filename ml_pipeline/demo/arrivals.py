@@ -1,4 +1,4 @@
-"""When items are created, and the random numbers that decide everything else about each of them."""
+"""Creation times of simulated items, and the random numbers that determine their other properties."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pandas as pd
 from ml_pipeline.demo.organisation import Organisation
 from ml_pipeline.demo.working_time import FIRST_MONDAY, PEAK_SEASON, WEEK, moment_in_week, season
 
-STAFF_STREAM, ISSUE_STREAM, PULL_REQUEST_STREAM = 0, 1, 2  # second part of every seed
+STAFF_STREAM, ISSUE_STREAM, PULL_REQUEST_STREAM = 0, 1, 2  # second part of each seed
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Items in order of creation: whole seconds since the epoch, and uniform numbers in [0, 1).
+    """Items in order of creation: times in whole seconds since the epoch, and uniform random numbers in [0, 1).
 
-    ``draws`` has one number per item and name, ``words`` a row of them per item.
+    ``draws`` has one number per item and name, ``words`` one row of numbers per item.
     """
 
     created: np.ndarray
@@ -30,7 +30,7 @@ class Arrivals:
         return slice(int(np.searchsorted(self.created, seconds)), None)
 
     def normal(self, name: str) -> np.ndarray:
-        """The draw of that name as a standard normal number."""
+        """The draw called ``name``, converted to a standard normal number."""
         from scipy.special import ndtri
 
         return ndtri(self.draws[name])
@@ -41,9 +41,9 @@ def arrivals(
 ) -> Arrivals:
     """Poisson arrivals from ``warm_up`` seconds before the organisation's start to its end.
 
-    Each week has a random stream of its own, in which candidates come in order of a level (a unit Poisson process); a
-    candidate is an item if its level is below the rate at its time. So a rate that changes adds or removes items and
-    leaves all others as they were (Lewis and Shedler 1979, thinning).
+    Each week has its own random stream of candidates in ascending order of a level (a unit Poisson process). A
+    candidate becomes an item if its level is below the rate at its time. A changed rate thus adds or removes items
+    without changing the others (thinning, Lewis and Shedler 1979).
     """
     start, end = organisation.start.timestamp(), organisation.end.timestamp()
     weeks = np.arange((start - warm_up - FIRST_MONDAY) // WEEK, (end - FIRST_MONDAY) // WEEK + 1).astype(int)
@@ -63,12 +63,12 @@ def arrivals(
 
 
 def known_by(end: float, seconds: np.ndarray) -> np.ndarray:
-    """The times, NaN where they lie after ``end``."""
+    """The times, with NaN for those after ``end``."""
     return np.where(seconds <= end, seconds, np.nan)
 
 
 def as_times(seconds: np.ndarray) -> pd.DatetimeIndex:
-    """Seconds since the epoch as microsecond times in UTC, NaT where NaN."""
+    """Seconds since the epoch as microsecond times in UTC, NaT for NaN."""
     missing = np.isnan(seconds)
     times = (np.where(missing, 0, seconds) * 1_000_000).astype("datetime64[us]")
     times[missing] = np.datetime64("NaT")

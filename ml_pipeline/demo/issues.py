@@ -1,4 +1,4 @@
-"""Simulated issues: their story points and how long they take, in part foreseeable from who writes what and when."""
+"""Simulated issues: story points and durations, partly predictable from author, text and time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ml_pipeline.demo.working_time import DAY, HOURS_A_DAY, add_working_hours, s
 class _IssueType(NamedTuple):
     name: str
     share: float
-    hours: float  # median duration in working hours, waiting included
-    points: float  # geometric mean of the estimates; NaN where the type is not estimated
+    hours: float  # median duration in working hours, including waiting
+    points: float  # geometric mean of the estimates; NaN for types without estimates
 
 
 _TYPES = (
@@ -38,10 +38,10 @@ _PRIORITY_DELAY = np.array([0.4, 0.0, -0.3, -0.8])  # log scale
 _SCALE = np.array([1.0, 2.0, 3.0, 5.0, 8.0, 13.0])
 _BETWEEN_POINTS = np.sqrt(_SCALE[:-1] * _SCALE[1:])
 
-_ESTIMATED = 0.9  # share of stories, tasks and bugs that are estimated unless they are done before
+_ESTIMATED = 0.9  # share of stories, tasks and bugs that get an estimate if they are not done before
 _NEVER_RESOLVED = 0.04
 _NO_PRIORITY, _NO_DESCRIPTION = 0.05, 0.12
-_QUEUE_WINDOW = 28 * DAY  # what has been open for longer keeps nobody busy
+_QUEUE_WINDOW = 28 * DAY  # issues open for longer are treated as inactive
 
 _DRAWS = (
     *ITEM_DRAWS,
@@ -51,7 +51,7 @@ _DRAWS = (
 
 
 def simulated_issues(organisation: Organisation, staff: Staff) -> pd.DataFrame:
-    """The rows of ``source.issues`` as they are known at the organisation's end."""
+    """Rows of ``source.issues`` as known at the organisation's end."""
     arrived = arrivals(
         organisation, ISSUE_STREAM, organisation.issues_per_week, _DRAWS, TEXT_DRAWS, warm_up=_QUEUE_WINDOW
     )
@@ -59,7 +59,7 @@ def simulated_issues(organisation: Organisation, staff: Staff) -> pd.DataFrame:
     kind = choose(arrived.draws["type"], [kind.share for kind in _TYPES])
     opening = _openings(kind, arrived.draws["opening"])
     priority = choose(arrived.draws["priority"], _PRIORITY_SHARES)
-    # What the words announce, and what nobody can know at creation.
+    # Effort that the text indicates, plus effort that is unknown at creation.
     effort = items.meaning * (vocabulary.TOPIC_EFFORT[items.topic] + vocabulary.OPENING_EFFORT[opening])
     effort += 0.25 * arrived.normal("hidden_effort")
     hours = _working_hours(organisation, arrived, items, kind, priority, effort)
@@ -95,7 +95,7 @@ def _priorities(organisation: Organisation, arrived: Arrivals, priority: np.ndar
 def _course(
     organisation: Organisation, arrived: Arrivals, items: Items, kind: np.ndarray, hours: np.ndarray, effort: np.ndarray
 ) -> dict[str, object]:
-    """Start, estimate and resolution, empty where they lie after the organisation's end."""
+    """Start, estimate and resolution, empty if after the organisation's end."""
     draws, end = arrived.draws, organisation.end.timestamp()
     finished = add_working_hours(arrived.created, hours)
     resolved = np.where(draws["never_resolved"] < _NEVER_RESOLVED, np.nan, finished)
@@ -118,7 +118,7 @@ def _working_hours(
     priority: np.ndarray,
     effort: np.ndarray,
 ) -> np.ndarray:
-    """Working hours from creation to resolution: lognormal, and longer when the team has much to do."""
+    """Working hours from creation to resolution: lognormal, longer if the team has many open issues."""
     created = arrived.created
     log_factor = 0.85 * effort + _PRIORITY_DELAY[priority] + items.habits.duration + items.style.duration
     log_factor += 0.4 * (1 - season(created)) + 0.45 * arrived.normal("duration_noise")
@@ -129,7 +129,7 @@ def _working_hours(
 
 
 def _open_items(created: np.ndarray, finished: np.ndarray, team: np.ndarray) -> np.ndarray:
-    """Issues of the item's team that were open, and not older than the queue window, when it was created."""
+    """Number of the team's issues that were open, and within the queue window, when the item was created."""
     left = np.minimum(finished, created + _QUEUE_WINDOW)
     count = np.empty(len(created))
     for number in np.unique(team):
@@ -141,14 +141,14 @@ def _open_items(created: np.ndarray, finished: np.ndarray, team: np.ndarray) -> 
 def _points(
     organisation: Organisation, arrived: Arrivals, items: Items, kind: np.ndarray, effort: np.ndarray
 ) -> np.ndarray:
-    """Estimates on the scale of planning poker, NaN for types that are not estimated."""
+    """Estimates on the planning poker scale, NaN for types without estimates."""
     log_factor = 0.9 * effort + items.habits.points + items.style.points + 0.2 * arrived.normal("points_noise")
     exact = organisation.factor("label", arrived.created) * _TYPE_POINTS[kind] * np.exp(log_factor)
     return np.where(np.isnan(exact), np.nan, _SCALE[np.searchsorted(_BETWEEN_POINTS, exact)])
 
 
 def _estimate_times(arrived: Arrivals, kind: np.ndarray, resolved: np.ndarray) -> np.ndarray:
-    """One to ten days after creation; NaN for types without points and for what was done before it was estimated."""
+    """Estimate times, one to ten days after creation; NaN for types without points and issues resolved before."""
     delay = HOURS_A_DAY * (1.4 + 4.6 * arrived.draws["estimate_delay"] ** 3)
     when = add_working_hours(arrived.created, delay)
     given = (arrived.draws["estimated"] < _ESTIMATED) & ~np.isnan(_TYPE_POINTS[kind]) & ~(resolved < when)

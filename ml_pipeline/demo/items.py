@@ -1,4 +1,4 @@
-"""What issues and pull requests have in common: who creates them, for which team, about what."""
+"""Common properties of simulated issues and pull requests: author, team and topic."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ml_pipeline.demo.vocabulary import (
 ITEM_DRAWS = ("campaign", "seat", "topic", "sentences", "body_missing")
 TEXT_DRAWS = SUMMARY_DRAWS + DESCRIPTION_DRAWS
 
-_CAMPAIGN_SEATS = 0.25  # share of the activity, the busiest people's, that a campaign's items come from
+_CAMPAIGN_SEATS = 0.25  # share of the activity, of the busiest people, that a campaign's items come from
 
 
 @dataclass(frozen=True)
 class Items:
-    """One element per item in every array; ``meaning`` is 1, and falls to -1 in a full concept drift."""
+    """Arrays with one element per item; ``meaning`` is 1 and falls to -1 in a full concept drift."""
 
     campaign: np.ndarray
     author: np.ndarray
@@ -39,7 +39,7 @@ class Items:
 
 
 def items_of(organisation: Organisation, staff: Staff, arrived: Arrivals) -> Items:
-    """Author, team and topic of everything that arrived."""
+    """Author, team and topic of all items that arrived."""
     draws = arrived.draws
     campaign = draws["campaign"] < organisation.share("covariate", arrived.created)
     seat = staff.seat(np.where(campaign, _CAMPAIGN_SEATS * draws["seat"], draws["seat"]))
@@ -60,7 +60,7 @@ def items_of(organisation: Organisation, staff: Staff, arrived: Arrivals) -> Ite
 def texts(
     organisation: Organisation, arrived: Arrivals, items: Items, opening: np.ndarray, usually_missing: float
 ) -> tuple[list[str], np.ndarray]:
-    """Headline and body of every item; a share of the bodies, ``usually_missing`` without a drift, is None."""
+    """Summary and body of every item; a share of the bodies (``usually_missing`` without drift) is None."""
     length = 2.5 + 0.8 * items.habits.verbosity + 1.2 * arrived.normal("sentences") + 2.0 * items.campaign
     sentences = np.clip(np.round(length), 1, MAX_SENTENCES).astype(int)
     headline, body = np.split(arrived.words, [SUMMARY_DRAWS], axis=1)
@@ -69,7 +69,7 @@ def texts(
 
 
 def choose(uniform: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """Index of the share that each number in [0, 1) falls into; the shares add up to 1.
+    """Index of the share that each number in [0, 1) falls into; the shares sum to 1.
 
     >>> choose(np.array([0.0, 0.3, 0.99]), (0.3, 0.7)).tolist()
     [0, 1, 1]
@@ -78,7 +78,7 @@ def choose(uniform: np.ndarray, shares: Sequence[float]) -> np.ndarray:
 
 
 def omit(values: Sequence[str] | np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """The values as an object array with None where they are missing."""
+    """The values as an object array with None for missing ones."""
     given = np.array(values, dtype=object)
     given[missing] = None
     return given

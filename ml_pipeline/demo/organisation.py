@@ -1,4 +1,4 @@
-"""What a simulated organisation is: its size, its span of time, and the drifts that it goes through."""
+"""Simulated organisations: size, period and drifts."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ DriftKind = Literal["covariate", "concept", "volume", "missing", "label"]
 MAX_PEOPLE = 200
 MAX_TEAMS = 12
 
-_SHARES: tuple[DriftKind, ...] = ("covariate", "concept", "missing")  # kinds whose size is a share of something
+_SHARES: tuple[DriftKind, ...] = ("covariate", "concept", "missing")  # kinds whose size is a share
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A change in what an organisation does, for everything created from ``at`` on.
+    """A change of an organisation's items, for all items created from ``at`` on.
 
-    The change comes at once, or grows linearly over ``gradual_days``. What ``size`` means:
+    The change is immediate, or grows linearly over ``gradual_days``. The meaning of ``size`` depends on the kind:
 
-    - ``covariate`` (0..1): the share of new items that belongs to a campaign. Campaign items are about everyday topics
-      and written at length, by the busiest people; pull requests grow by the factor 1 + size. What an item's words
-      and author mean for its outcome stays.
-    - ``concept`` (0..1): how far the meaning of topics, openings and diff sizes turns around. At 0.5 they tell nothing,
-      at 1 what was hard is easy. What is visible at creation stays exactly the same.
+    - ``covariate`` (0..1): share of new items that belong to a campaign. Campaign items have everyday topics and long
+      texts, and come from the busiest people; pull requests grow by the factor 1 + size. The relation of text and
+      author to the outcome does not change.
+    - ``concept`` (0..1): degree to which the effect of topics, openings and diff sizes is reversed. At 0.5 they have no
+      effect, at 1 hard items become easy. Everything visible at creation stays the same.
     - ``volume`` (> -1): items per week are multiplied by 1 + size.
-    - ``missing`` (0..1): the share of priorities, descriptions, bodies and diff sizes, of those filled in before, that
-      is not filled in any more.
-    - ``label`` (> -1): story points and durations, and the odds of a further review cycle, are multiplied by 1 + size.
+    - ``missing`` (0..1): share of the priorities, descriptions, bodies and diff sizes filled in before that become
+      missing.
+    - ``label`` (> -1): story points, durations and the odds of a further review cycle are multiplied by 1 + size.
 
     Raises
     ------
@@ -47,16 +47,16 @@ class Drift:
         if self.kind not in get_args(DriftKind):
             raise ValueError(f"drift kind {self.kind!r} is unknown. Use one of {', '.join(get_args(DriftKind))}")
         if self.kind in _SHARES and not 0 <= self.size <= 1:
-            raise ValueError(f"size {self.size} of a {self.kind} drift is no share. Use 0 to 1")
+            raise ValueError(f"size {self.size} of a {self.kind} drift is not a share. Use 0 to 1")
         if not self.size > -1:
-            raise ValueError(f"size {self.size} of a {self.kind} drift leaves nothing. Use more than -1")
+            raise ValueError(f"size {self.size} of a {self.kind} drift is too small. Use more than -1")
         if self.at.tzinfo is None:
             raise ValueError(f"drift at {self.at} has no time zone. Use UTC")
         if self.gradual_days < 0:
             raise ValueError(f"gradual_days is {self.gradual_days}. Use 0 for a change at once")
 
     def strength(self, seconds: np.ndarray) -> np.ndarray:
-        """The part of ``size`` that has come by each time (seconds since the epoch)."""
+        """The part of ``size`` reached at each time (seconds since the epoch)."""
         elapsed = seconds - self.at.timestamp()
         if self.gradual_days == 0:
             return self.size * (elapsed >= 0)
@@ -65,15 +65,15 @@ class Drift:
 
 @dataclass(frozen=True)
 class Organisation:
-    """A tenant to simulate, from ``start`` to ``end`` (both included, UTC).
+    """A tenant to simulate, from ``start`` to ``end`` (inclusive, UTC).
 
-    ``issues_per_week`` and ``pull_requests_per_week`` are about the averages over a year, ``people`` is the number at
-    any one time: who leaves is replaced.
+    ``issues_per_week`` and ``pull_requests_per_week`` are approximate averages over a year; ``people`` is the number at
+    any time, because people who leave are replaced.
 
     Raises
     ------
     ValueError
-        If a number cannot be (the message names tenant, field and value).
+        If a number is invalid; the message names tenant, field and value.
     """
 
     tenant_id: str
@@ -106,12 +106,12 @@ class Organisation:
             )
 
     def share(self, kind: DriftKind, seconds: np.ndarray) -> np.ndarray:
-        """Joint strength of the drifts of one kind at each time, 1 at most."""
+        """Combined strength of the drifts of one kind at each time, at most 1."""
         total = sum((drift.strength(seconds) for drift in self.drifts if drift.kind == kind), np.zeros(len(seconds)))
         return np.minimum(total, 1)
 
     def missing_share(self, usual: float, seconds: np.ndarray) -> np.ndarray:
-        """Share of a field's values that are not filled in at each time, ``usual`` without a drift."""
+        """Share of missing values of a field at each time, ``usual`` without a drift."""
         return usual + (1 - usual) * self.share("missing", seconds)
 
     def factor(self, kind: DriftKind, seconds: np.ndarray) -> np.ndarray:
@@ -129,8 +129,8 @@ DEMO_CHANGE = pd.Timedelta(days=42)  # before the end of the demo's history
 def demo_organisations(now: pd.Timestamp, seed: int = 7) -> list[Organisation]:
     """Four tenants with a year of history up to ``now``.
 
-    acme and umbrella do not change. ``DEMO_CHANGE`` before ``now``, globex starts a campaign that changes its items but
-    not their outcomes, and initech's items begin to have other outcomes.
+    acme and umbrella do not change. ``DEMO_CHANGE`` before ``now``, globex starts a campaign, which changes its items
+    but not their outcomes (covariate drift), and the outcomes of initech's items change (concept drift).
     """
     start = now - pd.Timedelta(days=365)
     campaign = Drift("covariate", now - DEMO_CHANGE, size=0.5, gradual_days=14)
@@ -144,10 +144,10 @@ def demo_organisations(now: pd.Timestamp, seed: int = 7) -> list[Organisation]:
 
 
 def fleet(n: int, now: pd.Timestamp, seed: int = 7) -> list[Organisation]:
-    """``n`` tenants without drift, "tenant-0001" on, with a year of history up to ``now``.
+    """``n`` tenants without drift, named from "tenant-0001" on, with a year of history up to ``now``.
 
-    Sizes are lognormal: half of the tenants create fewer than 6 issues and 4 pull requests a week, one in ten more than
-    about 17 and 11. A tenant is the same in a fleet of any size.
+    Sizes are lognormal: half of the tenants create fewer than 6 issues and 4 pull requests per week, one in ten more
+    than about 17 and 11. A tenant is the same in a fleet of any size.
     """
     start = now - pd.Timedelta(days=365)
     sizes = np.exp(np.random.default_rng(seed).normal(0.0, 0.8, size=n))

@@ -1,4 +1,4 @@
-"""Simulated pull requests: how much rework their review asks for, in part foreseeable from author, words and size."""
+"""Simulated pull requests: the rework that reviews request, partly predictable from author, text and size."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _MEDIAN_LINES, _LINES_SPREAD = 60.0, 1.2
 
 _BASE_LOG_ODDS = -0.6  # of a request for changes
 _MOST_REQUESTS = 12
-_REVIEW_HOURS = 10.0  # median, working hours, of a review that asks for nothing
+_REVIEW_HOURS = 10.0  # median working hours of a review without requested changes
 _NEVER_CLOSED = 0.03
-_STRAY_COMMIT = 0.15  # share of pull requests with a commit after the review that nobody asked for
+_STRAY_COMMIT = 0.15  # share of pull requests with an unrequested commit after the review
 _NO_BODY = 0.08
 
 _DRAWS = (
@@ -37,7 +37,7 @@ _DRAWS = (
 
 
 def simulated_pull_requests(organisation: Organisation, staff: Staff) -> pd.DataFrame:
-    """The rows of ``source.pull_requests`` as they are known at the organisation's end."""
+    """Rows of ``source.pull_requests`` as known at the organisation's end."""
     arrived = arrivals(organisation, PULL_REQUEST_STREAM, organisation.pull_requests_per_week, _DRAWS, TEXT_DRAWS)
     items = items_of(organisation, staff, arrived)
     kind = choose(arrived.draws["kind"], _KIND_SHARES)
@@ -65,7 +65,7 @@ def simulated_pull_requests(organisation: Organisation, staff: Staff) -> pd.Data
 
 
 def _lines(organisation: Organisation, arrived: Arrivals, opening: np.ndarray) -> np.ndarray:
-    """Changed lines: lognormal, more for what announces more work, and in a campaign."""
+    """Changed lines: lognormal, more for openings that indicate more work, and in a campaign."""
     log_factor = _LINES_SPREAD * arrived.normal("lines") + 0.5 * vocabulary.OPENING_EFFORT[opening]
     return _MEDIAN_LINES * np.exp(log_factor) * (1 + organisation.share("covariate", arrived.created))
 
@@ -86,7 +86,7 @@ def _changes_requested(
     opening: np.ndarray,
     lines: np.ndarray,
 ) -> np.ndarray:
-    """How often a review asks for changes: geometric, with the same odds of one more time after each."""
+    """Number of reviews that request changes: geometric, with constant odds of a further one."""
     announced = vocabulary.TOPIC_EFFORT[items.topic] + vocabulary.OPENING_EFFORT[opening]
     log_odds = _BASE_LOG_ODDS + items.meaning * (1.1 * announced + 0.6 * np.log(lines / _MEDIAN_LINES))
     log_odds += np.where(kind == _HUMAN, items.habits.rework, _MACHINE_LOG_ODDS[kind]) + items.style.rework
@@ -96,19 +96,19 @@ def _changes_requested(
 
 
 def _closing_times(arrived: Arrivals, lines: np.ndarray, requested: np.ndarray) -> np.ndarray:
-    """Some working hours to days after opening, later after each request for changes; NaN if never."""
+    """Closing times, working hours to days after opening, later with each requested change; NaN if never closed."""
     alone = _REVIEW_HOURS * np.exp(0.9 * arrived.normal("review_hours")) * (lines / _MEDIAN_LINES) ** 0.3
     closed = add_working_hours(arrived.created, alone * (1 + 0.7 * requested))
     return np.where(arrived.draws["never_closed"] < _NEVER_CLOSED, np.nan, closed)
 
 
 def _review(arrived: Arrivals, requested: np.ndarray, closed: np.ndarray) -> dict[str, np.ndarray]:
-    """Counts of a finished review: each request is answered by a cycle and a commit or more."""
-    answers = requested + np.floor(1.5 * requested * arrived.draws["extra_commits"])
+    """Counts of a finished review: each requested change gives a review cycle and at least one commit."""
+    rework = requested + np.floor(1.5 * requested * arrived.draws["extra_commits"])
     counts = {
         "review_cycles": 1 + requested,
-        "rework_commit_count": answers,
+        "rework_commit_count": rework,
         "changes_requested": requested,
-        "commits_after_first_review": answers + (arrived.draws["stray_commits"] < _STRAY_COMMIT),
+        "commits_after_first_review": rework + (arrived.draws["stray_commits"] < _STRAY_COMMIT),
     }
     return {name: np.where(np.isnan(closed), np.nan, count) for name, count in counts.items()}

@@ -1,4 +1,4 @@
-"""``make demo``: the main job on four simulated tenants, and the story of the loop on one of their models."""
+"""``make demo``: the main job on four simulated tenants, and twelve simulated weeks of one of their models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ml_pipeline.specs import load_specs
 from ml_pipeline.work.retraining.decide import Approved, decide_for
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, OFF_PEAK, write_setting
 
-MODEL = "story_points"  # whose loop is shown; the others are trained as of now
+MODEL = "story_points"  # simulated day by day; the other models are trained as of now
 REPORTED_DAYS = 28
 SIMULATED_DAYS = 56
 BROKEN_DAYS_AGO = 21
@@ -36,11 +36,11 @@ OFFSET = pd.Timestamp("2026-06-01", tz="UTC")  # a Monday
 
 
 class Demo:
-    """The steps of the demo; each takes up what an earlier or interrupted demo has left."""
+    """The steps of the demo; each continues from what an earlier or interrupted demo has done."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance, lease: str = "") -> None:
         self.settings = settings
-        self.lease = lease  # of this process, under which retrainings are approved
+        self.lease = lease  # lease of this process, recorded with approved retrainings
         self.instance = instance
         self.warehouse = Warehouse(settings)
         self.spec = load_specs(settings.specs)[MODEL]
@@ -50,7 +50,7 @@ class Demo:
         self.known: list[str] = []
 
     def simulate(self) -> None:
-        """A year of each tenant. The weeks are the same whenever it is run, only moved to end now."""
+        """Import a year of data per tenant. The data are always the same, moved by whole weeks to end now."""
         now = pd.Timestamp.now("UTC").floor("h")
         monday = now.normalize() - pd.Timedelta(days=now.weekday())
         organisations = demo_organisations(OFFSET + (now - monday))
@@ -74,7 +74,7 @@ class Demo:
         return list(self.histories)
 
     def train(self) -> None:
-        """The other models as of now; the one whose loop is shown as of eight weeks ago, where it has not begun."""
+        """Train the other models as of now, and ``MODEL`` as of eight weeks ago for tenants without reports."""
         others = [name for name in load_specs(self.settings.specs) if name != MODEL]
         fresh = [tenant for tenant in self.tenants if simulated_until(self.warehouse, tenant, MODEL) is None]
         began = self.yesterday - SIMULATED_DAYS * DAY
@@ -85,7 +85,7 @@ class Demo:
                 self._launched(launch.train(self.instance, self.known, fresh, [MODEL], as_of, advance))
 
     def simulate_days(self) -> None:
-        """Every day until yesterday; a retraining that is approved on the way is a run of Dagster."""
+        """Simulate every day until yesterday; approved retrainings are executed as Dagster runs."""
         broken_on = self.yesterday - BROKEN_DAYS_AGO * DAY
         with progress_bar(f"Running {SIMULATED_DAYS} days of the loop", None) as advance:
             self._live_until(broken_on, self.tenants, advance)
@@ -126,7 +126,7 @@ class Demo:
         self._launched(launch.retrain(self.instance, self.known, approved, lambda _: None, as_of))
 
     def _mislead(self, day: dt.date) -> None:
-        """A person retrains on an export that is broken; the next export is right again."""
+        """Request a retraining on a broken export, as a person might, then load the correct export again."""
         right = self.histories[MISLED].issues
         broken = right.assign(story_points=right["story_points"] * BROKEN_FACTOR)
         import_tables(self.warehouse, MISLED, broken, None)
@@ -138,7 +138,7 @@ class Demo:
         import_tables(self.warehouse, MISLED, right, None)
 
     def monitor(self) -> None:
-        """The same days once more as partitions of Dagster, for every model: looking back changes nothing."""
+        """Compute metrics and reports as Dagster partitions for every model; a backfill gives the same results."""
         since = max(partitions.days.start.date(), self.yesterday - (REPORTED_DAYS - 1) * DAY)
         models = list(load_specs(self.settings.specs))
         with progress_bar(f"Metrics and reports, {REPORTED_DAYS} days", len(self.tenants) * len(models)) as advance:
@@ -151,7 +151,7 @@ class Demo:
 
 
 def run_demo() -> None:
-    """Simulates four tenants, trains, runs eight weeks of the loop, and prints what happened."""
+    """Simulate data, train, simulate eight weeks, print the timeline, and print the next commands."""
     started = time.monotonic()
     with prepared() as settings:
         own = str(uuid.uuid4())
@@ -190,7 +190,7 @@ def _first_table(settings: Settings, demo: Demo) -> None:
 
 
 def _moved(organisation: Organisation, by: pd.Timedelta) -> History:
-    """What the simulator makes of an organisation, its times moved by whole weeks."""
+    """Simulated history of an organisation, with all times moved by whole weeks."""
     history = simulate(organisation)
     return History(*(_later(frame, by) for frame in (history.issues, history.pull_requests)))
 

@@ -1,7 +1,7 @@
-"""The last weeks of a demo tenant, simulated through day by day with the product's own steps.
+"""Simulation of the last weeks of a demo tenant, day by day, with the steps of production.
 
-Predictions, metrics, reports, the watch and the retraining decisions of a day are those that the schedules and sensors
-would have made then. Where a retraining is approved the window stops, for its run is Dagster's.
+Predictions, metrics, reports, the rollback watch and the retraining decisions of a day are those that schedules and
+sensors would have made. The simulation stops at an approved retraining, which Dagster then runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ml_pipeline.work.retraining.decide import Approved, decide_for
 from ml_pipeline.work.training.task import PREDICTIONS, TrainingTask, run_training
 
 DAY = dt.timedelta(days=1)
-LOOKED_AT = dt.timedelta(hours=3)  # after midnight: when the night's reports are there
+LOOKED_AT = dt.timedelta(hours=3)  # after midnight, when the reports of the nightly run exist
 
 
 class SimulationInterrupted(Exception):
@@ -27,7 +27,7 @@ class SimulationInterrupted(Exception):
 
 @dataclass(frozen=True)
 class SimulationWindow:
-    """Some days of one tenant and model, ``until`` included. Without ``decides`` nothing is retrained."""
+    """Days of one tenant and model to simulate, up to and including ``until``; without ``decides``, no retraining."""
 
     settings: Settings
     spec: ModelSpec
@@ -35,19 +35,19 @@ class SimulationWindow:
     since: dt.date
     until: dt.date
     decides: bool
-    lease: str = ""  # of the process that runs what is approved
+    lease: str = ""  # lease of the process that runs approved retrainings
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """The last day that was simulated, and the retraining that was approved after it, if one was."""
+    """The last simulated day, and the retraining that was approved after it, or None."""
 
     last: dt.date
     approved: Approved | None = None
 
 
 def simulate_days(window: SimulationWindow) -> Simulated:
-    """Lives on until a retraining is approved or the days are over. Runs in a worker process.
+    """Simulate days until a retraining is approved or the window ends. Runs in a worker process.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""A seeded generator of organisations: issues and pull requests whose outcomes are in part foreseeable.
+"""A seeded simulator of organisations: issues and pull requests with partly predictable outcomes.
 
-What is created in a week comes from the week's own random stream, one row of random numbers per item, so neither a
-later ``end`` nor a drift changes anything that came before it.
+Each week has its own random stream with one row of random numbers per item, so neither a later ``end`` nor a drift
+changes earlier items.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ __all__ = ["Drift", "DriftKind", "History", "Organisation", "demo_organisations"
 
 @dataclass
 class History:
-    """The rows of ``source.issues`` and ``source.pull_requests`` of one tenant, without ``tenant_id``, oldest first."""
+    """Rows of ``source.issues`` and ``source.pull_requests`` of one tenant, without ``tenant_id``, oldest first."""
 
     issues: pd.DataFrame
     pull_requests: pd.DataFrame
 
 
 def simulate(organisation: Organisation) -> History:
-    """What an organisation's tools hold at its ``end``: outcomes that come later are empty.
+    """Simulate the data of an organisation as known at its ``end``; later outcomes are empty.
 
-    Story points, durations and rework depend in part on what is visible at creation (type, team, author, priority,
-    words, diff size, the team's open issues, the season) and in part on nothing that anybody can know. The same
-    organisation gives the same frames; ``simulate`` with a later ``end`` gives the same items and fills in more.
+    Story points, durations and rework depend partly on what is visible at creation (type, team, author, priority, text,
+    diff size, the team's open issues, the season) and partly on chance. Equal organisations give equal frames; a later
+    ``end`` gives the same items with more outcomes, and further items.
 
     >>> from ml_pipeline.demo.simulator import Organisation
     >>> start, end = pd.Timestamp("2025-01-01", tz="UTC"), pd.Timestamp("2025-03-01", tz="UTC")

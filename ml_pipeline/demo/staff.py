@@ -1,4 +1,4 @@
-"""The people of a simulated organisation: who is there when, in which team, and with which habits."""
+"""The people of a simulated organisation: their time in the organisation, teams and habits."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _TEAMS = (
     "lagoon",
 )
 
-_TURNOVER = 8  # people who follow each other on one seat; the last one stays
+_TURNOVER = 8  # consecutive people on one seat; the last one stays
 _MEAN_TENURE = 4 * 365 * 86400  # seconds
-_SEAT_WEIGHT_POWER = 0.4  # how much more the busiest people create than the others
+_SEAT_WEIGHT_POWER = 0.4  # inequality of the activity between people
 
 
 @dataclass(frozen=True)
 class Traits:
-    """How a person or a team differs from the average, on the log scale of each outcome."""
+    """Differences of a person or a team from the average, on the log scale of each outcome."""
 
     points: np.ndarray
     duration: np.ndarray
@@ -54,11 +54,11 @@ class Traits:
 
 @dataclass(frozen=True)
 class Staff:
-    """Seats, each held by one person after the other.
+    """Seats, each occupied by one person after another.
 
-    ``names`` and ``habits`` have one row per seat and one column per holder, ``handovers`` the times between (seconds
-    since the epoch); ``teams`` and ``styles`` have one element per team, ``activity`` ends at 1 and says which share of
-    everything comes from each seat and those before it; a row of ``interests`` says so of a team's topics.
+    ``names`` and ``habits`` have one row per seat and one column per person; ``handovers`` contains the times between
+    them (seconds since the epoch). ``teams`` and ``styles`` have one element per team. ``activity`` contains cumulative
+    shares of all items by seat, ending at 1; each row of ``interests`` contains those of a team's topics.
     """
 
     names: np.ndarray
@@ -70,7 +70,7 @@ class Staff:
     interests: np.ndarray
 
     def seat(self, uniform: np.ndarray) -> np.ndarray:
-        """The seats that create items, drawn by their activity."""
+        """Seats of the authors of items, drawn by activity."""
         return np.searchsorted(self.activity, uniform, side="right")
 
     def team(self, seat: np.ndarray) -> np.ndarray:
@@ -78,18 +78,18 @@ class Staff:
         return seat % len(self.teams)
 
     def topic(self, team: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """What the teams write about, drawn by their interests."""
+        """Topics of items, drawn by the interests of the teams."""
         return (self.interests[team, :-1] <= uniform[:, None]).sum(axis=1)
 
     def holder(self, seat: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Index into ``names`` and ``habits`` of who sits on each seat at each time."""
+        """Index into ``names`` and ``habits`` of the person on each seat at each time."""
         return seat, (self.handovers[seat] <= seconds[:, None]).sum(axis=1)
 
 
 def staff_of(organisation: Organisation) -> Staff:
-    """Everybody who ever works there; the same for every ``end``.
+    """All people who ever work in the organisation; the same for every ``end``.
 
-    Tenures are exponential, so that at any time about the same share of people is new.
+    Tenures are exponential, so that the share of new people is about constant.
     """
     rng = np.random.default_rng([organisation.seed, STAFF_STREAM])
     seats, teams = organisation.people, organisation.teams

@@ -1,4 +1,4 @@
-"""What happened to the demo's tenants, a line per event."""
+"""Timeline of the demo's tenants, with one line per event."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def simulated_until(warehouse: Warehouse, tenant: str, model: str) -> dt.date | 
 
 
 def print_timeline(warehouse: Warehouse, tenants: Sequence[str], model: str) -> None:
-    """Prints the events of each tenant: alerts, decisions and what became of versions."""
+    """Print the events of each tenant: alerts, decisions, promotions and rollbacks."""
     table = Rows("tenant", "day", "what", "why")
     for column in table.columns[:3]:
         column.no_wrap = True
@@ -32,7 +32,7 @@ def print_timeline(warehouse: Warehouse, tenants: Sequence[str], model: str) -> 
         for event in events:
             table.add_row(tenant, *event)
         if not any(what.startswith("alert") for _, what, _ in events):
-            table.add_row(tenant, "", "no alert in all that time", "")
+            table.add_row(tenant, "", "no alerts", "")
     output.print(table)
 
 
@@ -44,15 +44,15 @@ def _events(warehouse: Warehouse, tenant: str, model: str) -> list[tuple[str, st
         query = sa.select(decisions).where(decisions.c.tenant_id == tenant, decisions.c.model == model)
         decided = connection.execute(query.order_by(decisions.c.as_of, decisions.c.created_at)).mappings().all()
     found = [(row["as_of"], f"alert {row['level']}: {row['kind']}", row["message"]) for row in raised]
-    found += [(row["as_of"], f"{row['kind']}: {row['verdict']}", row["reason"]) for row in decided if _tells(row)]
+    found += [(row["as_of"], f"{row['kind']}: {row['verdict']}", row["reason"]) for row in decided if _has_effect(row)]
     harmless = next((row for row in decided if "performance_impact" in row["numbers"].get("blocked_by", ())), None)
-    if harmless is not None:  # the first of what may be many days
+    if harmless is not None:  # only the first of possibly many days
         found.append((harmless["as_of"], "retrain: blocked", harmless["reason"]))
     return [(f"{at:%Y-%m-%d}", what, _short(why)) for at, what, why in sorted(found, key=lambda event: event[0])]
 
 
-def _tells(decision: sa.RowMapping) -> bool:
-    """Whether something came of it: neither a hold nor a watch that goes on."""
+def _has_effect(decision: sa.RowMapping) -> bool:
+    """Whether the decision had an effect: not a blocked retraining and not a continued watch."""
     return decision["verdict"] not in ("blocked", "watching")
 
 

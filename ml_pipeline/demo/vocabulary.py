@@ -1,4 +1,4 @@
-"""What a simulated organisation writes: topics, openings and sentences, which hint at the effort behind them."""
+"""Texts of a simulated organisation: topics, openings and sentences that indicate the effort of an item."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 
 class Topic(NamedTuple):
-    """A part of the product, how much more work than average it is (log scale), and its words."""
+    """A topic: its effort relative to the average (log scale), and its words."""
 
     effort: float
     words: tuple[str, ...]
 
 
 class Opening(NamedTuple):
-    """How a summary begins, and how much more work than average that announces (log scale)."""
+    """The beginning of a summary, and the effort relative to the average that it indicates (log scale)."""
 
     effort: float
     words: str
@@ -39,7 +39,7 @@ TOPICS = (
     _topic(-0.7, "flag default setting toggle variable timeout threshold limit environment option"),
     _topic(-0.5, "dependency library license upgrade deprecation linter warning changelog build image"),
 )
-EVERYDAY_TOPICS = (0, 5)  # what a campaign is about: topics of average effort
+EVERYDAY_TOPICS = (0, 5)  # topics of a campaign, with average effort
 _GENERAL_WORDS = """
     user customer page value list item button screen data record status change error result process case team
     support release admin account view field date file step test name type update
@@ -67,13 +67,13 @@ _SYMPTOMS = (
     Opening(0.6, "Intermittent failure of"),
     Opening(0.8, "Data loss in"),
 )
-ACTIONS, SYMPTOMS = len(_ACTIONS), len(_SYMPTOMS)  # an opening's number: the actions first, then what bugs begin with
+ACTIONS, SYMPTOMS = len(_ACTIONS), len(_SYMPTOMS)  # openings are numbered: actions first, then symptoms of bugs
 OPENING_EFFORT = np.array([opening.effort for opening in _ACTIONS + _SYMPTOMS])
 TOPIC_EFFORT = np.array([topic.effort for topic in TOPICS])
 
 _OPENING_TONE = np.argsort(np.argsort(OPENING_EFFORT, kind="stable")) / (ACTIONS + SYMPTOMS)  # 0 light, 1 heavy
 _JOINERS = ("for", "in", "with", "after", "on")
-_SENTENCES = (  # from what is said of light work to what is said of heavy work
+_SENTENCES = (  # from light work to heavy work
     "Only the {} of the {} and its {} are touched.",
     "A quick look at the {} shows where the {} misses the {}.",
     "Please check the {} against the {} and the {}.",
@@ -108,10 +108,10 @@ def summaries(opening: np.ndarray, topic: np.ndarray, uniform: np.ndarray) -> li
 
 
 def descriptions(sentences: np.ndarray, opening: np.ndarray, topic: np.ndarray, uniform: np.ndarray) -> list[str]:
-    """That many sentences per item about its topic, in the tone of its opening.
+    """Descriptions with the given number of sentences per item, about its topic and in the tone of its opening.
 
-    ``uniform`` is (items, ``DESCRIPTION_DRAWS``). Items whose openings announce the same work share a tone, that is a
-    half of the sentences to choose from.
+    ``uniform`` has the shape (items, ``DESCRIPTION_DRAWS``). The tone of an opening, given by the effort it indicates,
+    is the half of the sentences that are drawn from.
     """
     tone = _OPENING_TONE[opening][:, None]
     frames = _pick((tone + uniform[:, :MAX_SENTENCES]) / 2, len(_SENTENCES)).tolist()

@@ -1,4 +1,4 @@
-"""When an organisation works: the hours of its week, the seasons of its year, and durations in working hours."""
+"""Working time of an organisation: hours of the week, seasons of the year, and durations in working hours."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHARES = _share_of_week()
 
 
 def moment_in_week(uniform: np.ndarray) -> np.ndarray:
-    """Seconds after Monday 00:00 UTC at which that share of a week's arrivals has come.
+    """Seconds after Monday 00:00 UTC by which the share ``uniform`` of a week's arrivals has arrived.
 
     >>> (moment_in_week(np.array([0.0, 1.0])) / DAY).tolist()
     [0.0, 7.0]
@@ -41,7 +41,7 @@ def moment_in_week(uniform: np.ndarray) -> np.ndarray:
 def season(seconds: np.ndarray) -> np.ndarray:
     """Activity at a time (seconds since the epoch) relative to the year's average.
 
-    A mild yearly wave, busiest in March, at most ``PEAK_SEASON``, and a dip to about a third around Christmas.
+    A mild yearly cycle with its maximum, at most ``PEAK_SEASON``, in March, and a dip to about a third at Christmas.
     """
     day = (seconds % _YEAR) / DAY
     wave = 1 + (PEAK_SEASON - 1) * np.cos(2 * np.pi * (day - _BUSIEST_DAY) / 365.2425)
@@ -51,9 +51,9 @@ def season(seconds: np.ndarray) -> np.ndarray:
 
 
 def add_working_hours(seconds: np.ndarray, hours: np.ndarray) -> np.ndarray:
-    """Times (whole seconds since the epoch) at which ``hours`` of work begun at ``seconds`` are done.
+    """Times (whole seconds since the epoch) at which ``hours`` of work started at ``seconds`` are finished.
 
-    Work is done from 9:00 to 17:00 UTC, Monday to Friday; what begins outside those hours begins when they open.
+    Working hours are 9:00 to 17:00 UTC, Monday to Friday; work outside these hours starts when they begin.
 
     >>> friday_16 = np.array([np.datetime64("2026-01-02T16:00:00", "s").astype(float)])
     >>> add_working_hours(friday_16, np.array([2.0])).astype("datetime64[s]").tolist()

@@ -1,4 +1,4 @@
-"""People's reactions to predictions as labels, until the entity has an outcome of its own."""
+"""Labels from people's feedback on predictions, used until the outcome of the entity itself is known."""
 
 from __future__ import annotations
 
@@ -18,28 +18,32 @@ FEEDBACK_COLUMNS = ("entity_id", "given_at", "given_by", "verdict", "value", "we
 
 
 def with_feedback(spec: ModelSpec, frame: pd.DataFrame, feedback: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
-    """The feature frame with labels from feedback where nothing is known of the entity's own outcome at ``as_of``.
+    """Add labels from feedback to the entities whose own outcome is not yet known at ``as_of``.
 
-    Of an entity the newest feedback counts, and none that is given after ``as_of``. Its value is the label, known when
-    it was given: the corrected value, or what was predicted and accepted. A rejection takes back what was said before
-    and is no label. A value outside ``label.above`` and ``label.at_most`` is none either. As soon as the own outcome
-    is known it is the label, also where it lies outside those bounds. Features stay as they are: history is made of
-    outcomes alone.
+    The newest feedback on an entity, given at ``as_of`` or before, decides. The label is the corrected value, or the
+    accepted prediction, and its label time is the time of the feedback. A rejection removes the label of earlier
+    feedback. Values outside ``label.above`` and ``label.at_most`` are ignored. As soon as the entity's own outcome is
+    known it replaces the feedback, even if it lies outside those bounds. Features do not change: history features use
+    outcomes only.
 
     Parameters
     ----------
+    spec
+        The model.
     frame
-        What ``point_in_time.build`` returned for ``spec`` and ``as_of``.
+        Result of ``point_in_time.build`` for ``spec`` and ``as_of``.
     feedback
-        ``FEEDBACK_COLUMNS``: ``given_at`` datetime64[us, UTC], ``value`` in the label's reported unit (NaN for a
-        rejection), ``weight`` above 0, where an outcome has 1.
+        One row per feedback with the columns ``FEEDBACK_COLUMNS``: ``given_at`` datetime64[us, UTC], ``value`` in the
+        label's reported unit (NaN for a rejection), ``weight`` above 0 (an outcome has weight 1).
+    as_of
+        Aware time; later feedback is ignored.
 
     Returns
     -------
     DataFrame
-        ``frame`` with ``label``, ``label_time`` and ``state`` changed where feedback counts, and two more columns:
-        ``weight`` float64, 1 without feedback, for the loss of a fit; ``feedback``, the verdict that made the label,
-        None elsewhere.
+        ``frame`` with ``label``, ``label_time`` and ``state`` changed where feedback gives the label, and two more
+        columns: ``weight`` (float64), the sample weight for a fit, 1 without feedback; ``feedback``, the verdict that
+        gives the label, else None.
     """
     import numpy as np
     import pandas as pd
@@ -60,14 +64,14 @@ def with_feedback(spec: ModelSpec, frame: pd.DataFrame, feedback: pd.DataFrame, 
 
 
 def own_outcomes(frame: pd.DataFrame) -> np.ndarray:
-    """Which rows have their label, if any, from an outcome: all of them in a frame without feedback."""
+    """Boolean array: rows whose label does not come from feedback. All rows of a frame without feedback."""
     import numpy as np
 
     return frame[VERDICT].isna().to_numpy() if VERDICT in frame else np.ones(len(frame), dtype=bool)
 
 
 def usable(spec: ModelSpec, value: pd.Series) -> pd.Series:
-    """Which values, in the label's reported unit, can be a label: 0 or 1, or finite and inside the bounds."""
+    """Boolean series: values (in the label's reported unit) that can be a label: 0 or 1, or finite and in bounds."""
     import numpy as np
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""The feature frame: every entity as it was known at its event time, its label as it is known at ``as_of``."""
+"""Feature frame: the features of each entity as known at its event time, its label as known at ``as_of``."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ FEWEST_TO_JUDGE_A_KEY = 20
 
 
 class FeatureError(UserError, ValueError):
-    """Source rows cannot become features; the message names the model, the column, the value and the remedy."""
+    """Features cannot be computed from the source rows; the message names model, column, value and remedy."""
 
 
 def build(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
     """Feature frame of one tenant: one row per entity that existed at ``as_of``, oldest first.
 
-    Training, batch predictions and single predictions all call this. Features of an entity depend on its own columns
-    known at creation, and on what other entities had shown strictly before its event time. So they are the same at
-    every ``as_of``, whatever happens later; only ``label``, ``label_time`` and ``state`` mature.
+    Training, batch predictions and single predictions all call this function. The features of an entity depend on its
+    own columns known at creation, and on events of other entities strictly before its event time. Later events
+    therefore never change them; only ``label``, ``label_time`` and ``state`` change as ``as_of`` moves on.
 
     Parameters
     ----------
     spec
         The model.
     rows
-        Source rows of the tenant with the columns ``spec.source_columns``, in any order, of which
-        :func:`~ml_pipeline.features.typed_columns.typed_rows` makes typed ones. Where an entity is repeated its
-        earliest row counts; a row without an entity counts not at all.
+        Source rows of the tenant with the columns ``spec.source_columns``, in any order.
+        :func:`~ml_pipeline.features.typed_columns.typed_rows` converts them to the declared types. If an entity is
+        repeated, its earliest row is used; rows without an entity are ignored.
     as_of
-        Aware time; nothing after it is seen.
+        Aware time; later events are ignored.
 
     Returns
     -------
     DataFrame
         Sorted by event time and entity, with a RangeIndex. Columns: ``entity_id`` str; ``event_time`` and
         ``label_time`` datetime64[us, UTC]; ``label`` float64 in the reported unit; ``state``, one of ``matured``
-        (label known and inside ``above`` and ``at_most``), ``open`` (the outcome may still come) and ``excluded`` (no
-        usable label will come); then ``spec.feature_columns.all``: numeric float64 with NaN for missing and infinite
-        values, categorical object of str or None, text str. ``label`` is missing unless matured, ``label_time`` unless
-        known.
+        (label known and inside ``above`` and ``at_most``), ``open`` (the outcome may still come) and ``excluded`` (the
+        entity ended without a usable label); then ``spec.feature_columns.all``: numeric features as float64 (NaN for
+        missing and infinite values), categorical ones as object of str or None, text as str. ``label`` is NaN unless
+        matured, ``label_time`` is NaT unless a label is known.
 
     Raises
     ------
     FeatureError
-        If a column is missing, or holds a value that is not of its declared type.
+        If a column is missing, or contains a value that does not have its declared type.
     ValueError
         If ``as_of`` has no time zone.
     """
@@ -72,17 +72,33 @@ def build(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
         "state": np.where(matured, "matured", np.where(outcomes.finished_at <= moment, "excluded", "open")),
     }
     features = _features(spec, entities, event_time, outcomes)
-    # Nobody else holds the arrays, and a copy of hundreds of columns would double the memory.
+    # No other code refers to these arrays, and a copy of hundreds of columns would double the memory.
     return pd.DataFrame(columns | {name: features[name] for name in spec.feature_columns.all}, copy=False)
 
 
 def build_one(spec: ModelSpec, rows: pd.DataFrame, entity_id: str, as_of: datetime) -> pd.DataFrame:
-    """The one row of ``build(spec, rows, as_of)`` that is the entity's: ``rows`` must hold its tenant's past too.
+    """Feature row of one entity, as a frame with one row of ``build(spec, rows, as_of)``.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    rows
+        Source rows as for ``build``, including the tenant's past, because history features are computed from it.
+    entity_id
+        Identifier of the entity, as text.
+    as_of
+        Aware time; later events are ignored.
+
+    Returns
+    -------
+    DataFrame
+        One row with the columns of ``build``.
 
     Raises
     ------
     FeatureError
-        As ``build``, and if the entity is not among the rows, is filtered out, or begins after ``as_of``.
+        As for ``build``, and if the entity is not among the rows, is filtered out, or begins after ``as_of``.
     ValueError
         If ``as_of`` has no time zone.
     """
@@ -90,27 +106,27 @@ def build_one(spec: ModelSpec, rows: pd.DataFrame, entity_id: str, as_of: dateti
     found = frame[frame["entity_id"] == entity_id].reset_index(drop=True)
     if found.empty:
         raise FeatureError(
-            f"{spec.name}: no entity {entity_id!r} at {as_of.isoformat()} among {len(frame)} that pass source.include "
-            "and source.require. Check the identifier, or store the entity first"
+            f"{spec.name}: entity {entity_id!r} does not exist at {as_of.isoformat()} among the {len(frame)} entities "
+            "that pass source.include and source.require. Check the identifier, or store the entity first"
         )
     return found
 
 
 def repeated_rows(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> int:
-    """Rows at ``as_of`` that repeat an entity, of which ``build`` takes the oldest alone.
+    """Number of rows at ``as_of`` that repeat an entity; ``build`` uses the oldest row of each entity only.
 
     Raises
     ------
     FeatureError
-        If most of them do: the column is no key, and the oldest row of each would say little of what it stands for.
+        If more than half of at least 20 rows repeat one: the column does not identify entities.
     """
     existing = rows.loc[(rows[spec.source.event_time] <= pd.Timestamp(as_of)).to_numpy(), spec.source.entity].dropna()
     repeated = int(existing.duplicated().sum())
     if len(existing) >= FEWEST_TO_JUDGE_A_KEY and repeated > len(existing) / 2:
         raise FeatureError(
             f"{spec.name}: {repeated} of {len(existing)} rows of {spec.source.table} repeat a value of "
-            f"{spec.source.entity!r}, of which the oldest row alone would count. Name the column that identifies an "
-            "entity as source.entity, or read a view with one row for each"
+            f"{spec.source.entity!r}, so that only the oldest row of each value would be used. Name the column that "
+            "identifies an entity as source.entity, or read a view with one row per entity"
         )
     return repeated
 
@@ -157,7 +173,7 @@ def _entities(spec: ModelSpec, rows: pd.DataFrame, moment: int) -> tuple[pd.Data
 def _outcomes(
     spec: ModelSpec, entities: pd.DataFrame, event_time: np.ndarray
 ) -> tuple[Outcomes, np.ndarray, np.ndarray]:
-    """Outcomes, label times (``NEVER`` without one) and label values in units of the expression, usable or not."""
+    """Outcomes, label times (``NEVER`` if missing) and label values in units of the expression, usable or not."""
     value = np.full(len(entities), np.nan)
     for expression in spec.label.expressions:
         value = np.where(np.isnan(value), expression.evaluate(entities).to_numpy(), value)
@@ -182,10 +198,10 @@ def _outcomes(
 
 
 def _label_time(known: list[np.ndarray]) -> np.ndarray:
-    """When each label was known: by the first term where the row has it, else by the earliest of the others.
+    """When each label was known: at the time of the first term, or at the earliest of the others if that is missing.
 
-    The later terms stand in for the first. Were they taken in order too, an item still open after the delay would have
-    a label until the day it is resolved, and none on that day: the past would change with the future.
+    The other terms replace the first. If they were tried in order instead, an item still open after the delay would
+    have a label until the day it is resolved and lose it on that day, so that later events would change the past.
     """
     first, *others = known
     return np.where(first < NEVER, first, np.minimum.reduce(others)) if others else first
@@ -228,7 +244,7 @@ def _calendar(event_time: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _microseconds(times: pd.Series) -> np.ndarray:
-    """Times as int64 microseconds since 1970 in UTC, ``NEVER`` where missing."""
+    """Times as int64 microseconds since 1970 in UTC, ``NEVER`` for missing ones."""
     moments = times.to_numpy(dtype="datetime64[us]")
     return np.where(np.isnat(moments), NEVER, moments.view("int64"))
 

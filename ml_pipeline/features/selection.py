@@ -1,4 +1,4 @@
-"""Which features a learner gets: chosen on training rows, and how alike the choices of several folds are."""
+"""Feature selection on training rows, and the stability of the selections of several folds."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _OBJECTIVE = {"absolute_error": "regression_l1", "squared_error": "regression", 
 
 @dataclass(frozen=True)
 class Stability:
-    """How alike several selections are.
+    """How similar several selections are.
 
-    ``value`` is 1 for identical ones and 0 on average for random ones of one size; ``frequency`` is each
-    feature's share of the selections, most frequent first.
+    ``value`` is 1 for identical selections and 0 on average for random ones of equal size; ``frequency`` is the share
+    of the selections that contain each feature, most frequent first.
     """
 
     value: float
@@ -46,22 +46,22 @@ class Stability:
 def select(
     matrix: np.ndarray, label: np.ndarray, names: Sequence[str], selection: Selection, loss: str, seed: int
 ) -> list[str]:
-    """Names of at most ``selection.keep`` features, the most useful first; the same for the same seed.
+    """Names of at most ``selection.keep`` features, the most useful first; deterministic for a seed.
 
-    Columns of one name are kept or dropped together, and count as one: components of a text, or the levels of a
-    category, are others in each fold, so that single ones could neither be named nor found stable. A feature without
-    any use (constant, or not split on) is dropped even where there is room; at least one is kept.
+    Columns of the same name are kept or dropped together and count as one feature: the components of a text and the
+    levels of a category differ between folds, so a single one has no stable name. A feature without any use (constant,
+    or never split on) is dropped even if fewer than ``keep`` remain; at least one is kept.
 
     - ``importance``: gain of the splits of 50 gradient-boosted trees, summed over a feature's columns.
-    - ``correlation``: absolute rank correlation with the label, the highest of a feature's columns. Taken in this
-      order, a feature of which each column has a rank correlation above 0.95 with a column taken before is dropped.
+    - ``correlation``: absolute rank correlation with the label, the highest of a feature's columns. In this order, a
+      feature is dropped if each of its columns has a rank correlation above 0.95 with a column already taken.
     - ``mutual_information``: with the label, estimated by nearest neighbours (Kraskov et al. 2004, Ross 2014), the
       highest of a feature's columns.
-    - ``permutation``: rise of the loss on the newest quarter of the rows, which such trees fitted on the rest do not
-      know, when a feature's columns are shuffled together (Breiman 2001; 5 shuffles). Features on which the loss falls
-      come last, and are dropped for want of room alone: a quarter of a tenant's rows says little, and dropping them
-      made the loss 12 % higher, instead of 6 %, on 22 tenants' lead times (3 % lower, instead of 1 %, on 13 tenants'
-      story points).
+    - ``permutation``: rise of the loss on the newest quarter of the rows when a feature's columns are shuffled
+      together (Breiman 2001; 5 shuffles), for the same kind of trees fitted on the older rows. Features whose shuffling
+      lowers the loss come last; they are dropped only if there are more than ``keep``, because a quarter of a tenant's
+      rows is little evidence. Always dropping them raised the loss by 12% instead of 6% on 22 tenants' lead times (and
+      lowered it by 3% instead of 1% on 13 tenants' story points).
 
     Parameters
     ----------
@@ -71,6 +71,8 @@ def select(
         Float64 per row, on the scale of the target; 0 and 1 for ``loss`` ``log_loss``.
     names
         The feature of each column.
+    selection
+        ``features.selection`` of the specification: method and number of features.
     loss
         As ``training.loss`` of a specification.
     """
@@ -90,16 +92,16 @@ def select(
 
 
 def stability(selections: Sequence[Collection[str]], features: Collection[str]) -> Stability:
-    """Agreement of the selections that each fold made from ``features`` (Nogueira, Sechidis and Brown 2018).
+    """Agreement of selections that were made from ``features``, one per fold (Nogueira, Sechidis and Brown 2018).
 
-    With p the share of the M selections that a feature is in and q the mean share of the d features that a selection
-    takes, the measure is 1 - mean(M / (M - 1) p (1 - p)) / (q (1 - q)). It is corrected for chance and does not need
-    selections of one size. Selections that all take everything, or all nothing, are identical: 1.
+    Let p be the share of the M selections that contain a feature, and q the mean share of the features that a
+    selection contains. The measure is 1 - mean(M / (M - 1) p (1 - p)) / (q (1 - q)). It is corrected for chance, and
+    selections may differ in size. If all selections contain every feature, or all contain no feature, it is 1.
 
     Raises
     ------
     ValueError
-        If there are fewer than two selections, or one takes a feature that is not among ``features``.
+        If there are fewer than two selections, or one contains a feature that is not among ``features``.
 
     >>> stability([{"a"}, {"a"}, {"a"}], ["a", "b"]).value
     1.0
@@ -107,10 +109,10 @@ def stability(selections: Sequence[Collection[str]], features: Collection[str]) 
     -1.0
     """
     if len(selections) < 2:
-        raise ValueError(f"{len(selections)} selection has no stability. Pass those of two folds or more")
+        raise ValueError(f"stability needs at least two selections, got {len(selections)}. Pass those of several folds")
     counts = Counter(name for selection in selections for name in set(selection))
     if unknown := sorted(set(counts) - set(features)):
-        raise ValueError(f"selections take {unknown}, which are not among the features. Pass all that they chose from")
+        raise ValueError(f"selections contain {unknown}, which are not in features. Pass all that they chose from")
     frequency = {name: counts[name] / len(selections) for name in features}
     share = np.array(list(frequency.values()))
     disagreement = float((share * (1 - share)).mean()) * len(selections) / (len(selections) - 1)
@@ -120,7 +122,7 @@ def stability(selections: Sequence[Collection[str]], features: Collection[str]) 
 
 
 def _column_scores(method: str, matrix: np.ndarray, label: np.ndarray, loss: str, seed: int) -> tuple[np.ndarray, bool]:
-    """Score of each column, and whether those of a feature's columns add up."""
+    """Score of each column, and whether a feature's score is the sum (else the maximum) of its columns' scores."""
     if method == "importance":
         return _fit_trees(matrix, label, loss, seed).feature_importance("gain"), True
     if method == "correlation":
@@ -129,7 +131,7 @@ def _column_scores(method: str, matrix: np.ndarray, label: np.ndarray, loss: str
 
     estimate = mutual_info_classif if loss == "log_loss" else mutual_info_regression
     filled = _filled(matrix)
-    varies = (filled != filled[0]).any(axis=0)  # in a constant column the estimate finds the noise that breaks its ties
+    varies = (filled != filled[0]).any(axis=0)  # noise that breaks ties would score a constant one
     return estimate(filled, label, discrete_features=False, random_state=seed) * varies, False
 
 
@@ -183,7 +185,7 @@ def _without_duplicates(matrix: np.ndarray, groups: list[np.ndarray], ranked: np
 
 
 def _rank_correlation(columns: np.ndarray) -> np.ndarray:
-    """Absolute Spearman correlation between columns; 0 with a constant one."""
+    """Absolute Spearman correlation between columns; 0 if one is constant."""
     from scipy.stats import rankdata
 
     ranks = rankdata(columns, axis=0)
@@ -194,7 +196,7 @@ def _rank_correlation(columns: np.ndarray) -> np.ndarray:
 
 
 def _filled(matrix: np.ndarray) -> np.ndarray:
-    """Median for missing: the measures here have no place for them; 0 in a column without values."""
+    """Matrix with missing values replaced by the column's median, or by 0 in a column without values."""
     from sklearn.impute import SimpleImputer
 
     return SimpleImputer(strategy="median", keep_empty_features=True).fit_transform(matrix)

@@ -1,7 +1,7 @@
-"""The one way from a source's values to typed columns, for rows of a database, of a file and of a request alike.
+"""Conversion of source values to typed columns, the same for rows from a database, a file or a request.
 
-Values stay Python objects until their declared type is applied. A frame that guesses types would turn the integers of a
-column with one missing value into floats, and the level ``7`` into ``7.0``.
+Values stay Python objects until their declared type is applied. If pandas inferred the types, integers in a column with
+one missing value would become floats, and the level ``7`` would become ``7.0``.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ _PLAIN = {int, bool, dt.date, dt.datetime, dt.time, uuid.UUID}  # ``str`` writes
 
 
 class TypeMismatch(ValueError):
-    """A column holds a value that is not of its declared type; the message names column, value and remedy."""
+    """A column contains a value that does not have its declared type; the message names column, value and remedy."""
 
 
 def typed_rows(spec: ModelSpec, rows: pd.DataFrame | Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-    """The columns ``spec.source_columns``, each converted by its declared type alone.
+    """The columns ``spec.source_columns``, each converted to its declared type.
 
-    - ``category`` and ``text``: object of str or None, as :func:`level` writes a value.
-    - ``number``: float64; a boolean is 1 or 0, and a number that is too large for a float is infinite.
+    - ``category`` and ``text``: object of str or None, written by :func:`level`.
+    - ``number``: float64; a boolean becomes 1 or 0, and a number too large for a float becomes infinite.
     - ``boolean``: float64, 1 for true and 0 for false.
-    - ``time``: datetime64[us, UTC]; a date is its first moment in UTC, a time without a zone is taken as UTC.
+    - ``time``: datetime64[us, UTC]; a date becomes midnight in UTC, a time without a zone is read as UTC.
 
-    What is missing stays missing: None, or NaN. What this function returned comes back from it unchanged.
+    Missing values stay missing: None, or NaN. Applying the function to its own result changes nothing.
 
     Parameters
     ----------
     rows
-        A frame, or for each column its Python objects in the order of the rows. Give objects where the types are not
-        known to be right: a frame may have guessed them already.
+        A frame, or a mapping of column name to Python objects in the order of the rows. Pass objects unless the dtypes
+        are known to be right, because pandas may have inferred them already.
 
     Raises
     ------
     TypeMismatch
-        If a column holds a value that is not of its declared type.
+        If a column contains a value that does not have its declared type.
     """
     computed = {name for expression in spec.label.expressions for name in expression.names}
     columns = {}
@@ -56,23 +56,23 @@ def typed_rows(spec: ModelSpec, rows: pd.DataFrame | Mapping[str, Sequence[Any]]
             columns[name] = _typed(kind, rows[name], in_label=name in computed)
         except (ValueError, TypeError, OverflowError) as error:
             raise TypeMismatch(
-                f"column {name!r} of {spec.source.table} holds a value that is no {kind}: {error}. "
-                "Correct it in the source, or the column's type in source.columns"
+                f"column {name!r} of {spec.source.table} contains a value that is not a {kind}: {error}. "
+                "Correct the value in the source, or the column's type in source.columns"
             ) from error
     frame = pd.DataFrame(columns, copy=False)
     return frame.set_axis(rows.index) if isinstance(rows, pd.DataFrame) else frame
 
 
 def level(value: Any) -> str:
-    """A value as a level of a category, or as a text.
+    """Text of a value that is a level of a category, or a text.
 
-    A whole number is written without a fraction, whatever its SQL type, another one as shortly as possible; a boolean
-    as ``True`` or ``False``; dates, times and UUIDs as ISO text.
+    Whole numbers are written without a fraction, whatever their SQL type, other numbers as briefly as possible;
+    booleans as ``True`` or ``False``; dates, times and UUIDs in ISO format.
 
     Raises
     ------
     TypeError
-        If the value has no single text of its own: bytes, JSON objects, arrays, ranges, intervals.
+        If the value has no unique text form: bytes, JSON objects, arrays, ranges, intervals.
 
     >>> level(7), level(7.0), level(Decimal("7.00")), level(7.5), level(True)
     ('7', '7', '7', '7.5', 'True')
@@ -88,7 +88,7 @@ def level(value: Any) -> str:
             return str(int(value)) if value.is_integer() else repr(value)
         case str() | int() | dt.date() | dt.time() | uuid.UUID():
             return str(value)
-    raise TypeError(f"{_shown(value)} has no text of its own; cast it to the text that you want in a view")
+    raise TypeError(f"{_shown(value)} has no unique text form; cast it to text in a view")
 
 
 def _typed(kind: str, given: Any, *, in_label: bool) -> Any:
@@ -108,7 +108,7 @@ def _typed(kind: str, given: Any, *, in_label: bool) -> Any:
     if kind in ("number", "boolean"):
         return _numbers(values, types, {bool} if kind == "boolean" else _NUMBERS)
     if bool in types and in_label:
-        raise TypeError(f"{_first(values, bool)}, with which label.value computes; the type boolean does")
+        raise TypeError(f"{_first(values, bool)}; label.value needs the type boolean for it")
     return _texts(values, types)
 
 

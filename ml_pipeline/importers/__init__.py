@@ -1,4 +1,4 @@
-"""Exports of other systems into the tables of the warehouse."""
+"""Import of exports from other systems into the tables of the warehouse."""
 
 from ml_pipeline.importers.github import import_github
 from ml_pipeline.importers.jira import import_jira

@@ -1,4 +1,4 @@
-"""Text columns to typed columns, and what is wrong with the rows that cannot be typed. Vectorised over a chunk."""
+"""Conversion of text columns to typed columns, and the problems of invalid rows; vectorised over a chunk."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ml_pipeline.importers.mapping import LONGEST_NO_VALUE, NO_VALUE, Column
 from ml_pipeline.importers.reading import MAX_TEXT
 
 MAX_LEVEL = 500
-LARGEST_NUMBER = 1e15  # up to there float64 holds every whole number, and the sum of any column is finite
+LARGEST_NUMBER = 1e15  # float64 is exact for whole numbers up to here, and sums of columns stay finite
 EARLIEST = pd.Timestamp("1970-01-01", tz="UTC")
-AHEAD = timedelta(days=1)  # of now, for clocks that differ and zones that were left out
-# Jira writes times in the format of its "look and feel"; these are its defaults of the last releases.
+AHEAD = timedelta(days=1)  # tolerance for clocks that differ and for missing time zones
+# Jira writes times in a configurable format; these are the defaults of its last releases.
 JIRA_TIMES = (
     "%d/%b/%y %I:%M %p",
     "%d/%b/%Y %I:%M %p",
@@ -29,18 +29,18 @@ JIRA_TIMES = (
 _ISO = r"\d{4}-\d{2}-\d{2}"
 _ZONED = r"[T ]\d{2}.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"
 _NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-_LONGEST_TIME = 64  # expressions that search longer texts for a zone would take very long over some
+_LONGEST_TIME = 64  # the regular expression for a zone can be very slow on some longer texts
 
 
 class Problems:
-    """The first thing that is wrong with each row of a chunk."""
+    """The first problem of each row of a chunk."""
 
     def __init__(self, index: pd.Index) -> None:
         self.kind = pd.Series(None, index=index, dtype=object)
         self.value = pd.Series(None, index=index, dtype=object)
 
     def add(self, wrong: pd.Series, kind: str, values: pd.Series | None = None) -> None:
-        """Marks the rows where ``wrong`` holds, unless they are marked already."""
+        """Record a problem for the rows where ``wrong`` is true, unless they have one already."""
         fresh = wrong & self.kind.isna()
         if fresh.any():
             self.kind[fresh] = kind
@@ -48,7 +48,7 @@ class Problems:
                 self.value[fresh] = values[fresh]
 
     def told(self, position: int) -> str:
-        """What is wrong with the row at a position, with the value."""
+        """Text of the problem of the row at ``position``, with the value."""
         kind, value = self.kind.iloc[position], self.value.iloc[position]
         return f"{kind}: {value[:200]!r}" if isinstance(value, str) else str(kind)
 
@@ -60,11 +60,11 @@ class Problems:
 def type_columns(
     raw: pd.DataFrame, columns: Sequence[Column], zone: ZoneInfo, problems: Problems, now: datetime | None = None
 ) -> pd.DataFrame:
-    """The columns that ``raw`` has, one per name, typed: text and levels str or NaN, numbers float64, times in UTC.
+    """Typed columns from the text columns of ``raw``: text and levels as str or NaN, numbers float64, times in UTC.
 
-    ``raw`` holds text; where a name comes more than once, a row takes the first that is not blank. A column that is
-    required and absent counts as blank in every row. Times lie between 1970 and a day after ``now`` (the clock's unless
-    given).
+    If a name occurs more than once, a row takes the first value that is not blank. A required column that is absent
+    counts as blank in every row. Times must be between 1970 and a day after ``now`` (default: the current time).
+    Problems of rows are added to ``problems``.
     """
     latest = pd.Timestamp(datetime.now(UTC) if now is None else now) + AHEAD
     typed: dict[str, pd.Series] = {}
@@ -87,7 +87,7 @@ def type_columns(
 
 
 def _first_value(raw: pd.DataFrame, name: str) -> pd.Series:
-    """Of the columns of that name each row's first with a value, else its first that is not blank."""
+    """For each row, the first value among the columns with the name, else the first text that is not blank."""
     places = [place for place, given in enumerate(raw.columns) if given == name]
     written = [_not_blank(raw.iloc[:, place].astype("str")) for place in places]
     with_value = [text.mask(_is_no_value(text)) for text in written] if len(written) > 1 else []
@@ -102,7 +102,7 @@ def _not_blank(text: pd.Series) -> pd.Series:
 
 
 def _is_no_value(text: pd.Series) -> pd.Series:
-    """As ``mapping.is_no_value``, for a column."""
+    """:func:`ml_pipeline.importers.mapping.is_no_value` for a column."""
     stripped = text.str.strip()
     short = stripped.where(stripped.str.len() <= LONGEST_NO_VALUE)
     return text.isna() | short.str.casefold().isin(NO_VALUE)
@@ -132,15 +132,15 @@ def _times(name: str, text: pd.Series, zone: ZoneInfo, latest: pd.Timestamp, pro
 
 
 def parse_times(text: pd.Series, zone: ZoneInfo) -> pd.Series:
-    """Times in UTC, NaT where the text is none: ISO 8601 or one of Jira's formats.
+    """Times in UTC from ISO 8601 or Jira's formats; NaT for text that is not a time.
 
-    A time without offset is local time in ``zone``. Of an hour that comes twice (the end of summer time) the second is
-    meant; one that never was (its start) is moved to the next that was.
+    A time without offset is local time in ``zone``. In an hour that occurs twice (end of summer time) it is in the
+    second one; in an hour that does not exist (start of summer time) it is moved to the next existing time.
 
     >>> parse_times(pd.Series(["2021-03-02T10:00+02:00", "02/Mar/21 4:05 PM"]), ZoneInfo("UTC")).dt.hour.tolist()
     [8, 16]
     """
-    # pandas takes "now" and "today" for the time of the import, whatever the format.
+    # pandas parses "now" and "today" as the time of the import, whatever the format.
     text = text.where(text.str.contains(r"\d").fillna(False).astype(bool))
     text = text.where(text.str.len() <= _LONGEST_TIME).str.replace(r"\s*(?:UTC|GMT)$", "Z", regex=True)
     iso = text.str.match(_ISO).fillna(False).astype(bool)
@@ -150,7 +150,7 @@ def parse_times(text: pd.Series, zone: ZoneInfo) -> pd.Series:
         if not rest.any():
             break
         times[rest] = pd.to_datetime(text[rest], format=layout, utc=True, errors="coerce").astype(times.dtype)
-    # Python's zones end with the year 9999; a time out there is refused with or without its zone.
+    # Python's time zones end with the year 9999; later times are rejected with or without a zone.
     local = times.dt.year.between(1, 9998) & ~text.str.contains(_ZONED).fillna(False).astype(bool)
     if zone.key != "UTC" and local.any():
         naive = times[local].dt.tz_localize(None)

@@ -1,4 +1,4 @@
-"""Several files in one import: what each is called, and whether two would be taken for one tenant."""
+"""Imports of several files: their labels, and a check that two files do not become the same tenant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def printable(name: str) -> str:
 
 
 def file_labels(paths: Sequence[Path]) -> list[str]:
-    """A name for each file that no other has: its own, with as many folders before it as that takes.
+    """A unique label for each file: its name, preceded by as many folders as needed.
 
     >>> file_labels([Path("a/Jira.csv"), Path("b/Jira.csv"), Path("b/more.csv")])
     ['a/Jira.csv', 'b/Jira.csv', 'more.csv']
@@ -33,27 +33,27 @@ def file_labels(paths: Sequence[Path]) -> list[str]:
 
 
 def refuse_files_of_one_tenant(paths: Sequence[Path]) -> None:
-    """Refuses files that would become one tenant because of their names, before anything of them is loaded.
+    """Reject files whose names give the same tenant, before any rows are loaded.
 
     Raises
     ------
     ImportFailed
-        If two do, also if they differ in case alone; the message names both.
+        If two names give the same tenant, also if they differ in case only; the message names both files.
     """
     first: dict[str, Path] = {}
     for path in paths:
         try:
             tenant = tenant_of_file(path)
         except ImportFailed:
-            continue  # is told when it is this file's turn
+            continue  # reported when this file is imported
         other = first.setdefault(tenant.casefold(), path)
         if _real(other) != _real(path):
             raise ImportFailed(
-                f"{other} and {path} would both become the tenant {tenant!r}, the second over the first. Nothing was "
-                "loaded. Import each with a --tenant of its own, or both with one --tenant if they are "
-                "parts of the same"
+                f"{other} and {path} would both become the tenant {tenant!r}, and the second would overwrite the "
+                "first. No rows were loaded. Import each file with its own --tenant, or both with the same --tenant if "
+                "they are parts of one export"
             )
 
 
 def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # unlike Path.resolve, does not fail at links that run in a circle
+    return Path(os.path.realpath(path))  # unlike Path.resolve, does not fail at circular links

@@ -1,4 +1,4 @@
-"""The way of every import: read a chunk, type it, set bad rows aside, load the rest tenant by tenant."""
+"""Steps of every import: read a chunk, convert it, quarantine invalid rows, load the others tenant by tenant."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _WEEK = pd.Timedelta(weeks=1)
 
 @dataclass(frozen=True)
 class Layout:
-    """A kind of export: its columns, the table that they fill, and how.
+    """Layout of a kind of export: its columns and the table that they fill.
 
-    ``finish`` turns typed columns into the table's columns and ``tenant_id``, and reports what it finds wrong.
-    ``fallback`` is the tenant of rows that cannot be read at all. ``enrich`` is given where JSON Lines are taken too.
+    ``finish`` converts typed columns to the table's columns and ``tenant_id``, and adds problems. ``fallback`` is the
+    tenant of rows that cannot be read. ``enrich`` derives keys of JSON objects; layouts without it take CSV only.
     """
 
     table: sa.Table
@@ -52,7 +52,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A chunk after checking: ``rows`` to load, ``rejected`` (tenant_id, line, reason, content, kind) to set aside."""
+    """A checked chunk: ``rows`` to load, ``rejected`` (tenant_id, line, reason, content, kind) to quarantine."""
 
     rows: pd.DataFrame
     rejected: pd.DataFrame
@@ -60,7 +60,7 @@ class Parsed:
 
 @dataclass(frozen=True)
 class _Source:
-    """A file to import; ``label`` is its name in the quarantine and in messages."""
+    """A file to import; ``label`` is its name in quarantine and messages."""
 
     path: Path
     label: str
@@ -70,7 +70,7 @@ class _Source:
 
     @property
     def labels(self) -> list[str]:
-        """Every name under which an earlier import of this file may have set rows aside."""
+        """All labels under which an earlier import of this file may have quarantined rows."""
         with_folder = "/".join(Path(os.path.realpath(self.path)).parts[-2:])
         return list(dict.fromkeys([self.label, printable(self.path.name), printable(with_folder)]))
 
@@ -89,13 +89,13 @@ def import_file(
     progress: Callable[[int], None] | None,
     label: str | None,
 ) -> ImportSummary:
-    """Imports one file; see ``import_jira`` for the arguments.
+    """Import one file; see :func:`ml_pipeline.importers.jira.import_jira` for the arguments.
 
     Raises
     ------
     ImportFailed
-        If the file cannot be read (to its end), the time zone is unknown, PostgreSQL refuses its rows, or no row of it
-        is usable.
+        If the file cannot be read to its end, the time zone is unknown, PostgreSQL rejects rows, or all rows are
+        invalid.
     """
     source = _Source(path, printable(label or path.name), layout, time_zone(timezone), datetime.now(UTC))
     shifts = _shifts(source, shift_to) if shift_to is not None else {}
@@ -108,28 +108,28 @@ def import_file(
     if summary.rows_loaded == 0:
         found = "; ".join(f"{reason} ({count})" for reason, count in list(summary.reasons.items())[:3])
         raise ImportFailed(
-            f"{source.label}: none of {summary.rows_read:,} rows is usable{f': {found}' if found else ''}. "
-            "See ml.quarantine for each row, and docs/how-to/import.md for what a file must hold"
+            f"{source.label}: all {summary.rows_read:,} rows are invalid{f': {found}' if found else ''}. "
+            "See ml.quarantine for each row, and docs/how-to/import.md for the required columns"
         )
     return summary
 
 
 def time_zone(name: str) -> ZoneInfo:
-    """The zone of that name.
+    """The time zone called ``name``.
 
     Raises
     ------
     ImportFailed
-        If there is none.
+        If it does not exist.
     """
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: a folder of zones, as "Europe" is
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: a folder of zones, such as "Europe"
         raise ImportFailed(f"timezone {name!r} is unknown. Write it like 'UTC' or 'Europe/Berlin'") from error
 
 
 def check(chunk: Chunk, layout: Layout, zone: ZoneInfo, now: datetime) -> Parsed:
-    """The rows of a chunk that can be loaded, and those that cannot with their reasons."""
+    """The valid rows of a chunk, and the rejected rows with their reasons."""
     raw = pd.DataFrame([record.values for record in chunk.records], columns=chunk.names)
     problems = Problems(raw.index)
     rows = layout.finish(type_columns(raw, layout.columns, zone, problems, now), problems)
@@ -150,12 +150,12 @@ def _rejection(record: Record, kind: str, value: object, tenant_id: str) -> tupl
 
 
 def _shifts(source: _Source, shift_to: pd.Timestamp | datetime) -> dict[str, pd.Timedelta]:
-    """Tenant -> whole weeks that bring its newest time into the seven days up to ``shift_to``."""
+    """For each tenant, the whole weeks that move its newest time into the seven days up to ``shift_to``."""
     target = pd.Timestamp(shift_to)
     if target.tzinfo is None:
         raise ImportFailed(f"shift_to {target} has no time zone. Write it like 2026-01-31T00:00Z")
     newest: dict[str, pd.Timestamp] = {}
-    with suppress(ImportFailed):  # a file that breaks off is loaded up to there, and reported then
+    with suppress(ImportFailed):  # the import loads the rows before the error and reports it
         for parsed in source.parse():
             times = parsed.rows[[name for name in source.layout.times if name in parsed.rows]].max(axis=1)
             for tenant, time in times.groupby(parsed.rows["tenant_id"]).max().items():
@@ -164,21 +164,21 @@ def _shifts(source: _Source, shift_to: pd.Timestamp | datetime) -> dict[str, pd.
 
 
 class _Load:
-    """Writes chunks and keeps the counts of one import."""
+    """Writes chunks and counts the rows of one import."""
 
     def __init__(self, warehouse: Warehouse, source: _Source, shifts: dict[str, pd.Timedelta]) -> None:
         self._warehouse = warehouse
         self._source = source
         self._layout = source.layout
         self._shifts = shifts
-        self._seen = np.empty(0, dtype=np.uint64)  # sorted hashes: a million keys are 8 MB
+        self._seen = np.empty(0, dtype=np.uint64)  # sorted hashes; a million keys take 8 MB
         self._cleared: set[str] = set()
         self._tenants: dict[str, None] = {}
         self._reasons: Counter[str] = Counter()
         self.rows_read = 0
 
     def chunk(self, parsed: Parsed) -> None:
-        """Writes a chunk, each tenant's part in a transaction of its own."""
+        """Write a chunk, with one transaction per tenant."""
         loaded = last_of_each_key(parsed.rows, ["tenant_id", self._layout.key]).reset_index(drop=True)
         rows = CopyRows.of(self._layout.table, self._shifted(loaded))
         rejected = CopyRows.of(tables.quarantine, parsed.rejected.assign(file=self._source.label))
@@ -196,7 +196,7 @@ class _Load:
 
     @contextmanager
     def _refusals_named(self, tenant: str) -> Iterator[None]:
-        """Says of which file and tenant the rows are that PostgreSQL refuses: what it says itself names neither."""
+        """Add file and tenant to PostgreSQL's errors, which name neither."""
         try:
             yield
         except DBAPIError as error:
@@ -204,11 +204,11 @@ class _Load:
             if error.connection_invalidated:
                 raise ImportFailed(
                     f"{self._source.label}, tenant {tenant}: the connection to PostgreSQL was lost after the first "
-                    f"{self.rows_read:,} rows: {detail}. These are loaded; import the file again"
+                    f"{self.rows_read:,} rows: {detail}. Those rows are loaded; import the file again"
                 ) from error
             raise ImportFailed(
-                f"{self._source.label}, tenant {tenant}: PostgreSQL refuses rows after the first {self.rows_read:,}: "
-                f"{detail}. The rows before are loaded; correct the file, or report this with the row"
+                f"{self._source.label}, tenant {tenant}: PostgreSQL rejects rows after the first {self.rows_read:,}: "
+                f"{detail}. The rows before are loaded; correct the file, or report this error with the row"
             ) from error
 
     def summary(self) -> ImportSummary:

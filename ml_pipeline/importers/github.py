@@ -1,4 +1,4 @@
-"""GitHub pull requests, as CSV or as the JSON objects of its API, into ``source.pull_requests``."""
+"""Import of GitHub pull requests, as CSV or JSON Lines of API objects, into ``source.pull_requests``."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _REPOSITORY = Column(
     required=True,
 )
 _AT_OPENING = "_at_opening"
-# An export's plain `additions` are the final counts, which rework itself has made larger: a feature may only take
-# counts that say they are of the opening.
+# `additions` in an export is the final count, which rework has increased. Features need the counts at the opening, so
+# only columns with that suffix are read.
 COLUMNS = (
     _REPOSITORY,
     Column("number", "number", ("PR number", "pull_number"), required=True),
@@ -68,27 +68,30 @@ def import_github(
     progress: Callable[[int], None] | None = None,
     label: str | None = None,
 ) -> ImportSummary:
-    """Loads pull requests from CSV or JSON Lines (plain or gzip); the same file twice gives the same rows.
+    """Load pull requests from CSV or JSON Lines (plain or gzip); repeating an import changes nothing.
 
     Parameters
     ----------
     warehouse : Warehouse
+        Where the rows are loaded.
     path : Path
+        The export.
     tenant : str, optional
-        The file's name without suffixes unless given; also stands in for the repository where a row names none.
+        Default: the name of the file without suffixes. Also used as repository for rows without one.
     tenant_from : {"owner", "repository"}, optional
-        Makes a tenant of each repository's owner, or of each repository (``owner/name`` is the tenant ``owner.name``).
+        Makes each repository's owner a tenant, or each repository (``owner/name`` becomes the tenant ``owner.name``).
     timezone, shift_to, progress, label
-        As in ``import_jira``; with ``tenant_from`` each tenant is moved by weeks of its own.
+        As for :func:`ml_pipeline.importers.jira.import_jira`; with ``tenant_from``, ``shift_to`` applies per tenant.
 
     Returns
     -------
     ImportSummary
+        Counts of the import.
 
     Raises
     ------
     ImportFailed
-        As ``import_jira``, and if both ``tenant`` and ``tenant_from`` are given.
+        As for ``import_jira``, and if both ``tenant`` and ``tenant_from`` are given.
     """
     if tenant is not None and tenant_from is not None:
         raise ImportFailed(f"--tenant {tenant} and --tenant-from {tenant_from} exclude each other. Give one of them")
@@ -114,7 +117,7 @@ def import_github(
 
 def _pull_requests(typed: pd.DataFrame, instead_of_repository: str | None, problems: Problems) -> pd.DataFrame:
     number = typed["number"]
-    problems.add(number.notna() & ((number % 1 != 0) | (number >= 2**53)), "number is no whole number")
+    problems.add(number.notna() & ((number % 1 != 0) | (number >= 2**53)), "number is not a whole number")
     repository = typed["repository"] if "repository" in typed else pd.Series(None, index=typed.index, dtype="str")
     prefix = repository.fillna(instead_of_repository or "")
     key = prefix + "#" + number.where(problems.good, 0).astype("int64").astype("str")
@@ -130,21 +133,21 @@ def _pull_requests(typed: pd.DataFrame, instead_of_repository: str | None, probl
 def _tenants(
     typed: pd.DataFrame, tenant_from: TenantFrom | None, known: Sequence[str], problems: Problems
 ) -> pd.Series:
-    """The tenant of each row; UNKNOWN_TENANT where the repository gives none that can be one beside the known ones."""
+    """The tenant of each row; UNKNOWN_TENANT if the repository does not give a valid tenant id."""
     repository = typed["repository"]
-    # "a/b/c", "a/b.c" and "a.b/c" would all be the tenant "a.b.c".
+    # "a/b/c", "a/b.c" and "a.b/c" would all give the tenant "a.b.c".
     form = r"[^/]+/.+" if tenant_from == "owner" else r"[^/.]+/[^/]+"
     owner_and_name = repository.str.fullmatch(form).fillna(False).astype(bool)
-    problems.add(~owner_and_name, "repository is not owner/name, which the tenant is taken from", repository)
+    problems.add(~owner_and_name, "repository is not owner/name, which gives the tenant", repository)
     owner_or_both = repository.str.partition("/")[0] if tenant_from == "owner" else repository.str.replace("/", ".")
     accepted = usable_tenants(owner_or_both.dropna().unique(), known)
     possible = owner_and_name & owner_or_both.isin(accepted)
-    problems.add(~possible, "repository gives no tenant id", repository)
+    problems.add(~possible, "repository does not give a valid tenant id", repository)
     return owner_or_both.where(possible, UNKNOWN_TENANT)
 
 
 def derive_keys(record: dict[str, Any]) -> dict[str, Any]:
-    """What the nested parts of an object say, where they say it: repository, kind of author, what reviews asked for.
+    """Keys derived from the nested parts of an object, if present: repository, kind of author, review counts.
 
     >>> derive_keys({"url": "https://github.com/acme/web/pull/7"})
     {'repository': 'acme/web'}

@@ -1,4 +1,4 @@
-"""Jira's CSV export into ``source.issues``."""
+"""Import of Jira's CSV export into ``source.issues``."""
 
 from __future__ import annotations
 
@@ -45,35 +45,37 @@ def import_jira(
     progress: Callable[[int], None] | None = None,
     label: str | None = None,
 ) -> ImportSummary:
-    """Loads a CSV export (plain or gzip) as issues of one tenant; the same file twice gives the same rows.
+    """Load a CSV export (plain or gzip) as issues of one tenant; repeating an import changes nothing.
 
     Parameters
     ----------
     warehouse : Warehouse
+        Where the rows are loaded.
     path : Path
+        The export.
     tenant : str, optional
-        The file's name without suffixes unless given.
+        Default: the name of the file without suffixes.
     timezone : str
-        Of the times that carry no offset.
+        Time zone of times without an offset.
     shift_to : time with zone, optional
-        Moves all times of the tenant by the same whole number of weeks, such that the newest is in the seven days up to
-        ``shift_to``. The file is read twice then.
+        Moves all times of the tenant by a whole number of weeks, so that the newest is in the seven days up to
+        ``shift_to``. The file is then read twice.
     progress : callable, optional
-        Is told the number of rows done so far, after each chunk.
+        Called after each chunk with the number of rows so far.
     label : str, optional
-        The file's name in the summary, in ``ml.quarantine`` and in errors; its own name unless given. See
-        ``files.file_labels``, for files of one name.
+        Name of the file in the summary, in ``ml.quarantine`` and in errors; default: its own name. See
+        :func:`ml_pipeline.importers.files.file_labels` for several files with the same name.
 
     Returns
     -------
     ImportSummary
-        With the rows that were set aside in ``ml.quarantine``, counted by reason.
+        Counts of the import, with the rows in ``ml.quarantine`` by reason.
 
     Raises
     ------
     ImportFailed
         If the file is missing, its header lacks a required column, it cannot be read to its end (the rows before are
-        loaded then), no row is usable, or the tenant's id or the time zone is no good.
+        then loaded), all rows are invalid, or the tenant id or the time zone is invalid.
     """
     tenant_id = check_tenant(tenant) if tenant is not None else tenant_of_file(path)
 

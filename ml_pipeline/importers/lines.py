@@ -1,4 +1,4 @@
-"""A file, plain or gzip, as numbered lines of text: each bounded, and all of them in time and memory that are too."""
+"""Reading of a plain or gzip file as numbered lines of text, with bounded line length, time and memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import IO, cast
 from ml_pipeline.importers.summary import ImportFailed
 
 MAX_CONTENT = 2_000
-MAX_LINE = 8_000_000  # bytes: eight texts of the longest that a field may hold
+MAX_LINE = 8_000_000  # bytes: eight fields of the largest length
 MAX_RECORD_LINES = 10_000
-# Exports shrink to a fifth or a twentieth under gzip, the most repetitive to a hundredth, and zeros to a thousandth.
+# gzip shrinks exports by a factor of 5 to 20, very repetitive ones by 100, and a file of zeros by 1,000.
 MAX_RATIO = 200
-FREE_TO_UNPACK = 64_000_000  # bytes: the ratio says nothing of a small file
+FREE_TO_UNPACK = 64_000_000  # bytes; below this the ratio is not checked
 MAX_UNPACKED = 50_000_000_000
 _UNBOUNDED = 1 << 62
-# What may be read again for the sake of records that did not end well: this much, and so many times what was read.
+# Limit for reading lines again after broken records: bytes, plus a multiple of the bytes read so far.
 FREE_TO_REREAD = 2_000_000
 REREAD_FACTOR = 4
 _SKIPPED_AT_ONCE = 1_000_000
@@ -32,17 +32,18 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Overlong(str):
-    """The beginning of a line that is longer than ``MAX_LINE``; the rest of it was skipped."""
+    """The beginning of a line longer than ``MAX_LINE``; the rest was skipped."""
 
 
 class RecordTooLong(csv.Error):
-    """A record of CSV that does not end within its bounds."""
+    """A CSV record that exceeds the limits on lines or characters."""
 
 
 class Lines:
-    """Decoded lines of a stream with their number, of which the current record's may be given back.
+    """Decoded, numbered lines of a stream; the lines of the current record can be returned to the stream.
 
-    Iterating is for the CSV reader: it raises ``RecordTooLong`` where the record leaves its bounds, and may go on.
+    The CSV reader iterates over it. Iteration raises ``RecordTooLong`` if a record exceeds its limits, and can continue
+    afterwards.
     """
 
     def __init__(self, stream: IO[bytes], file: str, may_unpack: int) -> None:
@@ -72,7 +73,7 @@ class Lines:
         return line
 
     def take(self) -> str:
-        """The next line of the record, empty at the end of the stream."""
+        """Read the next line of the record; empty at the end of the stream."""
         line = self._given_back.popleft() if self._given_back else self._read()
         if line:
             self.number += 1
@@ -81,7 +82,7 @@ class Lines:
         return line
 
     def peek(self) -> str:
-        """The line that comes next, empty at the end of the stream."""
+        """The next line, without reading it; empty at the end of the stream."""
         if not self._given_back:
             line = self._read()
             if not line:
@@ -90,15 +91,15 @@ class Lines:
         return self._given_back[0]
 
     def start_record(self) -> int:
-        """Forgets the lines of the record before; returns the number of the line that comes next."""
+        """Start a new record and return the number of its first line."""
         self.record.clear()
         self._record_size = 0
         return self.number + 1
 
     def give_back_all_but_first(self) -> bool:
-        """Lets the record end with its first line: the lines after it come again. False if that was done too often.
+        """End the record after its first line and return the later lines to the stream; False if over the limit.
 
-        Without that limit a file whose every record runs to its end would be read once for each of its lines.
+        Without the limit, a file in which every record runs to the end of the file would be read once per line.
         """
         again = self._record_size - len(self.record[0])
         if self._reread + again > FREE_TO_REREAD + REREAD_FACTOR * self._bytes:
@@ -153,12 +154,12 @@ class Lines:
 
 @contextmanager
 def open_lines(path: Path, file: str) -> Iterator[Lines]:
-    """The lines of a file, unpacked if its first bytes are those of gzip; ``file`` is its name in errors.
+    """The lines of a file, unpacked if it starts with the gzip signature; ``file`` is its name in errors.
 
     Raises
     ------
     ImportFailed
-        If it cannot be opened. While reading: if it cannot be decoded or unpacked, or unpacks to too much.
+        If the file cannot be opened. While reading: if it cannot be decoded or unpacked, or unpacks to too many bytes.
     """
     try:
         with path.open("rb") as plain:
@@ -166,7 +167,7 @@ def open_lines(path: Path, file: str) -> Iterator[Lines]:
                 yield Lines(plain, file, may_unpack=_UNBOUNDED)
                 return
             status = os.fstat(plain.fileno())
-            size = status.st_size if stat.S_ISREG(status.st_mode) else MAX_UNPACKED  # a pipe has no size
+            size = status.st_size if stat.S_ISREG(status.st_mode) else MAX_UNPACKED  # pipes have no size
             with gzip.GzipFile(fileobj=plain) as unpacked:
                 may_unpack = min(MAX_UNPACKED, max(FREE_TO_UNPACK, MAX_RATIO * size))
                 yield Lines(cast(IO[bytes], unpacked), file, may_unpack)

@@ -1,4 +1,4 @@
-"""Frames into tables: COPY into a temporary table, then one upsert, so that loading twice changes nothing."""
+"""Loading of frames into tables: COPY into a temporary table, then one upsert; repeating it changes nothing."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from ml_pipeline.resources.warehouse import Warehouse
 def import_tables(
     warehouse: Warehouse, tenant_id: str, issues: pd.DataFrame | None, pull_requests: pd.DataFrame | None
 ) -> None:
-    """Loads frames whose columns are named like those of ``source.issues`` and ``source.pull_requests``.
+    """Load frames whose columns are named like those of ``source.issues`` and ``source.pull_requests``.
 
-    Rows that exist are replaced in the columns given; of rows with the same key the last wins. Times without zone are
-    UTC, blank text is stored as NULL. Each 20,000 rows are one transaction.
+    Existing rows are updated in the given columns; of several rows with the same key, the last one is stored. Times
+    without zone are UTC, blank text is stored as NULL. One transaction covers 20,000 rows.
 
     Raises
     ------
     ValueError
-        If a frame has a column that its table has not, or lacks the key or ``created_at``.
+        If a frame has a column that the table does not have, or lacks the key or ``created_at``.
     """
     warehouse.add_tenant(tenant_id)
     for table, frame in ((tables.issues, issues), (tables.pull_requests, pull_requests)):
@@ -47,7 +47,7 @@ def import_tables(
 
 @dataclass(frozen=True)
 class CopyRows:
-    """Rows for a table in the text format of COPY, one line each, ready to be divided among tenants."""
+    """Rows for a table in the text format of COPY, one line each; ``take`` selects those of a tenant."""
 
     table: sa.Table
     names: tuple[str, ...]
@@ -55,10 +55,10 @@ class CopyRows:
 
     @classmethod
     def of(cls, table: sa.Table, frame: pd.DataFrame) -> CopyRows:
-        """The frame's columns that the table has, without the tenant: that one the transaction decides."""
+        """Rows from the frame's columns that the table has, except the tenant, which the transaction sets."""
         columns = [column for column in table.columns if column.name in frame.columns and column.name != "tenant_id"]
         cells = [_cells(frame[column.name], column.type) for column in columns]
-        # Unlike COPY's CSV format, its text format has no line that could be taken for the end of the data.
+        # In COPY's text format, unlike its CSV format, no data line can be mistaken for the end of the data.
         lines = ["\t".join(row) + "\n" for row in zip(*cells, strict=True)]
         return cls(table, tuple(column.name for column in columns), lines)
 
@@ -67,9 +67,9 @@ class CopyRows:
 
 
 def upsert(connection: sa.Connection, tenant_id: str, rows: CopyRows) -> None:
-    """Writes rows of one tenant whose keys differ; columns of the table that are not given stay as they are.
+    """Insert or update rows of one tenant, with distinct keys; other columns of the table do not change.
 
-    Once per table and transaction: the temporary table goes with the transaction.
+    Call it once per table and transaction, because the temporary table is dropped with the transaction.
     """
     statements = _statements(rows.table, rows.names)
     connection.execute(statements.create)
@@ -105,7 +105,7 @@ def _statements(table: sa.Table, names: tuple[str, ...]) -> _Statements:
 
 
 def last_of_each_key(frame: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
-    """The frame without the rows whose key comes again further down."""
+    """The frame without the rows whose key occurs again later."""
     return frame[~frame.duplicated(list(key), keep="last")]
 
 
@@ -134,10 +134,10 @@ def _check_columns(table: sa.Table, frame: pd.DataFrame, tenant_id: str) -> None
     unknown = [name for name in frame.columns if name not in table.columns]
     if unknown:
         known = ", ".join(table.columns.keys())
-        raise ValueError(f"{where} has columns {unknown}, which the table has not. It has {known}")
+        raise ValueError(f"{where} has columns {unknown}, which the table does not have. It has {known}")
     missing = [name for name in (*_key(table), "created_at") if name not in frame.columns]
     if missing:
         raise ValueError(f"{where} lacks {missing}. Every row needs them")
     if "tenant_id" in frame.columns and not (frame["tenant_id"] == tenant_id).all():
         others = sorted(set(frame["tenant_id"]) - {tenant_id})
-        raise ValueError(f"{where} holds rows of {others[:5]}. Load each tenant by itself")
+        raise ValueError(f"{where} contains rows of the tenants {others[:5]}. Load each tenant separately")

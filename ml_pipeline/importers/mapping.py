@@ -1,4 +1,4 @@
-"""Which column of an export fills which column of a table."""
+"""Mapping of export columns to table columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ml_pipeline.importers.summary import ImportFailed
 
 _CUSTOM_FIELD = re.compile(r"custom field \((.+)\)", re.IGNORECASE)
 _LONGEST_NAME = 200
-# How databases, spreadsheets and programs write that there is no value.
+# Texts by which databases, spreadsheets and programs write a missing value.
 NO_VALUE = frozenset(
     [
         *("", "null", "(null)", "none", "(none)", "nil", "nan", "nat", "\\n", "n/a", "#n/a", "na", "<na>", "undefined"),
@@ -24,9 +24,9 @@ LONGEST_NO_VALUE = max(map(len, NO_VALUE))
 
 @dataclass(frozen=True)
 class Column:
-    """A value that an importer knows: its name here, its kind, and the names that exports give it, best first.
+    """A table column that an importer fills: its name, its kind, and its names in exports, best first.
 
-    A dot in an alias is a step into a nested JSON object. The column's own name is always accepted.
+    A dot in an alias refers to a nested JSON object. The column's own name is always accepted.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Column:
 
 
 def is_no_value(text: str) -> bool:
-    """Whether the text is blank or one of the ways to write that there is no value.
+    """Whether the text is blank or means a missing value.
 
     >>> is_no_value(" NULL "), is_no_value(r"\\N"), is_no_value("0")
     (True, True, False)
@@ -51,7 +51,7 @@ def is_no_value(text: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def normalised(name: str) -> str:
-    """The name as it is compared: no case, blanks, underscores or Jira's ``Custom field (...)`` around it.
+    """The name for comparison: without case, blanks, underscores and Jira's ``Custom field (...)``.
 
     >>> normalised("Custom field (Story Points)"), normalised("story_points")
     ('storypoints', 'storypoints')
@@ -62,15 +62,15 @@ def normalised(name: str) -> str:
 
 
 def match_header(header: Sequence[str], columns: Iterable[Column], file: str) -> list[tuple[int, str]]:
-    """Position in the header and column name, for every header field that is known.
+    """Position and column name of every known field in the header.
 
-    A column may be filled from several fields: Jira exports two kinds of story points, and custom fields of one name.
-    They come best alias first, and under one alias as in the header.
+    Several fields may fill one column: Jira exports two kinds of story points, and custom fields with equal names. They
+    are sorted by alias, best first, then by position.
 
     Raises
     ------
     ImportFailed
-        If no field fills a required column; the message names those columns and their accepted names.
+        If a required column is missing; the message lists missing columns with their accepted names.
     """
     positions: dict[str, list[int]] = {}
     for position, name in enumerate(header):
@@ -94,7 +94,7 @@ def match_header(header: Sequence[str], columns: Iterable[Column], file: str) ->
 
 
 class JsonMapping:
-    """Takes the known columns out of JSON objects.
+    """Extracts the known columns from JSON objects.
 
     >>> mapping = JsonMapping([Column("author", "level", ("user.login",)), Column("closed_at", "time")])
     >>> mapping.pick({"user": {"login": "ann", "id": 7}, "closedAt": None})
@@ -110,9 +110,9 @@ class JsonMapping:
         self._parents = {".".join(path[:depth]) for path in steps for depth in range(1, len(path))}
 
     def pick(self, record: dict[str, Any]) -> dict[str, str]:
-        """Column name -> text of the best alias with a value, for the columns that the object has; null is ''.
+        """Text by column name, from the best alias with a value, for the columns of the object; null becomes ''.
 
-        Of one alias in two spellings (``createdAt``, ``created_at``) the first with a value counts.
+        If an alias occurs in two spellings (``createdAt``, ``created_at``), the first one with a value is used.
         """
         best: dict[str, tuple[tuple[bool, int], str]] = {}
         for path, text in self._leaves(record, ""):

@@ -1,4 +1,4 @@
-"""Files to chunks of records, with line numbers, in bounded time and memory."""
+"""Reading of files in chunks of records, with line numbers, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ml_pipeline.importers.summary import ImportFailed
 MAX_TEXT = 1_000_000
 MAX_FIELDS = 10_000
 MAX_FIELDS_OF_A_COLUMN = 100
-# Of a JSON object, all its nested parts included: a pull request with 250 commits and 100 reviews has some 12,000.
+# Values in a JSON object with all nested ones; a pull request with 250 commits and 100 reviews has about 12,000.
 MAX_JSON_VALUES = 200_000
 CHUNK_ROWS = 20_000
 CHUNK_CHARACTERS = 4_000_000
-# Who reads so many records that are none, and ten times as many as others, has no export of this kind before him.
+# After this number of unreadable records, and ten times as many as readable ones, the file is not such an export.
 GIVE_UP_AFTER = 50_000
 GIVE_UP_RATIO = 10
 
-_EMPTY_TEXT = 40  # less than Python takes for one, so that a value that is blank counts a little too
+_EMPTY_TEXT = 40  # bytes, so that blank values count too; less than Python's own size of a text
 _TOO_LONG_TEXT = f"a field is longer than {MAX_TEXT:,} characters"
 _FieldsToValues = Callable[[list[str]], Sequence[str]]
 _Enrich = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Record(NamedTuple):
-    """One record of a file: the line where it starts, its raw text (cut), and its values or what is wrong with it."""
+    """One record of a file: its first line number, its raw text (shortened), and its values or its problem."""
 
     line: int
     content: str
@@ -44,14 +44,14 @@ class Record(NamedTuple):
 
     @property
     def size(self) -> int:
-        """About the bytes that its text takes in memory: four a character where a single one needs that many."""
+        """Approximate memory of its text in bytes; 4 per character if any character needs 4."""
         values = self.values.values() if isinstance(self.values, dict) else self.values or ()
         return max(sum(map(getsizeof, values)) - _EMPTY_TEXT * len(values), getsizeof(self.content) - _EMPTY_TEXT)
 
 
 @dataclass
 class Chunk:
-    """Records in file order; ``names`` are the column names of the values (None: each record is a mapping)."""
+    """Records in file order; ``names`` are the column names of the values, or None if each record is a mapping."""
 
     names: list[str] | None
     records: list[Record] = field(default_factory=list)
@@ -66,14 +66,14 @@ def read_chunks(
 ) -> Iterator[Chunk]:
     """Chunks of at most 20,000 records or about 4 million characters, from CSV or (with ``enrich``) JSON Lines.
 
-    Both may be compressed by gzip; the first bytes tell, not the name. ``enrich`` derives further keys of an object,
-    which count where the object itself gives no value. ``file`` is the file's name in errors, if not its own.
+    Compression by gzip is detected from the first bytes. ``enrich`` derives further keys of a JSON object, which are
+    used where the object itself has no value. ``file`` is the name for errors, by default the file's own.
 
     Raises
     ------
     ImportFailed
-        If the file is missing, its header lacks a required column, it cannot be read to its end, or has hardly a record
-        of the kind that is read. In the last two cases the records before come first.
+        If the file is missing, its header lacks a required column, it cannot be read to its end, or almost no record is
+        readable. In the last two cases, the records before the error are returned first.
     """
     file = path.name if file is None else file
     with open_lines(path, file) as lines:
@@ -81,7 +81,7 @@ def read_chunks(
         names: list[str] | None = None
         if enrich is not None and first.lstrip().startswith("["):
             raise ImportFailed(
-                f"{file}: holds one JSON array. Write an object a line, as `gh ... --jq '.[]'` or `jq -c '.[]'` do"
+                f"{file}: contains one JSON array. Write one object per line, with `gh ... --jq '.[]'` or `jq -c '.[]'`"
             )
         if enrich is not None and first.lstrip().startswith("{"):
             records = _json_records(lines, columns, enrich)
@@ -123,15 +123,13 @@ def _csv_records(lines: Lines, columns: Sequence[Column], file: str) -> tuple[li
     try:
         header = next(reader, [])
     except csv.Error as error:
-        raise ImportFailed(f"{file}: line 1: the header is no CSV: {error}. Correct it") from error
+        raise ImportFailed(f"{file}: line 1: the header is not valid CSV: {error}. Correct it") from error
     if len(header) > MAX_FIELDS:
         raise ImportFailed(f"{file}: the header has {len(header):,} columns. Export at most {MAX_FIELDS:,}")
     matched = match_header(header, columns, file)
     most, name = max((fields, name) for name, fields in Counter(name for _, name in matched).items())
     if most > MAX_FIELDS_OF_A_COLUMN:
-        raise ImportFailed(
-            f"{file}: the header has {most:,} columns for {name}. Leave {MAX_FIELDS_OF_A_COLUMN} at most"
-        )
+        raise ImportFailed(f"{file}: the header has {most:,} columns for {name}. Keep at most {MAX_FIELDS_OF_A_COLUMN}")
     positions = [position for position, _ in matched]
 
     def record(line: int, content: str, fields: list[str]) -> Record:
@@ -156,7 +154,7 @@ def _csv_rows(
         except StopIteration:
             return
         except csv.Error as error:
-            # A quote that is never closed swallows the rows after it: only its own line is set aside.
+            # An unclosed quote would include the rows after it; only its own line is quarantined.
             first, *others = lines.record
             yield Record(line, first[:MAX_CONTENT], None, _csv_problem(error))
             if lines.give_back_all_but_first():
@@ -174,7 +172,7 @@ def _alone(
     new_reader: Callable[[list[str]], Iterator[list[str]]],
     record: Callable[[int, str, list[str]], Record],
 ) -> Iterator[Record]:
-    """A line that a broken record swallowed, as the record that it is by itself."""
+    """The record of a single line that was part of a broken record."""
     content = text[:MAX_CONTENT]
     try:
         if isinstance(text, Overlong):
@@ -215,12 +213,12 @@ def _json_records(lines: Lines, columns: Sequence[Column], enrich: _Enrich) -> I
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    """The object of one line. Its numbers stay text, as written: none is too large, and none is rounded.
+    """The JSON object of one line. Numbers stay text, so that large ones are neither rejected nor rounded.
 
     Raises
     ------
     ValueError
-        If there is none, or it is too large; the message is the reason why the line is set aside.
+        If the line is not a JSON object, or is too large; the message is the reason for the quarantine.
     """
     if isinstance(text, Overlong):
         raise ValueError(f"a line of more than {MAX_LINE:,} bytes")
@@ -240,7 +238,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _first_with_value(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object; of a key that stands twice the first value that is not blank."""
+    """The object; for a repeated key, the first value that is not blank."""
     result = dict(pairs)
     if len(result) < len(pairs):
         for key, value in reversed(pairs):
@@ -250,7 +248,7 @@ def _first_with_value(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _storable(line: int, content: str, values: Sequence[str] | dict[str, str], texts: Iterable[str]) -> Record:
-    """The record, rejected if a text of it is too long or PostgreSQL could not store it."""
+    """The record, rejected if one of its texts is too long or PostgreSQL cannot store it."""
     texts = list(texts)
     joined = "".join(texts)
     if len(joined) > MAX_TEXT and max(map(len, texts)) > MAX_TEXT:
@@ -260,5 +258,5 @@ def _storable(line: int, content: str, values: Sequence[str] | dict[str, str], t
     try:
         joined.encode()
     except UnicodeEncodeError:
-        return Record(line, content, None, "half of a surrogate pair, which is no character")
+        return Record(line, content, None, "half of a surrogate pair, which is not a character")
     return Record(line, content, values)

@@ -1,6 +1,6 @@
-"""What the reviews of a pull request asked for, from the nested arrays of GitHub's REST, GraphQL and ``gh`` exports.
+"""Review counts of pull requests, from the nested arrays of GitHub's REST, GraphQL and ``gh`` exports.
 
-A count is given only where the export shows all that it needs: what is absent or unreadable makes it unknown, not 0.
+A count is returned only if the export contains everything it needs; absent or unreadable parts make it unknown, not 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ml_pipeline.importers.checking import AHEAD, EARLIEST
 _EARLIEST = EARLIEST.to_pydatetime()
 _LOGINS = (("user", "login"), ("author", "login"), ("user",), ("author",))
 _SUBMITTED = (("submitted_at",), ("submittedAt",))
-# The committer's date moves with a rebase, which is when the reviewer gets to see the commit; the author's does not.
+# The committer's date: unlike the author's, a rebase updates it, and reviewers see the commit from then on.
 _COMMITTED = (
     *(("committedDate",), ("committed_date",), ("commit", "committedDate"), ("commit", "committer", "date")),
     *(("authoredDate",), ("commit", "authoredDate"), ("commit", "author", "date")),
@@ -22,9 +22,9 @@ _COMMITTED = (
 
 
 def review_counts(pull_request: dict[str, Any]) -> dict[str, int]:
-    """``changes_requested`` and ``commits_after_first_review``, each where it can be known.
+    """``changes_requested`` and ``commits_after_first_review``, each only if it is known.
 
-    Reviews by the author, by bots, and those not submitted yet do not count.
+    Reviews by the author or by bots, and reviews that are not submitted, do not count.
 
     >>> review = {"user": {"login": "bob"}, "state": "CHANGES_REQUESTED", "submitted_at": "2025-01-02T00:00:00Z"}
     >>> commit = {"commit": {"committer": {"date": "2025-01-03T00:00:00Z"}}}
@@ -42,7 +42,7 @@ def review_counts(pull_request: dict[str, Any]) -> dict[str, int]:
     times = [_time(review, _SUBMITTED) for review in reviews]
     counts: dict[str, int] = {}
     requested = sum(state is not None and state.upper() == "CHANGES_REQUESTED" for state in states)
-    # A review without state or time is half of one, of which nobody knows that it asked for nothing.
+    # A review without state or time is incomplete; it may have requested changes.
     if None not in states and (requested or None not in times):
         counts["changes_requested"] = requested
     commits = _items(pull_request.get("commits"))
@@ -54,7 +54,7 @@ def review_counts(pull_request: dict[str, Any]) -> dict[str, int]:
 
 
 def _count_after(reviews: Sequence[datetime | None], commits: Sequence[datetime | None]) -> int | None:
-    """How many commits come after the first review; None if a time is missing that could change it."""
+    """Number of commits after the first review; None if a missing time could change it."""
     reviewed = [time for time in reviews if time is not None]
     committed = [time for time in commits if time is not None]
     if len(reviewed) < len(reviews) or (reviewed and len(committed) < len(commits)):
@@ -63,7 +63,7 @@ def _count_after(reviews: Sequence[datetime | None], commits: Sequence[datetime 
 
 
 def _items(value: Any) -> list[dict[str, Any]] | None:
-    """The objects of an array or of a GraphQL connection; None if they are not there, or not all of them."""
+    """The objects of an array or of a GraphQL connection; None if some or all are missing."""
     if isinstance(value, dict):
         nodes = value.get("nodes")
         if nodes is None and isinstance(value.get("edges"), list):
@@ -78,7 +78,7 @@ def _items(value: Any) -> list[dict[str, Any]] | None:
 
 
 def _counts(review: dict[str, Any], author: str | None) -> bool:
-    """Whether it is a review by another person that was submitted."""
+    """Whether the review is submitted and by a person other than the author."""
     if (_text(review, [("state",)]) or "").upper() == "PENDING":
         return False
     who = _person(review)
@@ -94,13 +94,13 @@ def _person(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _login(item: dict[str, Any]) -> str | None:
-    """Who made it, as GitHub compares logins: without case, and an app's without ``app/`` or ``[bot]``."""
+    """The normalised login of the author of ``item``: lower case, without ``app/`` or ``[bot]``."""
     written = _text(item, _LOGINS)
     return written.casefold().removeprefix("app/").removesuffix("[bot]") if written else None
 
 
 def _text(item: dict[str, Any], paths: Iterable[Sequence[str]]) -> str | None:
-    """The first of the paths that leads to a text that is not empty."""
+    """The first text, not empty, at one of the paths."""
     for path in paths:
         value: Any = item
         for key in path:
@@ -111,14 +111,14 @@ def _text(item: dict[str, Any], paths: Iterable[Sequence[str]]) -> str | None:
 
 
 def _time(item: dict[str, Any], paths: Iterable[Sequence[str]]) -> datetime | None:
-    """The first of the paths that leads to a time (UTC unless it says otherwise)."""
+    """The first time at one of the paths (UTC if it has no offset)."""
     for path in paths:
         try:
             time = datetime.fromisoformat(_text(item, [path]) or "")
         except ValueError:
             continue
         time = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-        # A program that has no time may write that of the year 1.
+        # Programs may write a time in the year 1 for a missing one.
         if _EARLIEST <= time <= datetime.now(UTC) + AHEAD:
             return time
     return None

@@ -1,4 +1,4 @@
-"""What an import reports, and which tenant a file belongs to."""
+"""Summary of an import, and the tenant of a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from ml_pipeline.errors import UserError
 from ml_pipeline.identifiers import BadIdentifier, check_tenant_id
 
-UNKNOWN_TENANT = "__unknown__"  # of quarantined rows alone: no tenant can be called so
+UNKNOWN_TENANT = "__unknown__"  # only for quarantined rows; not a valid tenant id
 
 _SUFFIXES = {".gz", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"}
 
@@ -21,8 +21,8 @@ class ImportFailed(UserError):
 class ImportSummary:
     """Counts of one import: ``rows_read = rows_loaded + duplicates + quarantined``.
 
-    ``duplicates`` are rows whose key comes again later in the file, where the later row won. ``reasons`` counts the
-    quarantined rows by what is wrong with them, the most frequent first.
+    ``duplicates`` are rows whose key occurs again later in the file; the later row is stored. ``reasons`` counts the
+    quarantined rows by problem, most frequent first.
     """
 
     file: str
@@ -35,12 +35,12 @@ class ImportSummary:
 
 
 def check_tenant(tenant_id: str) -> str:
-    """The id, if it can be one.
+    """Return the tenant id if it is valid.
 
     Raises
     ------
     ImportFailed
-        If it holds something else than ASCII letters, digits and ``- _ .``, or is empty, too long or reserved.
+        If it contains characters other than ASCII letters, digits and ``- _ .``, or is empty, too long or reserved.
     """
     try:
         return check_tenant_id(tenant_id)
@@ -49,7 +49,7 @@ def check_tenant(tenant_id: str) -> str:
 
 
 def tenant_of_file(path: Path) -> str:
-    """The file's name without the suffixes of its format.
+    """Tenant id of a file: its name without the suffixes of its format.
 
     >>> tenant_of_file(Path("exports/ALOY.csv.gz"))
     'ALOY'

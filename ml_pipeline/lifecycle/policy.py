@@ -27,14 +27,14 @@ class VolumeClass(_Part):
     """How often a tenant of some volume is retrained by schedule: after ``days``, if there are ``samples`` new ones."""
 
     weekly_items: float = Field(ge=0, description="The class of tenants with at least so many new items a week.")
-    days: float = Field(gt=0)
+    days: float = Field(gt=0, description="Days between two scheduled trainings of this class.")
     samples: int = Field(ge=0, description="New matured labels that a scheduled training waits for.")
 
 
 class Policy(_Part):
     """When a model is retrained, and what blocks a retraining. The defaults are the product's."""
 
-    name: str = "product"
+    name: str = Field("product", description="Name of the policy in decisions and replays.")
     triggers: tuple[Trigger, ...] = Field(EVERY_TRIGGER, description="What may trigger a retraining besides a person.")
     schedule: tuple[VolumeClass, ...] = Field(
         (
@@ -69,7 +69,9 @@ class Policy(_Part):
         description="Days after a change of the outcomes until which a training waits for min_samples since it.",
     )
     min_new_labels: int = Field(25, ge=1, description="New labels without which drift or degradation cannot be cured.")
-    min_severity: Severity = "HIGH"
+    min_severity: Severity = Field(
+        "HIGH", description="Lowest severity of drift or degradation that triggers a retraining."
+    )
     require_performance_impact: bool = Field(True, description="Block drift while enough outcomes show no loss.")
     performance_outcomes: int = Field(
         30, ge=1, description="Matured outcomes that are enough to show that nothing is lost."

@@ -1,4 +1,4 @@
-"""When an alert is news, when people are told, when they are told again, and how often a dead channel is tried."""
+"""Alert rules: new or repeated alerts, notification times, escalation, and retries of a failed channel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rank(level: str) -> int:
     Raises
     ------
     ValueError
-        If it is none.
+        If the level is unknown.
 
     >>> rank("HIGH") > rank("MEDIUM")
     True
@@ -27,13 +27,13 @@ def rank(level: str) -> int:
 
 
 def highest(levels: Iterable[str]) -> str:
-    """The worst of some levels."""
+    """The worst of the levels."""
     return max(levels, key=rank)
 
 
 @dataclass(frozen=True)
 class OpenAlert:
-    """An alert of the same tenant, model and kind that was raised within the silence."""
+    """An alert of the same tenant, model and kind that was raised within the suppression period."""
 
     alert_id: str
     level: str
@@ -41,11 +41,11 @@ class OpenAlert:
 
 
 def assess(standing: Sequence[OpenAlert], level: str) -> tuple[str, OpenAlert | None]:
-    """What an alert of ``level`` is, beside the standing ones (newest last), and the one that it belongs to.
+    """Classify an alert of ``level`` against the open alerts (newest last), and return the one that it updates.
 
-    ``again``: one stands that is as bad, and only counts up. ``raised``: the one that stands is milder and open, and
-    takes the higher level. ``new``: nothing stands, or somebody acknowledged the milder one, which says nothing about
-    this.
+    - ``again``: an open alert is at least as severe; only its counter increases.
+    - ``raised``: the open alert is less severe and not acknowledged; it takes the higher level.
+    - ``new``: no alert is open, or the less severe one is acknowledged, which does not cover the higher level.
     """
     rank(level)
     if not standing:
@@ -58,40 +58,40 @@ def assess(standing: Sequence[OpenAlert], level: str) -> tuple[str, OpenAlert | 
 
 @dataclass(frozen=True)
 class Notification:
-    """That people are, or will be, told about a tenant's model."""
+    """A sent or scheduled notification about a tenant's model."""
 
     level: str
     due_at: dt.datetime
 
 
 def due_at(now: dt.datetime, level: str, others: Sequence[Notification], cool_down: dt.timedelta) -> dt.datetime:
-    """When people are told of an alert of ``level``, given the other notifications of the same tenant and model.
+    """When to notify about an alert of ``level``, given the other notifications of the same tenant and model.
 
-    At once if nobody was told anything within the cool-down, or only of lower levels. Otherwise at the cool-down's
-    end, in one message with everything that waits for it; never later than one cool-down from now.
+    Immediately if no notification was sent within the cool-down, or only notifications of lower levels. Otherwise at
+    the end of the cool-down, in one message with all waiting alerts, but not later than one cool-down from now.
     """
-    told = [other for other in others if now - cool_down < other.due_at <= now]
+    sent = [other for other in others if now - cool_down < other.due_at <= now]
     waiting = [other.due_at for other in others if other.due_at > now]
-    if not told and not waiting:
+    if not sent and not waiting:
         return now
-    if told and rank(level) > max(rank(other.level) for other in told):
+    if sent and rank(level) > max(rank(other.level) for other in sent):
         return now
-    end = max(waiting) if waiting else max(other.due_at for other in told) + cool_down
+    end = max(waiting) if waiting else max(other.due_at for other in sent) + cool_down
     return min(end, now + cool_down)
 
 
 def is_news(as_of: dt.datetime, now: dt.datetime, within: dt.timedelta) -> bool:
-    """Whether an alert is about a moment so recent that people are told: a backfill of last month is not."""
+    """Whether the as-of time of an alert is recent enough for a notification; that of a backfill usually is not."""
     return now - as_of <= within
 
 
 def escalation(level: str) -> str | None:
-    """The level at which people are told again of an alert that nobody acknowledged; None for LOW and MEDIUM."""
+    """The level of the reminder for an alert that is not acknowledged; None (no reminder) for LOW and MEDIUM."""
     return "CRITICAL" if rank(level) >= rank("HIGH") else None
 
 
 def backoff(attempts: int, first: dt.timedelta, longest: dt.timedelta) -> dt.timedelta:
-    """Pause after the failure number ``attempts`` (from 1): doubled each time, at most ``longest``.
+    """Pause after failure number ``attempts`` (from 1): doubled each time, at most ``longest``.
 
     >>> backoff(3, dt.timedelta(seconds=30), dt.timedelta(hours=1)).total_seconds()
     120.0

@@ -1,4 +1,4 @@
-"""The metrics that a specification defines for the business, over predictions and their outcomes."""
+"""Business metrics of a specification, computed from predictions and their outcomes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ _AGGREGATES: dict[str, Callable[[np.ndarray], float]] = {"mean": np.mean, "media
 
 
 def business_metrics(spec: ModelSpec, outcome: ArrayLike, prediction: ArrayLike, baseline: ArrayLike) -> Metrics:
-    """Each business metric of ``spec`` by its name, over entities in the same order.
+    """Value of each business metric of ``spec``, by name.
 
-    Outcomes and predictions are in the label's unit (binary: 0 or 1, and a probability), ``baseline`` is the constant's
-    answer; give it as the prediction to learn what the constant reaches. An entity for which the expression has no
-    value (a division by zero) does not count; without any the metric is ``None``.
+    Entities for which the expression is undefined (a division by zero) are left out; without any entity the metric is
+    None.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    outcome, prediction
+        One value per entity, in the label's unit; for a binary model 0 or 1, and a probability.
+    baseline
+        Prediction of the baseline. Pass it as ``prediction`` to get the metrics of the baseline itself.
     """
     scored = pd.DataFrame(
         {

@@ -1,4 +1,4 @@
-"""One number from 0 to 100 for a tenant and model, so that the worst of thousands come first in a list."""
+"""Health score from 0 to 100 for a tenant and model, used to sort thousands of models by urgency."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ WEIGHTS = {
     "freshness": 5,
     "volume": 5,
 }
-FULL_SKILL = 0.25  # skill with full marks; none are left at -0.25, half at the constant baseline's level
-NO_MARKS_LOSS = 0.20  # relative rise of the loss at which no marks are left: the CRITICAL threshold
-NO_MARKS_DRIFT = 0.50  # drift score at which no marks are left: the CRITICAL threshold
+FULL_SKILL = 0.25  # skill with full marks; half marks at 0 (equal to the baseline), no marks at -0.25
+NO_MARKS_LOSS = 0.20  # relative rise of the loss with no marks: the CRITICAL threshold
+NO_MARKS_DRIFT = 0.50  # drift score with no marks: the CRITICAL threshold
 FRESH_DAYS = 30.0
 STALE_DAYS = 180.0
-CALIBRATED_GAP = 0.05  # what chance makes of the coverage of a hundred outcomes
+CALIBRATED_GAP = 0.05  # the gap that chance alone gives the coverage of a hundred outcomes
 NO_MARKS_GAP = 0.25
 NO_MARKS_ERRORS = 0.50
-USUAL_VOLUME = 0.05  # p-values from here on are what usual days give
+USUAL_VOLUME = 0.05  # p-values of usual days
 NO_MARKS_VOLUME = 0.0001
 
 
 class Health(NamedTuple):
-    """The score, ``None`` when nothing is known, and the marks (0 to 100, ``None`` where unknown) it is made of."""
+    """The score, and the marks (0 to 100) of its parts; None means unknown."""
 
     score: float | None
     parts: dict[str, float | None]
@@ -47,13 +47,13 @@ def health_score(
     version_age_days: float | None = None,
     volume: float | None = None,
 ) -> Health:
-    """Weighted mean of the parts that are known; a part that is None or NaN leaves its weight out.
+    """Weighted mean of the known parts; a part that is None or NaN is left out with its weight.
 
     ============  ======  ====================  ========================  ================
-    part          weight  made of               full marks                no marks
+    part          weight  input                 full marks                no marks
     ============  ======  ====================  ========================  ================
     skill         20      ``skill``             from 0.25 on (half at 0)  at -0.25
-    performance   20      ``performance_loss``  no rise                   a rise of 20 %
+    performance   20      ``performance_loss``  no rise                   a rise of 20%
     targets       5       ``targets_met``       all                       none
     drift         15      ``drift_score``       0                         from 0.50 on
     calibration   10      ``calibration``       gap up to 0.05            gap from 0.25 on
@@ -63,21 +63,21 @@ def health_score(
     volume        5       ``volume``            p from 0.05 on            p up to 0.0001
     ============  ======  ====================  ========================  ================
 
-    Marks fall linearly between the two, those of the volume with the logarithm of p.
+    Between full marks and no marks the scale is linear, for the volume linear in the logarithm of p.
 
     Parameters
     ----------
     skill : float or None
-        1 - loss / loss of the constant baseline, over recent outcomes.
+        1 - loss / loss of the baseline, over recent outcomes.
     performance_loss : float or None
-        Relative rise of the loss against the version's expectation.
+        Relative rise of the loss, compared with the version's expected loss.
     targets_met : float or None
         Share of the targets that recent outcomes meet.
     drift_score : float or None
         Score of the drift report.
     calibration : float or None
-        Distance of the intervals' coverage from the nominal one, or the expected calibration error; the sign of a
-        coverage gap does not matter.
+        Difference between interval coverage and nominal coverage (its sign is ignored), or the expected calibration
+        error.
     completeness : float or None
         Share of outcomes that had a prediction.
     error_share : float or None
@@ -85,8 +85,8 @@ def health_score(
     version_age_days : float or None
         Age of the serving version.
     volume : float or None
-        P-value of the day's number of new entities among the tenant's own earlier days
-        (:func:`ml_pipeline.monitoring.anomalies.rows.unusual_days`).
+        P-value of the day's number of new entities, compared with the tenant's earlier days
+        (:func:`ml_pipeline.monitoring.anomalies.days.volume_p_value`).
 
     >>> health_score(skill=0.25, completeness=1.0).score
     100.0

@@ -1,7 +1,6 @@
-"""The metrics of the project, defined once: training, daily metrics, promotion and benchmarks call these functions.
+"""Metrics for training, daily reports, promotion and benchmarks.
 
-A metric that is undefined on the rows given is ``None``, never NaN, so that it can go into JSON and into a database
-as it is.
+A metric that is undefined for the rows is None, never NaN, so that it can be stored in JSON and in a database.
 """
 
 from __future__ import annotations
@@ -24,7 +23,21 @@ def evaluate(
     lower: ArrayLike | None = None,
     upper: ArrayLike | None = None,
 ) -> Metrics:
-    """All metrics of a task. Intervals belong to regression; for a binary task the prediction is a probability.
+    """All metrics of a task: :func:`regression_metrics` or :func:`binary_metrics`.
+
+    Parameters
+    ----------
+    task : {"regression", "binary"}
+        For a binary task, predictions are probabilities and intervals are ignored.
+    label, prediction : array of shape (rows,)
+        Labels and predictions, in the same unit for a regression.
+    lower, upper : array of shape (rows,), optional
+        Ends of the prediction intervals, NaN for rows without one.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, or a value is not valid for the task.
 
     >>> evaluate("regression", [1.0, 3.0], [2.0, 3.0])["mae"]
     0.5
@@ -37,13 +50,13 @@ def evaluate(
 def regression_metrics(
     label: ArrayLike, prediction: ArrayLike, lower: ArrayLike | None = None, upper: ArrayLike | None = None
 ) -> Metrics:
-    """Errors in the label's unit, and the intervals' mean width and coverage over the rows that have one.
+    """Errors in the label's unit, and the mean width and coverage of the intervals over the rows that have one.
 
     Returns
     -------
     dict
         ``mae``, ``mdae``, ``rmse``, ``r2`` (``None`` for a constant label), ``bias`` (mean of prediction - label),
-        ``count``, and ``interval_width``, ``interval_coverage`` where a row has finite ``lower`` and ``upper``.
+        ``count``, and ``interval_width``, ``interval_coverage`` over rows with finite ``lower`` and ``upper``.
 
     Raises
     ------
@@ -71,12 +84,12 @@ def regression_metrics(
 
 
 def binary_metrics(label: ArrayLike, probability: ArrayLike, threshold: float = 0.5) -> Metrics:
-    """Metrics of a probability that the label is 1; from ``threshold`` on, the prediction is 1.
+    """Metrics of the probability that the label is 1; at ``threshold`` and above, the predicted class is 1.
 
     Returns
     -------
     dict
-        ``brier``, ``log_loss`` (probabilities kept one float epsilon from 0 and 1), ``accuracy``, ``precision``,
+        ``brier``, ``log_loss`` (probabilities clipped one float epsilon from 0 and 1), ``accuracy``, ``precision``,
         ``recall``, ``f1``, ``roc_auc`` (from ranks, ties averaged), ``pr_auc`` (average precision, the step
         definition), ``tp``, ``fp``, ``tn``, ``fn``, ``ece`` (expected calibration error over ten bins of equal width)
         and ``count``.
@@ -84,13 +97,13 @@ def binary_metrics(label: ArrayLike, probability: ArrayLike, threshold: float = 
     Raises
     ------
     ValueError
-        If lengths differ, a label is neither 0 nor 1, or a probability is outside 0 to 1.
+        If lengths differ, a label is not 0 or 1, or a probability is not between 0 and 1.
     """
     y, p = _pair(label, probability)
     if not np.isin(y, (0.0, 1.0)).all():
-        raise ValueError(f"a binary label is 0 or 1, got {_first(y, ~np.isin(y, (0.0, 1.0)))}")
+        raise ValueError(f"a binary label must be 0 or 1, got {_first(y, ~np.isin(y, (0.0, 1.0)))}")
     if ((p < 0) | (p > 1)).any():
-        raise ValueError(f"a probability is between 0 and 1, got {_first(p, (p < 0) | (p > 1))}")
+        raise ValueError(f"a probability must be between 0 and 1, got {_first(p, (p < 0) | (p > 1))}")
     truth, positive = y == 1, p >= threshold
     tp, fp = int((positive & truth).sum()), int((positive & ~truth).sum())
     fn = int(truth.sum()) - tp
@@ -118,7 +131,7 @@ def binary_metrics(label: ArrayLike, probability: ArrayLike, threshold: float = 
 def _pair(label: ArrayLike, prediction: ArrayLike) -> tuple[Floats, Floats]:
     y, p = np.asarray(label, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
     if y.shape != p.shape:
-        raise ValueError(f"{len(y)} labels but {len(p)} predictions; give one prediction a label")
+        raise ValueError(f"{len(y)} labels but {len(p)} predictions; pass one prediction per label")
     for name, values in (("label", y), ("prediction", p)):
         if not np.isfinite(values).all():
             count = int((~np.isfinite(values)).sum())
@@ -138,7 +151,7 @@ def _interval_metrics(y: Floats, lower: Floats, upper: Floats) -> Metrics:
 
 
 def _ranking_metrics(truth: NDArray[np.bool_], p: Floats) -> tuple[float | None, float | None]:
-    """ROC area (chance that a positive outranks a negative, a tie half) and average precision, from one sort."""
+    """ROC AUC (probability that a positive outranks a negative, ties count half) and average precision, by one sort."""
     positives = int(truth.sum())
     if not positives:
         return None, None

@@ -1,4 +1,4 @@
-"""Performance: the outcomes that became known against the predictions made before, of some days and over time."""
+"""Performance: outcomes that became known, compared with the predictions made before them."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DailyMetrics:
-    """One tenant and model over a day or a few; every field can go into a database row as it is."""
+    """Metrics of one tenant and model over one or several days; every field can be stored in a database row."""
 
     outcomes: int
     evaluated: int  # outcomes with a prediction from before their label time
     completeness: float | None  # evaluated / outcomes
     metric: str  # the headline metric of the model
     value: float | None
-    baseline_value: float | None  # the same metric of the constant baseline
+    baseline_value: float | None  # the same metric of the baseline
     skill: float | None  # 1 - value / baseline_value
-    version: int | None  # the newest version among the predictions used; 0 is a backtest
-    origin: Literal["live", "backtest"]  # backtest when no live prediction was used but backtested ones were
-    metrics: Metrics  # all of the task and the business, the baseline's as baseline_<name>; `standard_error` of value
+    version: int | None  # the newest version among the predictions used; 0 for a backtest
+    origin: Literal["live", "backtest"]  # "backtest" if only backtested predictions were used
+    metrics: Metrics  # technical and business metrics, baseline_<name> for the baseline, `standard_error` of value
 
 
 def daily_metrics(spec: ModelSpec, outcomes: pd.DataFrame, predictions: pd.DataFrame, day: date) -> DailyMetrics:
@@ -52,12 +52,14 @@ def window_metrics(
 ) -> DailyMetrics:
     """Metrics of the outcomes whose label time falls on ``first`` to ``last``, both included (UTC days).
 
-    Of each entity the last prediction made before its label time counts, a live one before any backtested one; shadow
-    predictions do not. The result does not depend on the order of the rows given, nor on rows of other days or
-    entities: computed afterwards, it equals what the last of these days gave, bit for bit.
+    For each entity, the last live prediction made before its label time is used; without one, the last backtested
+    prediction. Shadow predictions are ignored. The result does not depend on the order of rows, or on rows of other
+    days or entities: a later computation for the same days gives the same result bit for bit.
 
     Parameters
     ----------
+    spec : ModelSpec
+        The model.
     outcomes : DataFrame
         ``entity_id`` (unique), ``label_time``, ``label``.
     predictions : DataFrame
@@ -92,9 +94,9 @@ def window_metrics(
 
 
 def lacks_predictions(report: DailyMetrics, needed: float) -> bool:
-    """Whether so few outcomes had a prediction that a completeness of ``needed`` would give as few in 5 % of cases.
+    """Whether the share of outcomes with a prediction is significantly below ``needed`` (binomial test at 5%).
 
-    One outcome without a prediction proves nothing; none of five, where half is needed, does (binomial test).
+    For example, one outcome without a prediction is not significant; five, if half is needed, are.
     """
     from scipy.special import bdtr
 
@@ -104,23 +106,25 @@ def lacks_predictions(report: DailyMetrics, needed: float) -> bool:
 def scored_outcomes(
     task: Literal["regression", "binary"], outcomes: pd.DataFrame, predictions: pd.DataFrame
 ) -> pd.DataFrame:
-    """One row per matured outcome that has a prediction from before it: the one that counts, and its loss.
+    """One row per matured outcome with a prediction made before it, with the prediction and its loss.
 
-    Which prediction counts is said at :func:`window_metrics`. An outcome without a label or a time is left out; of an
-    entity that is reported more than once, the outcome that was known first counts, and of those known at the same time
-    the smallest, so that a report of today says the same tomorrow. So is a prediction without a finite value.
+    :func:`window_metrics` describes which prediction is used. Outcomes without a label or a time, and predictions
+    without a finite value, are left out. If an entity has several outcomes, the one known first is used, and the
+    smallest of those known at the same time, so that the result is reproducible.
 
     Parameters
     ----------
+    task : {"regression", "binary"}
+        Determines the loss: absolute error, or squared error of a probability.
     outcomes, predictions : DataFrame
-        As in :func:`window_metrics`; ``event_time`` of the outcomes is kept where there is one.
+        As in :func:`window_metrics`; ``event_time`` of the outcomes is kept if present.
 
     Returns
     -------
     DataFrame
         ``entity_id``, ``label_time``, ``label``, ``predicted_at``, ``value``, ``lower``, ``upper``, ``baseline``,
-        ``version``, ``origin``, ``loss``, ``baseline_loss`` (not finite where the baseline is not) and, if given,
-        ``event_time``; by label time and entity.
+        ``version``, ``origin``, ``loss``, ``baseline_loss`` (not finite if the baseline is not) and, if given,
+        ``event_time``; sorted by label time and entity.
     """
     known = outcomes[outcomes["label"].notna() & outcomes["label_time"].notna()]
     known = known.sort_values(["label_time", "entity_id", "label"]).drop_duplicates("entity_id")
@@ -141,7 +145,7 @@ def _standard_error(loss: np.ndarray) -> float | None:
 
 
 def _matured(outcomes: pd.DataFrame, first: date, last: date) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Entity, label time and label of the days' outcomes, by entity: sums of floats depend on order."""
+    """Entity, label time and label of the days' outcomes, sorted by entity, because float sums depend on order."""
     start, end = np.datetime64(first, "us"), np.datetime64(last, "us") + np.timedelta64(1, "D")
     time = _times(outcomes["label_time"])
     matured = np.flatnonzero((time >= start) & (time < end))
@@ -153,12 +157,12 @@ def _matured(outcomes: pd.DataFrame, first: date, last: date) -> tuple[np.ndarra
 def _last_before_label(
     entities: np.ndarray, label_time: np.ndarray, predictions: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the predictions that count, and of their entities, in the order of the entities."""
+    """Positions of the predictions to use and of their entities, in the order of the entities."""
     position = {entity: at for at, entity in enumerate(entities)}
     entity = np.array([position.get(name, -1) for name in predictions["entity_id"].to_numpy(object)], dtype=np.intp)
     origin = predictions["origin"].to_numpy(object)
     predicted = _times(predictions["predicted_at"])
-    known = np.append(label_time, np.datetime64("NaT"))[entity]  # no outcome, at -1: NaT, which nothing is before
+    known = np.append(label_time, np.datetime64("NaT"))[entity]  # -1 (no outcome) gives NaT
     live = origin == "live"
     candidates = np.flatnonzero((predicted < known) & (live | (origin == "backtest")))
     version = predictions["version"].to_numpy()[candidates]

@@ -1,4 +1,4 @@
-"""A tenant's past as it was lived: which entities came on a day, and which outcomes became known."""
+"""History of a tenant by day: which entities arrived and which outcomes became known."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ DAY = np.timedelta64(1, "D")
 
 
 class NoHistory(UserError, ValueError):
-    """There is nothing to replay; the message names the model, the days and the remedy."""
+    """The history has no rows to replay; the message names the model, the days and the remedy."""
 
 
 @dataclass(frozen=True)
 class History:
-    """A feature frame, cut into days (UTC).
+    """A feature frame that can be read as of any day (UTC).
 
-    Features do not depend on when one looks, so that one frame, built at the end, serves every day: at a moment, an
-    entity is there if its event time is not after it, and its label if its label time is not.
+    Features do not depend on the as-of time, so one frame, built at the end, is valid for every day: an entity exists
+    from its event time on, and its label is known from its label time on.
 
     Parameters
     ----------
+    spec : ModelSpec
+        The model.
     frame : DataFrame
-        What ``features.point_in_time.build`` returns, at the end of ``last`` or later.
+        Result of ``features.point_in_time.build`` at the end of ``last`` or later.
     first, last : date
-        Days to replay, both included.
+        Days to replay, inclusive.
     """
 
     spec: ModelSpec
@@ -42,13 +44,13 @@ class History:
 
     def __post_init__(self) -> None:
         if self.first > self.last:
-            raise NoHistory(f"{self.spec.name}: {self.first} is after {self.last}. Give the days in their order")
+            raise NoHistory(f"{self.spec.name}: {self.first} is after {self.last}. Give the earlier day first")
         start, stop = self.arrived_before(self.first), self.arrived_before(self.last + timedelta(days=1))
         if start == stop:
-            span = "it has none at all"
+            span = "it has no rows"
             if len(self.frame):
                 times = self.frame["event_time"]
-                span = f"its rows are of {times.iloc[0].date()} to {times.iloc[-1].date()}"
+                span = f"its rows are from {times.iloc[0].date()} to {times.iloc[-1].date()}"
             raise NoHistory(
                 f"{self.spec.name}: no row from {self.first} to {self.last}; {span}. Choose days that have rows"
             )
@@ -64,7 +66,7 @@ class History:
 
     @cached_property
     def label_time(self) -> np.ndarray:
-        """datetime64[us]; NaT without a usable label."""
+        """datetime64[us]; NaT for rows without a usable label."""
         known = (self.frame["state"] == "matured").to_numpy()
         return np.where(known, _microseconds(self.frame["label_time"]), np.datetime64("NaT", "us"))
 
@@ -74,7 +76,7 @@ class History:
 
     @cached_property
     def by_label_time(self) -> np.ndarray:
-        """Positions of the rows with a label, in the order in which the labels became known; then by entity."""
+        """Positions of the rows with a label, sorted by label time, then by entity."""
         known = np.flatnonzero(~np.isnat(self.label_time))
         entity = self.frame["entity_id"].to_numpy(dtype=object)[known]
         return known[np.lexsort((entity, self.label_time[known]))]
@@ -84,37 +86,37 @@ class History:
         return self.label_time[self.by_label_time]
 
     def arrived_before(self, day: date) -> int:
-        """Number of entities, which are the first rows, that came before the day."""
+        """Number of entities that arrived before the day; they are the first rows of the frame."""
         return int(np.searchsorted(self.event_time, np.datetime64(day, "us")))
 
     def matured_before(self, day: date) -> int:
-        """Number of labels, which are the first of ``by_label_time``, that were known before the day."""
+        """Number of labels known before the day; they are the first of ``by_label_time``."""
         return int(np.searchsorted(self._sorted_label_time, np.datetime64(day, "us")))
 
     def matured_at(self, moment: datetime) -> pd.DataFrame:
-        """Rows whose label was known, in the order of the frame, with a new RangeIndex."""
+        """Rows whose label was known at ``moment``, in the order of the frame, with a new RangeIndex."""
         known = np.searchsorted(self._sorted_label_time, np.datetime64(_naive(moment), "us"), side="right")
         return self.frame.iloc[np.sort(self.by_label_time[:known])].reset_index(drop=True)
 
     def new_labels(self, since: datetime | None, until: datetime) -> int:
-        """Labels that became known after ``since`` (from the beginning where None) and not after ``until``."""
+        """Number of labels that became known after ``since`` (None: from the start) and not after ``until``."""
         known = self._sorted_label_time
         upper = np.searchsorted(known, np.datetime64(_naive(until), "us"), side="right")
         lower = 0 if since is None else np.searchsorted(known, np.datetime64(_naive(since), "us"), side="right")
         return int(upper - lower)
 
     def labels_of_arrivals(self, since: date, until: datetime) -> int:
-        """Labels known not after ``until``, of entities that came on ``since`` or later."""
+        """Number of labels known at ``until`` for entities that arrived on ``since`` or later."""
         return int((self.label_time[self.arrived_before(since) :] <= np.datetime64(_naive(until), "us")).sum())
 
     def weekly_items(self, day: date, weeks: int = 4) -> float:
-        """Mean number of new entities a week over the weeks that end with the day."""
+        """Mean number of new entities per week over the weeks that end with the day."""
         after = day + timedelta(days=1)
         return (self.arrived_before(after) - self.arrived_before(after - timedelta(weeks=weeks))) / weeks
 
     @cached_property
     def rolling_constant(self) -> np.ndarray:
-        """Per row, the median (binary: the mean) of the last 50 labels known before its event time; NaN before any."""
+        """For each row, the median (binary: mean) of the last 50 labels known before its event time, else NaN."""
         values = pd.Series(self.label[self.by_label_time]).rolling(ROLLING_ROWS, min_periods=1)
         after = (values.median() if self.spec.task == "regression" else values.mean()).to_numpy()
         known = np.searchsorted(self._sorted_label_time, self.event_time)

@@ -1,4 +1,4 @@
-"""The versions of a replay: trained, updated and judged as the product does, each kept for the next policy."""
+"""Versions of a replay: trained, updated and judged as in production, and cached for the next policy."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ml_pipeline.training.update import update, updates_left
 
 @dataclass(frozen=True)
 class Fitted:
-    """A version before it has a number: what it predicts with, what it was trained on, and when."""
+    """A fitted version without a number: its model, its training rows, and its as-of time."""
 
     trained: Trained
     as_of: datetime
-    changed_at: datetime | None = None  # the rows since then are what it was trained on, where they were enough
+    changed_at: datetime | None = None  # trained on the rows since then, if there were enough
 
     @property
     def baseline(self) -> float:
@@ -33,7 +33,7 @@ class Fitted:
 
 
 class Learner:
-    """Fits versions on a history. The same fit at the same moment is made once, however many policies ask for it."""
+    """Fits versions on a history. Equal fits at the same as-of time are computed once and shared by all policies."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -42,7 +42,7 @@ class Learner:
         self._profiled: tuple[Fitted, Profile] | None = None
 
     def train(self, now: datetime, changed_at: datetime | None = None) -> Fitted:
-        """A full training on what was known, since ``changed_at`` where outcomes began to be others then.
+        """Full training on the labels known at ``now``, on post-change rows if the outcomes changed at ``changed_at``.
 
         Raises
         ------
@@ -57,26 +57,26 @@ class Learner:
         return self._kept[now, changed_at]
 
     def update(self, parent: Fitted, now: datetime) -> Fitted:
-        """``parent`` with more trees on the labels that are new.
+        """``parent`` updated with the labels that became known since.
 
         Raises
         ------
         TrainingError
-            If there are too few new rows, or it has been updated too often.
+            If there are too few new rows, or ``parent`` has been updated too often.
         """
         rows = self._rows(now, parent.changed_at)
         return Fitted(update(self.spec, parent.trained.model, rows, now, parent.as_of), now, parent.changed_at)
 
     def baseline_instead(self, fitted: Fitted) -> Fitted:
-        """The version that answers with the constant which ``fitted`` did not beat."""
+        """The version that predicts the baseline which ``fitted`` did not beat."""
         return replace(fitted, trained=baseline_instead(self.spec, fitted.trained))
 
     def predict(self, fitted: Fitted, rows: slice | np.ndarray) -> pd.DataFrame:
-        """Value, lower, upper and baseline for rows of the history's frame."""
+        """Columns value, lower, upper and baseline for rows of the history's frame."""
         return fitted.trained.model.predict(self.history.frame.iloc[rows])
 
     def updates_left(self, parent: Fitted) -> int | None:
-        """Updates until ``parent`` needs a full training: none for a constant."""
+        """Number of updates until ``parent`` needs a full training; 0 for a baseline, None if there is no limit."""
         if isinstance(parent.trained.model.predictor, Baseline):
             return 0
         return updates_left(self.spec, parent.trained.model)
@@ -86,16 +86,16 @@ class Learner:
         return rows
 
     def reference(self, fitted: Fitted) -> Profile:
-        """The profile of the rows that a version was trained on.
+        """Profile of the rows that a version was trained on.
 
-        Without predictions: those that are out of sample are of an earlier fit, which answers in another way.
+        It has no predictions, because the out-of-sample ones come from an earlier fit with another level.
         """
         if self._profiled is None or self._profiled[0] is not fitted:
             self._profiled = fitted, profile(self.spec, self._rows(fitted.as_of, fitted.changed_at))
         return self._profiled[1]
 
     def judge(self, challenger: Fitted, champion: Fitted | None, number: int | None) -> Decision:
-        """Whether ``challenger`` may serve: against the constant, and against the champion on the same entities."""
+        """Promotion decision: ``challenger`` against the baseline, and against the champion on the same entities."""
         opponent = None
         if champion is not None:
             trained = champion.trained

@@ -1,4 +1,4 @@
-"""Day by day through a tenant's past: entities are scored, outcomes mature, monitors look, the policy decides."""
+"""Replay of a tenant's past, day by day: predictions, matured outcomes, monitoring, and decisions of the policy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ml_pipeline.replay.shadow import Shadow
 from ml_pipeline.training.train import TrainingError
 
 ON = Flags(True, True, True)
-BLOCK_DAYS = 28  # entities that are scored at once; those after the next deployment are scored again
+BLOCK_DAYS = 28  # days predicted in one batch; days after a later deployment are predicted again
 ALERTING = ("HIGH", "CRITICAL")
 
 
@@ -33,23 +33,32 @@ def replay(
     changes: Sequence[date] = (),
     progress: Callable[[date], None] = lambda day: None,
 ) -> Replay:
-    """What ``policy`` would have done on the learner's history.
+    """Simulate what ``policy`` would have done on the learner's history.
 
-    The first version is trained when there are enough labels, whatever the policy; from then on the policy decides at
-    the end of each day, with every flag on and at any hour. An entity is scored at its event time by the version that
-    serves since the midnight before; the monitors compare with what was known.
+    The first version is trained as soon as there are enough labels, whatever the policy. From then on the policy
+    decides at the end of each day, with every feature flag on and without restriction to certain hours. An entity is
+    predicted at its event time by the version that served at the midnight before. The monitors use the outcomes known
+    at the end of the day.
 
     Parameters
     ----------
+    learner : Learner
+        Fits the versions; share one between policies to reuse fits.
+    policy : Policy
+        The retraining policy.
     drift_every : int
-        Days between two drift reports; degradation is looked for on every day with new outcomes.
+        Days between two drift reports; degradation is tested on every day with new outcomes.
     watched : bool
-        Whether monitors and the watch over promoted versions look at all: a policy that asks only the calendar is
-        replayed faster without.
+        Whether monitors and the rollback watch run. A policy that uses only the calendar replays faster without them.
     changes : sequence of date
-        Days on which something is known to have changed: the result tells how long it took to be noticed.
+        Days of known changes; the result contains the delay until each one was noticed.
     progress : callable
-        Called after each day with it. A ``KeyboardInterrupt`` ends the replay with the days up to then.
+        Called with each day after it is replayed. A ``KeyboardInterrupt`` ends the replay with the days up to then.
+
+    Returns
+    -------
+    Replay
+        What the policy did, and the daily losses.
     """
     run = _Run(learner, policy.model_copy(update={"off_peak": None}), drift_every, watched)
     history = learner.history
@@ -68,16 +77,16 @@ def replay(
 
 @dataclass
 class _Serving:
-    """The version that answers: a champion, or the constant of the newest fit while none was promoted."""
+    """The serving version: a champion, or the baseline of the newest fit before the first promotion."""
 
     fitted: Fitted
-    number: int  # 0: no version, only its constant
+    number: int  # 0 for the baseline of a fit that was not promoted
     since: datetime
 
 
 @dataclass
 class _Run:
-    """The state of one replay between two days."""
+    """State of a replay."""
 
     learner: Learner
     policy: Policy
@@ -88,7 +97,7 @@ class _Run:
     last_fit: LastFit | None = None
     last_training: LastFit | None = None
     last_attempt: datetime | None = None
-    shadow: Shadow | None = None  # while the watch over the newest promoted version is undecided
+    shadow: Shadow | None = None  # set while the rollback watch of the newest promoted version is undecided
     rolled_back_at: datetime | None = None
     consecutive_rejections: int = 0
     versions: int = 0
@@ -102,11 +111,11 @@ class _Run:
         rows = len(self.history.frame)
         self.scored = {name: np.full(rows, np.nan) for name in ("value", "lower", "upper", "baseline")}
         self.version = np.full(rows, -1)
-        self.scored_to = 0  # rows before this one have the answer of the version that serves, or came before it
+        self.scored_to = 0  # rows before this one are predicted by the serving version, or arrived before it
         self.alerting: set[str] = set()
 
     def live(self, day: date) -> None:
-        """From one midnight to the next."""
+        """Simulate one day, from midnight to midnight."""
         self._score(day)
         self._look(day)
         now = _midnight(day + timedelta(days=1))
@@ -118,7 +127,7 @@ class _Run:
         self.result.days.append(self._losses(day))
 
     def _score(self, day: date) -> None:
-        """Answers for the entities of the day, by the version that serves since its midnight or before."""
+        """Predict the entities of the day with the version that served at its first midnight."""
         if self.serving is None:
             return
         stop = self.history.arrived_before(day + timedelta(days=1))
@@ -127,12 +136,12 @@ class _Run:
             return
         last = self.history.arrived_before(min(day + timedelta(days=BLOCK_DAYS), self.history.last + timedelta(days=1)))
         rows = slice(start, last)
-        for name, values in self._answers(rows).items():
+        for name, values in self._predictions(rows).items():
             self.scored[name][rows] = values
         self.version[rows] = self.serving.number
         self.scored_to = last
 
-    def _answers(self, rows: slice) -> dict[str, np.ndarray | float]:
+    def _predictions(self, rows: slice) -> dict[str, np.ndarray | float]:
         serving = self.serving
         if serving is None:
             raise ValueError("nothing serves")
@@ -147,7 +156,7 @@ class _Run:
         self.scored_to = self.history.arrived_before(now.date())
 
     def _look(self, day: date) -> None:
-        """Monitors: performance where outcomes have come in, drift on its days."""
+        """Run the monitors: degradation on days with new outcomes, drift on its days."""
         serving, history = self.serving, self.history
         if serving is None or serving.number == 0 or not self.watched:
             return
@@ -161,7 +170,7 @@ class _Run:
             self._raise("drift", report.alert, day, report.severity, None, report.reason)
 
     def _watch(self, day: date, now: datetime) -> None:
-        """Returns to the version before, where the newest is shown to be worse."""
+        """Roll back to the previous version if the newest one is significantly worse."""
         shadow = self.shadow
         if shadow is None:
             return
@@ -183,7 +192,7 @@ class _Run:
         (self.alerting.add if alerting else self.alerting.discard)(kind)
 
     def _begin(self, day: date, now: datetime) -> None:
-        """The first version, as soon as there are enough labels."""
+        """Train the first version as soon as there are enough labels."""
         if self.history.new_labels(None, now) < self.learner.spec.training.min_rows:
             return
         self._fit(day, now, "train", "first", None, "There are enough labels for a first version.")
@@ -249,7 +258,7 @@ class _Run:
         reason: str,
         since: date | None = None,
     ) -> None:
-        """Trains or updates, judges, deploys what is promoted, and records each of these."""
+        """Train or update a version, judge it, deploy it if promoted, and record the results."""
         self.last_attempt = now
         serving = self.serving
         champion = serving.fitted if serving is not None and serving.number else None
@@ -292,12 +301,14 @@ class _Run:
         rows = rows[self.version[rows] >= 0]
         label = history.label[rows]
         rolling = history.rolling_constant[rows]
-        answers = {
+        predictions = {
             "loss": self.scored["value"][rows],
             "constant": np.full(len(rows), self.constant),
             "rolling": np.where(np.isnan(rolling), self.constant, rolling),
         }
-        sums = {name: float(losses(history.spec.task, label, answer).sum()) for name, answer in answers.items()}
+        sums = {
+            name: float(losses(history.spec.task, label, prediction).sum()) for name, prediction in predictions.items()
+        }
         serving = self.serving.number or None if self.serving is not None else None
         return DayLoss(day, len(rows), version=serving, **sums)
 

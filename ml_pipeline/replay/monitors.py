@@ -1,4 +1,4 @@
-"""What the monitors would have said at the end of a day."""
+"""Reports of the monitors at the end of a replayed day."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Scores = Mapping[str, np.ndarray]  # value, lower, upper and baseline per row of
 
 
 class Monitors:
-    """The product's monitors over a history, with the answers that a replay has given so far."""
+    """The monitors of production, applied to a history and the predictions of a replay so far."""
 
     def __init__(self, history: History) -> None:
         self.history = history
         self.entity = history.frame["entity_id"].to_numpy(dtype=object)
 
     def degradation(self, day: date, scores: Scores, version: np.ndarray, since: datetime) -> DegradationFinding:
-        """Whether the loss of what was answered has risen, from the outcomes known by the end of ``day``."""
+        """Degradation of the predictions' loss, from the outcomes known by the end of ``day``."""
         reach = self.history.spec.monitoring.degradation_days
         scored = self._scored(day - timedelta(days=reach), day, scores, version)
         found = degradation(self.history.spec, scored, day, serving_since=since.date())
@@ -34,7 +34,7 @@ class Monitors:
         return DegradationFinding(day, found.status, found.severity, found.rise, began, found.outcomes)
 
     def _scored(self, first: date, last: date, scores: Scores, version: np.ndarray) -> pd.DataFrame:
-        """One row per outcome of the days whose entity a version has answered, by label time and entity."""
+        """One row per outcome of the days whose entity has a prediction, sorted by label time and entity."""
         history, rows = self.history, self._matured(first, last)
         rows = rows[version[rows] > 0]
         label = history.label[rows]
@@ -57,9 +57,9 @@ class Monitors:
         return self.history.by_label_time[start:stop]
 
     def drift(self, day: date, reference: Callable[[], Profile]) -> DriftFinding:
-        """The drift report of ``day``: the last days against what the serving version was trained on.
+        """Drift report of ``day``: the last days compared with the training rows of the serving version.
 
-        ``reference`` is called only where there are enough recent rows for a report.
+        ``reference`` is called only if there are enough recent rows for a report.
         """
         history, days = self.history, self.history.spec.monitoring.current
         _, current = windows(history.frame, day, history.spec.monitoring)

@@ -1,4 +1,4 @@
-"""A picture of one or more replays of the same past."""
+"""Plot of one or more replays of the same history."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MARKS = {"training": ("^", 9), "update": ("+", 9), "alert": ("x", 7)}
 
 
 def plot(replays: Sequence[Replay]) -> bytes:
-    """A PNG: above, the mean loss of the last 28 days beside the constants'; below, what each policy did.
+    """PNG with two parts: the mean loss of the last 28 days with that of the baselines, and the events per policy.
 
     Raises
     ------
     ValueError
-        If there is no replay, or more than 4.
+        If there are no replays, or more than 4.
     """
     from matplotlib.figure import Figure
 
     if not 1 <= len(replays) <= len(COLOURS):
-        raise ValueError(f"got {len(replays)} replays; a picture takes 1 to {len(COLOURS)}")
+        raise ValueError(f"got {len(replays)} replays; a plot takes 1 to {len(COLOURS)}")
     figure = Figure(figsize=(11, 6), layout="constrained")
     loss, events = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     _draw_losses(loss, replays)
@@ -41,7 +41,7 @@ def plot(replays: Sequence[Replay]) -> bytes:
 
 def _draw_losses(axes: Axes, replays: Sequence[Replay]) -> None:
     first = replays[0]
-    for name, label, style in (("constant", "constant", ":"), ("rolling", "median of the last 50", "--")):
+    for name, label, style in (("constant", "baseline", ":"), ("rolling", "median of the last 50", "--")):
         axes.plot(_dates(first), _trailing(first.days, name), style, color="#888888", linewidth=1, label=label)
     for replay, colour in zip(replays, COLOURS, strict=False):
         mean = replay.mean_loss()
@@ -81,7 +81,7 @@ def _dates(replay: Replay) -> np.ndarray:
 
 
 def _trailing(days: Sequence[DayLoss], name: str) -> np.ndarray:
-    """Mean over the outcomes of the last 28 days; NaN where there were none."""
+    """Mean over the outcomes of the last 28 days; NaN without outcomes."""
     counts = np.cumsum([0, *(day.outcomes for day in days)], dtype=float)
     sums = np.cumsum([0, *(getattr(day, name) for day in days)], dtype=float)
     stop = np.arange(1, len(days) + 1)

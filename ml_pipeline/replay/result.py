@@ -1,4 +1,4 @@
-"""What a policy did over a tenant's past; every part can go into JSON as it is."""
+"""Result of a replay: what a policy did over a tenant's past, with values for JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Fit:
-    """A training or update that the policy (or the beginning of the replay) started at the end of ``day``."""
+    """A training or update that the policy (or the start of the replay) requested at the end of ``day``."""
 
     day: date
     action: str
@@ -20,13 +20,13 @@ class Fit:
     reason: str
     verdict: str  # promote, fall back, reject or failed
     judgement: str
-    version: int | None  # its number, where it was promoted
+    version: int | None  # its number if it was promoted
     seconds: float
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """The watch over a promoted version found it worse than the one before it, which serves again."""
+    """The rollback watch found a promoted version worse than the previous one, which serves again."""
 
     day: date
     version: int
@@ -36,14 +36,14 @@ class Rollback:
 
 @dataclass
 class BlockedTrigger:
-    """A trigger that safeguards blocked, from ``first`` to ``last`` for the same reason."""
+    """A trigger that safeguards blocked for the same reason from ``first`` to ``last``."""
 
     first: date
     last: date
     days: int
     trigger: str
     blocked_by: tuple[str, ...]
-    reason: str  # that of the first day
+    reason: str  # as given on the first day
 
 
 @dataclass(frozen=True)
@@ -53,29 +53,30 @@ class AlertRaised:
     day: date
     kind: str  # drift or degradation
     severity: str | None
-    since: date | None  # when the change began, as the monitor estimates it
+    since: date | None  # first day of the change, as estimated by the monitor
     reason: str
 
 
 @dataclass(frozen=True)
 class DayLoss:
-    """Outcomes that became known on a day, and the sums of their losses under three answers."""
+    """Number of outcomes that became known on a day, and the sums of their losses for three predictions."""
 
     day: date
     outcomes: int
     loss: float
     constant: float
     rolling: float
-    version: int | None  # that serves at the end of the day
+    version: int | None  # serving at the end of the day
 
 
 @dataclass
 class Replay:
-    """One policy over one tenant's past.
+    """Replay of one policy on one tenant's past.
 
-    Losses are over the outcomes of entities that came after the first training and became known by ``last``: of the
-    version that served when the entity came (its constant, where none was promoted), of the constant of the first
-    training, and of the median (binary: mean) of the last 50 labels known then.
+    Losses are summed over the outcomes, known by ``last``, of entities that arrived after the first training. ``loss``
+    is that of the version that served when the entity arrived (the baseline, before the first promotion), ``constant``
+    that of the baseline of the first training, and ``rolling`` that of the median (binary: mean) of the last 50 labels
+    known at that time.
     """
 
     model: str
@@ -89,11 +90,12 @@ class Replay:
     alerts: list[AlertRaised] = field(default_factory=list)
     changes: tuple[date, ...] = ()
     interrupted: bool = False
-    values: np.ndarray | None = field(default=None, repr=False, compare=False)  # answer per row of the frame, else NaN
+    # Prediction per row of the frame, NaN for rows without one.
+    values: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def trainings(self) -> int:
-        """Full trainings that the policy started; the one that every replay begins with is not its doing."""
+        """Number of full trainings that the policy requested, without the first one of the replay."""
         return sum(fit.action == "train" and fit.trigger != "first" for fit in self.fits)
 
     @property
@@ -109,12 +111,12 @@ class Replay:
         return sum(day.outcomes for day in self.days)
 
     def mean_loss(self, of: str = "loss") -> float | None:
-        """Mean of ``loss``, ``constant`` or ``rolling`` over all outcomes."""
+        """Mean of ``loss``, ``constant`` or ``rolling`` over all outcomes; None without outcomes."""
         return sum(getattr(day, of) for day in self.days) / self.outcomes if self.outcomes else None
 
     @property
     def delays(self) -> list[dict[str, Any]]:
-        """Days from each known change to the first alert on or after it and before the next; None where none came."""
+        """Days from each known change to the first alert before the next change; None without an alert."""
         found = []
         for change, end in zip(self.changes, [*self.changes[1:], date.max], strict=False):
             alert = next((alert for alert in self.alerts if change <= alert.day < end), None)
@@ -124,11 +126,11 @@ class Replay:
 
     @property
     def estimated_delays(self) -> list[int]:
-        """Days from when each degradation began, as its alert estimates it, to the alert."""
+        """Days from the estimated start of each degradation to its alert."""
         return [(alert.day - alert.since).days for alert in self.alerts if alert.since is not None]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, with dates as text, and the running mean of each loss beside each day."""
+        """All fields for JSON, with dates as text and the running mean of each loss per day."""
         summary = {
             "model": self.model,
             "policy": self.policy,

@@ -1,4 +1,4 @@
-"""The watch of a replay: the version before the newest one keeps predicting, and both are compared."""
+"""Rollback watch of a replay: the previous version keeps predicting and is compared with the newest one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WATCH_DAYS = 28
 
 @dataclass(frozen=True)
 class Shadow:
-    """Losses of a version and of the one that it replaced, on all entities that come to count in its watch."""
+    """Losses of a version and of the previous one on all entities of its rollback watch."""
 
     pairs: Pairs
     task: str
@@ -29,7 +29,7 @@ class Shadow:
     def of(
         cls, learner: Learner, fitted: Fitted, version: int, previous: Fitted, previous_number: int, now: datetime
     ) -> Shadow:
-        """From the activation on: the entities that wait for their outcome then, and those of the days of the watch."""
+        """The watch from the activation on: entities open at that time, and those that arrive during the watch."""
         history = learner.history
         stop = history.arrived_before((now + timedelta(days=WATCH_DAYS)).date())
         activated = np.datetime64(now.replace(tzinfo=None), "us")
@@ -45,7 +45,7 @@ class Shadow:
         return cls(pairs, task, version, previous, previous_number, now)
 
     def verdict(self, now: datetime) -> Decision:
-        """What the watch has come to by ``now``."""
+        """Decision of the watch at ``now``."""
         return watch(
             self.pairs,
             task="binary" if self.task == "binary" else "regression",

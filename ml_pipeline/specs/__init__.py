@@ -1,4 +1,4 @@
-"""One YAML file a model, and the ``ModelSpec`` that reads them."""
+"""Model specifications: ``ModelSpec``, read from one YAML file per model."""
 
 from ml_pipeline.specs.loading import BrokenSpec, SpecError, Specs, load_spec, load_specs
 from ml_pipeline.specs.model_spec import FeatureColumns, ModelSpec

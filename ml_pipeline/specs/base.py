@@ -1,4 +1,4 @@
-"""What every part of a specification has in common: unknown keys are refused, and nothing is changed."""
+"""Base class of the parts of a specification: unknown keys are rejected, and instances are immutable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A figure that the business asks for, as a specification defines it over predictions and outcomes."""
+"""Business metrics that a specification defines over predictions and outcomes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ml_pipeline.specs.expressions import Expression, ExpressionError
 
-# Names that metrics have already, in evaluations, in metrics rows and in MLflow.
+# Names that technical metrics already have in evaluations, metrics rows and MLflow.
 TECHNICAL_METRICS = (
     *("mae", "mdae", "rmse", "r2", "bias", "interval_width", "interval_coverage"),
     *("brier", "log_loss", "accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc", "tp", "fp", "tn", "fn", "ece"),
@@ -19,24 +19,28 @@ SCORED = ("prediction", "outcome", "baseline")
 
 
 class BusinessMetric(BaseModel):
-    """One value per entity, aggregated; computed wherever the technical metrics are, for the constant too."""
+    """One value per entity, aggregated over entities; computed with the technical metrics, and for the baseline too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
-    title: str
-    value: str = Field(description="Expression over prediction, outcome and baseline, the constant's answer.")
-    aggregate: Literal["mean", "median", "sum"] = "mean"
-    better: Literal["higher", "lower"] = "higher"
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="Name of the metric, in lower case.")
+    title: str = Field(description="Title of the metric in reports.")
+    value: str = Field(description="Expression over prediction, outcome and baseline (the baseline's prediction).")
+    aggregate: Literal["mean", "median", "sum"] = Field(
+        "mean", description="How the values of the entities are combined."
+    )
+    better: Literal["higher", "lower"] = Field("higher", description="Whether higher or lower values are better.")
     gate: float | None = Field(
-        None, description="Least (better: lower: most) on the test part without which a version is not promoted."
+        None,
+        description="Value on the test part that a version needs for promotion: at least this, or at most this with "
+        "better: lower.",
     )
 
     @field_validator("name")
     @classmethod
     def _own_name(cls, value: str) -> str:
         if value in TECHNICAL_METRICS or value.startswith(TECHNICAL_PREFIXES):
-            raise ValueError("is the name of a technical metric. Choose another")
+            raise ValueError("is the name of a technical metric. Choose another name")
         return value
 
     @field_validator("value")
@@ -48,7 +52,7 @@ class BusinessMetric(BaseModel):
             raise ValueError(str(error)) from error
         for name in expression.names:
             if name not in SCORED:
-                raise ValueError(f"names {name!r}; there is {', '.join(SCORED)}")
+                raise ValueError(f"names {name!r}; it can use {', '.join(SCORED)}")
         try:
             expression.check_types(dict.fromkeys(SCORED, "number"))
         except ExpressionError as error:

@@ -33,27 +33,27 @@ _COMPARISON: dict[type[ast.cmpop], Callable] = {
 }
 
 
-_FUNCTIONS = {"abs": (1, 1), "min": (2, None), "max": (2, None)}  # least and most arguments
+_FUNCTIONS = {"abs": (1, 1), "min": (2, None), "max": (2, None)}  # smallest and largest number of arguments
 _TRUTH = {"true": 1.0, "false": 0.0}
 _FAMILIES = {"number": "number", "boolean": "number", "category": "text", "text": "text", "time": "time"}
 _NOUNS = {"number": "a number", "text": "a text", "time": "a time"}
 
 
 class ExpressionError(ValueError):
-    """The text is not an expression of this language; the message names the part that is not."""
+    """The text is not a valid expression; the message names the part that is wrong."""
 
 
 class Expression:
-    """A value per row, computed from the row's columns.
+    """An expression that computes one value per row from the row's columns.
 
-    A row in which any named column is missing, or where the result or any part of it is not known (a division by zero),
-    has no value (NaN): what is not known is never false. The difference of two times is in seconds. A condition is 1.0
-    where true and 0.0 where false, and so is a boolean column.
+    The value is NaN if a column in the expression is missing, or if any part of the expression is undefined (a division
+    by zero); an unknown condition is thus not false. The difference of two times is in seconds. Conditions and boolean
+    columns are 1.0 if true and 0.0 if false.
 
     Raises
     ------
     ExpressionError
-        If the text does not parse, or uses anything beyond names, numbers, strings, ``true``, ``false``,
+        If the text does not parse, or uses anything other than names, numbers, strings, ``true``, ``false``,
         ``+ - * /``, ``abs(a)``, ``min(a, b)``, ``max(a, b)``, comparisons, ``and``, ``or``, ``not`` and ``in [...]``.
 
     >>> import pandas as pd
@@ -80,14 +80,14 @@ class Expression:
         self.names = tuple(dict.fromkeys(names))
 
     def evaluate(self, frame: pd.DataFrame) -> pd.Series:
-        """One float per row of ``frame``, in its order and with its index."""
+        """One float per row of ``frame``, with its index."""
         import numpy as np
         import pandas as pd
 
         known = np.ones(len(frame), dtype=bool)
         for name in self.names:
             known &= frame[name].notna().to_numpy()
-        # Only rows that have all columns are computed: a text and a missing one have no order.
+        # Rows with a missing column are left out, because a text cannot be compared with a missing value.
         part = pd.DataFrame({name: frame[name][known] for name in self.names}, index=frame.index[known])
         found = pd.Series(self._value(self._tree, part), index=part.index, dtype="float64").to_numpy()
         values = np.full(len(frame), np.nan)
@@ -95,7 +95,7 @@ class Expression:
         return pd.Series(values, index=frame.index)
 
     def check_types(self, types: Mapping[str, str]) -> None:
-        """Whether the value is a number or a condition, and only like is computed with like.
+        """Check that the value is a number or a condition, and that each operation has operands of matching types.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class Expression:
         Raises
         ------
         ExpressionError
-            If not: a text compared with a number is false in every row.
+            If a type is wrong. A text compared with a number, for example, would be false in every row.
         """
         family = self._family(self._tree, types)
         if family != "number":
@@ -136,7 +136,7 @@ class Expression:
                 parts = arguments
             case _:
                 part = ast.unparse(node)
-                raise ExpressionError(f"{self.text!r} uses {part!r}, which this language does not have")
+                raise ExpressionError(f"{self.text!r} uses {part!r}, which expressions do not support")
         for part_node in parts:
             self._check(part_node)
 
@@ -171,7 +171,7 @@ class Expression:
         raise AssertionError(f"unchecked node {ast.dump(node)}")
 
     def _truth(self, node: ast.AST, frame: pd.DataFrame) -> pd.Series:
-        """1.0 and 0.0, NaN where it is not known."""
+        """1.0 and 0.0, NaN for unknown."""
         import pandas as pd
 
         value = pd.Series(self._value(node, frame), index=frame.index, dtype="float64")
@@ -188,7 +188,7 @@ class Expression:
         return pd.Series(_COMPARISON[op](*sides), index=frame.index).astype("float64").where(known)
 
     def _family(self, node: ast.AST, types: Mapping[str, str]) -> str:
-        """``number`` (conditions too), ``text`` or ``time``."""
+        """The type of a part: ``number`` (also for conditions), ``text`` or ``time``."""
         match node:
             case ast.Name(id=name):
                 return "number" if name in _TRUTH else _FAMILIES[types[name]]
@@ -200,7 +200,7 @@ class Expression:
                     return "number"
                 raise ExpressionError(
                     f"{ast.unparse(node)!r} computes with {_NOUNS[families[0]]} and {_NOUNS[families[1]]}; "
-                    "numbers are computed with, and a time is subtracted from a time"
+                    "only two numbers can be combined, or one time subtracted from another"
                 )
             case ast.Compare(left=left, comparators=[right]):
                 others = right.elts if isinstance(right, ast.List) else [right]
@@ -221,7 +221,7 @@ class Expression:
         for part in parts:
             if (family := self._family(part, types)) != "number":
                 raise ExpressionError(
-                    f"{ast.unparse(node)!r} takes {ast.unparse(part)!r} as a number or a condition; it is "
+                    f"{ast.unparse(node)!r} needs a number or a condition; {ast.unparse(part)!r} is "
                     f"{_NOUNS[family]}{_remedy(part, types)}"
                 )
         return "number"
@@ -231,14 +231,18 @@ class Expression:
         as_time = {family, theirs} == {"time", "text"} and isinstance(other, ast.Constant)  # '2026-01-31'
         if family != theirs and not as_time:
             raise ExpressionError(
-                f"{ast.unparse(node)!r} compares {_NOUNS[family]} with {_NOUNS[theirs]}, which never are equal"
+                f"{ast.unparse(node)!r} compares {_NOUNS[family]} with {_NOUNS[theirs]}, which are never equal"
                 f"{_remedy(node, types)}"
             )
 
 
 def _remedy(node: ast.AST, types: Mapping[str, str]) -> str:
     texts = [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and types.get(part.id) == "category"]
-    return f". If {texts[0]!r} holds true and false, declare it boolean; if it holds numbers, number" if texts else ""
+    return (
+        f". Declare {texts[0]!r} as boolean if it contains true and false, or as number if it contains numbers"
+        if texts
+        else ""
+    )
 
 
 def _smaller(a, b):
@@ -250,7 +254,7 @@ def _larger(a, b):
 
 
 def _chosen(a, b, takes_a):
-    """``a`` where the condition holds, else ``b``; each a column or a single value, times included."""
+    """``a`` where the condition is true, else ``b``; each is a column or a single value, also a time."""
     import pandas as pd
 
     if not isinstance(takes_a, pd.Series):
@@ -265,7 +269,7 @@ def _taken(name: str) -> str:
 
 
 def _in_seconds(value):
-    """Differences of times as seconds, so that they compare with numbers; anything else as it is."""
+    """Time differences converted to seconds, so that they compare with numbers; other values unchanged."""
     import pandas as pd
 
     if isinstance(value, pd.Series) and value.dtype.kind == "m":

@@ -1,4 +1,4 @@
-"""From YAML files to specifications: a file that cannot be used stops its own model and no other."""
+"""Loading of specifications from YAML files; an invalid file affects only its own model."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ MAX_BYTES = 1_000_000  # of one file
 
 
 class SpecError(UserError):
-    """A model specification cannot be used; the message names file, key, value and remedy."""
+    """A model specification is invalid; the message names file, key, value and remedy."""
 
 
 class BrokenSpec(NamedTuple):
-    """A file, or a folder of files, that cannot be used."""
+    """A file, or a folder of files, that cannot be loaded."""
 
     model: str
-    """The model's name as far as it is known: what the file says, or else what it is called."""
+    """The model's name from the file's content if readable, else the name of the file."""
     error: str
 
 
 class Specs(dict[str, ModelSpec]):
-    """Specifications by name, and what is wrong with the files that describe no model.
+    """Specifications by name, and the errors of files that could not be loaded.
 
-    To ask for a model whose file is broken raises :class:`SpecError` with what is wrong with it.
+    Access to a model whose file is broken raises :class:`SpecError` with the error of the file.
     """
 
     def __init__(self, specs: Mapping[str, ModelSpec], broken: Iterable[BrokenSpec] = ()) -> None:
@@ -42,13 +42,13 @@ class Specs(dict[str, ModelSpec]):
         raise KeyError(name)
 
     def check(self, name: str) -> None:
-        """Raises :class:`SpecError` if the model's file is broken."""
+        """Raise :class:`SpecError` if the model's file is broken."""
         for model, error in self.broken:
             if model == name and name not in self:
                 raise SpecError(error)
 
     def is_broken(self, name: str) -> bool:
-        """Whether there is a model of this name that cannot be used now."""
+        """Whether the file of the model is broken."""
         return name not in self and any(model == name for model, _ in self.broken)
 
 
@@ -58,7 +58,7 @@ def load_spec(path: Path) -> ModelSpec:
     Raises
     ------
     SpecError
-        If the file is not YAML or not a specification; every problem is listed with its key and value.
+        If the file is not YAML or not a valid specification; the message lists every problem with its key and value.
     """
     content = _content(path)
     try:
@@ -71,7 +71,7 @@ def load_spec(path: Path) -> ModelSpec:
             if problem["type"] == "missing":
                 problems.append(f"{key}: is missing. Add it")
             elif problem["type"] == "extra_forbidden":
-                problems.append(f"{key}: is no key of a specification (value {problem['input']!r}). Remove it")
+                problems.append(f"{key}: is not a key of a specification (value {problem['input']!r}). Remove it")
             elif key:
                 problems.append(f"{key}: {problem['input']!r}: {message}")
             else:
@@ -80,10 +80,10 @@ def load_spec(path: Path) -> ModelSpec:
 
 
 def load_specs(folders: Iterable[Path] = ()) -> Specs:
-    """Every specification shipped with the package and in ``folders``, by name, in name order.
+    """All specifications of the package and of ``folders``, by name, in name order.
 
-    A file that is wrong, a folder that is missing and a second file for the same model are in ``broken``: one mistake
-    stops no other model, and neither schedules, sensors, alerts nor commands.
+    Invalid files, missing folders and second files for the same model are collected in ``broken``, so that a mistake in
+    one file does not stop other models, schedules, sensors, alerts or commands.
     """
     specs: dict[str, ModelSpec] = {}
     broken: list[BrokenSpec] = []
@@ -95,7 +95,9 @@ def load_specs(folders: Iterable[Path] = ()) -> Specs:
             try:
                 spec = load_spec(path)
                 if spec.name in specs:
-                    raise SpecError(f"{path}: name: {spec.name!r} is described by another file too. Rename one of them")
+                    raise SpecError(
+                        f"{path}: name: {spec.name!r} is also described by another file. Rename one of the two models"
+                    )
                 specs[spec.name] = spec
             except SpecError as error:
                 broken.append(BrokenSpec(_name(path), str(error)))
@@ -118,12 +120,12 @@ def _content(path: Path) -> dict[str, Any]:
     except Exception as error:
         raise SpecError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
-        raise SpecError(f"{path}: holds {type(content).__name__}, not a mapping. See docs/how-to/add-a-model.md")
+        raise SpecError(f"{path}: contains {type(content).__name__}, not a mapping. See docs/how-to/add-a-model.md")
     return content
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML's own loader silently takes the last."""
+    """Rejects repeated keys; YAML's own loader would silently use the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()

@@ -1,4 +1,4 @@
-"""``ModelSpec``: what a model predicts, from which table, with which features, and when it is good enough."""
+"""``ModelSpec``: what a model predicts, its source table, features, training, gates and monitoring."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ _OWNER = re.compile(r"team:\S.*|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}"
 
 
 class Features(Part):
-    """What the model sees. Everything here is known at event time."""
+    """Features of the model; all of them are known at event time."""
 
     text: list[str] = Field(
-        [], description="Text columns, joined, as TF-IDF reduced by SVD; their lengths are features too."
+        [], description="Text columns, joined and used as TF-IDF reduced by SVD; their lengths are features too."
     )
-    text_terms: int = Field(2000, ge=10)
-    text_components: int = Field(16, ge=1)
-    categorical: list[str] = []
-    numeric: list[str] = []
-    calendar: bool = True
+    text_terms: int = Field(2000, ge=10, description="Largest number of TF-IDF terms.")
+    text_components: int = Field(16, ge=1, description="Largest number of SVD components of the text.")
+    categorical: list[str] = Field([], description="Columns of type category that are features.")
+    numeric: list[str] = Field([], description="Columns of type number or boolean that are features.")
+    calendar: bool = Field(True, description="Hour, weekday, day and month of the event time (UTC) as features.")
     history: list[str] = Field(
-        [], description="Columns whose level's earlier outcomes, counts and open items are features."
+        [],
+        description="Category columns; earlier outcomes, counts and open items of an entity's level become features.",
     )
-    selection: Selection | None = Field(None, description="Which of the features the learner gets; all unless set.")
-    # Left out of the hash while it is off: a version trained before there was such a key answers the same question.
+    selection: Selection | None = Field(None, description="Feature selection; all features unless set.")
+    # Excluded from the hash while off, so that versions trained before this key existed stay compatible.
     temporal: Temporal = Field(
         Temporal(),
         exclude_if=lambda temporal: temporal == Temporal(),
-        description="Families of columns about time and history, all off.",
+        description="Further feature families from time and history, all off by default.",
     )
 
 
@@ -70,49 +71,49 @@ TENANT_HISTORY = (
 
 
 class ModelSpec(Part):
-    """One model: a question that is answered per tenant."""
+    """Specification of one model; each tenant has its own versions of it."""
 
-    name: str
-    title: str
-    task: Literal["regression", "binary"]
-    # Not part of the question, so of no hash: a version answers the same whoever owns it.
+    name: str = Field(description="Name of the model: lower-case letters, digits and underscores, a letter first.")
+    title: str = Field(description="Title of the model in reports and alerts.")
+    task: Literal["regression", "binary"] = Field(description="Whether the label is a number, or 0 or 1.")
+    # Excluded from the hash: a version predicts the same whoever owns it.
     owners: list[str] = Field(
-        [], exclude=True, description="Who answers for the model, on Dagster's pages: e-mail addresses or `team:name`."
+        [], exclude=True, description="Owners of the model on Dagster's pages: e-mail addresses or `team:name`."
     )
-    source: Source
-    label: Label
-    features: Features
-    preprocessing: Preprocessing = Preprocessing()
-    training: Training
-    gate: Gate = Gate()
-    monitoring: Monitoring = Monitoring()
-    business_metrics: list[BusinessMetric] = []
+    source: Source = Field(description="Table with one row per entity.")
+    label: Label = Field(description="The value to predict.")
+    features: Features = Field(description="Features of the model.")
+    preprocessing: Preprocessing = Field(Preprocessing(), description="Preparation of numbers and categories.")
+    training: Training = Field(description="Training rows, learners and model selection.")
+    gate: Gate = Field(Gate(), description="What a version must reach before it may serve.")
+    monitoring: Monitoring = Field(Monitoring(), description="Windows and error rates of the monitoring.")
+    business_metrics: list[BusinessMetric] = Field([], description="Metrics in terms of the business.")
     max_open_days: int = Field(
-        365, ge=1, description="Entities without an outcome after this many days are not scored."
+        365, ge=1, description="Days after which an entity without an outcome is no longer predicted."
     )
 
     @property
     def headline_metric(self) -> str:
-        """The metric of the gate and of every table: lower is better for both."""
+        """The metric of gate, reports and tables, ``mae`` or ``brier``; lower is better."""
         return "mae" if self.task == "regression" else "brier"
 
     @property
     def hash(self) -> str:
-        """SHA-256 of everything that the specification says."""
+        """SHA-256 of the specification, without excluded keys."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @property
     def feature_columns(self) -> FeatureColumns:
-        """Columns of the frame that ``features.point_in_time.build`` makes from this specification."""
+        """Columns of the feature frame that ``features.point_in_time.build`` returns for this specification."""
         chosen = self.features
-        # The last outcome is a lag and part of the whole past too; arrivals are a history and a queue.
+        # Some columns belong to two families: the last outcome to lags and expanding, arrivals to history and queue.
         numeric = dict.fromkeys(name for name, _ in self._numeric)
         categorical = tuple(map(feature_name, chosen.categorical))
         return FeatureColumns(tuple(numeric), categorical, (TEXT,) if chosen.text else ())
 
     @property
     def _numeric(self) -> list[tuple[str, str]]:
-        """Each numeric column of the feature frame with what it is made of, as a message says it."""
+        """Each numeric column of the feature frame, with its origin as text for messages."""
         chosen = self.features
         made = [(feature_name(column), f"features.numeric {column!r}") for column in chosen.numeric]
         for column in chosen.text:
@@ -129,9 +130,9 @@ class ModelSpec(Part):
         ]
 
     def in_place(self, country: str | None, time_zone: str | None) -> ModelSpec:
-        """The same model for a tenant that has a country or a clock of its own; None leaves the specification's.
+        """A copy for a tenant with its own country or time zone; None keeps the value of the specification.
 
-        Its hash is another: a version that learned one country's holidays answers nothing in another.
+        The hash differs, because a version that was trained with one country's holidays does not fit another country.
         """
         families = self.features.temporal
         if families.business and country:
@@ -142,14 +143,14 @@ class ModelSpec(Part):
 
     @property
     def source_columns(self) -> tuple[str, ...]:
-        """Columns that are read from the source, entity and event time first."""
+        """Names of the columns to read from the source, entity and event time first."""
         return tuple(dict.fromkeys([self.source.entity, self.source.event_time, *self.source.columns]))
 
     @field_validator("name")
     @classmethod
     def _identifier(cls, value: str) -> str:
         if not is_model_name(value):
-            raise ValueError("use lower-case letters, digits and underscores, a letter first, at most 63")
+            raise ValueError("use at most 63 lower-case letters, digits and underscores, a letter first")
         return value
 
     @field_validator("owners")
@@ -194,8 +195,8 @@ class ModelSpec(Part):
                     )
                 if column in of_label:
                     raise ValueError(
-                        f"{where}, from which label.value is computed: the label would be its own feature. Remove it, "
-                        "or, if it is known at event time and never changes after, give it a second name in a view"
+                        f"{where}, which label.value uses: the label would be its own feature. Remove it, or, if it is "
+                        "known at event time and never changes later, give it a second name in a view"
                     )
                 if declared[column].type not in allowed:
                     raise ValueError(
@@ -221,13 +222,15 @@ class ModelSpec(Part):
             for column in getattr(self.source, key):
                 if column in declared and declared[column].known_at == "label":
                     raise ValueError(
-                        f"source.{key} filters by {column!r}, which is known only at label time: open entities could "
-                        "not be told apart. Remove it, or exclude by label.above and label.at_most"
+                        f"source.{key} filters by {column!r}, which is known only at label time and missing for open "
+                        "entities. Remove it, or exclude labels with label.above and label.at_most"
                     )
         self._check_label_types()
         for column, levels in self.source.include.items():
             if self.source.type_of(column) == "boolean" and not {*levels} <= {"true", "false", None}:
-                raise ValueError(f'source.include.{column} is {levels}; of a boolean column take "true", "false", null')
+                raise ValueError(
+                    f'source.include.{column} is {levels}; a boolean column takes "true", "false" and null'
+                )
         for column in used["label.time"]:
             if column in declared and declared[column].type != "time":
                 raise ValueError(f"label.time names {column!r}, which is a {declared[column].type} column, not a time")
@@ -242,7 +245,7 @@ class ModelSpec(Part):
         return self
 
     def _check_names(self) -> None:
-        """Whether no two things make a column of one name: one would silently take the other's place."""
+        """Raise ValueError if two features would have the same name, so that one would replace the other."""
         made = self._numeric
         made += [(feature_name(column), f"features.categorical {column!r}") for column in self.features.categorical]
         numeric = self.feature_columns.numeric
@@ -251,15 +254,15 @@ class ModelSpec(Part):
         for name, owner in made:
             if owners.setdefault(name, owner) != owner:
                 raise ValueError(
-                    f"{owners[name]} and {owner} both make the feature {name!r}. Rename the column in a view"
+                    f"{owners[name]} and {owner} both give the feature {name!r}. Rename the column in a view"
                 )
 
     def _check_entity(self) -> None:
         kind = self.source.type_of(self.source.entity)
         if kind not in ("category", "text"):
             raise ValueError(
-                f"source.entity names {self.source.entity!r}, which source.columns declares {kind}; an identifier is "
-                "an exact text. Declare it category, or remove it there"
+                f"source.entity names {self.source.entity!r}, which source.columns declares as {kind}; an identifier "
+                "must be an exact text. Declare it as category, or remove it there"
             )
 
     def _check_label_types(self) -> None:
@@ -275,6 +278,6 @@ class ModelSpec(Part):
         without = [name for name in self.features.categorical if name not in self.features.history]
         if without and "target" in (encoding if isinstance(encoding, list) else [encoding]):
             raise ValueError(
-                f"preprocessing.categorical is {encoding!r}, and 'target' takes the earlier outcomes of a level from "
-                f"its history, which {without} lack. Add them to features.history"
+                f"preprocessing.categorical is {encoding!r}; 'target' uses the history features of a column, which "
+                f"{without} do not have. Add them to features.history"
             )

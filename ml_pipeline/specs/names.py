@@ -1,18 +1,18 @@
-"""Names of the columns of a feature frame: its own, and those of the source columns beside them."""
+"""Names of the columns of a feature frame, and of the features from source columns."""
 
 from __future__ import annotations
 
 from collections.abc import Container
 
 TEXT = "text"
-"""The feature that all text columns make together."""
+"""The feature that joins all text columns."""
 IS_MISSING, IS_OUTLIER = "_is_missing", "is_outlier"
 SOURCE = "column."
 _OWN = frozenset(
     {
-        # of the frame, and of the frame with feedback
+        # columns of the feature frame, with and without feedback
         *("entity_id", "event_time", "label_time", "label", "state", "weight", "feedback", TEXT),
-        # beside features where a prediction is explained, and where a drift is reported
+        # names beside features in explanations and drift reports
         *("offset", "calibration", "range", "prediction", IS_OUTLIER),
         *("xgboost", "lightgbm", "hist_gradient_boosting", "random_forest", "linear"),
     }
@@ -21,14 +21,14 @@ _OWN_PREFIXES = ("history_", "calendar_", SOURCE)
 
 
 def is_reserved(name: str) -> bool:
-    """Whether the frame has, or may come to have, a column of its own with this name."""
+    """Whether the frame may have a column with this name that does not come from the source."""
     return name in _OWN or name.startswith(_OWN_PREFIXES)
 
 
 def feature_name(column: str) -> str:
-    """What a source column is called as a feature: its own name, with a prefix where that is one of the frame's own.
+    """Feature name of a source column: the column's name, with a prefix if that name is reserved.
 
-    A source may call its columns as it likes: its ``weight`` never becomes the weight of a row.
+    With the prefix, a source column ``weight`` cannot be confused with the sample weight of a row.
 
     >>> feature_name("amount"), feature_name("weight"), feature_name("history_mean")
     ('amount', 'column.weight', 'column.history_mean')
@@ -37,12 +37,12 @@ def feature_name(column: str) -> str:
 
 
 def text_lengths(column: str) -> tuple[str, str]:
-    """The features that hold the characters and the words of a text column."""
+    """The features with the number of characters and of words of a text column."""
     return feature_name(f"{column}_chars"), feature_name(f"{column}_words")
 
 
 def own_feature(name: str, features: Container[str]) -> str:
-    """The feature that a column of a learner's matrix stems from: the flag of missing values belongs to its number.
+    """The source feature of a column in a learner's matrix; a missing-value flag belongs to its numeric feature.
 
     >>> own_feature("age_is_missing", ("age",)), own_feature("age_is_missing", ("age_is_missing",))
     ('age', 'age_is_missing')

@@ -1,4 +1,4 @@
-"""``Preprocessing`` and ``Selection``: what a specification says of the way from features to a learner's matrix."""
+"""``Preprocessing`` and ``Selection``: how a specification prepares features for the learners."""
 
 from __future__ import annotations
 
@@ -35,25 +35,26 @@ class Settled(NamedTuple):
 
 
 class Preprocessing(BaseModel):
-    """How numbers and categories are prepared. A list is what the search may choose from, its first value the default.
+    """Preparation of numbers and categories. A list contains choices for the search; its first value is the default.
 
-    The defaults are what the boosters need: missing values and outliers pass, categories are numbered.
+    The defaults suit boosters: missing values and outliers are kept, categories are encoded as numbers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    missing: Missing | list[Missing] = Field("none", description="What missing numbers become; 'none' keeps them.")
-    fill_value: float = Field(0.0, description="The number of missing: constant, in the unit of each column.")
+    missing: Missing | list[Missing] = Field("none", description="How missing numbers are filled; 'none' keeps them.")
+    fill_value: float = Field(0.0, description="Value for missing: constant, in the unit of each column.")
     missing_indicator: bool | list[bool] = Field(
-        False, description="A column of 0 and 1 for each numeric column with missing values."
+        False, description="Add a 0/1 column for each numeric column with missing values."
     )
     outliers: Outliers | list[Outliers] = Field(
-        "none", description="'cap': at the quantiles 0.01 and 0.99; 'robust': median 0, interquartile range 1."
+        "none",
+        description="'cap' clips at the quantiles 0.01 and 0.99; 'robust' scales by median and interquartile range.",
     )
     outlier_flag: bool | list[bool] = Field(
-        False, description="A column of 0 and 1: whether an isolation forest finds the row's numbers unusual."
+        False, description="Add a 0/1 column: whether an isolation forest finds the numbers of the row unusual."
     )
-    categorical: Categories | list[Categories] = "ordinal"
+    categorical: Categories | list[Categories] = Field("ordinal", description="Encoding of categories.")
 
     @field_validator(*_ALLOWED, mode="before")
     @classmethod
@@ -62,53 +63,53 @@ class Preprocessing(BaseModel):
         values = value if isinstance(value, list) else [value]
         if not values or any(one not in allowed or values.count(one) > 1 for one in values):
             names = ", ".join(str(one).lower() for one in allowed)
-            raise ValueError(f"takes one of {names}, or a list of different ones of them to choose from")
+            raise ValueError(f"takes one of {names}, or a list of different values from these for the search")
         return value
 
     @property
     def choices(self) -> dict[str, list[Any]]:
-        """The keys that are left to the search, each with its values."""
+        """The keys whose value is a list for the search, with these lists."""
         return {key: value for key in _ALLOWED if isinstance(value := getattr(self, key), list)}
 
     @property
     def settled(self) -> Settled:
-        """The first value of every list, and what is no list."""
+        """All values, with the first value for every list."""
         first = {key: values[0] for key, values in self.choices.items()}
         return Settled(**(self.model_dump() | first))
 
 
 class Selection(BaseModel):
-    """Which features a learner gets: at most ``keep`` of them, by their use for the label in the training rows."""
+    """Feature selection: the ``keep`` most useful features, measured on the training rows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: SelectionMethod
-    keep: int = Field(40, ge=1, description="Features at most; the text counts as one, and so does a category.")
+    method: SelectionMethod = Field(description="How the usefulness of a feature is measured.")
+    keep: int = Field(40, ge=1, description="Largest number of features; the text, or a category, counts as one.")
 
 
 def choices(spec: ModelSpec) -> dict[str, list[Any]]:
-    """What ``spec.preprocessing`` leaves to the search: its keys that hold a list, with the values to try.
+    """The keys of ``spec.preprocessing`` whose value is a list, with the values for the search to try.
 
-    A search that tries none of them gets the first value of each.
+    Without a search, the first value of each list is used.
     """
     return spec.preprocessing.choices
 
 
 def with_choices(spec: ModelSpec, chosen: dict[str, Any]) -> ModelSpec:
-    """``spec`` with each key of ``chosen`` fixed at its value; keys that ``chosen`` does not name stay as they are.
+    """A copy of ``spec`` with the keys of ``preprocessing`` in ``chosen`` set to one value; other keys do not change.
 
-    Its hash is another one: a version carries the hash of the specification as it was written.
+    The hash of the copy differs; versions are stored with the hash of the original specification.
 
     Raises
     ------
     ValueError
-        If a key is no key of ``preprocessing`` that is open, or the value is none that it leaves open.
+        If the specification has no list for a key, or the list does not contain the value.
     """
     open_keys = spec.preprocessing.choices
     for key, value in chosen.items():
         if key not in open_keys or value not in open_keys[key]:
             raise ValueError(
-                f"{spec.name}: preprocessing.{key} cannot be chosen as {value!r}; the specification leaves open "
-                f"{open_keys or 'nothing'}. Add the value to the list there"
+                f"{spec.name}: preprocessing.{key} cannot be set to {value!r}; the specification allows the search "
+                f"{open_keys or 'no choices'}. Add the value to the list there"
             )
     return spec.model_copy(update={"preprocessing": spec.preprocessing.model_copy(update=chosen)})

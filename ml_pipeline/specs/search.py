@@ -1,4 +1,4 @@
-"""``Search``: whether and how the parameters of an estimator are searched for, the key ``training.search``."""
+"""``Search``: parameter search for the estimator, the key ``training.search``."""
 
 from __future__ import annotations
 
@@ -10,34 +10,37 @@ Value = bool | int | float | str
 
 
 class Search(BaseModel):
-    """How the parameters of the estimator are searched for; the declared ones are always among those that are tried."""
+    """Search for parameters of the estimator; the declared parameters are always tried too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal["tpe", "random", "grid"] = Field(
-        "tpe", description="Tree-structured Parzen estimator, at random, or a grid of three values a range."
+        "tpe", description="Tree-structured Parzen estimator, random search, or a grid with three values per range."
     )
-    trials: int = Field(50, ge=1, description="Parameter sets to try, the declared one and failed ones included.")
-    seconds: float | None = Field(None, gt=0, description="Time after which no further fit begins; none unless set.")
+    trials: int = Field(50, ge=1, description="Parameter sets to try, including the declared one and failed ones.")
+    seconds: float | None = Field(
+        None, gt=0, description="Time after which no further fit starts; no limit unless set."
+    )
     split: Literal["expanding", "rolling", "stratified", "kfold", "grouped"] = Field(
-        "expanding", description="How the training rows are cut into folds; the last three disregard time."
+        "expanding", description="How the training rows are split into folds; the last three ignore time."
     )
-    folds: int = Field(3, ge=2, le=20, description="Fits per trial; a trial is judged by their mean loss.")
-    gap_days: float = Field(0, ge=0, description="Days before a fold's start by which a label must have been known.")
-    group: str | None = Field(None, description="Column whose levels stay together (split: grouped).")
+    folds: int = Field(3, ge=2, le=20, description="Folds, one fit each; a trial is judged by the mean loss.")
+    gap_days: float = Field(0, ge=0, description="Days before a fold's start at which a label must be known.")
+    group: str | None = Field(None, description="Column whose levels stay in one fold (split: grouped only).")
     pruning: Literal["median", "hyperband"] | None = Field(
-        "median", description="Gives a trial up after a fold in which it fell behind; null never does (tpe only)."
+        "median", description="Stops a trial early if its loss is too high after a fold (tpe only); null never does."
     )
     processes: int = Field(
-        1, ge=1, description="Worker processes of one search, as far as ML_PIPELINE_WORKERS has cores left."
+        1, ge=1, description="Worker processes of one search, limited by the free cores of ML_PIPELINE_WORKERS."
     )
     resume: bool = Field(
-        True, description="Keeps the trials in the database until the training has ended: cut off, it goes on there."
+        True,
+        description="Stores trials in the database until the training ends, so that an interrupted search continues.",
     )
-    adaptive: bool = Field(True, description="Fewer trials for a tenant whose past searches gained nothing.")
+    adaptive: bool = Field(True, description="Fewer trials for a tenant whose past searches gained little.")
     space: dict[str, list[Value]] = Field(
         {},
-        description="Instead of the estimator's usual range: two numbers are its ends, any other list its choices.",
+        description="Replaces default ranges of the estimator: two numbers are the ends, any other list is choices.",
     )
 
     @field_validator("space")
@@ -45,9 +48,9 @@ class Search(BaseModel):
     def _ranges(cls, value: dict[str, list[Value]]) -> dict[str, list[Value]]:
         for name, values in value.items():
             if not values:
-                raise ValueError(f"{name} has no values. Give two ends, choices, or remove it")
+                raise ValueError(f"{name} has no values. Give the two ends or the choices, or remove it")
             if len({(type(item), item) for item in values}) < len(values):
-                raise ValueError(f"{name} names a value twice in {values}")
+                raise ValueError(f"{name} repeats a value in {values}. Remove it")
             if is_range(values) and not float(values[0]) < float(values[1]):
                 raise ValueError(f"{name} is a range from {values[0]} to {values[1]}. Give the lower end first")
         return value
@@ -57,11 +60,11 @@ class Search(BaseModel):
         if (self.split == "grouped") != (self.group is not None):
             raise ValueError(
                 f"search.split is {self.split!r} and search.group is {self.group!r}. "
-                "Give a group for split: grouped, and for no other"
+                "Give a group with split: grouped, and only then"
             )
         return self
 
 
 def is_range(values: list[Value]) -> bool:
-    """Whether the values of a parameter are the two ends of a range, and not choices."""
+    """Whether the values of a parameter are the two ends of a range, not choices."""
     return len(values) == 2 and all(isinstance(item, int | float) and not isinstance(item, bool) for item in values)

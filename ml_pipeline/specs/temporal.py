@@ -1,4 +1,4 @@
-"""``features.temporal`` of a specification: which families of columns about time are made, and what they are called."""
+"""``features.temporal`` of a specification: feature families from time and history, and the names of their columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WINDOWS = (3, 7, 14, 30, 90)
 WEEK_HARMONICS, YEAR_HARMONICS = (1, 2, 3), (1, 2, 3, 4)
 GROWING = ("_known", "_open")
 _PREFIXES = {"history": 0, "calendar": 1}
-CALENDAR, TENANT = "the calendar", "the tenant's history"  # what a column is made of, as a message says it
+CALENDAR, TENANT = "the calendar", "the tenant's history"  # origin of a column, as text for messages
 
 WITHIN_WEEK = ("calendar_minute_of_day", "calendar_hour_of_week", "calendar_quarter_of_day", "calendar_is_weekend")
 WITHIN_YEAR = (
@@ -88,38 +88,51 @@ QUEUE_PARTS = (
     "in_progress_30d",
     "wait_days",
 )
-# What a window of a few weeks shows of these is the season, not a change.
+# In a window of a few weeks, these columns show the season, not a change.
 SEASONAL = frozenset({"calendar_day", "calendar_month", *WITHIN_YEAR, *BUSINESS, *CYCLE_OF_YEAR, *FOURIER_OF_YEAR})
 
 
 class Temporal(BaseModel):
-    """Families of columns about time and history, each off unless named; groups are the columns of ``history``."""
+    """Feature families from time and history, all off by default; groups are the columns of ``features.history``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    calendar: bool = Field(False, description="19 columns: weeks, quarters, starts and ends, days that are left.")
-    business: bool = Field(False, description="14 columns: holidays, business days and hours of the country.")
-    cyclical: bool = Field(False, description="8 columns: sine and cosine of hour, weekday, day and month.")
-    fourier: bool = Field(False, description="14 columns: three harmonics of the week, four of the year.")
-    lags: bool = Field(False, description="The 1st, 7th and 30th last known outcome; of the tenant and each group.")
-    rolling: bool = Field(
-        False, description="Seven statistics of the outcomes known in the last 3, 7, 14, 30 and 90 days; likewise."
+    calendar: bool = Field(
+        False, description="19 columns: weeks, quarters, starts and ends of periods, remaining days."
     )
-    expanding: bool = Field(False, description="Spread, range, last and age of all known outcomes; likewise.")
-    trend: bool = Field(False, description="Slopes, their fit and change scores of the known outcomes; likewise.")
-    queue: bool = Field(False, description="Arrivals, endings and work in progress; likewise.")
+    business: bool = Field(False, description="14 columns: holidays, business days and business hours of the country.")
+    cyclical: bool = Field(False, description="8 columns: sine and cosine of hour, weekday, day and month.")
+    fourier: bool = Field(False, description="14 columns: three harmonics of the week and four of the year.")
+    lags: bool = Field(
+        False, description="The last, 7th last and 30th last known outcome, of the tenant and of each group."
+    )
+    rolling: bool = Field(
+        False,
+        description="Seven statistics of outcomes known in the last 3, 7, 14, 30 and 90 days, of tenant and groups.",
+    )
+    expanding: bool = Field(
+        False, description="Spread, range, last value and age of all known outcomes, of tenant and groups."
+    )
+    trend: bool = Field(
+        False, description="Slopes, their fit and change scores of known outcomes, of tenant and groups."
+    )
+    queue: bool = Field(False, description="Arrivals, endings and work in progress, of tenant and groups.")
     country: str | None = Field(
-        None, description="ISO 3166 code of the holidays (CZ, or DE-BY); a tenant's setting goes before it."
+        None, description="ISO 3166 code of the country for holidays (CZ, DE-BY); a tenant's setting overrides it."
     )
     time_zone: str = Field(
-        "UTC", description="IANA name of the clock of these calendar columns; a tenant's setting goes before it."
+        "UTC", description="IANA time zone of these calendar columns; a tenant's setting overrides it."
     )
-    interactions: list[tuple[str, str]] = Field([], description="Pairs of numeric columns whose product is a column.")
-    polynomial: list[str] = Field([], description="Numeric columns whose squares and pairwise products are columns.")
-    log1p: list[str] = Field([], description="Columns of features.numeric whose log(1 + x) is a column.")
-    sqrt: list[str] = Field([], description="Columns of features.numeric whose square root is a column.")
-    rank: list[str] = Field([], description="Likewise: the share of earlier entities with a smaller value.")
-    zscore: list[str] = Field([], description="Likewise: standard deviations from the mean of earlier entities.")
+    interactions: list[tuple[str, str]] = Field(
+        [], description="Pairs of numeric columns; their products become columns."
+    )
+    polynomial: list[str] = Field([], description="Numeric columns; their squares and products become columns.")
+    log1p: list[str] = Field([], description="Columns of features.numeric; log(1 + x) becomes a column.")
+    sqrt: list[str] = Field([], description="Columns of features.numeric; the square root becomes a column.")
+    rank: list[str] = Field(
+        [], description="Columns of features.numeric; share of earlier entities with a smaller value."
+    )
+    zscore: list[str] = Field([], description="Columns of features.numeric; z-score among earlier entities.")
 
     @field_validator("time_zone")
     @classmethod
@@ -139,28 +152,28 @@ class Temporal(BaseModel):
 
     @property
     def is_local(self) -> bool:
-        """Whether a tenant's country or clock makes a difference."""
+        """Whether the columns depend on the tenant's country or time zone."""
         return self.calendar or self.business or self.cyclical or self.fourier
 
     @property
     def transforms(self) -> dict[str, list[str]]:
-        """Columns to be transformed, by the transform's name."""
+        """Columns to transform, by the name of the transform."""
         return {"log1p": self.log1p, "sqrt": self.sqrt, "rank": self.rank, "zscore": self.zscore}
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Every product that is a column, once: history first and calendar next, as names go by prefixes."""
+        """Each pair whose product is a column, once; history columns come first, then calendar columns."""
         squares = [
             (first, second) for position, first in enumerate(self.polynomial) for second in self.polynomial[position:]
         ]
         return list(dict.fromkeys(_named_order(*pair) for pair in [*self.interactions, *squares]))
 
     def columns(self, groups: Sequence[str]) -> list[str]:
-        """Names of all columns but the products, given the columns of ``features.history``."""
+        """Names of all columns except products, given the columns of ``features.history``."""
         return [name for name, _ in self.made(groups)]
 
     def made(self, groups: Sequence[str]) -> list[tuple[str, str]]:
-        """:meth:`columns`, each with what it is made of."""
+        """:meth:`columns`, each with its origin as text for messages."""
         families = (
             (self.calendar, WITHIN_WEEK + WITHIN_YEAR),
             (self.business, BUSINESS),
@@ -176,7 +189,7 @@ class Temporal(BaseModel):
         return made
 
     def check(self, numeric: Sequence[str], made: Sequence[str]) -> None:
-        """Whether transforms and products can be made.
+        """Check that transforms and products refer to existing columns.
 
         Parameters
         ----------
@@ -188,23 +201,23 @@ class Temporal(BaseModel):
         Raises
         ------
         ValueError
-            If not; the message names key, value and remedy.
+            If one does not; the message names key, value and remedy.
         """
         for kind, columns in self.transforms.items():
             for column in columns:
                 if column not in numeric:
                     raise ValueError(
-                        f"features.temporal.{kind} names {column!r}, which features.numeric does not. Add it there"
+                        f"features.temporal.{kind} names {column!r}, which is not in features.numeric. Add it there"
                     )
         products = {product(*pair) for pair in self.pairs}
         for column in dict.fromkeys(name for pair in self.pairs for name in pair):
             where = f"features.temporal.interactions or .polynomial names {column!r}"
             if column in numeric and column not in made:
-                raise ValueError(f"{where}, which is {feature_name(column)!r} in the frame. Write that")
+                raise ValueError(f"{where}, which is called {feature_name(column)!r} in the frame. Write that")
             if column not in made or column in products:
-                raise ValueError(f"{where}, which is no numeric column of the frame that is not a product. Remove it")
+                raise ValueError(f"{where}, which is not a numeric column of the frame, or is a product. Remove it")
             if is_growing(column):
-                raise ValueError(f"{where}, a count that grows with age and reaches no learner. Remove it")
+                raise ValueError(f"{where}, a count that grows with time and is not given to learners. Remove it")
 
     def _parts(self, expanding: Iterable[str]) -> list[str]:
         families = (
@@ -218,7 +231,7 @@ class Temporal(BaseModel):
 
 
 def transformed(kind: str, column: str) -> str:
-    """Name of a transformed column; what depends on the tenant's past is named as a history.
+    """Name of a transformed column; transforms that depend on the tenant's past get the prefix ``history_``.
 
     >>> transformed("log1p", "amount"), transformed("rank", "amount")
     ('amount_log1p', 'history_amount_rank')
@@ -227,7 +240,7 @@ def transformed(kind: str, column: str) -> str:
 
 
 def of_group(column: str) -> str:
-    """What the history of a column's levels is made of, as a message says it."""
+    """Origin of the history features of a column, as text for messages."""
     return f"features.history of {column!r}"
 
 
@@ -237,7 +250,7 @@ def product(first: str, second: str) -> str:
 
 
 def factors(name: str) -> list[str]:
-    """The columns that a product is made of; of another column itself.
+    """The two columns of a product; for any other column, the column itself.
 
     >>> factors(product("history_mean", "amount")), factors("amount")
     (['history_mean', 'amount'], ['amount'])
@@ -246,20 +259,20 @@ def factors(name: str) -> list[str]:
 
 
 def is_growing(name: str) -> bool:
-    """Whether a column is a count that grows with the tenant's age."""
+    """Whether the column is a count that grows with the tenant's age."""
     return name.startswith("history_") and name.endswith(GROWING)
 
 
 def check_time_zone(value: str) -> str:
-    """The name of a time zone.
+    """Return the name of the time zone if it exists.
 
     Raises
     ------
     ValueError
-        If there is none of this name.
+        If it does not exist.
     """
     if value not in zoneinfo.available_timezones():
-        raise ValueError(f"there is no time zone {value!r}. Write an IANA name, such as Europe/Prague or UTC")
+        raise ValueError(f"unknown time zone {value!r}. Write an IANA name, such as Europe/Prague or UTC")
     return value
 
 

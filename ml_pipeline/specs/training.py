@@ -1,4 +1,4 @@
-"""How a version is trained, and what it must reach before it may serve."""
+"""``Training`` and ``Gate``: how a version is trained, and what it must reach before it may serve."""
 
 from __future__ import annotations
 
@@ -13,50 +13,62 @@ LearnerName = Literal["xgboost", "lightgbm", "hist_gradient_boosting", "random_f
 
 
 class Training(Part):
-    """Which rows a version is trained on, and with which learner."""
+    """Training rows, learners and model selection."""
 
-    window_days: int = Field(730, ge=1, description="Age of the oldest training row; widens when it holds too few.")
-    min_rows: int = Field(100, ge=10, description="Matured samples below which nothing is trained.")
-    test_share: float = Field(0.25, gt=0, lt=0.6)
-    validation_share: float = Field(0.20, gt=0, lt=0.4)
-    estimator: LearnerName
-    params: dict[str, float | int | str] = {}
+    window_days: int = Field(
+        730, ge=1, description="Age of the oldest training row in days; doubled if the window has too few rows."
+    )
+    min_rows: int = Field(100, ge=10, description="Matured rows that a training needs.")
+    test_share: float = Field(0.25, gt=0, lt=0.6, description="Share of the rows, the newest, for the test part.")
+    validation_share: float = Field(
+        0.20, gt=0, lt=0.4, description="Share of the rows, those before the test part, for model selection."
+    )
+    estimator: LearnerName = Field(description="The declared learner; parameter search and preprocessing are for it.")
+    params: dict[str, float | int | str] = Field(
+        {}, description="Parameters of the estimator by the library's own names; its defaults unless set."
+    )
     candidates: dict[LearnerName, dict[str, float | int | str]] = Field(
-        {"linear": {}}, description="Further learners of the race, each with its parameters."
+        {"linear": {}}, description="Further candidates of the model selection, each with its parameters."
     )
     ensemble: Literal["voting", "stacking", "none"] = Field(
-        "voting", description="How the candidates answer together; 'none': the best one alone."
+        "voting", description="How the candidates are combined; 'none' selects the best single candidate."
     )
     min_improvement_se: float = Field(
         1.0,
-        description="Standard errors by which a loss on held-out rows must be below the constant's before learners may "
-        "answer; negative: they answer unless it is above by as many.",
+        description="Standard errors by which the loss on held-out rows must be below the baseline's before a learner "
+        "is selected. Negative: a learner is selected unless its loss is above by as many.",
     )
     share: Literal["none", "opt_in"] = Field(
         "none",
-        description="'opt_in': what is typical of the other tenants that share (`ml-pipeline set share on`) races as a "
-        "constant of its own; nothing else ever crosses.",
+        description="'opt_in': the typical label of the other tenants that share (`ml-pipeline set share on`) takes "
+        "part in the model selection as a further baseline; no other data are shared.",
     )
     recency_half_life_days: float | None = Field(
-        None, gt=0, description="Age at which a row counts half in a fit; all count alike unless set."
+        None, gt=0, description="Age in days at which the weight of a row is halved; unless set, all weights are equal."
     )
     latency_ms: float | None = Field(
-        None, gt=0, description="Most milliseconds that one prediction may take; the slowest members go until it holds."
+        None,
+        gt=0,
+        description="Milliseconds that one prediction may take; slow members of the ensemble are dropped to reach it.",
     )
     calibration: Literal["auto", "none", "temperature", "sigmoid", "isotonic"] = Field(
-        "auto", description="Of a binary model's probabilities; 'auto': what held-out rows prefer."
+        "auto", description="Calibration of a binary model's probabilities; 'auto' selects it on held-out rows."
     )
-    search: Search | None = Field(None, description="Searches for better parameters than `params`; off unless set.")
-    loss: Literal["absolute_error", "squared_error", "log_loss"]
-    target: Literal["identity", "log"] = "identity"
+    search: Search | None = Field(None, description="Search for better parameters than `params`; off unless set.")
+    loss: Literal["absolute_error", "squared_error", "log_loss"] = Field(
+        description="Loss of the fits; log_loss for binary models."
+    )
+    target: Literal["identity", "log"] = Field(
+        "identity", description="Scale of the label in fits and history features; 'log' is log(1 + label)."
+    )
     interval: float = Field(0.9, gt=0, lt=1, description="Nominal coverage of the prediction interval (regression).")
-    slice_by: str | None = Field(None, description="Column whose levels get metrics of their own in each evaluation.")
-    seed: int = 0
+    slice_by: str | None = Field(None, description="Column whose levels get their own metrics in each evaluation.")
+    seed: int = Field(0, description="Seed of all fits; equal seeds give equal versions.")
 
     @model_validator(mode="before")
     @classmethod
     def _linear_once(cls, values: Any) -> Any:
-        """A linear model is a candidate unless the specification says otherwise; declared, it is none beside itself."""
+        """Drop the default candidate ``linear`` if it is the declared estimator."""
         if isinstance(values, dict) and values.get("estimator") == "linear":
             return {"candidates": {}, **values}
         return values
@@ -72,14 +84,12 @@ QUALITY = {
 class Gate(Part):
     """What a version must reach before it may serve."""
 
-    min_skill: float = Field(
-        0.0, description="1 - loss / loss of the constant baseline, on the test part; must be exceeded."
-    )
+    min_skill: float = Field(0.0, description="1 - loss / loss of the baseline on the test part; must be exceeded.")
     min_quality: float = Field(
-        40.0, ge=0, le=100, description="Data-quality score of the snapshot below which nothing is trained."
+        40.0, ge=0, le=100, description="Data quality score (0 to 100) that a snapshot needs for a training."
     )
     min_quality_of: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
-        {}, description="The same for a dimension or a single measure of the data quality."
+        {}, description="Scores that dimensions or single measures of the data quality need, by name."
     )
 
     @field_validator("min_quality_of")
@@ -89,6 +99,6 @@ class Gate(Part):
         for name in value:
             if name not in known:
                 raise ValueError(
-                    f"{name!r} is neither a dimension nor a measure of data quality. Take one of {', '.join(known)}"
+                    f"{name!r} is not a dimension or measure of data quality. Use one of {', '.join(known)}"
                 )
         return value

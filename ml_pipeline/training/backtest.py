@@ -1,4 +1,4 @@
-"""Out-of-sample predictions for the past: what versions trained at regular origins would have predicted."""
+"""Backtest with rolling origins: out-of-sample predictions for past entities by models trained at regular times."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _COLUMNS = ["entity_id", "event_time", "predicted_at", "value", "lower", "upper"
 
 
 def origin(event_time: pd.Timestamp, every_days: int) -> pd.Timestamp:
-    """Last point at or before ``event_time`` on the grid of every ``every_days`` days since 1970-01-01, UTC.
+    """Last point at or before ``event_time`` on a grid of ``every_days`` days that starts on 1970-01-01 in UTC.
 
-    The grid is absolute, so that a day's predictions do not depend on which days are asked for together.
+    The grid is fixed, so that the predictions for a day do not depend on the requested range of days.
 
     >>> origin(pd.Timestamp("2020-01-31 12:00", tz="UTC"), 28)
     Timestamp('2020-01-23 00:00:00+0000', tz='UTC')
@@ -30,16 +30,28 @@ def origin(event_time: pd.Timestamp, every_days: int) -> pd.Timestamp:
 
 
 def rolling_origin(spec: ModelSpec, frame: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
-    """Predictions for the entities of every origin's interval that touches [start, end).
+    """Backtest predictions for the entities of all origins whose period overlaps [start, end).
 
-    At each origin, the training window's rows whose label was known before it are cut in time: the older four fifths
-    are trained on, the newest fifth chooses between booster and constant and gives the interval. One fit an origin:
-    nothing is refitted on the newest fifth, so these predictions are slightly worse than a version's would have been.
-    All entities from the origin to the next are scored, open or matured, at their event time.
+    At each origin, the rows of the training window whose label was known are split in time. The model is fitted on the
+    older four fifths; the newest fifth selects between model and baseline and gives the prediction interval. It is not
+    refitted on the newest fifth, so these predictions are slightly worse than those of a trained version. All entities
+    from one origin to the next, open or matured, are predicted at their event time.
 
-    ``frame`` is a feature frame; ``start`` and ``end`` are aware times. Returns entity_id, event_time, predicted_at
-    (the event time), value, lower, upper, baseline, origin_time, oldest first. An origin with fewer than
-    ``spec.training.min_rows`` known labels gives no rows.
+    Parameters
+    ----------
+    spec
+        The model.
+    frame
+        Feature frame of the tenant.
+    start, end
+        Aware times.
+
+    Returns
+    -------
+    DataFrame
+        Oldest first, with the columns entity_id, event_time, predicted_at (equal to the event time), value, lower,
+        upper, baseline (in the reported unit, or probabilities) and origin_time. Origins with fewer than
+        ``spec.training.min_rows`` known labels have no rows.
     """
     step = pd.Timedelta(days=spec.monitoring.backtest_days)
     moment = origin(start, spec.monitoring.backtest_days)

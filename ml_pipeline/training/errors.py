@@ -1,5 +1,5 @@
-"""What can go wrong when a learner is fitted."""
+"""Errors of fitting a learner."""
 
 
 class FitError(ValueError):
-    """The library refused to fit; the message names the learner and says what the library said."""
+    """The learner's library raised an error; the message names the learner and quotes the library."""

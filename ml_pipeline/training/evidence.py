@@ -1,4 +1,4 @@
-"""What a challenger is judged by: its test part, and the champion on the same entities."""
+"""Evidence for the promotion decision: test metrics of the challenger, paired losses with the champion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ml_pipeline.training.train import Trained
 
 @dataclass(frozen=True)
 class Opponent:
-    """The champion: its number, its model, its own test predictions, and the moment whose knowledge it has."""
+    """The champion: version number, model, its own test predictions, and the as-of time of its training."""
 
     number: int | None
     model: FittedModel
@@ -35,8 +35,20 @@ def evidence_of(
 ) -> Evidence:
     """The evidence for :func:`ml_pipeline.lifecycle.promotion.judge`.
 
-    Losses are paired on the entities of the test part whose outcome neither version had seen; ``frame`` is a feature
-    frame that holds them, ``changed_at`` the day since which outcomes are others.
+    Losses are paired on the entities of the test part whose outcome neither version had seen in training.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    trained
+        The challenger.
+    champion
+        The serving version, or None.
+    frame
+        Feature frame that contains the entities of the test part.
+    changed_at
+        Time of the last change of the outcomes, or None.
     """
     metric, task, test = spec.headline_metric, spec.task, trained.test_predictions
     evidence = Evidence(
@@ -76,10 +88,10 @@ def evidence_of(
 
 
 def _predictions_of(champion: Opponent, test: pd.DataFrame, frame: pd.DataFrame) -> np.ndarray:
-    """The champion's value for each row of a challenger's test part, NaN where it had seen the outcome.
+    """Prediction of the champion for each row of the challenger's test part, NaN if it was fitted on the outcome.
 
-    What matured after the champion was trained is scored by it; of the rest, the entities of its own test part count
-    with the prediction it made before it was refitted on them.
+    Entities that matured after the champion's as-of time are predicted now. For entities in the champion's own test
+    part, the prediction made before the final refit is used.
     """
     own = champion.test_predictions.set_index("entity_id")["value"]
     theirs = test["entity_id"].map(own).to_numpy(dtype=float, copy=True)

@@ -1,4 +1,4 @@
-"""``FittedModel``: what one version predicts with, and how it is written to files and read back."""
+"""``FittedModel``: the predictor of one version, with saving to files and loading."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pandas as pd
 from ml_pipeline.features.encoding.preprocessing import Preprocessor
 from ml_pipeline.specs import FeatureColumns, ModelSpec
 from ml_pipeline.training.intervals.conformal import Interval, near_share
-from ml_pipeline.training.intervals.online import Known, adaptive_cadence
+from ml_pipeline.training.intervals.online import Known, adaptive_interval
 from ml_pipeline.training.learners.base import Params, load_learner
-from ml_pipeline.training.selection.ensembles import ANCHORS
+from ml_pipeline.training.selection.ensembles import OFFSETS
 from ml_pipeline.training.selection.predictors import Baseline, Ensemble, Member, Predictor
 from ml_pipeline.training.selection.probability_calibration import Calibration
 
 FORMAT = 4
-# Types beyond skops' own defaults that a stored preprocessor may hold. The list inside a file is never believed.
+# Types, beyond skops' defaults, that a stored preprocessor may contain. The list inside a file is not trusted.
 TRUSTED_TYPES = [
     "numpy.dtype",
     "sklearn.impute._iterative.IterativeImputer",
@@ -32,14 +32,14 @@ _VERSION_FILE = "version.json"
 
 
 class VersionError(Exception):
-    """The files of a version cannot be used; the message names the file, what is wrong and the remedy."""
+    """The files of a version cannot be loaded; the message names the file, the fault and the remedy."""
 
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A predictor with its baseline, its interval and the residuals that it stands on, ascending, at most 400.
+    """A predictor with its baseline value, its prediction interval and the residuals that the interval comes from.
 
-    ``candidate`` is the name it had in the race.
+    ``candidate`` is its name in the model selection; ``residuals`` ascend, at most 400.
     """
 
     spec_name: str
@@ -52,11 +52,11 @@ class FittedModel:
     at_least: float | None
     at_most: float | None
     residuals: tuple[float, ...] = ()
-    params: Params | None = None  # of the declared estimator, where a search found others than the declared ones
+    params: Params | None = None  # of the declared estimator, if a search replaced the declared ones
 
     @classmethod
     def of(cls, spec: ModelSpec, candidate: str, predictor: Predictor, baseline: float) -> FittedModel:
-        """A model without an interval, its values kept inside the label's range in the reported unit."""
+        """A model without an interval; its predictions are clipped to the label's range in the reported unit."""
         low, high = spec.label.above, spec.label.at_most
         return cls(
             spec_name=spec.name,
@@ -71,12 +71,15 @@ class FittedModel:
         )
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """One row per row of the feature frame, same index: value, lower, upper, baseline, confidence (float64).
+        """Predictions for the rows of a feature frame, with its index.
 
-        ``lower`` and ``upper`` are NaN without an interval. Values and ends are in the reported unit and stay inside
-        the label's range. ``confidence`` is a probability: binary, that of the likelier class; regression, that the
-        outcome is within 20% of the value (:func:`~ml_pipeline.training.intervals.conformal.near_share`), NaN without
-        residuals.
+        Returns
+        -------
+        DataFrame
+            float64 columns. ``value``, ``lower``, ``upper`` and ``baseline`` are in the reported unit and clipped to
+            the label's range; ``lower`` and ``upper`` are NaN without an interval. ``confidence`` is a probability: of
+            the likelier class for a binary model; that the outcome is within 20% of the value for a regression
+            (:func:`~ml_pipeline.training.intervals.conformal.near_share`), NaN without residuals.
 
         Raises
         ------
@@ -89,14 +92,14 @@ class FittedModel:
         return pd.DataFrame(columns | {"confidence": self._confidence(value)}, index=frame.index)
 
     def ends(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper end of the interval around each value, NaN without one."""
+        """Lower and upper end of the interval around each value; NaN without an interval."""
         if self.interval is None:
             return np.full(len(value), np.nan), np.full(len(value), np.nan)
         lower, upper = (self._inside(end) for end in self.interval.around(value))
         return lower, upper
 
     def adapted(self, known: Known, coverage: float) -> FittedModel:
-        """The same version with the interval and residuals that follow from outcomes of its predictions."""
+        """A copy whose interval and residuals are adapted to the known outcomes of its predictions."""
         if self.interval is None:
             return self
         lowest, highest = (
@@ -106,7 +109,7 @@ class FittedModel:
         lower = np.where(known.lower <= lowest, -np.inf, known.lower)
         upper = np.where(known.upper >= highest, np.inf, known.upper)
         known = replace(known, lower=lower, upper=upper)
-        interval, residuals = adaptive_cadence(self.interval, np.array(self.residuals), known, coverage)
+        interval, residuals = adaptive_interval(self.interval, np.array(self.residuals), known, coverage)
         return replace(self, interval=interval, residuals=tuple(residuals.tolist()))
 
     def _confidence(self, value: np.ndarray) -> np.ndarray:
@@ -117,9 +120,9 @@ class FittedModel:
         return near_share(value, np.array(self.residuals), self.interval.scale)
 
     def save(self, folder: Path) -> None:
-        """Writes a file for each learner and preprocessor, and ``version.json``, into ``folder``, made if absent.
+        """Write ``version.json`` and one file per learner and preprocessor into ``folder``, creating it if needed.
 
-        A constant needs ``version.json`` alone. No file holds a pickle.
+        A baseline needs ``version.json`` only. The files contain no pickles.
         """
         folder.mkdir(parents=True, exist_ok=True)
         content = {
@@ -140,18 +143,20 @@ class FittedModel:
 
     @classmethod
     def load(cls, folder: Path) -> FittedModel:
-        """Reads what :meth:`save` wrote; predictions are the same to the last bit.
+        """Load the files that :meth:`save` wrote; predictions are equal bit for bit.
 
         Raises
         ------
         VersionError
-            If a file is missing, of another format, or holds types that a preprocessor does not consist of.
+            If a file is missing, has another format, or contains types that a preprocessor does not use.
         """
         path = folder / _VERSION_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
-                raise VersionError(f"{path}: format {content['format']}, not {FORMAT}. Retrain with this release")
+                raise VersionError(
+                    f"{path}: its format is {content['format']}, this release reads {FORMAT}. Retrain with this release"
+                )
             return cls(
                 spec_name=content["spec_name"],
                 spec_hash=content["spec_hash"],
@@ -163,11 +168,11 @@ class FittedModel:
                 at_least=content["at_least"],
                 at_most=content["at_most"],
                 residuals=tuple(content["residuals"]),
-                params=content.get("params"),  # no version had any before there was a search
+                params=content.get("params"),
             )
         except (OSError, json.JSONDecodeError, KeyError) as error:
             raise VersionError(
-                f"{folder}: not the complete files of a version ({type(error).__name__}: {error}). "
+                f"{folder}: the files of the version are incomplete or damaged ({type(error).__name__}: {error}). "
                 "Restore its artifacts or roll back"
             ) from error
 
@@ -178,9 +183,9 @@ class FittedModel:
 
 
 def _write_predictor(predictor: Predictor, folder: Path) -> dict[str, Any]:
-    """Writes the files of an ensemble, and returns what ``version.json`` says of it or of a constant."""
+    """Write the files of an ensemble and return the entry of the predictor in ``version.json``."""
     if isinstance(predictor, Baseline):
-        return {"kind": "constant", "value": predictor.value}
+        return {"kind": "baseline", "value": predictor.value}
     for kind, preprocessor in predictor.preprocessors.items():
         _save_preprocessor(preprocessor, folder / f"preprocess-{kind}.skops")
     members = []
@@ -202,7 +207,7 @@ def _write_predictor(predictor: Predictor, folder: Path) -> dict[str, Any]:
 
 
 def _load_predictor(settings: dict[str, Any], folder: Path) -> Predictor:
-    if settings["kind"] == "constant":
+    if settings["kind"] == "baseline":
         return Baseline(settings["value"])
     preprocessors = {
         kind: _load_preprocessor(
@@ -211,7 +216,7 @@ def _load_predictor(settings: dict[str, Any], folder: Path) -> Predictor:
         for kind, columns in settings["columns"].items()
     }
     members = tuple(
-        Member(**member, learner=None if member["candidate"] in ANCHORS else load_learner(folder, f"member-{n}"))
+        Member(**member, learner=None if member["candidate"] in OFFSETS else load_learner(folder, f"member-{n}"))
         for n, member in enumerate(settings["members"])
     )
     calibration = settings["calibration"]
@@ -242,5 +247,5 @@ def _load_preprocessor(path: Path, columns: FeatureColumns) -> Preprocessor:
         return Preprocessor(columns, **skops.io.load(path, trusted=TRUSTED_TYPES))
     except UntrustedTypesFoundException as error:
         raise VersionError(
-            f"{path}: holds types that no preprocessor consists of ({error}). Do not load it; find out who wrote it"
+            f"{path}: contains types that a preprocessor does not use ({error}). Do not load it; find out who wrote it"
         ) from error

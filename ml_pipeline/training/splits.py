@@ -1,4 +1,4 @@
-"""Splits in time: train | validation | test, oldest first, with only what was known when each part began; and folds."""
+"""Splits in time (train, validation, test, oldest first) without labels from the future, and folds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pandas as pd
 from ml_pipeline.features.feedback import own_outcomes
 
 MIN_KNOWN_ROWS = 30
-# Of the folds in time, the oldest rows that are only ever trained on: the folds then train on half or more of the rows,
-# so that what suits them suits the fit on all rows too.
+# Folds in time never validate the oldest half of the rows. Every fold then trains on enough rows for its result to
+# apply to a fit on all rows.
 OLDEST_SHARE = 0.5
 
 FoldMethod = Literal["expanding", "rolling", "stratified", "kfold", "grouped"]
@@ -20,11 +20,11 @@ FoldMethod = Literal["expanding", "rolling", "stratified", "kfold", "grouped"]
 
 @dataclass(frozen=True)
 class Split:
-    """Positions in a feature frame, oldest first; train, validation and test do not overlap.
+    """Positions of rows in a feature frame, oldest first; train, validation and test do not overlap.
 
-    ``refit`` is what the chosen candidate is fitted on again before it meets the test part: the rows of the first two
-    parts whose label was known by then. ``purged`` counts the rows left out of train, validation and refit because
-    their label was not known in time; ``unpurged`` names the parts that keep such rows, being too small without them.
+    ``refit`` contains the rows that the selected candidate is refitted on before the test: those before the test part
+    whose label was known when it began. ``purged`` counts the rows left out of train, validation and refit because
+    their label was not known in time; ``unpurged`` names the parts that keep such rows because they would be too small.
     """
 
     train: np.ndarray
@@ -41,15 +41,22 @@ def oldest_first(frame: pd.DataFrame) -> np.ndarray:
 
 
 def time_split(frame: pd.DataFrame, validation_share: float, test_share: float) -> Split:
-    """Cuts a frame of matured rows in time and purges the labels that were not known at the cuts.
+    """Split a frame of matured rows in time, and purge rows whose label was not known when the next part began.
 
-    A row of train counts only if its label time is before the first event time of the validation part, a row of
-    validation or refit only if it is before the first event time of the test part (purging: Lopez de Prado 2018,
-    Advances in Financial Machine Learning, chapter 7). A purge that would leave fewer than 30 rows is not made, which
-    ``unpurged`` says: a young tenant with slow labels is judged on optimistic rows rather than not at all.
+    Train contains only rows whose label time is before the first event time of the validation part; validation and
+    refit only rows whose label time is before the first event time of the test part (purging: Lopez de Prado 2018,
+    Advances in Financial Machine Learning, chapter 7). A part that would have fewer than 30 rows is not purged and is
+    named in ``unpurged``: the metrics of a young tenant with slow labels are then optimistic.
 
-    Rows whose label is people's feedback are trained on and never judged by: who accepts a prediction makes it right.
-    The shares are of the other rows.
+    Rows whose label comes from feedback are in train and refit only, because accepting a prediction makes it correct by
+    definition. The shares refer to the other rows.
+
+    Parameters
+    ----------
+    frame
+        Matured rows of a feature frame.
+    validation_share, test_share
+        Shares between 0 and 1.
 
     Raises
     ------
@@ -62,7 +69,7 @@ def time_split(frame: pd.DataFrame, validation_share: float, test_share: float) 
     first_validation = first_test - round(len(judged) * validation_share)
     if not 0 < first_validation < first_test < len(judged):
         raise ValueError(
-            f"{len(judged)} matured rows cannot be cut with validation_share={validation_share} and "
+            f"{len(judged)} matured rows cannot be split with validation_share={validation_share} and "
             f"test_share={test_share}. Wait for more labels or lower the shares"
         )
     validation_start = frame["event_time"].iloc[order[judged[first_validation]]]
@@ -83,14 +90,14 @@ def time_split(frame: pd.DataFrame, validation_share: float, test_share: float) 
 
 
 def known_before(frame: pd.DataFrame, positions: np.ndarray, moment: pd.Timestamp) -> np.ndarray:
-    """The positions whose label time is before ``moment``, or all of them if those are fewer than 30."""
+    """The positions whose label time is before ``moment``; all positions if that leaves fewer than 30."""
     known = positions[(frame["label_time"].iloc[positions] < moment).to_numpy()]
     return known if len(known) >= MIN_KNOWN_ROWS else positions
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Positions in a feature frame, oldest first: what is fitted on, and what it is judged by. They do not overlap."""
+    """Positions of the training and validation rows of a fold, oldest first, without overlap."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -99,26 +106,26 @@ class Fold:
 def folds(
     frame: pd.DataFrame, method: FoldMethod, count: int, gap_days: float = 0, group: str | None = None, seed: int = 0
 ) -> list[Fold]:
-    """``count`` folds of a frame of matured rows, the oldest validation part first where the method goes by time.
+    """``count`` folds of a frame of matured rows.
 
-    By time, purged as :func:`time_split` is, but without exception: a row is trained on only if its label time is more
-    than ``gap_days`` before the first event time of the fold's validation part. The newer half of the rows is cut into
-    ``count`` validation parts of equal size.
+    Methods in time, the oldest validation part first. The newer half of the rows is split into ``count`` validation
+    parts of equal size. A fold trains only on rows whose label time is more than ``gap_days`` before the first event
+    time of its validation part; unlike in :func:`time_split`, this has no exception.
 
     ``expanding``
-        Trains on everything older than the validation part.
+        Trains on all rows older than the validation part.
     ``rolling``
-        Trains on the newest half of the rows that are older, so that every fold forgets as much as it learns.
+        Trains on half of the rows, the newest ones before the validation part.
 
-    At random, the same for the same ``seed``, each row validated once. They train on rows newer than those they are
-    judged by: for questions without time only, too optimistic for every other.
+    Random methods, deterministic for ``seed``; each row is validated once. They train on rows that are newer than the
+    validated ones, which is too optimistic unless time does not matter for the model.
 
     ``kfold``
-        Rows are dealt out without regard to anything.
+        Random rows.
     ``stratified``
-        The label is distributed alike in all folds, be it a class or a number.
+        The label, a class or a number, has a similar distribution in all folds.
     ``grouped``
-        Rows of equal ``group`` (a column; missing values are one group) stay together.
+        Rows with equal ``group`` (a column; missing values are one group) stay together.
 
     Raises
     ------
@@ -133,7 +140,7 @@ def folds(
     """
     order = oldest_first(frame)
     if count < 2 or len(order) < 2 * count:
-        raise ValueError(f"{len(order)} matured rows cannot be cut into {count} folds; it takes 2 folds or more")
+        raise ValueError(f"{len(order)} matured rows cannot be split into {count} folds; at least 2 folds are needed")
     if method in ("expanding", "rolling"):
         return _folds_in_time(frame, order, count, gap_days, rolling=method == "rolling")
     numbers = _fold_numbers(frame.iloc[order], method, count, group, np.random.default_rng(seed))
@@ -151,8 +158,8 @@ def _folds_in_time(frame: pd.DataFrame, order: np.ndarray, count: int, gap_days:
         train = older[known.to_numpy()]
         if len(train) < MIN_KNOWN_ROWS:
             raise ValueError(
-                f"only {len(train)} of {len(older)} labels were known {gap_days:g} days before {start}, where a fold "
-                f"begins; it takes {MIN_KNOWN_ROWS}. Wait for more labels, or lower the gap or the number of folds"
+                f"only {len(train)} of {len(older)} labels were known {gap_days:g} days before {start}, when a fold "
+                f"begins; {MIN_KNOWN_ROWS} are needed. Wait for more labels, or lower gap_days or the number of folds"
             )
         made.append(Fold(train, validation))
     return made
@@ -161,18 +168,18 @@ def _folds_in_time(frame: pd.DataFrame, order: np.ndarray, count: int, gap_days:
 def _fold_numbers(
     rows: pd.DataFrame, method: FoldMethod, count: int, group: str | None, random: np.random.Generator
 ) -> np.ndarray:
-    """The fold in which each row is validated."""
+    """Number of the fold that validates each row."""
     if method == "kfold":
         return random.permutation(np.arange(len(rows)) % count)
     if method == "stratified":
         numbers = np.empty(len(rows), dtype=int)
         shuffled = random.permutation(len(rows))
         by_label = shuffled[np.argsort(rows["label"].to_numpy()[shuffled], kind="stable")]
-        for start in range(0, len(rows), count):  # neighbours in the order of the label go to different folds
+        for start in range(0, len(rows), count):  # rows with similar labels go to different folds
             numbers[by_label[start : start + count]] = random.permutation(count)[: len(rows) - start]
         return numbers
     if group is None:
-        raise ValueError("grouped folds need the name of a column. Name it as group")
+        raise ValueError("grouped folds need a column. Name it as training.search.group")
     codes, levels = pd.factorize(rows[group], use_na_sentinel=False)
     if len(levels) < count:
         raise ValueError(f"column {group!r} has {len(levels)} levels, too few for {count} folds. Lower their number")
@@ -180,7 +187,7 @@ def _fold_numbers(
     fold_of = np.zeros(len(levels), dtype=int)
     filled = np.zeros(count)
     shuffled = random.permutation(len(levels))
-    for level in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:  # the largest first, each to the emptiest fold
+    for level in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:  # largest first, to the smallest fold
         fold_of[level] = np.argmin(filled)
         filled[fold_of[level]] += sizes[level]
     return fold_of[codes]

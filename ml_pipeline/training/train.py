@@ -1,4 +1,4 @@
-"""One version of a model: candidates selection on the validation part, the winner is judged on the test part."""
+"""Training of one version: model selection on the validation part, evaluation on the test part, fit on all rows."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from ml_pipeline.training.splits import Split, time_split
 
 
 class TrainingError(ValueError):
-    """The rows cannot train this model; the message names the model, the value and the remedy."""
+    """The model cannot be trained on the rows; the message names the model, the value and the remedy."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A version and everything known about it. Metrics are those of the winner before it saw the test part."""
+    """A trained version with its evaluation. The metrics come from a fit without the test part."""
 
     model: FittedModel
     candidate: str
@@ -55,7 +55,7 @@ class Trained:
     notes: list[str]
     learning_curve: list[LearningPoint] = field(default_factory=list)
     search: SearchReport | None = None
-    stability: float | None = None  # of the features that the folds of the train part select, where they are selected
+    stability: float | None = None  # of the feature selection over folds of the train part; None without one
 
 
 def train(
@@ -65,13 +65,35 @@ def train(
     seed: int | None = None,
     context: TrainingContext = NO_CONTEXT,
 ) -> Trained:
-    """Trains one version on a frame of matured rows (the training window is the caller's choice).
+    """Train one version.
 
-    The rows are split in time. Where ``training.search`` is set, parameters and open preprocessing are searched for on
-    train, ``context`` saying how (:func:`~ml_pipeline.training.search.parameters.tuned`). The candidates are fitted on
-    train and compared on validation; the winner is refitted on what was known when the test part began and evaluated on
-    the test part beside the constant baseline; the model returned is refitted on every row, with an interval from the
-    test residuals. Members that are too slow for ``training.latency_ms`` are left out of both.
+    1. Split the rows in time into train, validation and test.
+    2. If ``training.search`` is set, search parameters and preprocessing on train
+       (:func:`~ml_pipeline.training.search.parameters.tuned`).
+    3. Fit the candidates on train and select one, or the ensemble, on held-out rows
+       (:func:`~ml_pipeline.training.selection.model_selection.select_model`).
+    4. Refit it on the rows known when the test part began, and evaluate it and the baseline on the test part.
+    5. Refit it on all rows, with a prediction interval from the test residuals.
+
+    Members that are too slow for ``training.latency_ms`` are left out of steps 4 and 5.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    frame
+        Matured rows of a feature frame: the training window that the caller chose.
+    as_of
+        Aware time; every label must be known by then.
+    seed
+        Seed of all fits, by default ``training.seed``.
+    context
+        Storage, processes and history for the parameter search, and the pooled baseline.
+
+    Returns
+    -------
+    Trained
+        The version fitted on all rows, with metrics of step 4.
 
     Raises
     ------
@@ -91,7 +113,7 @@ def train_on_split(
     seed: int | None = None,
     context: TrainingContext = NO_CONTEXT,
 ) -> Trained:
-    """:func:`train` with a split that is given, such as a published one. The notes say what the split purged."""
+    """:func:`train` with a given ``split``, such as a published one, and without checks of the rows."""
     started = time.perf_counter()
     seed = spec.training.seed if seed is None else seed
     train_rows, validation, test, known = (
@@ -102,8 +124,8 @@ def train_on_split(
     notes = _notes(selection, split) + ([searched.sentence()] if searched else [])
     whole = refit(spec, selection, frame, seed, fitting, context.pooled)
     if spec.training.latency_ms is not None:
-        selection, whole, told = within_latency(selection, whole, frame, spec.training.latency_ms)
-        notes += told
+        selection, whole, latency_notes = within_latency(selection, whole, frame, spec.training.latency_ms)
+        notes += latency_notes
     judged = with_interval(
         spec, refit(spec, selection, known, seed, fitting, context.pooled), validation, selection.predictor
     )
@@ -122,7 +144,7 @@ def train_on_split(
 
 
 def _learning_curve(spec: ModelSpec, selection: SelectionResult, known: int, trained: Trained) -> list[LearningPoint]:
-    """The winner's held-out losses, and last that of the fit on all that was known before the test part."""
+    """Losses of the selected candidate on held-out rows, then of its fit on all rows known before the test part."""
     if not selection.curve:
         return []
     metric = spec.headline_metric
@@ -139,7 +161,7 @@ def judged_version(
     seconds: float,
     notes: list[str],
 ) -> Trained:
-    """``final`` with the evaluation of ``judged``, which is the same fit without the ``test`` rows."""
+    """``final`` with the evaluation of ``judged``, the same model fitted without the ``test`` rows."""
     predictions = _with_outcomes(test, judged.predict(test))
     metrics, baseline_metrics = (_evaluate(spec, predictions, column) for column in ("value", "baseline"))
     headline = baseline_metrics[spec.headline_metric]
@@ -166,10 +188,10 @@ def refit(
     fitting: ModelSpec | None = None,
     pooled: float | None = None,
 ) -> FittedModel:
-    """The winner fitted on ``rows``, with the weights and the calibration that held-out rows chose; no interval yet.
+    """The selected candidate fitted on ``rows``, with weights and calibration of the selection, without an interval.
 
-    ``fitting`` is the specification to fit with, where a search found another; the version answers ``spec``. ``pooled``
-    is what the selection had.
+    ``fitting`` is the specification to fit with if a search changed it; the version is registered under ``spec``.
+    ``pooled`` is the same value as in the model selection.
     """
     simple = baselines(spec, rows, pooled)
     baseline = next(iter(simple.values()))
@@ -182,7 +204,10 @@ def refit(
 
 
 def with_interval(spec: ModelSpec, model: FittedModel, held_out: pd.DataFrame, predictor: Predictor) -> FittedModel:
-    """``model`` with the interval that ``predictor``, fitted without ``held_out``, needs there (binary: none)."""
+    """``model`` with the interval from the residuals of ``predictor`` on ``held_out``; binary models have no interval.
+
+    ``predictor`` must be fitted without the rows of ``held_out``.
+    """
     if spec.task == "binary":
         return model
     value = replace(model, predictor=predictor, interval=None).predict(held_out)["value"].to_numpy()
@@ -197,9 +222,9 @@ def _with_residuals(spec: ModelSpec, model: FittedModel, label: np.ndarray, valu
 
 
 def baseline_instead(spec: ModelSpec, trained: Trained) -> Trained:
-    """The version that answers with the constant which ``trained`` was compared with; the same if it does already.
+    """A version that predicts the baseline which ``trained`` was compared with; ``trained`` itself if it does already.
 
-    Its metrics are those that the constant had on the test part, its interval is from the residuals there.
+    Its metrics and its interval come from the baseline's predictions on the test part.
     """
     if isinstance(trained.model.predictor, Baseline) and trained.candidate != POOLED:
         return trained
@@ -219,14 +244,14 @@ def baseline_instead(spec: ModelSpec, trained: Trained) -> Trained:
         slices={},
         learning_curve=[],
         test_predictions=predictions,
-        notes=[*notes, f"{name} instead of {trained.candidate}, which was no better"],
+        notes=[*notes, f"{name} instead of {trained.candidate}, which was not better"],
         search=None,
         stability=None,
     )
 
 
 def check_rows(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> None:
-    """Raises :class:`TrainingError` if there are too few rows, or one whose label was not known at ``as_of``."""
+    """Raise :class:`TrainingError` if there are too few rows, or a label was not known at ``as_of``."""
     if len(frame) < spec.training.min_rows:
         raise TrainingError(
             f"{spec.name}: {len(frame)} matured rows, training.min_rows is {spec.training.min_rows}. "
@@ -241,7 +266,7 @@ def check_rows(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> None:
         )
     if spec.training.target == "log" and frame["label"].min() <= -1:
         raise TrainingError(
-            f"{spec.name}: a label is {frame['label'].min()}, which training.target 'log' cannot take. "
+            f"{spec.name}: a label is {frame['label'].min()}, for which training.target 'log' is undefined. "
             "Set label.above to 0 or use target 'identity'"
         )
 
@@ -288,7 +313,7 @@ def _notes(selection: SelectionResult, split: Split) -> list[str]:
         if count
     ]
     notes += [
-        f"{part} keeps rows whose label was not known when the next part began: without them it has too few"
+        f"{part} keeps rows whose label was not known when the next part began, because it would have too few rows"
         for part in split.unpurged
     ]
     notes += failures(selection.candidates)

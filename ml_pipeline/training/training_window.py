@@ -1,4 +1,4 @@
-"""Which rows a version is trained on where outcomes have changed: what came since, or the whole window after all."""
+"""Choice of the training rows after the outcomes have changed: post-change rows, or the whole window."""
 
 from __future__ import annotations
 
@@ -18,11 +18,21 @@ STANDARD_ERRORS = 2.0
 def choose_training_window(
     spec: ModelSpec, frame: pd.DataFrame, as_of: datetime, changed_at: datetime | None = None
 ) -> tuple[pd.DataFrame, str | None]:
-    """The rows of :func:`ml_pipeline.features.temporal.windows.training_window`, and its note.
+    """The rows to train on and a note on the choice.
 
-    Where ``changed_at`` is given and enough rows came since, candidates are fitted on those and on the whole window,
-    and the whole window is taken where it clearly foresees the newest outcomes before the test part better (by two
-    standard errors of the paired difference): not every rise of a loss makes what was before it useless.
+    Without ``changed_at`` these are the rows of :func:`ml_pipeline.features.temporal.windows.training_window`. If
+    ``changed_at`` is given and there are enough post-change rows, a model is selected on those and another on the whole
+    window. The whole window is chosen if its model predicts the validation part significantly better (by two standard
+    errors of the paired difference): older rows may still be useful after a rise of the loss.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    frame
+        Feature frame of the tenant.
+    as_of, changed_at
+        Aware times; ``changed_at`` is None unless the outcomes have changed.
     """
     full, note = training_window(spec, frame, as_of)
     if changed_at is None:
@@ -40,6 +50,6 @@ def choose_training_window(
     gain = of_since - of_full
     if gain.mean() <= STANDARD_ERRORS * gain.std() / np.sqrt(len(gain)):
         return since, note_since
-    losses = f"{of_full.mean():.3g}, {of_since.mean():.3g} with what came since {changed_at:%Y-%m-%d}"
+    losses = f"{of_full.mean():.3g}, {of_since.mean():.3g} with the rows since {changed_at:%Y-%m-%d}"
     compared = f"{spec.headline_metric} {losses}"
-    return full, "; ".join(filter(None, [note, f"trained on the whole window, which foresees more ({compared})"]))
+    return full, "; ".join(filter(None, [note, f"trained on the whole window, which predicts better ({compared})"]))

@@ -329,8 +329,8 @@ def test_an_organisation_that_creates_nothing_has_empty_frames_of_the_same_colum
     "changes, message",
     [
         ({"kind": "sudden"}, "drift kind 'sudden' is unknown"),
-        ({"kind": "concept", "size": 1.5}, "size 1.5 of a concept drift is no share"),
-        ({"kind": "volume", "size": -1.0}, "size -1.0 of a volume drift leaves nothing"),
+        ({"kind": "concept", "size": 1.5}, "size 1.5 of a concept drift is not a share"),
+        ({"kind": "volume", "size": -1.0}, "size -1.0 of a volume drift is too small"),
         ({"kind": "label", "at": pd.Timestamp("2026-01-01")}, "has no time zone"),
         ({"kind": "label", "gradual_days": -1}, "gradual_days is -1"),
     ],

@@ -182,7 +182,7 @@ def test_a_value_that_is_no_number_is_named_with_its_remedy(specs):
     rows = pd.DataFrame({name: [None] for name in spec.source_columns})
     rows = rows.assign(pull_request="a", created_at=ORIGIN, additions="many")
     with pytest.raises(
-        FeatureError, match=r"column 'additions' .* no number: .*'many'.* the column's type in source.columns"
+        FeatureError, match=r"column 'additions' .* not a number: .*'many'.* the column's type in source.columns"
     ):
         build(spec, rows, AS_OF)
 
@@ -190,7 +190,7 @@ def test_a_value_that_is_no_number_is_named_with_its_remedy(specs):
 def test_a_value_that_is_no_time_is_named_with_its_remedy(lead_time, issues):
     rows = issues({"created_at": "2024-01-01"})
     rows["resolved_at"] = "yesterday-ish"
-    with pytest.raises(FeatureError, match=r"column 'resolved_at' .* no time: .*yesterday-ish"):
+    with pytest.raises(FeatureError, match=r"column 'resolved_at' .* not a time: .*yesterday-ish"):
         build(lead_time, rows, AS_OF)
 
 
@@ -208,7 +208,7 @@ def test_as_of_without_a_zone_is_refused(story_points, issues):
 
 
 def test_an_unknown_entity_is_refused_by_name(story_points, issues):
-    with pytest.raises(FeatureError, match="no entity 'B-9' at 2024-06-01"):
+    with pytest.raises(FeatureError, match="entity 'B-9' does not exist at 2024-06-01"):
         build_one(story_points, issues({"created_at": "2024-01-01"}), "B-9", AS_OF)
 
 

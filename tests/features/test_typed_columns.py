@@ -200,7 +200,7 @@ def test_a_value_without_a_text_of_its_own_is_refused_with_the_remedy(value):
     rows = source()
     rows["priority"][3] = value
     with pytest.raises(
-        TypeMismatch, match=r"column 'priority' of shop.claims .* no category: .* cast it to the text .*view"
+        TypeMismatch, match=r"column 'priority' of shop.claims .* not a category: .* cast it to text in a view"
     ):
         typed_rows(spec_of(), rows)
 
@@ -208,19 +208,21 @@ def test_a_value_without_a_text_of_its_own_is_refused_with_the_remedy(value):
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("size", "12", "no number: '12' .str."),
-        ("size", dt.date(2026, 1, 1), "no number: datetime.date"),
-        ("urgent", 1, "no boolean: 1 .int."),
-        ("urgent", "true", "no boolean: 'true'"),
-        ("settled_at", 5, "no time: 5 .int."),
-        ("settled_at", True, "no time: True"),
-        ("settled_at", "soon", "no time: .*soon"),
+        ("size", "12", "not a number: '12' .str."),
+        ("size", dt.date(2026, 1, 1), "not a number: datetime.date"),
+        ("urgent", 1, "not a boolean: 1 .int."),
+        ("urgent", "true", "not a boolean: 'true'"),
+        ("settled_at", 5, "not a time: 5 .int."),
+        ("settled_at", True, "not a time: True"),
+        ("settled_at", "soon", "not a time: .*soon"),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_its_column(column, value, said):
     rows = source()
     rows[column][3] = value
-    with pytest.raises(FeatureError, match=rf"claims: column '{column}' of shop.claims holds a value that is {said}"):
+    with pytest.raises(
+        FeatureError, match=rf"claims: column '{column}' of shop.claims contains a value that is {said}"
+    ):
         build(spec_of(), pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in rows.items()}), AS_OF)
 
 
@@ -275,7 +277,7 @@ def test_include_filters_a_boolean_column_by_true_and_false():
     kept = frame_of(rows, ModelSpec.model_validate(content))
     assert len(kept) == 1 + sum(1 for value in rows["urgent"] if value)
     content["source"]["include"] = {"urgent": ["yes"]}
-    with pytest.raises(ValueError, match=r'include.urgent is .*yes.*; of a boolean column take "true", "false", null'):
+    with pytest.raises(ValueError, match=r'include.urgent is .*yes.*; a boolean column takes "true", "false" and null'):
         ModelSpec.model_validate(content)
 
 
@@ -306,11 +308,11 @@ def test_a_boolean_column_is_a_label(value, found):
 
 @pytest.mark.parametrize("value", ["fraud == 1", "fraud", "fraud == true", "not fraud"])
 def test_a_boolean_that_is_declared_a_category_is_refused_where_it_would_be_all_0(value):
-    with pytest.raises(ValueError, match=r"'fraud' holds true and false, declare it boolean"):
+    with pytest.raises(ValueError, match=r"Declare 'fraud' as boolean if it contains true and false"):
         labelled("category", value)
 
 
 def test_a_category_of_booleans_that_is_compared_with_a_text_is_refused_when_it_is_read():
     rows = source() | {"fraud": [True] * ROWS}
-    with pytest.raises(TypeMismatch, match=r"column 'fraud' .* label.value computes; the type boolean does"):
+    with pytest.raises(TypeMismatch, match=r"column 'fraud' .* label.value needs the type boolean"):
         typed_rows(labelled("category", "fraud == 'true'"), rows)

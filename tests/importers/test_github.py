@@ -198,7 +198,7 @@ def test_a_number_of_json_is_set_aside_as_it_was_written(warehouse, stored, tmp_
         "number is not a number: '9999999999999999"[:40],
         "number is larger than 1e+15: '1234567890"[:40],
         "number is missing: 'NaN'",
-        "number is no whole number",
+        "number is not a whole number",
         "number is not a number: 'True'",
     ]
 
@@ -228,7 +228,7 @@ def test_the_key_is_repository_and_whole_number(warehouse, stored, export, numbe
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("a/b,1.5,t,b,2025-01-01,,,ann", "number is no whole number"),
+        ("a/b,1.5,t,b,2025-01-01,,,ann", "number is not a whole number"),
         ("a/b,,t,b,2025-01-01,,,ann", "number is missing"),
         ("a/b,-2,t,b,2025-01-01,,,ann", "number is negative"),
         (",2,t,b,2025-01-01,,,ann", "repository is missing"),
@@ -275,7 +275,7 @@ def test_bad_rows_of_a_divided_file_go_to_their_tenant_where_it_is_known(warehou
     assert stored("acme", tables.quarantine)["line"].tolist() == [3]
     unknown = stored("__unknown__", tables.quarantine)
     assert unknown["line"].tolist() == [4, 5, 6]
-    assert unknown["reason"].tolist()[1] == "repository gives no tenant id: 'a b/web'"
+    assert unknown["reason"].tolist()[1] == "repository does not give a valid tenant id: 'a b/web'"
     assert summary.tenants == ("acme",)
     assert warehouse.tenants() == ["acme"]
 
@@ -305,7 +305,7 @@ def test_a_tenant_and_a_rule_for_tenants_exclude_each_other(warehouse, export):
 def test_a_json_chunk_without_a_usable_line_is_an_error(warehouse, stored, tmp_path):
     path = tmp_path / "acme.jsonl"
     path.write_text('{"number": 1}\n{broken\n')
-    with pytest.raises(ImportFailed, match="none of 2 rows is usable"):
+    with pytest.raises(ImportFailed, match="all 2 rows are invalid"):
         import_github(warehouse, path)
     assert len(stored("acme", tables.quarantine)) == 2
 
@@ -329,6 +329,6 @@ def test_owners_that_differ_only_in_case_are_one_tenant_and_the_later_spelling_i
     assert (summary.rows_loaded, summary.quarantined) == (1, 2)
     assert warehouse.tenants() == ["Globex", "Acme"]
     assert stored("__unknown__", tables.quarantine)["reason"].tolist() == [
-        "repository gives no tenant id: 'acme/api'",
-        "repository gives no tenant id: 'globex/web'",
+        "repository does not give a valid tenant id: 'acme/api'",
+        "repository does not give a valid tenant id: 'globex/web'",
     ]

@@ -67,7 +67,7 @@ def test_both_tables_are_filled(warehouse, stored):
     [
         (issues(points=[1, 2]), r"has columns \['points'\]"),
         (issues().drop(columns="created_at"), r"lacks \['created_at'\]"),
-        (issues(tenant_id=["acme", "globex"]), r"holds rows of \['globex'\]"),
+        (issues(tenant_id=["acme", "globex"]), r"contains rows of the tenants \['globex'\]"),
     ],
 )
 def test_a_frame_that_does_not_fit_its_table_is_refused(warehouse, frame, message):

@@ -262,7 +262,7 @@ def json_lines(*objects: object) -> str:
         ('{"key":' * 5_000 + "1" + "}" * 5_000, "a JSON object that is nested too deeply"),
         ({"key": "B", "text": "x" * 1_000_001}, "a field is longer than 1,000,000 characters"),
         ({"key": "B\x00"}, "NUL byte"),
-        ({"key": "B\ud83d"}, "half of a surrogate pair, which is no character"),
+        ({"key": "B\ud83d"}, "half of a surrogate pair, which is not a character"),
     ],
 )
 def test_a_bad_json_line_is_set_aside_and_its_neighbours_are_read(file, bad, problem):

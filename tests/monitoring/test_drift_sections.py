@@ -106,7 +106,7 @@ def test_the_largest_move_of_a_correlation_is_calibrated(strength):
         found = drift.compare(SPEC, profile(SPEC, parts[0]), parts[1]).joint
         assert found is not None
         alarms += found.p < 0.05
-    assert alarms <= 11  # 5 % and 2.75 standard errors
+    assert alarms <= 11  # 5% and 2.75 standard errors
 
 
 def test_a_vanished_feature_is_drift_and_is_to_be_restored(kept, current):
@@ -168,7 +168,7 @@ def test_an_alert_needs_more_than_a_drift(kept):
         alerts += report.alert
         drifts += report.status == "drift"
         assert not report.alert or report.status == "drift"
-    assert alerts <= 8  # 1.1 % and 2.6 standard errors
+    assert alerts <= 8  # 1.1% and 2.6 standard errors
     assert alerts < drifts <= 32
 
 

@@ -85,8 +85,8 @@ def test_calibration_error_is_the_weighted_gap_between_probability_and_frequency
 @pytest.mark.parametrize(
     ("label", "probability", "message"),
     [
-        ([0, 2], [0.1, 0.2], "a binary label is 0 or 1, got 2.0"),
-        ([0, 1], [0.1, 1.2], "a probability is between 0 and 1, got 1.2"),
+        ([0, 2], [0.1, 0.2], "a binary label must be 0 or 1, got 2.0"),
+        ([0, 1], [0.1, 1.2], "a probability must be between 0 and 1, got 1.2"),
         ([0, 1], [0.1], "2 labels but 1 predictions"),
         ([0, np.nan], [0.1, 0.2], "1 of 2 label values are not finite"),
     ],

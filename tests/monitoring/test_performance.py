@@ -117,7 +117,7 @@ def test_the_order_of_the_rows_changes_no_bit(seed, shuffle):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000))
-def test_a_day_backfilled_later_equals_the_day_as_it_was_lived(seed):
+def test_a_day_backfilled_later_equals_the_report_of_that_day(seed):
     known, made = many(seed)
     midnight = pd.Timestamp(DAY, tz="UTC") + pd.Timedelta(days=1)
     lived = daily_metrics(SPEC, known[known["label_time"] < midnight], made[made["predicted_at"] < midnight], DAY)

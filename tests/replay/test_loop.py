@@ -124,7 +124,7 @@ def test_a_result_goes_into_json_as_it_is(changed: Learner):
 def test_days_without_rows_are_refused_with_those_that_have_some(quiet: Learner):
     history = quiet.history
     with pytest.raises(
-        NoHistory, match=r"no row from 2010-01-01 to 2010-12-31; its rows are of 2025-01-01 to 2025-05-30"
+        NoHistory, match=r"no row from 2010-01-01 to 2010-12-31; its rows are from 2025-01-01 to 2025-05-30"
     ):
         History(history.spec, history.frame, dt.date(2010, 1, 1), dt.date(2010, 12, 31))
     with pytest.raises(NoHistory, match="2025-03-01 is after 2025-02-01"):

@@ -109,27 +109,27 @@ def test_a_source_column_named_as_a_column_of_the_frame_is_a_feature_beside_it()
         (
             {"text": ["note"], "numeric": ["note_chars"]},
             {"note": "text", "note_chars": "number"},
-            "features.numeric 'note_chars' and the lengths of features.text 'note' both make the feature 'note_chars'",
+            "features.numeric 'note_chars' and the lengths of features.text 'note' both give the feature 'note_chars'",
         ),
         (
             {"numeric": ["age", "age_is_missing"]},
             {"age": "number", "age_is_missing": "number"},
-            "features.numeric 'age_is_missing' and the flag of missing values of 'age' both make",
+            "features.numeric 'age_is_missing' and the flag of missing values of 'age' both give",
         ),
         (
             {"numeric": ["size", "size_log1p"], "temporal": {"log1p": ["size"]}},
             {"size_log1p": "number"},
-            "features.numeric 'size_log1p' and features.temporal.log1p of 'size' both make",
+            "features.numeric 'size_log1p' and features.temporal.log1p of 'size' both give",
         ),
         (
             {"numeric": ["size", "size_x_size"], "temporal": {"polynomial": ["size"]}},
             {"size_x_size": "number"},
-            "features.numeric 'size_x_size' and features.temporal's product of 'size' and 'size' both make",
+            "features.numeric 'size_x_size' and features.temporal's product of 'size' and 'size' both give",
         ),
         (
             {"history": ["rolling_3d"], "temporal": {"rolling": True}},
             {"rolling_3d": "category"},
-            "features.history of 'rolling_3d' and the tenant's history both make the feature 'history_rolling_3d_mean'",
+            "features.history of 'rolling_3d' and the tenant's history both give the feature 'history_rolling_3d_mean'",
         ),
     ],
 )
@@ -183,9 +183,9 @@ def test_the_headline_metric_follows_from_the_task(task, loss, metric):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("name", "Story Points", "name: 'Story Points': use lower-case letters"),
+        ("name", "Story Points", "name: 'Story Points': use at most 63 lower-case letters"),
         ("task", "ranking", "task: 'ranking'"),
-        ("colour", "red", r"colour: is no key of a specification \(value 'red'\). Remove it"),
+        ("colour", "red", r"colour: is not a key of a specification \(value 'red'\). Remove it"),
         ("source.table", "items", "source.table: 'items': write it as schema.name"),
         ("source.table", "source.items; drop table x", "write it as schema.name"),
         ("features.numeric", ["points"], "'points', which is known only at label time"),
@@ -197,38 +197,42 @@ def test_the_headline_metric_follows_from_the_task(task, loss, metric):
         ("features.numeric", ["team"], "'team', a column of type category; this list takes number or boolean"),
         ("features.categorical", ["team", "team"], "features.categorical names 'team' more than once"),
         ("features.numeric", ["size", "size"], "features.numeric names 'size' more than once"),
-        ("label.value", "kind == 1", "compares a text with a number, .* If 'kind' holds true and false, declare it"),
-        ("label.value", "not kind", "takes 'kind' as a number or a condition; it is a text"),
+        (
+            "label.value",
+            "kind == 1",
+            "compares a text with a number, .* Declare 'kind' as boolean if it contains true and false",
+        ),
+        ("label.value", "not kind", "needs a number or a condition; 'kind' is a text"),
         ("label.value", "done_at", "'done_at' is a time, not a number or a condition"),
-        ("label.value", "done_at + created_at", "computes with a time and a time; numbers are computed with"),
+        ("label.value", "done_at + created_at", "computes with a time and a time; only two numbers"),
         ("label.value", "kind in ['a', 2]", "compares a text with a number"),
         ("label.value", "max(points, done_at)", "compares a number with a time"),
-        ("source.entity", "size", "source.entity names 'size', which source.columns declares number"),
+        ("source.entity", "size", "source.entity names 'size', which source.columns declares as number"),
         ("source.columns.open", {"type": "bool"}, "source.columns.open.type: 'bool'"),
         ("source.include", {"points": ["1"]}, "source.include filters by 'points', which is known only at label time"),
         ("source.require", ["weight"], "source.require names 'weight', which source.columns does not declare"),
         ("label.value", "points +", "'points .' is not an expression"),
         ("label.value", "weight", "label.value names 'weight'"),
-        ("label.time", "done_at + 2 weeks", "neither 'column' nor 'column . 14d'"),
+        ("label.time", "done_at + 2 weeks", "must be written as 'column' or 'column . 14d'"),
         ("label.time", "team", "label.time names 'team', which is a category column, not a time"),
         ("features.temporal", {"business": True}, "features.temporal.business needs a country. Add"),
         (
             "features.temporal",
             {"country": "XX"},
-            "features.temporal.country: 'XX': there are no holidays of 'XX'. Write",
+            "features.temporal.country: 'XX': no holiday calendar for 'XX'. Write",
         ),
-        ("features.temporal", {"time_zone": "Mars"}, "there is no time zone 'Mars'. Write an IANA name"),
+        ("features.temporal", {"time_zone": "Mars"}, "unknown time zone 'Mars'. Write an IANA name"),
         (
             "features.temporal",
             {"log1p": ["size"]},
-            "features.temporal.log1p names 'size', which features.numeric does not",
+            "features.temporal.log1p names 'size', which is not in features.numeric",
         ),
         (
             "features.temporal",
             {"polynomial": ["size"]},
-            "polynomial names 'size', which is no numeric column of the frame",
+            "polynomial names 'size', which is not a numeric column of the frame",
         ),
-        ("features.temporal", {"polynomial": ["history_open"]}, "'history_open', a count that grows with age"),
+        ("features.temporal", {"polynomial": ["history_open"]}, "'history_open', a count that grows with time"),
         ("training.loss", "log_loss", "a regression takes absolute_error or squared_error"),
         ("task", "binary", "a binary model takes log_loss"),
         ("monitoring.baseline_to", 5, "needs baseline_from > baseline_to >= current"),
@@ -272,7 +276,7 @@ def test_the_second_file_for_a_model_is_left_out_and_the_first_one_stays(tmp_pat
     assert specs["story_points"].title != "Points"
     [(model, error)] = specs.broken
     assert model == "story_points"
-    assert error.endswith("'story_points' is described by another file too. Rename one of them")
+    assert error.endswith("'story_points' is also described by another file. Rename one of the two models")
 
 
 def test_what_is_no_file_or_too_large_for_one_stops_no_model(tmp_path):
@@ -353,10 +357,10 @@ def test_a_key_that_is_given_twice_is_refused_where_the_last_would_have_won(tmp_
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("features", {"numeric": ["size"]}, "features.numeric names 'size', from which label.value is computed"),
-        ("features", {"categorical": ["team"], "history": ["team"]}, "'team', from which label.value is computed"),
-        ("features", {"history": ["team"]}, "features.history names 'team', from which label.value is computed"),
-        ("features", {"text": ["title"]}, "features.text names 'title', from which label.value is computed"),
+        ("features", {"numeric": ["size"]}, "features.numeric names 'size', which label.value uses"),
+        ("features", {"categorical": ["team"], "history": ["team"]}, "'team', which label.value uses"),
+        ("features", {"history": ["team"]}, "features.history names 'team', which label.value uses"),
+        ("features", {"text": ["title"]}, "features.text names 'title', which label.value uses"),
     ],
 )
 def test_the_label_is_no_feature_whatever_it_is_said_to_be_known_at(key, value, said):
@@ -384,12 +388,12 @@ def test_a_search_takes_ranges_and_choices_in_place_of_the_usual_space():
             "training.search.space: .* max_depth is a range from 8 to 3. Give the lower",
         ),
         ({"space": {"max_depth": []}}, "max_depth has no values"),
-        ({"space": {"booster": ["dart", "dart"]}}, "booster names a value twice"),
+        ({"space": {"booster": ["dart", "dart"]}}, "booster repeats a value"),
         ({"split": "grouped"}, "search.split is 'grouped' and search.group is None"),
         ({"group": "team"}, "search.split is 'expanding' and search.group is 'team'"),
         ({"split": "grouped", "group": "squad"}, "training.search.group names 'squad', which source.columns does not"),
         ({"folds": 1}, "training.search.folds: 1: "),
-        ({"budget": 5}, "training.search.budget: is no key of a specification"),
+        ({"budget": 5}, "training.search.budget: is not a key of a specification"),
     ],
 )
 def test_a_search_that_cannot_be_made_is_refused_with_its_key(tmp_path, search, message):
@@ -398,7 +402,9 @@ def test_a_search_that_cannot_be_made_is_refused_with_its_key(tmp_path, search, 
 
 
 def test_a_gate_of_an_unknown_quality_measure_is_refused_by_name(tmp_path):
-    with pytest.raises(SpecError, match=r"gate\.min_quality_of: .*'completenes' is neither .* one of completeness"):
+    with pytest.raises(
+        SpecError, match=r"gate\.min_quality_of: .*'completenes' is not a dimension .* one of completeness"
+    ):
         load_spec(written(tmp_path, changed("gate.min_quality_of", {"completenes": 50})))
 
 
@@ -421,11 +427,11 @@ def test_a_business_metric_is_a_mean_of_which_more_is_better_without_a_gate():
         ({"name": "mae"}, r"business_metrics\.0\.name: 'mae': is the name of a technical metric"),
         ({"name": "baseline_close"}, "is the name of a technical metric"),
         ({"name": "Close"}, r"business_metrics\.0\.name: 'Close'"),
-        ({"value": "forecast - outcome"}, "names 'forecast'; there is prediction, outcome, baseline"),
-        ({"value": "outcome ** 2"}, "which this language does not have"),
+        ({"value": "forecast - outcome"}, "names 'forecast'; it can use prediction, outcome, baseline"),
+        ({"value": "outcome ** 2"}, "which expressions do not support"),
         ({"value": "outcome < 'five'"}, "cannot be computed from numbers"),
         ({"better": "more"}, r"business_metrics\.0\.better"),
-        ({"goal": 1}, r"business_metrics\.0\.goal: is no key"),
+        ({"goal": 1}, r"business_metrics\.0\.goal: is not a key"),
     ],
 )
 def test_a_wrong_business_metric_is_refused_with_key_and_reason(tmp_path, change, said):

@@ -40,7 +40,7 @@ def test_what_is_chosen_is_fixed_and_the_rest_stays_as_it_was(tmp_path):
 def test_a_choice_that_the_specification_does_not_leave_open_is_refused(tmp_path, chosen):
     key, value = next(iter(chosen.items()))
     spec = said(tmp_path, missing=["none", "median"], outliers="cap")
-    with pytest.raises(ValueError, match=f"lead_time: preprocessing.{key} cannot be chosen as '{value}'"):
+    with pytest.raises(ValueError, match=f"lead_time: preprocessing.{key} cannot be set to '{value}'"):
         with_choices(spec, chosen)
 
 
@@ -56,7 +56,7 @@ def test_target_encoding_of_a_column_without_a_history_is_refused(tmp_path, valu
     content = yaml.safe_load(LEAD_TIME.read_text()) | {"preprocessing": {"categorical": value}}
     path = tmp_path / "model.yaml"
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(SpecError, match=r"which \['priority'\] lack\. Add them to features\.history"):
+    with pytest.raises(SpecError, match=r"which \['priority'\] do not have\. Add them to features\.history"):
         load_spec(path)
 
 

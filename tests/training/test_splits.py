@@ -64,7 +64,7 @@ def test_a_split_without_late_labels_has_nothing_to_purge():
 
 
 def test_too_few_rows_to_cut_are_refused_with_their_number():
-    with pytest.raises(ValueError, match="2 matured rows cannot be cut"):
+    with pytest.raises(ValueError, match="2 matured rows cannot be split"):
         time_split(frame_of(2), 0.2, 0.2)
 
 
@@ -147,5 +147,5 @@ def test_fewer_groups_than_folds_are_refused_with_the_column():
 
 
 def test_too_few_rows_for_the_folds_are_refused_with_their_number():
-    with pytest.raises(ValueError, match="5 matured rows cannot be cut into 3 folds"):
+    with pytest.raises(ValueError, match="5 matured rows cannot be split into 3 folds"):
         folds(labelled(5), "kfold", 3)

@@ -20,11 +20,11 @@ def test_a_signal_is_found_and_beats_the_constant(story_points, make_frame, as_o
     assert trained.skill > 0.15
 
 
-def test_noise_leaves_the_constant_as_the_winner_and_a_note_says_so(story_points, make_frame, as_of):
+def test_noise_leaves_the_baseline_selected_and_a_note_says_so(story_points, make_frame, as_of):
     trained = train(story_points, make_frame(story_points, 300, signal=0.0), as_of)
     assert trained.candidate == "median"
     assert trained.skill == 0.0
-    assert any("nothing beat the median" in note for note in trained.notes)
+    assert any("no candidate beat the median" in note for note in trained.notes)
 
 
 def test_a_binary_model_answers_with_probabilities_and_no_interval(rework_risk, make_frame, as_of):

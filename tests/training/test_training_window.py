@@ -1,4 +1,4 @@
-"""Rows since a change are trained on where they foresee more than the whole window does."""
+"""After a change, the training rows are post-change data, unless the whole window predicts better."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_where_the_types_were_turned_around_only_what_came_since_is_trained_on(s
     frame.loc[later, "label"] = kinds[later].map({"a": 1.0, "b": 3.0, "c": 8.0})
     rows, note = choose_training_window(story_points, frame, AS_OF, CHANGED)
     assert rows["event_time"].min() >= pd.Timestamp(CHANGED)
-    assert note == "trained on the 400 rows since 2026-03-02, when the outcomes began to be others"
+    assert note == "trained on the 400 rows since 2026-03-02, when the outcomes changed"
 
 
 def test_where_nothing_changed_after_all_the_whole_window_is(story_points, frame):
@@ -46,7 +46,7 @@ def test_where_nothing_changed_after_all_the_whole_window_is(story_points, frame
     supposed = (START + pd.Timedelta(days=89)).to_pydatetime()
     rows, note = choose_training_window(story_points, frame, AS_OF, supposed)
     assert len(rows) == 1000
-    assert note.startswith("trained on the whole window, which foresees more (mae ")
+    assert note.startswith("trained on the whole window, which predicts better (mae ")
 
 
 def test_without_a_change_or_with_too_few_rows_since_it_nothing_is_compared(story_points, frame):

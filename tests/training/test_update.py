@@ -103,7 +103,7 @@ def test_labels_known_no_earlier_than_those_of_the_test_part_do_not_reach_the_ju
     first, second = (update(spec, model, rows, as_of, since) for rows in (frame, spoiled))
     pd.testing.assert_series_equal(first.test_predictions["value"], second.test_predictions["value"], check_exact=True)
     assert first.rows["train"] == NEW - 50
-    assert any("new rows left out of the fit that is judged" in note for note in first.notes)
+    assert any("new rows left out of the evaluated fit" in note for note in first.notes)
 
 
 def test_the_report_is_that_of_a_training_and_compares_with_the_version_as_it_was(case, as_of):
@@ -181,7 +181,7 @@ def test_updates_end_when_the_trees_are_half_as_many_again(specs, make_frame, as
         model = update(spec, model, frame, as_of, since).model
         assert updates_left(spec, model) == left - done
     assert model.predictor.rounds == 40 + left * 4 == MAX_GROWTH * 40
-    with pytest.raises(UpdateError, match=r"60 trees, .* 1\.5 times those of a training\. Train in full"):
+    with pytest.raises(UpdateError, match=r"60 trees; .* 1\.5 times the number of a full training\. Train in full"):
         update(spec, model, frame, as_of, since)
 
 

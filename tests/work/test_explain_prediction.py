@@ -84,7 +84,7 @@ def test_a_version_of_other_features_explains_nothing(trained):
 
 
 def test_an_entity_that_does_not_exist_is_named(trained):
-    with pytest.raises(FeatureError, match="no entity 'A-9999'"):
+    with pytest.raises(FeatureError, match="entity 'A-9999' does not exist"):
         explained(trained, "A-9999")
 
 

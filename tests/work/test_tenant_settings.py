@@ -77,8 +77,8 @@ def test_drift_is_reported_with_temporal_features(tenant, make_issues):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("country", "XX", r"country is 'XX': there are no holidays of 'XX'\. Write an ISO 3166-1 code"),
-        ("time_zone", "Mars", r"time_zone is 'Mars': there is no time zone 'Mars'\. Write an IANA name"),
+        ("country", "XX", r"country is 'XX': no holiday calendar for 'XX'\. Write an ISO 3166-1 code"),
+        ("time_zone", "Mars", r"time_zone is 'Mars': unknown time zone 'Mars'\. Write an IANA name"),
     ],
 )
 def test_a_place_that_is_nowhere_is_refused(name, value, message):

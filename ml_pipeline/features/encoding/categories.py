@@ -1,4 +1,4 @@
-"""Categorical columns on their way to a learner: a code, a column for each level, or the share of rows at the level."""
+"""Encoding of categorical columns: as a code, as one column per level, or as the share of rows with the level."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MIN_LEVEL_ROWS = 3
 
 
 class Levels(NamedTuple):
-    """The fitted part for categorical columns: an encoder of scikit-learn, or each column's shares by level."""
+    """Fitted encoding of categorical columns: a scikit-learn encoder, or the share of each level per column."""
 
     encoder: OrdinalEncoder | OneHotEncoder | None = None
     shares: list[dict[str, float]] | None = None
 
     def transform(self, levels: np.ndarray) -> np.ndarray:
-        """Float32 from an object array (rows x columns) of levels, a missing one being ''."""
+        """Float32 matrix of an object array (rows x columns) of levels, where '' is missing."""
         if self.encoder is not None:
             return self.encoder.transform(levels).astype("float32", copy=False)
         columns = zip(levels.T, self.shares or [], strict=True)
@@ -30,7 +30,7 @@ class Levels(NamedTuple):
         return np.array(shares, dtype="float32").reshape(len(shares), len(levels)).T
 
     def names(self, columns: tuple[str, ...]) -> list[str]:
-        """For each column that :meth:`transform` returns the column that it stems from."""
+        """The source column of each column that :meth:`transform` returns."""
         from sklearn.preprocessing import OneHotEncoder
 
         if not isinstance(self.encoder, OneHotEncoder):
@@ -39,7 +39,7 @@ class Levels(NamedTuple):
 
 
 def fit_levels(kind: Categories, levels: np.ndarray) -> Levels | None:
-    """Fitted on ``levels`` alone; None for ``target``, whose means are among the history features."""
+    """Encoding fitted on ``levels``; None for ``target``, because the history features contain the target means."""
     from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
     rare: dict[str, Any] = {"min_frequency": MIN_LEVEL_ROWS, "max_categories": MAX_LEVELS}

@@ -1,4 +1,4 @@
-"""Numeric columns on their way to a learner: outliers, missing values, scale, and the columns that flag them."""
+"""Preparation of numeric columns: outliers, missing values, scale, and columns that flag them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ITERATIONS = 10
 
 
 class Numbers(NamedTuple):
-    """The fitted parts for numeric columns; None for what is not asked for.
+    """The fitted steps for numeric columns; a step that the specification does not use is None.
 
     ``bounds`` (2 x columns) caps values, ``logs`` takes their signed logarithms, ``filling`` imputes and scales,
     ``indicator`` flags missing values and ``forest`` unusual rows (isolation forest, Liu, Ting and Zhou 2008).
@@ -34,7 +34,7 @@ class Numbers(NamedTuple):
     logs: bool = False
 
     def transform(self, values: np.ndarray) -> np.ndarray:
-        """The columns, then a flag for each column with missing values in training, then the flag of the forest."""
+        """The columns, then a flag per column that had missing values in training, then the outlier flag."""
         capped = _capped(values, self.bounds, self.logs)
         parts = [capped if self.filling is None else self.filling.transform(capped)]
         if self.indicator is not None:
@@ -44,7 +44,7 @@ class Numbers(NamedTuple):
         return np.hstack([part.astype("float32", copy=False) for part in parts])
 
     def names(self, columns: list[str]) -> list[str]:
-        """What :meth:`transform` returns for these columns, by name."""
+        """Names of the columns that :meth:`transform` returns for ``columns``."""
         flagged = [] if self.indicator is None else [columns[number] for number in self.indicator.features_]
         return [
             *columns,
@@ -54,9 +54,9 @@ class Numbers(NamedTuple):
 
 
 def fit_numbers(chosen: Settled, values: np.ndarray, for_linear: bool, seed: int) -> Numbers:
-    """Fitted on ``values`` (rows x columns, NaN for missing) alone.
+    """Steps fitted on ``values`` (rows x columns, NaN for missing).
 
-    A column without any value in training is 0 wherever missing values are filled.
+    If missing values are filled, a column without any value in training is filled with 0.
     """
     from sklearn.ensemble import IsolationForest
 
@@ -78,10 +78,10 @@ def _capped(values: np.ndarray, bounds: np.ndarray | None, logs: bool) -> np.nda
 
 
 def _bounds(values: np.ndarray, share: float) -> np.ndarray:
-    """Quantiles of each column, ``share`` from either end; infinite where it has no value.
+    """Lower and upper quantile of each column, ``share`` from either end; infinite for a column without values.
 
-    From 0 they are its range, which a linear model is kept to: it would go on along a line that it saw a part of, as of
-    the months of a year.
+    With ``share`` 0 they are the column's range. Linear models are limited to it, because they would extrapolate a
+    line fitted on a part of the values, such as some months of a year.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
@@ -90,7 +90,10 @@ def _bounds(values: np.ndarray, share: float) -> np.ndarray:
 
 
 def _steps(chosen: Settled, for_linear: bool, seed: int) -> list[tuple[str, Any]]:
-    """Scaler and imputer. Distances and regressions between columns want one scale, a constant is in their own."""
+    """Scaler and imputer, in the order that the imputer needs.
+
+    KNN and regression imputers need scaled columns; ``fill_value`` is in the original unit of each column.
+    """
     from sklearn.preprocessing import RobustScaler, StandardScaler
 
     scaler = None
@@ -106,7 +109,7 @@ def _steps(chosen: Settled, for_linear: bool, seed: int) -> list[tuple[str, Any]
 
 
 def _imputer(chosen: Settled, seed: int) -> Any:
-    from sklearn.experimental import enable_iterative_imputer  # noqa: F401 (the name of a switch)
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401 (the import enables IterativeImputer)
     from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
     match chosen.missing:
@@ -126,7 +129,7 @@ def _fit_steps(steps: list[tuple[str, Any]], values: np.ndarray) -> Pipeline:
     from sklearn.pipeline import Pipeline
 
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # a column without values has no mean
-        warnings.simplefilter("ignore", ConvergenceWarning)  # ten rounds are what is asked for
+        warnings.simplefilter("ignore", ConvergenceWarning)  # ten iterations are intended
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
         return Pipeline(steps).fit(values)
 

@@ -1,4 +1,4 @@
-"""From a feature frame to the numeric matrix that a learner takes."""
+"""Preprocessing of a feature frame to the numeric matrix that a learner takes."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ LINEAR_WEIGHT = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Preprocessor:
-    """Fitted parts. A part is None where the specification or the training rows have nothing for it.
+    """Fitted preprocessing steps. A step is None if the specification does not use it or no training row needs it.
 
-    Counts that grow with a tenant's age (``*_known``, ``*_open``) are left out: a tree cannot extrapolate them, and on
-    the published story-point split they led a tenant whose level moved 30 % astray. Other numeric columns pass as they
-    are, NaN kept, unless ``preprocessing`` says otherwise: the boosters send missing values their own way. A missing
-    category is a level of its own; a level seen in fewer than 3 rows, or beyond the 50 most frequent, shares one code;
-    a level never seen is NaN (ordinal), belongs to the rare ones or to none (onehot), or has the share 0 (frequency).
-    Text becomes the components of its TF-IDF, or, without a reducer, the terms themselves: what a linear model takes.
-    ``kept`` are the positions of the columns that a selection left.
+    - Numeric: counts that grow with a tenant's age (``*_known``, ``*_open``) are left out. Trees cannot extrapolate
+      them, and on the published story-point split they caused large errors for a tenant whose level moved by 30%. Other
+      numeric columns are unchanged, NaN included, unless ``preprocessing`` sets a step; the boosters handle NaN.
+    - Categorical: missing is a level of its own. Levels in fewer than 3 rows, or beyond the 50 most frequent, share one
+      code. An unknown level becomes NaN (ordinal), the rare level or all zeros (onehot), or the share 0 (frequency).
+    - Text: the components of its TF-IDF or, without ``reducer``, the TF-IDF terms, which linear models take.
+
+    ``kept`` are the positions of the columns that the feature selection kept, or None for all.
     """
 
     columns: FeatureColumns
@@ -56,9 +57,9 @@ class Preprocessor:
     memo: TextMemo | None = field(default=None, repr=False)
 
     def transform(self, frame: pd.DataFrame) -> Any:
-        """Matrix of float32, shape (rows of ``frame``, columns), its columns those of :attr:`features`.
+        """Float32 matrix, shape (rows of ``frame``, columns); :attr:`features` names the columns.
 
-        An ndarray; of a preprocessor with terms a ``scipy.sparse.csr_array``.
+        Returns a ``scipy.sparse.csr_array`` if text is represented by terms, else an ndarray.
 
         Raises
         ------
@@ -68,7 +69,7 @@ class Preprocessor:
         missing = [name for name in self.columns.all if name not in frame]
         if missing:
             raise ValueError(
-                f"the feature frame lacks {missing}, with which the version was trained. Build it from the same spec"
+                f"the feature frame lacks {missing}, which the version was trained with. Build it from the same spec"
             )
         parts = [self._numbers.transform(_numeric(frame, self.columns))]
         if (levels := self._levels) is not None:
@@ -84,7 +85,7 @@ class Preprocessor:
 
     @property
     def terms(self) -> bool:
-        """Whether text is given by its terms."""
+        """Whether text is represented by its TF-IDF terms."""
         return self.vectorizer is not None and self.reducer is None
 
     def _with_terms(self, matrix: np.ndarray, frame: pd.DataFrame) -> Any:
@@ -97,9 +98,9 @@ class Preprocessor:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """For each column of the matrix the feature that it stems from: several columns of one name have one source.
+        """The source feature of each matrix column; columns with the same name have the same source.
 
-        Numeric columns, ``<column>_is_missing``, ``is_outlier``, categorical columns, then ``text``.
+        Order: numeric columns, ``<column>_is_missing``, ``is_outlier``, categorical columns, ``text``.
         """
         names = self._numbers.names(steady_columns(self.columns))
         names += [] if self._levels is None else self._levels.names(self.columns.categorical)
@@ -107,7 +108,7 @@ class Preprocessor:
         return tuple(names if self.kept is None else (names[position] for position in self.kept))
 
     def parts(self) -> dict[str, Any]:
-        """The scikit-learn objects, arrays and shares, to be stored; ``Preprocessor(columns, **parts)`` is the same."""
+        """The fitted steps to store; ``Preprocessor(columns, **parts)`` restores an equal preprocessor."""
         not_stored = ("columns", "memo")
         return {name: value for name, value in vars(self).items() if name not in not_stored}
 
@@ -129,22 +130,26 @@ class Preprocessor:
 def fit_preprocessor(
     spec: ModelSpec, frame: pd.DataFrame, for_linear: bool = False, memo: TextMemo | None = None
 ) -> Preprocessor:
-    """Fits every part, and the selection, on ``frame`` alone: pass matured training rows only.
+    """Fit every preprocessing step and the feature selection.
 
-    Deterministic for the specification's seed. Where ``preprocessing`` leaves a choice to the search, the first value
-    of its list is taken; :func:`~ml_pipeline.specs.with_choices` fixes another.
+    Deterministic for the specification's seed. If ``preprocessing`` leaves a choice to the search, the first value of
+    its list is used; :func:`~ml_pipeline.specs.with_choices` sets another.
 
     Parameters
     ----------
+    spec
+        The model.
+    frame
+        Feature frame with matured training rows only, in any order.
     for_linear
-        Makes of the same specification what a linear model needs: no value is missing (the median, with a flag, where
-        the specification keeps missing values), numbers are signed logarithms, of which few stand far out, on one
-        scale and within the range that they had in training, a category has a column for each level where the
-        specification numbers them, and a text has one for each term. Beside terms, whose squares sum to 1 in a
-        row, numbers are cut at 3 standard deviations and count a tenth: unweighted, the penalty that fits thousands of
-        rare terms would hardly hold them.
+        Adapts the specification to linear models. Missing values are filled (with the median and a flag, if the
+        specification keeps them). Numbers become signed logarithms, scaled and limited to their range in training.
+        Ordinal categories become one column per level, text one column per term. Beside terms, whose squares sum to 1
+        in a row, numbers are clipped at 3 standard deviations and multiplied by 0.1: without this weight, the penalty
+        that suits thousands of rare terms would hardly restrict the numeric columns.
     memo
-        Keeps the text parts of a search, see :class:`~ml_pipeline.features.encoding.text.TextMemo`.
+        Shares fitted text between the trials of a search, see
+        :class:`~ml_pipeline.features.encoding.text.TextMemo`.
     """
     columns = spec.feature_columns
     chosen = _for_linear(spec.preprocessing.settled) if for_linear else spec.preprocessing.settled
@@ -159,7 +164,7 @@ def fit_preprocessor(
 
 
 def steady_columns(columns: FeatureColumns) -> list[str]:
-    """The numeric columns that a learner sees: all but counts that grow with a tenant's age."""
+    """The numeric columns that a learner takes: all except counts that grow with a tenant's age."""
     return [name for name in columns.numeric if not is_growing(name)]
 
 
@@ -183,7 +188,7 @@ def _with_selection(fitted: Preprocessor, spec: ModelSpec, selection: Selection,
 
 
 def _as_terms(fitted: Preprocessor) -> Preprocessor:
-    """The same with the terms of the text in place of their components, which are the last columns of both."""
+    """A copy that represents text by its terms instead of their components; both are the last columns."""
     kept = fitted.kept
     if kept is not None and fitted.vectorizer is not None:
         first = len(fitted._numbers.names(steady_columns(fitted.columns)))

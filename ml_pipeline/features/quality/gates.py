@@ -1,4 +1,4 @@
-"""Which bars of a specification the data quality of a snapshot does not reach."""
+"""Quality gates of a specification that the data quality of a snapshot fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OVERALL = "quality"
 
 @dataclass(frozen=True)
 class FailedGate:
-    """``name``: ``quality``, a dimension or a measure; ``score`` and ``needed`` lie between 0 and 100."""
+    """``name`` is ``quality``, a dimension or a measure; ``score`` and ``needed`` are between 0 and 100."""
 
     name: str
     score: float
@@ -27,14 +27,16 @@ class FailedGate:
 
 
 def failed_gates(gate: Gate, quality: Mapping[str, Any]) -> list[FailedGate]:
-    """The bars that are not reached: copies of the label, the overall one, then in the order of the specification.
+    """Failed gates: copies of the label, then the overall score, then the others in the order of the specification.
 
-    Of a dimension, and of the whole, the recommendation is the weakest measure's, with its name.
+    The recommendation for a dimension, or for the overall score, is that of its weakest measure.
 
     Parameters
     ----------
+    gate
+        ``gate`` of the specification.
     quality
-        What ``QualityReport.to_dict`` made, as it is stored with the snapshot.
+        Result of ``QualityReport.to_dict``, as stored with the snapshot.
     """
     measures = {measure["name"]: measure for measure in quality["measures"]}
     failed = [
@@ -42,8 +44,8 @@ def failed_gates(gate: Gate, quality: Mapping[str, Any]) -> list[FailedGate]:
             "label_copies",
             0.0,
             100.0,
-            f"{feature!r} equals the label in {share:.1%} of the rows. Remove it from features, or, if the label "
-            "really is known at event time, there is nothing to predict",
+            f"{feature!r} equals the label in {share:.1%} of the rows. Remove it from features. If the label really "
+            "is known at event time, it needs no prediction",
         )
         for feature, share in quality.get("label_copies", {}).items()
     ]

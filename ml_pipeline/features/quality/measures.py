@@ -1,4 +1,4 @@
-"""Data quality of one tenant's rows for one model: 15 measures, each with what to do about it, and a score."""
+"""Data quality of one tenant's rows for one model: 15 measures with scores and recommendations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PERIOD = 30.0
 
 @dataclass(frozen=True)
 class Measure:
-    """One measured property: its value in its own unit, 0 (useless) to 100 (nothing to say), and what to do."""
+    """One measured property: ``value`` in its own unit, ``score`` from 0 (useless) to 100 (no fault)."""
 
     name: str
     dimension: str
@@ -37,7 +37,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """Scores 0-100; ``score`` is the mean of the other three. The temporal patterns have no score."""
+    """Scores from 0 to 100; ``score`` is the mean of the three dimensions. Temporal patterns have no score."""
 
     score: float
     completeness: float
@@ -46,27 +46,27 @@ class QualityReport:
     measures: list[Measure]
     patterns: Patterns
     label_copies: dict[str, float]
-    """Features that are the label itself, each with the share of rows in which they are: nothing is trained on them."""
+    """Share of rows in which a feature equals the label, for each feature that copies it; training then stops."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, none of them NaN, for JSON."""
+        """The report as numbers, strings and lists for JSON, without NaN."""
         return asdict(self)
 
 
 def assess(spec: ModelSpec, rows: pd.DataFrame, frame: pd.DataFrame, as_of: datetime) -> QualityReport:
     """Quality of the source rows and of the feature frame that was built from them at ``as_of``.
 
-    Each dimension is the mean of the average and the smallest of its measures' scores, so that one fatal fault is not
-    averaged away. A frame without entities scores 0 in everything. Deterministic; nothing after ``as_of`` counts.
+    The score of a dimension is the mean of the average and the smallest score of its measures, so that one fatal fault
+    is not averaged away. A frame without entities scores 0 everywhere. Deterministic.
 
     Parameters
     ----------
     rows, frame
-        What ``point_in_time.build`` took, and what it returned for ``spec`` and ``as_of``.
+        Input and result of ``point_in_time.build`` for ``spec`` and the aware time ``as_of``; later rows are ignored.
     """
     patterns = temporal_patterns(spec, frame, as_of)
     if frame.empty:
-        remedy = f"No entity at {as_of.isoformat()} passes source.include and source.require: load {spec.source.table}."
+        remedy = f"No entity passes source.include and source.require at {as_of.isoformat()}: load {spec.source.table}."
         nothing = [
             Measure(_name(method), dimension, 0.0, 0.0, remedy)
             for dimension, group in _DIMENSIONS.items()
@@ -87,7 +87,7 @@ def assess(spec: ModelSpec, rows: pd.DataFrame, frame: pd.DataFrame, as_of: date
 
 @dataclass(frozen=True)
 class _Finding:
-    """A value, its score from 0 to 1 before clipping, and the remedy: said below a score of 90, or below its gate."""
+    """A value, its score from 0 to 1 before clipping, and the remedy, shown below a score of 90 or below its gate."""
 
     value: float
     score: float
@@ -112,7 +112,7 @@ def _measure(method: Callable[[_Data], _Finding], dimension: str, data: _Data) -
 
 
 class _Data:
-    """What several measures look at, computed once. ``own`` features are the entity's, without calendar and history."""
+    """Inputs that several measures share, computed once. "Own" features exclude calendar and history features."""
 
     def __init__(self, spec: ModelSpec, rows: pd.DataFrame, frame: pd.DataFrame, as_of: pd.Timestamp) -> None:
         self.spec = spec
@@ -132,12 +132,12 @@ class _Data:
 
     @cached_property
     def lengths(self) -> dict[str, str]:
-        """Per text column the feature that holds its length."""
+        """The feature that contains the length of each text column."""
         return {column: text_lengths(column)[0] for column in self.spec.features.text}
 
     @cached_property
     def categories(self) -> dict[str, tuple[np.ndarray, list[str]]]:
-        """Per categorical feature the code of each entity, -1 where missing, and the levels."""
+        """For each categorical feature, the code of each entity (-1 if missing) and the levels."""
         found = {}
         for name in map(feature_name, self.spec.features.categorical):
             codes, levels = pd.factorize(self.frame[name].to_numpy(dtype=object))
@@ -146,7 +146,7 @@ class _Data:
 
     @property
     def categories_as_numbers(self) -> dict[str, np.ndarray]:
-        """Per categorical feature the number that its level reads as, 1 and 0 of ``True`` and ``False``, else NaN."""
+        """For each categorical feature, its levels parsed as numbers (``True`` is 1, ``False`` 0), else NaN."""
         found = {}
         for name, (codes, levels) in self.categories.items():
             words = pd.Series(levels, dtype=object).replace({"True": "1", "False": "0"})
@@ -176,7 +176,7 @@ def _text_emptiness(data: _Data) -> _Finding:
 
 
 def _label_maturity(data: _Data) -> _Finding:
-    """Share of matured labels among the entities that should have one: all but those open for less than the limit."""
+    """Share of matured labels among the entities that are due: all except those open for at most the limit."""
     waiting = (data.frame["state"] == "open").to_numpy() & (data.age_days <= data.spec.max_open_days)
     due = len(waiting) - int(waiting.sum())
     value = data.matured.sum() / due if due else 0.0
@@ -185,7 +185,7 @@ def _label_maturity(data: _Data) -> _Finding:
 
 
 def _freshness(data: _Data) -> _Finding:
-    """Days since the newest entity, against the tenant's own pace (its 95th percentile gap, a week at least)."""
+    """Days since the newest entity, compared with the tenant's 95th percentile gap (at least a week)."""
     value = float(data.age_days[-1])
     gaps = -np.diff(data.age_days)
     usual = max(7.0, float(np.quantile(gaps, 0.95)) if len(gaps) else 0.0)
@@ -194,7 +194,7 @@ def _freshness(data: _Data) -> _Finding:
 
 
 def _time_gaps(data: _Data) -> _Finding:
-    """Share of the time covered by the training window in gaps longer than 30 days and than 20 usual gaps."""
+    """Share of the training window's time in gaps longer than both 30 days and 20 median gaps."""
     gaps = -np.diff(data.age_days[data.age_days < data.spec.training.window_days])
     span = float(gaps.sum())
     long = gaps[gaps > max(_PERIOD, 20 * float(np.median(gaps)))] if len(gaps) else gaps
@@ -203,7 +203,7 @@ def _time_gaps(data: _Data) -> _Finding:
 
 
 def _duplicates(data: _Data) -> _Finding:
-    """Share of source rows that repeat an entity's key, or all that another row says of its creation."""
+    """Share of source rows that repeat an entity's key, or repeat all of another row's values known at creation."""
     rows = data.rows
     key = data.spec.source.entity
     repeated = rows[key].duplicated().to_numpy()
@@ -217,7 +217,7 @@ def _duplicates(data: _Data) -> _Finding:
 
 
 def _inconsistent_categories(data: _Data) -> _Finding:
-    """Share of values written unlike the commonest spelling of the level, differing in case or blanks alone."""
+    """Share of values that differ from the most common spelling of their level in case or blanks only."""
     shares = {}
     for name, (codes, levels) in data.categories.items():
         counts = np.bincount(codes[codes >= 0], minlength=len(levels))
@@ -231,7 +231,7 @@ def _inconsistent_categories(data: _Data) -> _Finding:
 
 
 def _type_mix(data: _Data) -> _Finding:
-    """Largest share of numbers among the words, or of words among the numbers, of a categorical feature."""
+    """Largest share of the rarer kind, numbers or words, in a categorical feature that mixes both."""
     shares = {}
     for name, (codes, levels) in data.categories.items():
         is_number = np.array([_NUMBER.fullmatch(level) is not None for level in levels], dtype=bool)
@@ -243,7 +243,7 @@ def _type_mix(data: _Data) -> _Finding:
 
 
 def _unseen_levels(data: _Data) -> _Finding:
-    """Mean share of the newest fifth's levels that the older entities never had."""
+    """Mean share of the newest fifth of entities whose level does not occur among the older ones."""
     cut = len(data.frame) - len(data.frame) // 5
     shares = {}
     for name, (codes, levels) in data.categories.items():
@@ -256,7 +256,7 @@ def _unseen_levels(data: _Data) -> _Finding:
 
 
 def _volume_trend(data: _Data) -> _Finding:
-    """Entities of the last 30 days over the mean of up to six such periods before; 1 with fewer than two periods."""
+    """Entities of the last 30 days divided by the mean of up to six 30-day periods before, 1 without such periods."""
     periods = min(6, int(data.age_days[0] // _PERIOD) - 1)
     counts = [int(((data.age_days >= k * _PERIOD) & (data.age_days < (k + 1) * _PERIOD)).sum()) for k in range(7)]
     before = _mean(counts[1 : 1 + periods]) if periods > 0 else 0.0
@@ -280,7 +280,7 @@ def _outliers(data: _Data) -> _Finding:
 
 
 def _impossible_times(data: _Data) -> _Finding:
-    """Share of source rows with no event time, a time before 1990, or a label column's time before the event time."""
+    """Share of source rows without an event time, with one before 1990, or with a label time before the event time."""
     event_time = data.spec.source.event_time
     wrong = {event_time: (data.begun.isna() | (data.begun < _EARLIEST)).to_numpy()}
     for name, column in data.spec.source.columns.items():
@@ -293,7 +293,7 @@ def _impossible_times(data: _Data) -> _Finding:
 
 
 def _constant_columns(data: _Data) -> _Finding:
-    """Share of the entity's own features that have one value, or none."""
+    """Share of the own features that have at most one distinct value."""
     numeric = {name: _is_constant(values) for name, values in data.numeric.items()}
     constant = numeric | {name: len(levels) < 2 for name, (_, levels) in data.categories.items()}
     value = _mean(constant.values())
@@ -302,11 +302,10 @@ def _constant_columns(data: _Data) -> _Finding:
 
 
 def _leakage(data: _Data) -> _Finding:
-    """Strongest association of an own feature with the label; from 0.90 suspicious, from 0.98 certain.
+    """Strongest association of an own feature with the label; suspicious from 0.90, certain from 0.98.
 
-    Ranks for numbers (Spearman's correlation; Somers' D, that is 2 AUC - 1, where the label is binary), and whether the
-    number is there at all. For categories the correlation of the label with the mean of the level's other labels, a
-    missing level being one of them.
+    For numbers: Spearman's rank correlation (binary label: Somers' D, 2 AUC - 1), of the value and of whether it is
+    missing. For categories: the correlation of the label with the mean label of the other entities at the same level.
     """
     label = data.label
     if len(label) < _FEWEST_LABELS or _is_constant(label):
@@ -324,10 +323,10 @@ def _leakage(data: _Data) -> _Finding:
 
 
 def _label_copies(data: _Data) -> dict[str, float]:
-    """Own features that hold the label's value in all but one of 1,000 rows, in its reported unit or the source's.
+    """Own features that equal the label in at least 99.9% of rows, in its reported unit or in the source's unit.
 
-    Fewer rows than 50, or a label that hardly varies, can be equal by chance and are not judged. A name can be changed
-    and a promise (``known_at``) can be wrong; a feature that equals what it is to predict is neither.
+    Fewer than 50 rows, or labels that hardly vary, can be equal by chance and are not judged. A leaked label is found
+    even if it is renamed or its ``known_at`` is wrong.
     """
     label = data.label
     distinct, counts = np.unique(label, return_counts=True)
@@ -344,10 +343,10 @@ def _label_copies(data: _Data) -> dict[str, float]:
 
 
 def _class_balance(data: _Data) -> _Finding:
-    """Share of matured labels that differ from the commonest one (of a binary label: the rarer class's)."""
+    """Share of matured labels that differ from the most common one (for a binary label, the rarer class)."""
     counts = np.unique(data.label, return_counts=True)[1]
     value = 1 - float(counts.max()) / len(data.label) if len(counts) else 0.0
-    return _Finding(value, 10 * value, f"{value:.1%} of the labels differ from the commonest: check label.value.")
+    return _Finding(value, 10 * value, f"{value:.1%} of the labels differ from the most common: check label.value.")
 
 
 _DIMENSIONS: dict[str, tuple[Callable[[_Data], _Finding], ...]] = {
@@ -366,10 +365,10 @@ def _worst(shares: dict[str, float]) -> str:
     """The three columns with the largest shares above 0, largest first.
 
     >>> _worst({"team": 0.5, "priority": 0.0, "reporter": 1.0})
-    'reporter (100 %), team (50 %)'
+    'reporter (100%), team (50%)'
     """
     ranked = sorted((item for item in shares.items() if item[1] > 0), key=lambda item: -item[1])[:3]
-    return ", ".join(f"{name} ({share:.0%})".replace("%", " %") for name, share in ranked)
+    return ", ".join(f"{name} ({share:.0%})" for name, share in ranked)
 
 
 def _is_constant(values: np.ndarray) -> bool:

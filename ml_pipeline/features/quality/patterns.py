@@ -1,4 +1,4 @@
-"""Temporal patterns of one tenant's outcomes and arrivals: seasons of week and year, trend, and changes of level."""
+"""Temporal patterns of one tenant's outcomes and arrivals: weekly and yearly season, trend, and level changes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pandas as pd
 
 from ml_pipeline.specs import ModelSpec
 
-LEVEL = 0.01  # a season or trend is spoken of where chance alone would show one in 1 % of series
+LEVEL = 0.01  # significance level: 1% of series without a season or trend show one by chance
 WEAKEST_SEASON = 0.05
 WEEKS_FOR_WEEK, MONTHS_FOR_TREND, MONTHS_FOR_YEAR, WEEKS_FOR_CHANGES = 8, 12, 24, 26
 FEWEST_IN_PHASE = 4
-SHORTEST_LEVEL = 8  # weeks that a level must last to be one
+SHORTEST_LEVEL = 8  # weeks, the shortest segment between two level changes
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
@@ -25,7 +25,7 @@ MONTHS = (
 
 @dataclass(frozen=True)
 class Season:
-    """``strength``: share of the variance of the ranks that the phase explains beyond chance, 0 to 1."""
+    """``strength`` is the share (0 to 1) of the ranks' variance that the phase explains beyond chance."""
 
     strength: float
     p_value: float
@@ -39,7 +39,7 @@ class Season:
 
 @dataclass(frozen=True)
 class Trend:
-    """Slope in the series' unit per year with its 95 % interval (Theil-Sen), and the p-value of Mann-Kendall."""
+    """Theil-Sen slope in the series' unit per year with its 95% interval, and the p-value of Mann-Kendall."""
 
     per_year: float
     lower: float
@@ -53,7 +53,7 @@ class Trend:
 
 @dataclass(frozen=True)
 class Change:
-    """Another level from the week on that begins on ``since``: the weekly medians before and after."""
+    """Level change in the week that begins on ``since``: the medians of the weekly values before and after."""
 
     since: str
     before: float
@@ -62,7 +62,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Pattern:
-    """What a series shows. What is None could not be said; ``insufficient`` says what was there and what is needed."""
+    """Patterns of one series. None is a pattern that needs more data; ``insufficient`` says how much more."""
 
     unit: str
     weeks: int
@@ -73,7 +73,7 @@ class Pattern:
     insufficient: list[str]
 
     def sentence(self) -> str:
-        """What was found, in the order of the fields; what could not be said, last."""
+        """Text of the patterns found, in the order of the fields, then of those that need more data."""
         said = [
             f"season of the {name} {season.strength:.2f} (most: {season.high}, least: {season.low})"
             for name, season in (("week", self.week), ("year", self.year))
@@ -92,13 +92,13 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Patterns:
-    """Of the outcomes by the day they became known, and of the entities by the day they came."""
+    """Patterns of the outcomes by the day they became known, and of the entities by the day they arrived."""
 
     outcomes: Pattern
     arrivals: Pattern
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and None, no NaN, for JSON."""
+        """The patterns as numbers, strings, lists and None for JSON, without NaN."""
         return asdict(self)
 
     def sentence(self) -> str:
@@ -106,23 +106,28 @@ class Patterns:
 
 
 class _Weekly(NamedTuple):
-    """One value per complete week from ``first`` on (weeks since 1970, Monday first), NaN where there is none."""
+    """One value per complete week from ``first`` on (weeks since 1970 that begin on Monday), NaN for an empty week."""
 
     first: int
     values: np.ndarray
 
 
 def temporal_patterns(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> Patterns:
-    """Patterns of the matured labels and of the entities of a feature frame up to the last complete week.
+    """Patterns of the matured labels and of the arrivals of a feature frame up to the last complete week.
 
-    Outcomes count on the day they became known: by the day of arrival, the newest would be the quick ones alone. The
-    weekly value is the median (binary: the mean) of the outcomes, or the number of entities. All tests are of ranks, so
-    that an outlier or a heavy tail makes no pattern. A step or a trend is both: read the two together.
+    Outcomes are grouped by the day they became known; grouped by arrival, the newest weeks would contain only the
+    outcomes that came quickly. The weekly value is the median (binary: the mean) of the outcomes, or the number of
+    entities. All tests use ranks, so that outliers and heavy tails do not create patterns. A level change can also
+    appear as a trend, and a trend as level changes: read the two together.
 
     Parameters
     ----------
+    spec
+        The model.
     frame
-        What ``point_in_time.build`` returned for ``spec`` and ``as_of``.
+        Result of ``point_in_time.build`` for ``spec`` and ``as_of``.
+    as_of
+        Aware time.
     """
     end = _week(_days(pd.Series([pd.Timestamp(as_of)])))[0]
     matured = frame[frame["state"] == "matured"]
@@ -143,7 +148,7 @@ def temporal_patterns(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> 
 
 
 def _pattern(unit: str, weekly: _Weekly, daily: np.ndarray, weekday: np.ndarray) -> Pattern:
-    """``daily`` are the single values of the season of the week, with the day of the week of each."""
+    """Patterns of one series; ``daily`` and ``weekday`` are the values for the weekly season and their days."""
     insufficient = []
     weeks = int((~np.isnan(weekly.values)).sum())
     months, monthly = _monthly(weekly)
@@ -169,7 +174,7 @@ def _pattern(unit: str, weekly: _Weekly, daily: np.ndarray, weekday: np.ndarray)
 
 
 def _season(values: np.ndarray, phase: np.ndarray, names: tuple[str, ...], fewest: int) -> Season | None:
-    """Analysis of variance of the ranks by phase (Conover and Iman 1981); None with fewer than two phases to compare.
+    """Analysis of variance of the ranks by phase (Conover and Iman 1981); None if fewer than two phases remain.
 
     Phases with fewer than ``fewest`` values are left out. The strength is the adjusted coefficient of determination.
     """
@@ -197,7 +202,7 @@ def _season(values: np.ndarray, phase: np.ndarray, names: tuple[str, ...], fewes
 def _trend(months: np.ndarray, values: np.ndarray) -> Trend:
     """Theil-Sen slope of the monthly medians (Sen 1968) and the test of Mann and Kendall.
 
-    Months, because weeks that resemble their neighbours would make the test see trends where there is none.
+    Monthly values, because the autocorrelation of weekly ones would make the test find trends that do not exist.
     """
     from scipy.stats import kendalltau, theilslopes
 
@@ -210,10 +215,10 @@ def _trend(months: np.ndarray, values: np.ndarray) -> Trend:
 def _changes(weekly: _Weekly, seasonal: np.ndarray) -> list[Change]:
     """Weeks in which the level changed, oldest first.
 
-    Optimal partitioning (Jackson et al. 2005) of the normal scores of the weekly values, less the season of the year
-    where there is one, into levels of eight weeks at least. Each change must lower the sum of squares by
-    3 log(n) times the long-run variance: the modified Bayesian criterion (Zhang and Siegmund 2007) for values that may
-    resemble their neighbours. Where one straight line does better than the levels, there are none.
+    Optimal partitioning (Jackson et al. 2005) of the normal scores of the weekly values, minus the yearly season if
+    there is one, into levels of at least eight weeks. Each change must lower the sum of squares by 3 log(n) times the
+    long-run variance: the modified Bayesian criterion (Zhang and Siegmund 2007) for autocorrelated values. If one
+    straight line fits better than the levels, the result is empty.
     """
     from scipy.special import ndtri
     from scipy.stats import rankdata
@@ -238,9 +243,9 @@ def _changes(weekly: _Weekly, seasonal: np.ndarray) -> list[Change]:
 
 
 def _long_run_variance(values: np.ndarray) -> float:
-    """Of an autoregression of first order, from differences, which a change of level hardly touches.
+    """Long-run variance of a first-order autoregression, from differences, which a level change hardly affects.
 
-    Mean squares of differences of neighbours and of next neighbours are as 1 to 1 + rho (Chakar et al. 2017).
+    The mean squared differences at lags 1 and 2 have the ratio 1 : 1 + rho (Chakar et al. 2017).
     """
     neighbours, next_but_one = (float(np.square(values[lag:] - values[:-lag]).mean()) / 2 for lag in (1, 2))
     if not neighbours:
@@ -250,7 +255,7 @@ def _long_run_variance(values: np.ndarray) -> float:
 
 
 def _levels(values: np.ndarray, penalty: float, shortest: int) -> tuple[list[int], float]:
-    """Starts of the levels with the least sum of squares plus ``penalty`` for each after the first, and that sum."""
+    """Starts of the levels that minimise the sum of squares plus ``penalty`` per change, and the minimum."""
     rows = len(values)
     total, squares = (np.concatenate([[0.0], np.cumsum(part)]) for part in (values, np.square(values)))
     best, last = np.full(rows + 1, np.inf), np.zeros(rows + 1, dtype=int)
@@ -268,7 +273,7 @@ def _levels(values: np.ndarray, penalty: float, shortest: int) -> tuple[list[int
 
 
 def _weekly(days: np.ndarray, values: np.ndarray, end: int, binary: bool) -> _Weekly:
-    """Median (binary: mean) of the values of each complete week before ``end``; the first week begins on a Monday."""
+    """Median (binary: mean) of the values in each complete week before ``end``."""
     if not len(days):
         return _Weekly(end, np.empty(0))
     week = _week(days)
@@ -279,7 +284,7 @@ def _weekly(days: np.ndarray, values: np.ndarray, end: int, binary: bool) -> _We
 
 
 def _counts(days: np.ndarray, end: int) -> _Weekly:
-    """Entities by week and day of the week, weeks x 7, of the complete weeks before ``end``."""
+    """Number of entities in the complete weeks before ``end``, shape (weeks, 7 days)."""
     if not len(days):
         return _Weekly(end, np.empty((0, 7)))
     first = int(_week(days.min() + 6))
@@ -290,7 +295,7 @@ def _counts(days: np.ndarray, end: int) -> _Weekly:
 
 
 def _monthly(weekly: _Weekly) -> tuple[np.ndarray, np.ndarray]:
-    """Months since 1970 that hold three known weeks or more, and the median of the weeks that begin in each."""
+    """Months (since 1970) in which at least three weeks with a value begin, and the median of those weeks."""
     known = ~np.isnan(weekly.values)
     grouped = pd.Series(weekly.values[known]).groupby(_months(weekly)[known])
     median = grouped.median()[grouped.count() >= 3]
@@ -307,7 +312,7 @@ def _days(times: pd.Series) -> np.ndarray:
 
 
 def _week(days: np.ndarray) -> np.ndarray:
-    """Weeks since the one of 1 January 1970, which was a Thursday; a week begins on Monday."""
+    """Weeks, beginning on Monday, since the week of 1 January 1970, which was a Thursday."""
     return (days + 3) // 7
 
 

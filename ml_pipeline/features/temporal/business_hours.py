@@ -9,21 +9,21 @@ if TYPE_CHECKING:  # a country is checked by commands that compute nothing
     import numpy as np
 
 OPENS, CLOSES = 9.0, 17.0
-REACH = 366  # days beyond which a holiday is not looked for
+REACH = 366  # days, the longest distance to a holiday that is reported
 MINUTES_A_DAY = 1440
 
 
 class UnknownCountry(ValueError):
-    """There is no calendar of holidays for a code; the message names it and what is accepted."""
+    """No holiday calendar exists for a country code; the message names the code and what is accepted."""
 
 
 def check_country(code: str) -> str:
-    """The code, where there is a calendar of holidays for it.
+    """Return the code if a holiday calendar exists for it.
 
     Raises
     ------
     UnknownCountry
-        If there is none.
+        If none exists.
 
     >>> check_country("DE-BY")
     'DE-BY'
@@ -34,31 +34,31 @@ def check_country(code: str) -> str:
     parts = holidays.list_supported_countries().get(country)
     if parts is None:
         raise UnknownCountry(
-            f"there are no holidays of {code!r}. Write an ISO 3166-1 code in capitals, such as CZ or US"
+            f"no holiday calendar for {code!r}. Write an ISO 3166-1 code in capitals, such as CZ or US"
         )
     if part and part not in parts:
         known = f"its parts are {', '.join(parts)}" if parts else "it has no parts"
-        raise UnknownCountry(f"there are no holidays of {code!r}: {country} is known, {known}. Write {country} alone")
+        raise UnknownCountry(f"no holiday calendar for {code!r}: {country} is known, {known}. Write {country} alone")
     return code
 
 
 def business_columns(country: str, wall_time: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns ``specs.temporal.BUSINESS`` of each event time.
+    """Columns ``specs.temporal.BUSINESS`` of each event time, as float64 arrays by name.
 
-    A business day is a day from Monday to Friday that is no public holiday; business hours are 9 to 17 of it. Distances
-    to holidays are in days, 0 on one, missing beyond 366 days.
+    Business days are Monday to Friday except public holidays; business hours are 9 to 17 on a business day. Distances
+    to holidays are in days, 0 on a holiday and NaN beyond 366 days.
 
     Parameters
     ----------
     country
         ISO 3166 code, ``CZ`` or ``DE-BY``.
     wall_time
-        int64 minutes since 1970 of the local clock.
+        int64 minutes since 1970 on the local clock.
 
     Raises
     ------
     UnknownCountry
-        If there are no holidays for the code.
+        If no holiday calendar exists for the code.
     """
     import numpy as np
 
@@ -91,9 +91,9 @@ def business_columns(country: str, wall_time: np.ndarray) -> dict[str, np.ndarra
 
 
 def _holidays(country: str, day: np.ndarray) -> np.ndarray:
-    """Public holidays in the years of the days and in those beside them, as days since 1970, ascending.
+    """Public holidays in the years of ``day`` and in the years before and after, as days since 1970, ascending.
 
-    Made year by year, so that which other years have events changes nothing.
+    Computed year by year, so that the result for a year does not depend on which other years have events.
     """
     import numpy as np
 
@@ -128,7 +128,7 @@ def _business_days(begin: np.ndarray, end: np.ndarray, free: np.ndarray) -> np.n
 
 
 def _distances(day: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Days since the last holiday and to the next, 0 on one; NaN where none is within ``REACH``."""
+    """Days since the last and until the next holiday, 0 on a holiday; NaN beyond ``REACH``."""
     import numpy as np
 
     padded = np.concatenate([[np.nan], free, [np.nan]])

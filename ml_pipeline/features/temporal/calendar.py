@@ -1,4 +1,4 @@
-"""Calendar columns of event times on a local clock: positions in week, month and year, and their waves."""
+"""Calendar features of event times on a local clock: positions in week, month and year, with sines and cosines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOURS_A_YEAR = 366 * 24
 
 
 def calendar_features(temporal: Temporal, event_time: np.ndarray) -> dict[str, np.ndarray]:
-    """The ``calendar_*`` columns of the families that are on, one float64 array per name.
+    """The ``calendar_*`` columns of the enabled feature families, one float64 array per name.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def calendar_features(temporal: Temporal, event_time: np.ndarray) -> dict[str, n
     Raises
     ------
     ml_pipeline.features.temporal.business_hours.UnknownCountry
-        If ``business`` is on and there are no holidays for the country.
+        If ``business`` is on and no holiday calendar exists for the country.
     """
     wall_time = _wall_time(event_time, temporal.time_zone)
     columns: dict[str, np.ndarray] = {}
@@ -44,13 +44,13 @@ def calendar_features(temporal: Temporal, event_time: np.ndarray) -> dict[str, n
 
 
 def _wall_time(event_time: np.ndarray, time_zone: str) -> np.ndarray:
-    """Minutes since 1970 as the local clock shows them."""
+    """Event times in minutes since 1970 on the local clock."""
     utc = pd.DatetimeIndex(event_time.view("datetime64[us]")).tz_localize("UTC")
     return utc.tz_convert(time_zone).tz_localize(None).to_numpy().astype("datetime64[m]").astype("int64")
 
 
 def _begins(day: np.ndarray, months: int) -> tuple[np.ndarray, np.ndarray]:
-    """First day of the span of so many months (1, 3, 12) that holds each day, and of the next span."""
+    """First day of the month, quarter or year (``months`` 1, 3, 12) that contains each day, and of the next one."""
     month = day.astype("datetime64[D]").astype("datetime64[M]").astype("int64")
     first = month - month % months
     begins, ends = (
@@ -93,7 +93,7 @@ def _calendar(wall_time: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _cyclical(wall_time: np.ndarray) -> dict[str, np.ndarray]:
-    """Each unit once round the circle: hour of 24, weekday of 7, day of its month's length, month of 12."""
+    """Sine and cosine of hour (period 24), weekday (7), day of month (length of the month) and month (12)."""
     day, minute = np.divmod(wall_time, MINUTES_A_DAY)
     month, next_month = _begins(day, 1)
     which_month = month.astype("datetime64[D]").astype("datetime64[M]").astype("int64") % 12
@@ -106,7 +106,7 @@ def _cyclical(wall_time: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _fourier(wall_time: np.ndarray) -> dict[str, np.ndarray]:
-    """Harmonics of the week, by the minute, and of the year, by the hour, of 366 days."""
+    """Harmonics of the week, at minute resolution, and of a year of 366 days, at hour resolution."""
     day = wall_time // MINUTES_A_DAY
     of_week = (wall_time + 3 * MINUTES_A_DAY) % MINUTES_A_WEEK
     of_year = (wall_time - _begins(day, 12)[0] * MINUTES_A_DAY) // 60
@@ -118,9 +118,9 @@ def _fourier(wall_time: np.ndarray) -> dict[str, np.ndarray]:
 def _waves(
     unit: str, position: np.ndarray, length: int, harmonics: Sequence[int] | None = None
 ) -> dict[str, np.ndarray]:
-    """Sine and cosine of ``position`` 0 .. ``length - 1`` in its cycle, looked up in a table of the whole cycle.
+    """Sine and cosine of ``position`` (0 to ``length - 1``) in its cycle, from a table of the whole cycle.
 
-    So that the value does not depend on how many rows are computed at once.
+    With the table, a value does not depend on how many rows are computed at once.
     """
     columns = {}
     for harmonic in harmonics or (1,):

@@ -1,4 +1,4 @@
-"""Columns made from other columns of the same frame: transforms, and products of pairs."""
+"""Features computed from other columns of the same frame: transforms, and products of pairs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ def derived_features(
 ) -> dict[str, np.ndarray]:
     """The transforms and products of ``features.temporal``, one float64 array per name.
 
-    ``rank`` is the share of entities that arrived strictly before and have a smaller value, equal ones counted half;
-    ``zscore`` the difference to their mean in their standard deviations. What is not a number (the root of a negative
-    one, a z-score of a past that does not vary), or too large for the float32 of a learner's matrix, is NaN.
+    ``rank`` is the share of the earlier entities (arrived strictly before) that have a smaller value, where equal
+    values count half. ``zscore`` is the distance to the mean of the earlier entities in standard deviations. Undefined
+    results (the root of a negative number, a z-score if the past does not vary) and values too large for float32 are
+    NaN.
 
     Parameters
     ----------
+    temporal
+        ``features.temporal`` of the specification.
     event_time
         int64 microseconds, ascending.
     features
-        The frame's other numeric columns, in the same order.
+        The other numeric columns of the frame, with the same row order.
     """
     before = np.searchsorted(event_time, event_time)
     columns: dict[str, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""History features: what a tenant's earlier entities had shown by the time an entity came to be."""
+"""History features: outcomes and counts of the tenant's earlier entities, as known at the event time of an entity."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PRIOR_WEIGHT = 5.0
 
 
 class Outcomes(NamedTuple):
-    """What became of each entity, and when; times in microseconds since 1970, ``NEVER`` where it did not happen."""
+    """Outcome of each entity and its times, in microseconds since 1970 (``NEVER`` if it did not happen)."""
 
     value: np.ndarray
-    """float64, reported unit; NaN where the entity has no usable label."""
+    """float64, in the reported unit; NaN if the entity has no usable label."""
     known_at: np.ndarray
-    """int64, when the usable label was known; never before the event time."""
+    """int64, when the usable label became known; not before the event time."""
     finished_at: np.ndarray
-    """int64, when the entity stopped waiting for an outcome, usable or not; never before the event time."""
+    """int64, when the entity ended, with a usable outcome or without; not before the event time."""
 
 
 def history_features(
@@ -32,19 +32,22 @@ def history_features(
 ) -> dict[str, np.ndarray]:
     """The ``history_*`` columns of a feature frame, one float64 array per name.
 
-    An entity sees the outcomes known, and the arrivals and endings that happened, strictly before its event time. As
-    every count and sum runs forward in time, a column's head is bit for bit the column of the head.
+    The features of an entity use the outcomes known, and the arrivals and endings that happened, strictly before its
+    event time. All counts and sums run forward in time, so the first n rows have bit for bit the same values if later
+    rows are removed.
 
     Parameters
     ----------
+    spec
+        The model.
     event_time
         int64 microseconds, ascending.
     outcomes
-        What became of the entities, in the same order.
+        Outcomes of the entities, in the same order.
     levels
-        Per column of ``spec.features.history`` an object array of level or None. A level's mean is shrunk to the
-        tenant's with the weight of 5 outcomes. An entity without a level has NaN in the column's features: entities
-        that name nobody do not share a past.
+        For each column of ``spec.features.history``, an object array of level or None. The mean of a level is shrunk
+        toward the tenant's mean with the weight of 5 outcomes. An entity without a level has NaN in the features of
+        that column, because entities without a level have nothing in common.
     """
     log = spec.training.target == "log"
     known = np.argsort(outcomes.known_at, kind="stable")[: np.count_nonzero(outcomes.known_at < NEVER)]
@@ -82,7 +85,7 @@ def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _recent_median(values: np.ndarray) -> np.ndarray:
-    """Median of the last ``RECENT`` of the first k values, for k = 0 .. len(values); NaN for none.
+    """Median of the last ``RECENT`` of the first k values, for k = 0 .. len(values); NaN for k = 0.
 
     >>> _recent_median(np.array([5.0, 1.0, 3.0])).tolist()
     [nan, 5.0, 3.0, 3.0]
@@ -92,10 +95,10 @@ def _recent_median(values: np.ndarray) -> np.ndarray:
 
 
 def _level_search(event_codes: np.ndarray, codes: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Order of events by level, and for each entity where its level's part begins and where its past ends in it.
+    """Order of the events by level, and the start and end of each entity's past among the events of its level.
 
-    ``event_codes`` are the levels of events in the order of time, ``before`` the number of events, of any level, that
-    each entity sees. Level and position make one ascending key, so that one binary search finds both.
+    ``event_codes`` are the levels of the events in time order; ``before`` is the number of events, of any level, before
+    each entity. Level and position form one ascending key, so that one binary search finds both.
     """
     order = np.argsort(event_codes, kind="stable")
     width = len(event_codes) + 1
@@ -104,7 +107,7 @@ def _level_search(event_codes: np.ndarray, codes: np.ndarray, before: np.ndarray
 
 
 def _level_counts(event_codes: np.ndarray, codes: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Number of the first ``before`` events that are of the entity's own level.
+    """Number of events with the entity's level among the first ``before`` events.
 
     >>> _level_counts(np.array([0, 1, 0]), np.array([0, 0, 1]), np.array([1, 3, 3])).tolist()
     [1, 2, 1]
@@ -116,10 +119,10 @@ def _level_counts(event_codes: np.ndarray, codes: np.ndarray, before: np.ndarray
 def _level_totals(
     event_codes: np.ndarray, terms: np.ndarray, codes: np.ndarray, before: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Number and sum of the first ``before`` terms that are of the entity's own level.
+    """Number and sum of the terms with the entity's level among the first ``before`` terms.
 
-    The sum restarts with each level: a difference of sums over all of them would round differently when a later
-    outcome arrives.
+    The running sum restarts at each level. The difference of two sums over all levels would be rounded differently
+    once a later outcome arrives.
     """
     order, start, end = _level_search(event_codes, codes, before)
     running = pd.Series(terms[order]).groupby(event_codes[order]).cumsum().to_numpy()

@@ -1,7 +1,7 @@
-"""Statistics of many ranges of events at once, each a function of the events inside the range and of nothing else.
+"""Statistics of many ranges of events at once; each depends only on the events inside its range.
 
-Running sums over all events would be quicker and wrong: their differences cancel where one outcome was huge, and round
-differently where other groups have other events.
+Differences of running sums over all events would be quicker but wrong: they lose precision after one huge outcome, and
+they are rounded differently if the events of other groups change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NO_GROUP = -1
 
 
 class Range(NamedTuple):
-    """For each question the events ``first`` .. ``end - 1`` of its group; ``first <= end``, both counted from 0."""
+    """The events ``first`` to ``end - 1`` of a group, counted from 0, with ``first <= end``; one entry per query."""
 
     first: np.ndarray
     end: np.ndarray
@@ -24,19 +24,19 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True)
 class Groups:
-    """Events of several groups, laid out group by group, each group's in the order of time."""
+    """Events of several groups, sorted by group and time."""
 
     order: np.ndarray
-    """Events of a group, by group and time."""
+    """Indices of the events that have a group, sorted by group and time."""
     keys: np.ndarray
-    """Group and position in time of each of them as one ascending number."""
+    """Group and time position of each event in ``order``, combined to one ascending number."""
     start: np.ndarray
-    """Where each group begins in ``order``; one more than there are groups."""
+    """Position in ``order`` at which each group begins, and the end; length groups + 1."""
     width: int
 
     @classmethod
     def of(cls, codes: np.ndarray, count: int) -> Groups:
-        """``codes``: group 0 .. ``count - 1`` of each event in the order of time, or ``NO_GROUP``."""
+        """Groups from ``codes``: the group (0 to ``count - 1``, or ``NO_GROUP``) of each event in time order."""
         width = len(codes) + 1
         order = np.argsort(codes, kind="stable")
         order = order[np.count_nonzero(codes == NO_GROUP) :]
@@ -44,7 +44,7 @@ class Groups:
         return cls(order, keys, np.searchsorted(keys, np.arange(count + 1) * width), width)
 
     def seen(self, codes: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """How many of the first ``before`` events are of group ``codes``; 0 for ``NO_GROUP``.
+        """Number of events of the group ``codes`` among the first ``before`` events; 0 for ``NO_GROUP``.
 
         >>> Groups.of(np.array([0, 1, 0]), 2).seen(np.array([0, 0, 1, -1]), np.array([1, 3, 3, 3])).tolist()
         [1, 2, 1, 0]
@@ -53,14 +53,14 @@ class Groups:
         return np.where(codes == NO_GROUP, 0, found)
 
     def at(self, codes: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """The event at a position of a group. ``position`` is within the group."""
+        """Index of the event at ``position`` within the group ``codes``."""
         return self.order[self.start[codes] + position]
 
     def cells(self) -> tuple[np.ndarray, int]:
-        """First cell of each group, and number of cells, where each group begins at a multiple of its size.
+        """First cell of each group and the number of cells; each group begins at a multiple of its rounded size.
 
-        Sizes are rounded up to powers of two. So how a range lies in the blocks of :func:`range_moments` depends on its
-        place in the group alone, whatever other groups hold and whatever comes later.
+        Sizes are rounded up to powers of two. The position of a range in the blocks of :func:`range_moments` therefore
+        depends only on its place in the group, not on other groups or later events.
         """
         sizes = np.maximum(np.diff(self.start), 1)
         rounded = np.int64(1) << np.ceil(np.log2(sizes)).astype("int64")
@@ -73,7 +73,7 @@ class Groups:
 
 
 class Moments(NamedTuple):
-    """Of the values y in each range: NaN where it is empty. With times t also the sums that a straight line takes."""
+    """Moments of the values y in each range, NaN for an empty one; with times t also the sums for a linear fit."""
 
     n: np.ndarray
     mean: np.ndarray
@@ -98,19 +98,26 @@ def range_moments(
 ) -> list[Moments]:
     """Moments of the values in each range, in O(n log n) time and O(n) memory.
 
-    A disjoint sparse table: a range that crosses the middle of a block of 2^k cells, and of no larger one, is a tail of
-    the block's left half and a head of its right half, so that two running sums, both outward from the middle, give
-    it. They are sums of differences to the value in the middle, which is in the range: with it as one of the n values
-    the cancellation in the sum of squares is at most by a factor of n (Chan, Golub & LeVeque 1983).
+    Method: a disjoint sparse table. Take the largest block of 2^k cells whose middle a range crosses. The range is the
+    end of the block's left half and the start of its right half, so it is the sum of two running sums that start at the
+    middle. The sums use differences to the value in the middle, which belongs to the range; the cancellation in the sum
+    of squares is then at most a factor of n (Chan, Golub & LeVeque 1983).
 
     Parameters
     ----------
+    groups
+        Groups of the events.
     codes
-        Group of each question.
+        Group of each query.
     values, times
-        One per event, finite, in the order in which the groups were made.
+        One finite number per event, in the order of the codes that ``groups`` was made from.
     ranges
-        Each with one entry per question.
+        Ranges with one entry per query each.
+
+    Returns
+    -------
+    list of Moments
+        One per element of ``ranges``, with arrays of one entry per query.
     """
     starts, size = groups.cells()
     group = groups.keys // groups.width
@@ -122,17 +129,17 @@ def range_moments(
         t = np.zeros(size)
         t[cell] = times[groups.order]
     base = starts[codes] if len(starts) else np.zeros(len(codes), dtype="int64")
-    questions = [_Question.of(base, asked, y, t is not None) for asked in ranges]
+    queries = [_Query.of(base, asked, y, t is not None) for asked in ranges]
     for level in range(size.bit_length()):
-        if any(question.asks(level) for question in questions):
+        if any(query.crosses(level) for query in queries):
             sums = _outward_sums(y, t, 1 << level)
-            for question in questions:
-                question.take(level, sums)
-    return [question.answer() for question in questions]
+            for query in queries:
+                query.take(level, sums)
+    return [query.moments() for query in queries]
 
 
 def _outward_sums(y: np.ndarray, t: np.ndarray | None, half: int) -> list[np.ndarray]:
-    """Per cell the smallest, the largest, the middle and the sums between the cell and the middle of its block."""
+    """For each cell the minimum, maximum, middle value and sums of the cells from the block's middle to the cell."""
     blocks = y.reshape(-1, 2 * half)
     middle = blocks[:, half : half + 1]
     y = blocks - middle
@@ -153,20 +160,20 @@ def _outward(blocks: np.ndarray, half: int, add: np.ufunc) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Question:
-    """One range per question, on its way through the levels."""
+class _Query:
+    """Ranges of all queries and the sums collected for them, level by level."""
 
     count: np.ndarray
     first: np.ndarray
     last: np.ndarray
     by_level: np.ndarray
-    """Questions of more than one value, by the level at which their range crosses a middle."""
+    """Queries with more than one value, sorted by the level whose block middle their range crosses."""
     level_start: np.ndarray
     found: list[np.ndarray]
-    """Smallest, largest, shift, and sums of differences to the shift."""
+    """Minimum, maximum, shift, and sums of differences to the shift."""
 
     @classmethod
-    def of(cls, base: np.ndarray, asked: Range, y: np.ndarray, timed: bool) -> _Question:
+    def of(cls, base: np.ndarray, asked: Range, y: np.ndarray, timed: bool) -> _Query:
         count = asked.end - asked.first
         first, last = base + asked.first, base + asked.end - 1
         many = np.flatnonzero(count > 1)
@@ -180,7 +187,7 @@ class _Question:
     def _at(self, level: int) -> np.ndarray:
         return self.by_level[self.level_start[level] : self.level_start[level + 1]]
 
-    def asks(self, level: int) -> bool:
+    def crosses(self, level: int) -> bool:
         return len(self._at(level)) > 0
 
     def take(self, level: int, sums: list[np.ndarray]) -> None:
@@ -193,7 +200,7 @@ class _Question:
         for into, sum_ in zip(self.found[3:], added, strict=True):
             into[at] = sum_[first] + sum_[last]
 
-    def answer(self) -> Moments:
+    def moments(self) -> Moments:
         low, high, shift, y, yy, *timed = self.found
         count = np.maximum(self.count, 1)
         time_square = product = np.zeros(0)
@@ -206,9 +213,9 @@ class _Question:
 
 
 class OrderStatistics:
-    """Which value of a range is the k-th smallest, and how many are below a bound: a wavelet matrix.
+    """Wavelet matrix: the k-th smallest value of a range, and the number of values below a bound.
 
-    O(log n) vectorised steps for any number of questions (Claude, Navarro & Ordóñez 2015).
+    Takes O(log n) vectorised steps for any number of queries (Claude, Navarro & Ordóñez 2015).
     """
 
     def __init__(self, values: np.ndarray) -> None:
@@ -223,7 +230,7 @@ class OrderStatistics:
             ranks = np.concatenate([ranks[low], ranks[~low]])
 
     def smallest(self, first: np.ndarray, end: np.ndarray, k: np.ndarray) -> np.ndarray:
-        """The k-th smallest, from 0, of ``values[first:end]``; NaN where the range is empty.
+        """The k-th smallest value (counted from 0) of ``values[first:end]``; NaN for an empty range.
 
         >>> ordered = OrderStatistics(np.array([5.0, 1.0, 3.0]))
         >>> ordered.smallest(np.array([0, 1, 1]), np.array([3, 3, 1]), np.array([1, 1, 0]))
@@ -244,7 +251,7 @@ class OrderStatistics:
         return found
 
     def below(self, first: np.ndarray, end: np.ndarray, bound: np.ndarray) -> np.ndarray:
-        """How many of ``values[first:end]`` are smaller than the bound.
+        """Number of ``values[first:end]`` that are smaller than ``bound``.
 
         >>> OrderStatistics(np.array([5.0, 1.0, 3.0])).below(np.array([0, 1]), np.array([3, 3]), np.array([5.0, 2.0]))
         array([2, 1])

@@ -1,8 +1,8 @@
-"""What a tenant's earlier outcomes, arrivals and endings tell of an entity: lags, windows, spread, trend, queue.
+"""Temporal features from a tenant's earlier outcomes, arrivals and endings: lags, windows, spread, trend, queue.
 
-As in :mod:`ml_pipeline.features.temporal.history`, an entity sees what was known, and what had happened, strictly
-before its event time. Every statistic is computed from the events of its own range alone, so the head of a column is
-bit for bit the column of the head.
+As in :mod:`ml_pipeline.features.temporal.history`, features use what was known, and what had happened, strictly before
+the event time. Every statistic uses only the events of its own range, so the first n rows have bit for bit the same
+values if later rows are removed.
 """
 
 from __future__ import annotations
@@ -28,20 +28,23 @@ IN_PROGRESS_DAYS = 30
 def temporal_features(
     spec: ModelSpec, event_time: np.ndarray, outcomes: Outcomes, levels: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The ``history_*`` columns of the families that are on in ``features.temporal``, one float64 array per name.
+    """The ``history_*`` columns of the families enabled in ``features.temporal``, one float64 array per name.
 
-    Of a log target, statistics are taken of log(1 + outcome). Means are turned back into the reported unit; standard
-    deviations, slopes and departures are left on that scale. Lags, smallest, largest and quantiles are outcomes.
+    With a log target, statistics are computed from log(1 + outcome). Means are converted back to the reported unit;
+    standard deviations, slopes and departures stay on the log scale. Lags, minima, maxima and quantiles are outcomes in
+    the reported unit.
 
     Parameters
     ----------
+    spec
+        The model.
     event_time
         int64 microseconds, ascending.
     outcomes
-        What became of the entities, in the same order.
+        Outcomes of the entities, in the same order.
     levels
-        Per column of ``spec.features.history`` an object array of level or None: each is asked for the entities of the
-        same level too. An entity without a level has NaN there.
+        For each column of ``spec.features.history``, an object array of level or None. Each feature is computed for the
+        tenant, and for the entities at the same level; it is NaN for an entity without a level.
     """
     families = spec.features.temporal
     events = _Events.of(event_time, outcomes, log=spec.training.target == "log")
@@ -70,7 +73,7 @@ def temporal_features(
 
 @dataclass(frozen=True)
 class _Events:
-    """Arrivals in the order of the entities; known outcomes and endings each in the order in which they happened."""
+    """Arrivals in the order of the entities; known outcomes and endings in the order of their own times."""
 
     event_time: np.ndarray
     known: np.ndarray
@@ -106,11 +109,11 @@ class _Events:
 
 @dataclass(frozen=True)
 class _Scope:
-    """The events of the tenant, or of each level of a column."""
+    """Events grouped by the level of one column, or the whole tenant as one group."""
 
     events: _Events
     codes: np.ndarray
-    """Level of each entity; -1 for none."""
+    """Level of each entity; -1 if it has none."""
 
     @cached_property
     def levels(self) -> int:
@@ -130,14 +133,14 @@ class _Scope:
 
     @cached_property
     def known_before(self) -> np.ndarray:
-        """Outcomes of its level that each entity sees."""
+        """Number of outcomes at its level known before each entity."""
         return self.known_until(self.events.event_time)
 
     def known_until(self, moment: np.ndarray) -> np.ndarray:
         return self.known.seen(self.codes, np.searchsorted(self.events.known_at, moment))
 
     def known_since(self, days: int) -> Range:
-        """Outcomes known in the last so many days; 0 days are all."""
+        """Outcomes that became known in the last ``days`` days; all outcomes for 0."""
         if not days:
             return Range(np.zeros(len(self.codes), dtype="int64"), self.known_before)
         return Range(self.known_until(self.events.event_time - days * DAY), self.known_before)
@@ -147,13 +150,13 @@ class _Scope:
         return range_moments(self.known, self.codes, self.events.term, [self.known_since(0)])[0]
 
     def last(self, groups: Groups, times: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """Microseconds from the last of the ``before`` events to the event time, NaN without one."""
+        """Microseconds from the last of the ``before`` events to the event time; NaN if ``before`` is 0."""
         at = _picked(groups, self.codes, times.astype("float64"), before - 1)
         return self.events.event_time - at
 
 
 def _picked(groups: Groups, codes: np.ndarray, values: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """The value at a position of each entity's group; NaN where it is negative."""
+    """Value at ``position`` in each entity's group; NaN for a negative position."""
     found = np.full(len(codes), np.nan)
     there = position >= 0
     found[there] = values[groups.at(codes[there], position[there])]
@@ -169,7 +172,7 @@ def _lag(scope: _Scope, lag: int) -> np.ndarray:
 
 
 def _rolling(scope: _Scope) -> dict[str, np.ndarray]:
-    """Of each window; a quantile is the smallest outcome that at least this share of the window does not exceed."""
+    """Statistics per window; a quantile is the smallest outcome that this share of the window does not exceed."""
     ranges = [scope.known_since(days) for days in WINDOWS]
     moments = range_moments(scope.known, scope.codes, scope.events.term, ranges)
     ordered = OrderStatistics(scope.events.value[scope.known.order])
@@ -189,7 +192,7 @@ def _spread(scope: _Scope, moments: Moments) -> dict[str, np.ndarray]:
 
 
 def _expanding(scope: _Scope, tenant: _Scope | None) -> dict[str, np.ndarray]:
-    """Of all known outcomes; of a level also its shrunk mean less that of the ``tenant``, and its share of outcomes."""
+    """Statistics of all known outcomes; with ``tenant`` also the level's shrunk departure from the tenant's mean."""
     found = scope.all_known
     columns = {name: column for name, column in _spread(scope, found).items() if name != "mean"}
     columns["lag_1"] = _lag(scope, 1)
@@ -220,7 +223,7 @@ def _queue(scope: _Scope) -> dict[str, np.ndarray]:
     done = OrderStatistics(scope.events.ended_at[arrivals.order]).below(base + began, base + arrived, now)
     columns["in_progress_30d"] = arrived - began - done
     a_day = columns["endings_30d"] / 30
-    # Little's law: what waits is what comes in a day times the days that it waits.
+    # Little's law: items in progress = items finished per day x days each one waits.
     columns["wait_days"] = np.divide(columns["in_progress_30d"], a_day, out=np.full(len(now), np.nan), where=a_day > 0)
     return {name: column.astype("float64") for name, column in columns.items()}
 

@@ -1,4 +1,4 @@
-"""Trend of the known outcomes before each entity: slopes and how well they fit, and how much the level has moved."""
+"""Trend of the outcomes known before each entity: slopes, their fit, and level changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from ml_pipeline.features.temporal.history import DAY
 from ml_pipeline.features.temporal.ranges import Groups, Moments, Range, range_moments
 
-FEWEST = 3  # outcomes without which there is no slope, and no mean to compare
+FEWEST = 3  # outcomes needed for a slope, or for each mean in a comparison
 CHANGE_DAYS, CHANGE_OUTCOMES = 30, 20
 ALLOWANCE, LARGEST = 0.5, 4.0
 
@@ -24,20 +24,21 @@ def trend(
 ) -> dict[str, np.ndarray]:
     """Columns ``specs.temporal.TREND_PARTS`` of each entity.
 
-    ``slope_*`` is the least-squares slope a day over the last 30 or 90 days or all of the past, ``fit_*`` its R^2, 0
-    where all outcomes are equal; both NaN below 3 outcomes or without two times. ``change_*`` is Welch's statistic: the
-    last 30 days against the 60 before, and the last 20 outcomes against the 20 before; NaN below 3 on a side, or where
-    neither side varies. ``cusum_*`` is the cumulative sum by which standardised outcomes have lately exceeded half a
-    standard deviation upward or downward (Page 1954); 0 at rest.
+    - ``slope_*``: least-squares slope per day over the last 30 days, 90 days or the whole past; ``fit_*`` its R^2, 0 if
+      all outcomes are equal. Both are NaN with fewer than 3 outcomes or with one distinct time.
+    - ``change_*``: Welch's statistic of the last 30 days against the 60 before, and of the last 20 outcomes against the
+      20 before; NaN with fewer than 3 outcomes on a side, or if neither side varies.
+    - ``cusum_*``: cumulative sum of the standardised outcomes beyond half a standard deviation, upward or downward
+      (Page 1954); 0 without a shift.
 
     Parameters
     ----------
     groups, codes
-        Known outcomes by level, in the order in which they were known, and the level of each entity.
+        Known outcomes grouped by level, in the order in which they became known, and the level of each entity.
     terms, known_at
-        Of the known outcomes: value on the scale of the target, and int64 microseconds.
+        Value of each known outcome on the scale of the target, and the int64 microseconds at which it became known.
     known_since
-        The outcomes that each entity sees of its last so many days; of all for 0.
+        Returns the outcomes that became known in the last so many days before each entity; all for 0.
     """
     month, quarter, everything = (known_since(days) for days in (CHANGE_DAYS, 90, 0))
     before = everything.end
@@ -81,10 +82,11 @@ def _divided(part: np.ndarray, whole: np.ndarray, where: np.ndarray) -> np.ndarr
 
 
 def _cusum(groups: Groups, terms: np.ndarray) -> dict[str, np.ndarray]:
-    """Both sums after each outcome, in the order of ``groups``: S = max(0, S + z - 1/2) is C - min(0, C so far).
+    """Upward and downward sum after each outcome, in the order of ``groups``.
 
-    An outcome is standardised by those known before it, and its z kept within 4, so that one alone raises no alarm that
-    lasts. The first three of a level count as 0.
+    S = max(0, S + z - 1/2) is computed as C - min(0, minimum of C so far), where C is the cumulative sum of z - 1/2.
+    Each outcome is standardised by those known before it and z is clipped at 4, so that one outlier has no lasting
+    effect. The first three outcomes of a level add 0.
     """
     codes = groups.keys // groups.width
     position = np.arange(len(codes)) - groups.start[codes]

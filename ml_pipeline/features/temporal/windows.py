@@ -1,4 +1,4 @@
-"""The matured rows that a version is trained on: a window back from ``as_of``, wider where it holds too few."""
+"""The training window: matured rows of the last days before ``as_of``, widened if they are too few."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from ml_pipeline.specs import ModelSpec
 def training_window(
     spec: ModelSpec, frame: pd.DataFrame, as_of: datetime, changed_at: datetime | None = None
 ) -> tuple[pd.DataFrame, str | None]:
-    """Matured rows of the last ``spec.training.window_days`` by event time, in their order, with a new RangeIndex.
+    """Matured rows of the training window, and a note if it differs from the declared one.
 
-    Where outcomes began to be others at ``changed_at``, the rows that came to be since then are the window as soon as
-    they are ``spec.training.min_rows``: what the older ones teach is no longer so. A change from before the window is
-    none.
+    The declared window is the last ``spec.training.window_days`` by event time.
 
-    A window that holds fewer than ``spec.training.min_rows`` doubles until it holds enough, or every matured row there
-    is, which may still be too few. The note says how far it went; None where the declared window was enough, or a
-    wider one would hold nothing more.
+    - After a change of the outcomes at ``changed_at`` inside this window, the rows since the change are used as soon as
+      there are ``spec.training.min_rows``, because older rows no longer represent the outcomes.
+    - A window with fewer than ``spec.training.min_rows`` is doubled until it has enough rows or contains every matured
+      row, which may still be too few.
+
+    Returns
+    -------
+    DataFrame
+        Rows of ``frame`` in their order, with a new RangeIndex.
+    str or None
+        How the window differs from the declared one.
     """
     matured = frame[frame["state"] == "matured"].reset_index(drop=True)
     if changed_at is not None and (as_of - changed_at).days < spec.training.window_days:
         since = matured["event_time"] >= pd.Timestamp(changed_at)
         if since.sum() >= spec.training.min_rows:
-            note = (
-                f"trained on the {since.sum()} rows since {changed_at:%Y-%m-%d}, when the outcomes began to be others"
-            )
+            note = f"trained on the {since.sum()} rows since {changed_at:%Y-%m-%d}, when the outcomes changed"
             return matured[since].reset_index(drop=True), note
     age = (pd.Timestamp(as_of) - matured["event_time"]).dt.total_seconds() / 86_400
     declared = days = spec.training.window_days
@@ -39,5 +43,5 @@ def training_window(
     chosen = matured[age < days].reset_index(drop=True)
     if days == declared:
         return chosen, None
-    few = f"{first_inside} of {spec.training.min_rows} matured samples in the declared one"
+    few = f"the declared one has {first_inside} of {spec.training.min_rows} matured rows"
     return chosen, f"window widened from {declared} to {days} days: {few}"

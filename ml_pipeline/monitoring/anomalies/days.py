@@ -1,4 +1,4 @@
-"""Days unlike the tenant's own earlier days: in volume, in missing values, in the mean of the predictions."""
+"""Unusual days, compared with the tenant's own earlier days: volume, missing values and mean prediction."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ RATE = 0.001
 HISTORY_DAYS = 56
 MIN_DAYS = 28  # earlier days for the volume: four of each weekday
 MIN_DAYS_WITH_ROWS = 14  # for missing values and predictions
-MIN_PREDICTIONS = 5  # on a day, below which its mean says little about the day
+MIN_PREDICTIONS = 5  # on a day, needed for its mean to be tested
 NAMED_COLUMNS = 3
-OUTLIER = 4.5  # robust standard deviations at which an earlier day is no example of a usual one
+OUTLIER = 4.5  # robust standard deviations from which an earlier day is excluded from the reference
 _MISSING = "missing_"
 _DAY = 86_400_000_000  # microseconds
 _NO_VARIANCE = 1e-9
@@ -31,22 +31,26 @@ _WEEKDAYS = ("Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Satur
 def daily_summary(
     spec: ModelSpec, frame: pd.DataFrame, first: date, last: date, predictions: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """One row per UTC day from ``first`` to ``last``, both included, days without anything too.
+    """One row per UTC day from ``first`` to ``last`` (inclusive), also for days without rows.
 
     Parameters
     ----------
+    spec : ModelSpec
+        The model.
     frame : DataFrame
         Feature rows; a row belongs to the day of its ``event_time``.
+    first, last : date
+        Days to summarise.
     predictions : DataFrame or None
-        ``predicted_at`` and ``value``: the live predictions of one tenant and model.
+        Live predictions of the tenant and model, with ``predicted_at`` and ``value``.
 
     Returns
     -------
     DataFrame
-        Index of days (datetime64, no zone). ``volume``: rows; ``missing_<column>``: rows without a value, for the
-        columns that describe an entity; ``predictions``, ``prediction_mean`` and ``prediction_variance``: number, mean
-        and variance of the day's predictions, on the logarithmic scale log(1 + x) where the label is never negative
-        (NaN where there are too few).
+        Index of days (datetime64 without zone). ``volume``: number of rows. ``missing_<column>``: rows without a value,
+        for the columns that describe an entity. ``predictions``, ``prediction_mean`` and ``prediction_variance``:
+        number, mean and variance of the day's predictions, on the scale log(1 + x) if the label cannot be negative (NaN
+        if there are too few).
     """
     days = pd.date_range(first, last, freq="D")
     summary = _row_counts(spec, frame, days)
@@ -62,7 +66,7 @@ def daily_summary(
 
 
 def _row_counts(spec: ModelSpec, frame: pd.DataFrame, days: pd.DatetimeIndex) -> pd.DataFrame:
-    """Rows, and rows without a value of each judged column, by day."""
+    """Number of rows, and of rows without a value in each judged column, by day."""
     names = [name for name in judged_columns(spec.feature_columns).all if name in frame]
     missing = frame[names].isna().to_numpy()
     if "text" in spec.feature_columns.text and "text" in frame:
@@ -79,27 +83,40 @@ def _row_counts(spec: ModelSpec, frame: pd.DataFrame, days: pd.DatetimeIndex) ->
 
 
 def unusual_days(summary: pd.DataFrame, days: Sequence[date] | None = None, *, rate: float = RATE) -> Anomalies:
-    """The days (the last one unless given) unlike the 56 days before each, by what :func:`daily_summary` returned.
+    """Days that differ from the 56 days before each of them.
 
-    Three measures, each with ``rate`` as its share of false alarms a day, so up to ``3 * rate`` a day together:
+    Three measures are tested, each with a false alarm rate of ``rate`` per day, so at most ``3 * rate`` together:
 
-    - volume: a negative binomial count with the mean of the weekday and one over-dispersion for all days;
-    - missing values: a beta-binomial count per column, the shares of days varying as they did, corrected for the
-      number of columns (Bonferroni); one anomaly a day names the columns;
-    - prediction mean: normal, its variance within and between days (DerSimonian and Laird 1986), for days with at
-      least five predictions. A new version that predicts on another level is an unusual day too.
+    - volume: a negative binomial count with the mean of its weekday and one over-dispersion for all days;
+    - missing values: a beta-binomial count per column with the day-to-day variation of the reference, Bonferroni
+      corrected for the number of columns; one anomaly per day names the columns;
+    - mean prediction: normal, with variance within and between days (DerSimonian and Laird 1986), for days with at
+      least five predictions. A new version that predicts on another level is reported as well.
 
-    Days that are themselves far off are no example of usual ones. The estimates' own uncertainty is part of each
-    p-value, by Student's t. Simulated quiet days of 0.5 to 400 rows gave 0 to 1.8 (volume), 0 to 1.3 (missing) and 0 to
-    1.2 (mean) false alarms per 1,000 days at the default rate of 1: fewest where counts are small, most where the
-    expected volume varies by 40 % from day to day, or by 25 % with an autocorrelation of 0.5.
+    Extreme days are excluded from the reference. The p-values include the uncertainty of the estimates, by Student's t.
+    Simulated quiet days of 0.5 to 400 rows gave 0 to 1.8 (volume), 0 to 1.3 (missing) and 0 to 1.2 (mean) false alarms
+    per 1,000 days at the default rate of 1 per 1,000: fewest with small counts, most if the expected volume varies by
+    40% from day to day, or by 25% with an autocorrelation of 0.5.
 
-    ``tested`` counts measures times days; a measure with too little history gives none, which the note says.
+    Parameters
+    ----------
+    summary : DataFrame
+        Result of :func:`daily_summary`.
+    days : sequence of date, optional
+        Days to test, by default the last one.
+    rate : float
+        False alarms per day and measure.
+
+    Returns
+    -------
+    Anomalies
+        ``tested`` is the number of tests (measures times days). Measures with too little history are not tested and are
+        named in ``note``.
 
     Raises
     ------
     ValueError
-        If the summary has no row of a day.
+        If the summary lacks one of the days.
     """
     history = _Days.of(summary)
     chosen = pd.DatetimeIndex(summary.index[-1:] if days is None else list(days))
@@ -124,7 +141,7 @@ def unusual_days(summary: pd.DataFrame, days: Sequence[date] | None = None, *, r
 
 
 def volume_p_value(summary: pd.DataFrame, day: date) -> float | None:
-    """P-value of a day's volume among the days before it; None with too little history."""
+    """P-value of a day's volume, compared with the days before it; None with too little history."""
     anomaly = _volume(_Days.of(summary), _places(summary, pd.DatetimeIndex([day]))[0])
     return None if anomaly is None else anomaly.score
 
@@ -133,7 +150,7 @@ def _places(summary: pd.DataFrame, days: pd.DatetimeIndex) -> list[int]:
     places = summary.index.get_indexer(days)
     if (places < 0).any():
         absent = days[places < 0][0].date()
-        raise ValueError(f"the summary has no row of {absent}. Summarise the days up to it")
+        raise ValueError(f"the summary lacks the day {absent}. Summarise the days up to it")
     return [int(place) for place in places]
 
 
@@ -143,7 +160,7 @@ def _day(times: pd.Series) -> pd.Series:
 
 @dataclass(frozen=True)
 class _Days:
-    """The columns of a summary as arrays, one place a day; ``missing`` has one column per feature."""
+    """The columns of a summary as arrays with one entry per day; ``missing`` is days x features."""
 
     iso: list[str]
     weekday: np.ndarray
@@ -173,7 +190,7 @@ class _Days:
 
 
 def _volume(days: _Days, place: int) -> Anomaly | None:
-    """The day's count against its weekday's mean, over-dispersed as the earlier days were about theirs."""
+    """Test of the day's count against the mean of its weekday, with the over-dispersion of the earlier days."""
     from scipy.special import betainc, betaincc
 
     past = slice(max(place - HISTORY_DAYS, 0), place)
@@ -183,7 +200,7 @@ def _volume(days: _Days, place: int) -> Anomaly | None:
     usual = _usual_counts(counts, weekday)
     counts, weekday = counts[usual], weekday[usual]
     times = np.bincount(weekday, minlength=7)
-    # Half a count more in each sum, Jeffreys' prior: no day of the week is impossible.
+    # Jeffreys' prior adds half a count to each sum, so that no weekday has an expected count of 0.
     means = (np.bincount(weekday, weights=counts, minlength=7) + 0.5) / np.maximum(times, 1)
     expected = means[weekday]
     freedom = max(len(counts) - 7, 1)
@@ -200,11 +217,11 @@ def _volume(days: _Days, place: int) -> Anomaly | None:
     own = counts[weekday == today]
     span = f"{own.min():.0f} to {own.max():.0f}, " if len(own) else ""
     usually = f"the last {len(own)} {_WEEKDAYS[today]} had {span}{mean:.3g} on average"
-    return Anomaly("volume", None, days.iso[place], score, f"{seen:.0f} rows, where {usually} (p = {score:.2g})", [])
+    return Anomaly("volume", None, days.iso[place], score, f"{seen:.0f} rows; {usually} (p = {score:.2g})", [])
 
 
 def _usual_counts(counts: np.ndarray, weekday: np.ndarray) -> np.ndarray:
-    """Which days are not far from the median of their weekday, on the scale on which Poisson counts spread alike."""
+    """Days near the median of their weekday, on the square-root scale, where Poisson counts have equal variance."""
     roots = 2 * np.sqrt(counts + 0.375)
     days, of_day = np.unique(weekday, return_inverse=True)
     departure = roots - np.array([np.median(roots[weekday == day]) for day in days])[of_day]
@@ -212,7 +229,7 @@ def _usual_counts(counts: np.ndarray, weekday: np.ndarray) -> np.ndarray:
 
 
 def _nulls(days: _Days, place: int) -> Anomaly | None:
-    """The most unusual column's missing values against the share of earlier days."""
+    """Test of the missing values of each column against their share on earlier days."""
     past = np.arange(max(place - HISTORY_DAYS, 0), place)
     past = past[days.volume[past] > 0]
     rows = int(days.volume[place])
@@ -226,8 +243,8 @@ def _nulls(days: _Days, place: int) -> Anomaly | None:
     score = float(p_values[order[0]])
     named = [int(column) for column in order[:NAMED_COLUMNS] if p_values[column] <= max(score, RATE)]
     parts = [
-        f"{days.names[column]} is missing in {seen[column]:.0f} of {rows} rows ({seen[column] / rows:.0%}), before in "
-        f"{missing[:, column].sum() / sizes.sum():.1%}"
+        f"{days.names[column]} is missing in {seen[column]:.0f} of {rows} rows ({seen[column] / rows:.0%}), on earlier "
+        f"days in {missing[:, column].sum() / sizes.sum():.1%}"
         for column in named
     ]
     reason = f"{'; '.join(parts)} (p = {score:.2g} over {len(days.names)} columns)"
@@ -235,7 +252,7 @@ def _nulls(days: _Days, place: int) -> Anomaly | None:
 
 
 def _usual_share(sizes: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean share, and correlation within a day of the predictive distribution, per column."""
+    """Mean share of missing values and their correlation within a day, per column."""
     size = sizes[:, None]
     pooled = (missing.sum(axis=0) + 0.5) / (sizes.sum() + 1)
     roots = 2 * np.sqrt(size) * (_arcsine(missing, size) - np.arcsin(np.sqrt(pooled)))
@@ -272,7 +289,7 @@ def _beta_binomial_tail(seen: np.ndarray, rows: int, share: np.ndarray, correlat
 
 
 def _prediction_mean(days: _Days, place: int) -> Anomaly | None:
-    """The day's mean against that of earlier days, its variance within and between days."""
+    """Test of the day's mean prediction against the means of earlier days."""
     past = np.arange(max(place - HISTORY_DAYS, 0), place)
     past = past[days.predictions[past] > 0]
     number = days.predictions[place]
@@ -291,7 +308,7 @@ def _prediction_mean(days: _Days, place: int) -> Anomaly | None:
     today = float(days.mean[place])
     score = float(_two_sided(abs(today - mean) / np.sqrt(variance), len(means) - 1))
     reason = (
-        f"the mean of {number:.0f} predictions is {today:.3g}, where that of {len(means)} earlier days was {mean:.3g} "
+        f"the mean of {number:.0f} predictions is {today:.3g}, on {len(means)} earlier days it was {mean:.3g} "
         f"(scale of the target; p = {score:.2g})"
     )
     return Anomaly("prediction_mean", None, days.iso[place], score, reason, [])
@@ -313,16 +330,17 @@ def _between_variance(sizes: np.ndarray, means: np.ndarray, within: float) -> fl
 
 
 def _student(tail: np.ndarray | float, freedom: int) -> np.ndarray:
-    """Two-sided p-value of a one-sided normal tail, read against Student's t: the spread itself is an estimate."""
+    """Two-sided p-value from Student's t for a one-sided normal tail, because the spread is estimated."""
     from scipy.special import ndtri
 
     return _two_sided(-ndtri(np.clip(tail, _NO_TAIL, 0.5)), freedom)
 
 
 def _two_sided(distance: np.ndarray | float, freedom: int) -> np.ndarray:
-    """Of Student's t with half the degrees of freedom: what days add up to is skewed and correlated in time.
+    """Two-sided p-value from Student's t with half the degrees of freedom.
 
-    With all of them, days of lognormal volume with autocorrelation 0.5 gave 5 times the stated false alarms.
+    Daily sums are skewed and autocorrelated. With the full degrees of freedom, lognormal volumes with an
+    autocorrelation of 0.5 gave 5 times the nominal false alarms.
     """
     from scipy.special import stdtr
 

@@ -1,7 +1,7 @@
-"""Single rows unlike those before them: outcomes far from their prediction, predictions and inputs unlike the others.
+"""Unusual single rows: outcomes far from their prediction, unusual predictions and unusual inputs.
 
-Rows are ranked by conformal p-values (Vovk et al. 2005, Bates et al. 2023): no distribution is assumed, and of rows
-that are exchangeable with the earlier ones at most the stated share is named. Days are in
+Rows are judged by conformal p-values (Vovk et al. 2005, Bates et al. 2023). These assume no distribution; if rows are
+exchangeable with the earlier ones, at most the stated share is reported. For days see
 :mod:`ml_pipeline.monitoring.anomalies.days`.
 """
 
@@ -26,19 +26,19 @@ AT_MOST = 100
 NAMED_COLUMNS = 3
 MIN_REFERENCE_ROWS = 100
 MAX_REFERENCE_ROWS = 20_000
-OLDEST = 0.4  # share of the reference that is scored by nothing, there being too little before it
+OLDEST = 0.4  # share of the reference that is not scored, because too few rows precede it
 BLOCKS = 3
-TAIL = 0.05  # share of a column's values in each tail; what lies between the tails surprises nobody
-MIN_TAIL = 0.05  # spread of a tail on the compressed scale where the reference has none
-MIN_VALUES = 30  # values below which the tails of a column are not known
-MAX_SURPRISE = 50.0  # -log p of a value that nothing in the reference comes near
+TAIL = 0.05  # share of a column's values in each tail; values between the tails have no surprise
+MIN_TAIL = 0.05  # smallest spread of a tail on the compressed scale
+MIN_VALUES = 30  # values that a column needs for the estimate of its tails
+MAX_SURPRISE = 50.0  # largest -log p of a value
 HUGE = 1e300
 CHUNK = 50_000
 
 
 @dataclass(frozen=True)
 class Anomaly:
-    """One unusual row or day; every field can go into JSON as it is."""
+    """One unusual row or day; every field is a JSON value."""
 
     kind: Kind
     entity_id: str | None
@@ -50,35 +50,39 @@ class Anomaly:
 
 @dataclass(frozen=True)
 class Anomalies:
-    """The most unusual of what was tested, and how many of them a quiet stream would have given."""
+    """The most unusual rows or days, with the number of tests and the false alarm rate."""
 
     found: list[Anomaly]  # most unusual first, at most ``AT_MOST``
-    count: int  # all that were found
+    count: int  # number found, before the limit
     tested: int
-    rate: float  # share of the tested that is found when nothing is unusual, at most
-    note: str  # what could not be tested and why; empty if everything was
+    rate: float  # largest share of the tests that is found if no row or day is unusual
+    note: str  # what could not be tested, and why; empty if everything was tested
 
 
 def unusual_outcomes(
     spec: ModelSpec, scored: pd.DataFrame, since: datetime, *, by: str | None = None, rate: float = RATE
 ) -> Anomalies:
-    """Outcomes from ``since`` on whose residual lies outside the conformal band of the earlier ones of their kind.
+    """Outcomes from ``since`` on whose residual is outside the conformal band of the earlier residuals.
 
     Parameters
     ----------
+    spec : ModelSpec
+        The model.
     scored : DataFrame
-        One row per matured outcome with the prediction that counts: ``entity_id``, ``label_time``, ``label``,
-        ``value``, and the column ``by``. Rows without a finite label and value are left out, which the note says.
+        One row per matured outcome: ``entity_id``, ``label_time``, ``label``, ``value`` (the prediction), and the
+        column ``by``. Rows without a finite label and value are left out and counted in the note.
+    since : datetime
+        Aware time; outcomes known before it are the reference.
     by : str or None
-        A column whose levels are kinds. A level with too few earlier outcomes is compared with all of them.
+        A column; outcomes are compared within its levels. A level with too few earlier outcomes is compared with all.
     rate : float
-        Share of usual outcomes that are named. Both tails count, so a comparison needs ``2 / rate - 1`` earlier ones.
+        Share of usual outcomes that are reported. Both tails count, so ``2 / rate - 1`` earlier outcomes are needed.
     """
     log = spec.label.above is not None and spec.label.above >= 0
 
-    def sentence(row: pd.Series, side: str) -> str:
+    def sentence(row: pd.Series, side: str, others: str) -> str:
         outcome = f"the outcome is {row['label']:.4g} {spec.label.unit}".rstrip()
-        return f"{outcome} where {row['value']:.4g} was predicted, as far {side} it or farther"
+        return f"{outcome}, {row['value']:.4g} was predicted; {others} are at least as far {side} their prediction"
 
     score = _residual(spec, scored, log)
     return _two_tails("outcome", scored, "label_time", score, since, by, rate, sentence, ["label"])
@@ -87,49 +91,61 @@ def unusual_outcomes(
 def unusual_predictions(
     spec: ModelSpec, predictions: pd.DataFrame, since: datetime, *, by: str | None = None, rate: float = RATE
 ) -> Anomalies:
-    """Predictions made from ``since`` on whose value is unlike the earlier ones of their kind; no outcome is needed.
+    """Predictions from ``since`` on whose value differs from the earlier ones; needs no outcomes.
 
-    ``predictions`` has ``entity_id``, ``predicted_at``, ``value``, and the column ``by``; otherwise as
-    :func:`unusual_outcomes`. Pass the predictions of one version: another one may predict on another level.
+    ``predictions`` has the columns ``entity_id``, ``predicted_at``, ``value`` and ``by``; the other parameters are
+    those of :func:`unusual_outcomes`. Pass predictions of one version only, because versions may predict on different
+    levels.
     """
 
-    def sentence(row: pd.Series, side: str) -> str:
-        return f"{row['value']:.4g} {spec.label.unit}".rstrip() + f" is predicted, as far {side} the usual or farther"
+    def sentence(row: pd.Series, side: str, others: str) -> str:
+        value = f"{row['value']:.4g} {spec.label.unit}".rstrip()
+        return f"{value} is predicted; {others} are at least as far {side} the median"
 
     score = predictions["value"].to_numpy(dtype="float64")
     return _two_tails("prediction", predictions, "predicted_at", score, since, by, rate, sentence, ["value"])
 
 
 def unusual_inputs(spec: ModelSpec, reference: pd.DataFrame, rows: pd.DataFrame, *, rate: float = RATE) -> Anomalies:
-    """Rows whose features are unlike those of ``reference``, the feature rows a version was trained on, oldest first.
+    """Rows whose features differ from those of a reference.
 
-    Each column gives its surprise, the negative logarithm of a tail probability. Numeric: beyond the 5 % and 95 %
-    quantiles an exponential tail on the scale asinh((x - median) / spread), which is a power law in x; categorical:
-    the share of levels so rare, that of never-seen ones after Good (1953); missing: the share of missing ones. What
-    never occurred counts double: a level where every other is seen often, a missing value where none is. A row's
-    score is the sum of its three largest, and its p-value the share of calibration rows that score as high: the newer
-    three fifths of the reference, in three blocks, each scored by the rows before it. So newcomers surprise as much, or
-    as little, as newcomers did among the reference rows. At the default rate of 5 per 1,000, simulated rows without any
-    change gave 2 to 6 per 1,000; the newer halves of Jira histories, against the older ones, 1 to 11.
+    Each column has a surprise, the negative logarithm of a tail probability:
 
-    History and calendar columns are left out: they move with time. So is the text, whose lengths are columns. Of a
-    reference of more than 20,000 rows, so many evenly spaced ones are taken. Columns that only one side has are named
-    in the note.
+    - numeric: an exponential tail beyond the 5% and 95% quantiles on the scale asinh((x - median) / spread), which is a
+      power law in x;
+    - categorical: the share of rows with a level at most as frequent; for unknown levels the estimate of Good (1953);
+    - missing: the share of missing values.
+
+    The surprise of what never occurred counts double: an unknown level if all others are frequent, a first missing
+    value. The score of a row is the sum of its three largest surprises. Its p-value is the share of calibration rows
+    with at least this score. Calibration rows are the newer three fifths of the reference, in three blocks, each scored
+    by the rows before it; new levels and values thus count only as much as they did within the reference. At the
+    default rate of 5 per 1,000, simulated rows without a change gave 2 to 6 per 1,000; the newer halves of Jira
+    histories, compared with the older halves, gave 1 to 11.
+
+    History and calendar columns are left out, because they change with time, and so is the text (its lengths are
+    compared). Of more than 20,000 reference rows, 20,000 evenly spaced ones are used. The note names absent columns.
 
     Parameters
     ----------
+    spec : ModelSpec
+        The model.
+    reference : DataFrame
+        Feature rows that a version was trained on, oldest first.
+    rows : DataFrame
+        Feature rows to judge.
     rate : float
-        Share of usual rows that are named; needs ``(1 / rate - 1) / 0.6`` reference rows, at least 100.
+        Share of usual rows that are reported; needs ``(1 / rate - 1) / 0.6`` reference rows, at least 100.
     """
     judged = judged_columns(spec.feature_columns)
     absent = [name for name in judged.all if name not in reference or name not in rows]
     present = FeatureColumns(*(tuple(name for name in part if name not in absent) for part in judged))
-    note = f"not compared, being absent from one side: {', '.join(absent)}" if absent else ""
+    note = f"not compared, because one side lacks them: {', '.join(absent)}" if absent else ""
     needed = max(math.ceil((math.ceil(1 / rate) - 1) / (1 - OLDEST)), MIN_REFERENCE_ROWS)
     if not present.all or rows.empty:
         return Anomalies([], 0, 0, rate, note)
     if len(reference) < needed:
-        return _nothing(rate, f"{len(reference)} reference rows, at a rate of {rate:g} {needed} are needed", note)
+        return _nothing(rate, f"{len(reference)} reference rows, a rate of {rate:g} needs {needed}", note)
     if len(reference) > MAX_REFERENCE_ROWS:
         reference = reference.iloc[np.linspace(0, len(reference) - 1, MAX_REFERENCE_ROWS).astype(int)]
     inputs = _Inputs.of(reference, rows, present)
@@ -143,7 +159,7 @@ def unusual_inputs(spec: ModelSpec, reference: pd.DataFrame, rows: pd.DataFrame,
 
 
 def judged_columns(columns: FeatureColumns) -> FeatureColumns:
-    """The columns that describe an entity rather than its time: neither history nor calendar nor the text itself."""
+    """The columns that describe an entity, without history, calendar and the text itself."""
     steady = tuple(name for name in columns.numeric if not name.startswith(("history_", "calendar_")))
     return FeatureColumns(steady, columns.categorical, ())
 
@@ -164,18 +180,18 @@ def _two_tails(
     since: datetime,
     by: str | None,
     rate: float,
-    sentence: Callable[[pd.Series, str], str],
+    sentence: Callable[[pd.Series, str, str], str],
     columns: list[str],
 ) -> Anomalies:
-    """Rows from ``since`` on whose score is in a tail of the earlier scores of the same kind."""
+    """Rows from ``since`` on whose score is in a tail of the earlier scores."""
     usable = np.isfinite(score)
     is_new = (rows[time] >= pd.Timestamp(since)).to_numpy()
     earlier, new = np.flatnonzero(usable & ~is_new), np.flatnonzero(usable & is_new)
     left_out = int((~usable & is_new).sum())
-    note = f"{left_out} left out without a finite value" if left_out else ""
+    note = f"{left_out} rows left out, because their value is not finite" if left_out else ""
     needed = math.ceil(2 / rate) - 1
     if len(earlier) < needed:
-        return _nothing(rate, f"{len(earlier)} earlier ones, at a rate of {rate:g} {needed} are needed", note)
+        return _nothing(rate, f"{len(earlier)} earlier ones, a rate of {rate:g} needs {needed}", note)
     level = _kinds(rows, by)
     tails = _tails(score, level, earlier, new, needed)
     order = np.lexsort((-tails.beyond, tails.p_value))
@@ -185,15 +201,15 @@ def _two_tails(
         row, which = rows.iloc[new[place]], "above" if tails.high[place] else "below"
         of_kind = f" with {by} {level[new[place]]!r}" if tails.own_kind[place] and by is not None else ""
         p_value = float(tails.p_value[place])
-        share = f"as {tails.rank[place]} of {tails.size[place]} earlier ones{of_kind}"
-        reason = f"{sentence(row, which)}, {share} (p = {p_value:.2g})"
+        others = f"{tails.rank[place]} of {tails.size[place]} earlier ones{of_kind}"
+        reason = f"{sentence(row, which, others)} (p = {p_value:.2g})"
         anomalies.append(Anomaly(kind, str(row["entity_id"]), None, p_value, reason, columns))
     return Anomalies(anomalies, len(found), len(new), rate, note)
 
 
 @dataclass(frozen=True)
 class _Tails:
-    """Per new row: conformal p-value of both tails, distance from the median, and what it was compared with."""
+    """For each new row: two-sided conformal p-value, distance from the median, and the reference that was used."""
 
     p_value: np.ndarray
     beyond: np.ndarray
@@ -204,7 +220,7 @@ class _Tails:
 
 
 def _tails(score: np.ndarray, level: np.ndarray, earlier: np.ndarray, new: np.ndarray, needed: int) -> _Tails:
-    """The new scores against the earlier ones of their level, or against all where the level has fewer than needed."""
+    """Compare the new scores with the earlier ones of their level, or with all if the level has too few."""
     size = len(new)
     tails = _Tails(*(np.zeros(size, dtype=kind) for kind in (float, float, bool, int, int, bool)))
     for name in dict.fromkeys(level[new]):
@@ -259,14 +275,14 @@ class _Inputs:
         return [*self.columns.numeric, *self.columns.categorical]
 
     def surprise(self) -> np.ndarray:
-        """Of the new rows, float64 (rows x columns), numeric columns first."""
+        """Surprise of the new rows, float64 (rows x columns), numeric columns first."""
         every = np.arange(self._size)
         starts = range(0, self._new_size, CHUNK)
         chunks = [np.arange(start, min(start + CHUNK, self._new_size)) for start in starts]
         return np.vstack([self._scored(every, self.new_numbers, self.new_codes, chunk) for chunk in chunks])
 
     def calibration(self) -> np.ndarray:
-        """Scores of the newer reference rows, each block by the rows before it."""
+        """Scores of the newer reference rows; each block is scored by the rows before it."""
         edges = np.linspace(math.floor(self._size * OLDEST), self._size, BLOCKS + 1).astype(int)
         return np.concatenate(
             [
@@ -284,7 +300,7 @@ class _Inputs:
         return len(self.new_numbers)
 
     def _scored(self, known: np.ndarray, numbers: np.ndarray, codes: list[np.ndarray], at: np.ndarray) -> np.ndarray:
-        """Surprise of the rows at ``at``, by the reference rows at ``known``."""
+        """Surprise of the rows at positions ``at``, given the reference rows ``known``."""
         of_numbers = _number_surprise(self.numbers[known], numbers[at])
         of_levels = [_level_surprise(seen[known], new[at]) for seen, new in zip(self.codes, codes, strict=True)]
         return np.column_stack([of_numbers, *of_levels])
@@ -311,7 +327,7 @@ def _number_surprise(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
         edge = compressed(quantile(share))
         outside = (sign * (ordered - quantile(share)) > 0).sum(axis=0)
         half = (outside - 1) // 2 if sign < 0 else present - 1 - (outside - 1) // 2
-        # The median of an exponential tail is log 2 times its mean; unlike the mean, no single row decides it.
+        # The median of an exponential tail is log 2 times its mean, and robust against single rows.
         middle_outside = compressed(ordered[np.clip(half, 0, rows - 1), column])
         length = np.where(outside > 0, np.maximum(sign * (middle_outside - edge) / math.log(2), MIN_TAIL), MIN_TAIL)
         start = -np.log((outside + 1) / (present + 1))
@@ -324,12 +340,12 @@ def _number_surprise(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _state_surprise(count: np.ndarray, rows: int) -> np.ndarray:
-    """Of a state seen ``count`` times; one never seen counts double: what always was may have been so by rule."""
+    """Surprise of a state seen ``count`` times. One never seen counts double, because it may break a fixed rule."""
     return -np.log((count + 1) / (rows + 1)) * np.where(count == 0, 2, 1)
 
 
 def _spread(ordered: np.ndarray, quartiles: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    """Scale of each column: from the quartiles, where these are equal the mean departure, in a constant a tenth."""
+    """Scale of each column: from the quartiles, else the mean deviation, else (constant column) a tenth."""
     spread = quartiles / 1.349
     flat = ~(spread > 0)
     if flat.any():
@@ -343,7 +359,7 @@ def _spread(ordered: np.ndarray, quartiles: np.ndarray, middle: np.ndarray) -> n
 def _level_surprise(reference: np.ndarray, codes: np.ndarray) -> np.ndarray:
     rows = len(reference)
     counts = np.bincount(reference, minlength=max(reference.max(initial=0), codes.max(initial=0)) + 1)
-    by_size = np.bincount(counts, weights=counts, minlength=2).cumsum()  # rows whose level has at most so many
+    by_size = np.bincount(counts, weights=counts, minlength=2).cumsum()  # rows with a level at most as frequent
     once = counts[counts == 1].sum()
     share = np.minimum((once + 1 + by_size[counts]) / (rows + 1), 1.0)
     surprise = np.where(share <= 2 * TAIL, -np.log(share), 0.0)
@@ -379,6 +395,6 @@ def _described(inputs: _Inputs, rows: pd.DataFrame, at: int, place: int) -> str:
     if np.isnan(value):
         return f"{name} is missing, as in {size - len(known)} of {size} reference rows"
     if len(known) < MIN_VALUES:
-        return f"{name} is {value:.6g}, where {size - len(known)} of {size} reference rows have no value"
+        return f"{name} is {value:.6g}; {size - len(known)} of {size} reference rows have no value"
     low, high = np.quantile(known, [0.005, 0.995])
-    return f"{name} is {value:.6g}, where 99 % of the reference rows lie from {low:.6g} to {high:.6g}"
+    return f"{name} is {value:.6g}; 99% of the reference rows are between {low:.6g} and {high:.6g}"

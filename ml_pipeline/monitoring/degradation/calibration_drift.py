@@ -1,4 +1,4 @@
-"""Whether probabilities and intervals still mean what they say, on the outcomes of a window."""
+"""Calibration drift: probabilities and intervals compared with the outcomes of a window."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 
 from ml_pipeline.monitoring.metrics import Floats
 
-TOLERANCE = 0.05  # a gap that matters to nobody: 5 points of a share of positives, or of coverage
+TOLERANCE = 0.05  # gap that is ignored: 5 points of the share of positives, or of coverage
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was expected of the outcomes of a window and what was observed; every field can go into JSON."""
+    """Expected and observed share or coverage in a window; every field is a JSON value."""
 
     kind: Literal["positive_share", "interval_coverage"]
     outcomes: int
     expected: float
     observed: float
-    p_value: float  # chance of at least this gap beyond the tolerance if the predictions mean what they say
+    p_value: float  # probability of such a gap beyond the tolerance if the predictions are calibrated
     drifted: bool
 
 
 def of_probabilities(label: Floats, probability: Floats, false_alarms: float) -> Calibration | None:
-    """Mean probability against the share of ones (calibration in the large), two-sided.
+    """Two-sided test of the mean probability against the share of ones (calibration in the large).
 
-    The count of ones is a sum of independent trials of unequal chances; its normal approximation is taken with a
-    continuity correction, against the nearer end of the tolerance around the expected count.
+    The number of ones is a sum of independent trials with unequal probabilities. Its normal approximation with
+    continuity correction is compared with the nearer end of the tolerance around the expected number.
     """
     from scipy.special import ndtr
 
@@ -45,7 +45,7 @@ def of_probabilities(label: Floats, probability: Floats, false_alarms: float) ->
 def of_intervals(
     label: Floats, lower: Floats, upper: Floats, nominal: float, false_alarms: float
 ) -> Calibration | None:
-    """Coverage of the prediction intervals against the nominal one less the tolerance (binomial test, too low only)."""
+    """One-sided binomial test of interval coverage below the nominal coverage minus the tolerance."""
     from scipy.special import bdtr
 
     known = np.isfinite(lower) & np.isfinite(upper)

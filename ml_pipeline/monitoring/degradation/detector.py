@@ -1,21 +1,21 @@
-"""When a stream of losses began to rise: a test that may be looked at every day, from the history up to that day alone.
+"""Sequential test for a rise of the loss, valid when repeated every day, computed from the history up to that day.
 
-Losses are replaced by exponential (Savage) scores of their ranks, so that neither their unit nor a heavy tail matters:
-the scores are those of the locally most powerful rank test for a change of scale (Savage 1956), and of a 0/1 error
-stream they leave the comparison of two shares. Every day of the history is tried as the first day of the change;
-the outcomes since then are compared with those before under the permutation distribution of the score sum, whose tail
-is taken from its first three moments (Pearson type III).
+Losses are replaced by exponential (Savage) scores of their ranks, so that their unit and heavy tails do not matter.
+These are the scores of the locally most powerful rank test for a change of scale (Savage 1956); for 0/1 losses the test
+compares two shares. Every day of the history is a candidate for the first day of the change. The outcomes since then
+are compared with those before by the permutation distribution of the score sum, whose tail is approximated from its
+first three moments (Pearson type III).
 
-Two detectors share the rate of false alarms. One adds up, over all first days, the likelihood ratio of a rise of
-unknown size against none: a Shiryaev-Roberts e-detector with a mixture over sizes (Pollak 1987; Shin, Ramdas and
-Rinaldo 2022), which grows by 1 a quiet day on average, so that alarms at a value of ``A`` are at least ``A`` quiet days
-apart. The other looks at the last two days alone, so that a sudden harm need not outdo all the days on which a slow one
-could have begun; it takes the chance that a scanned, standardised random walk shows as much (James, James and Siegmund
-1987). Both are functions of the history up to the day: no state is kept from one day to the next.
+Two detectors share the false alarm rate. The first sums, over all candidate days, the likelihood ratio of a rise of
+unknown size against no rise: a Shiryaev-Roberts e-detector with a mixture over sizes (Pollak 1987; Shin, Ramdas and
+Rinaldo 2022). It grows by 1 per quiet day on average, so alarms at a value of ``A`` are on average at least ``A`` quiet
+days apart. The second tests the last two days only, so that a sudden rise does not compete with all earlier candidate
+days; it uses the probability that a scanned, standardised random walk is as large (James, James and Siegmund 1987).
+Both depend only on the history up to the day; no state is kept between days.
 
-Where predictions are given, half of each detector's rate is for ranks among outcomes with a similar prediction (van
-Elteren 1960): large predictions have large errors, and with that spread gone, other outcomes of the same inputs are
-seen much sooner. The ranks among all see what changes the predictions themselves.
+If predictions are given, half of each detector's rate is spent on ranks among outcomes with similar predictions (van
+Elteren 1960). Large predictions have large errors; without this spread, a change of the outcomes for the same inputs is
+detected much sooner. The ranks among all outcomes detect changes of the predictions themselves.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from ml_pipeline.monitoring.metrics import Floats
 
 MIN_OUTCOMES = 20
 RECENT_DAYS = 2
-MAX_LAG = 6  # days over which neighbouring days' means may move together
-MOST_AFTER = 2.0  # outcomes after a change, as a multiple of those before it
+MAX_LAG = 6  # days over which the daily means may be autocorrelated
+MOST_AFTER = 2.0  # largest number of outcomes after a change, as a multiple of those before it
 STRATUM_ROWS, MAX_STRATA = 100, 8
-RECENT_SHARE = 0.5  # of the rate of false alarms, for changes in the last two days
-TYPICAL_RISE = 0.25  # scale of the sizes that are mixed over (half-normal), in standard deviations of one outcome
-ALMOST_SYMMETRIC = 1e-3  # skewness below which the normal distribution's tail is taken
-_OVERSHOOT = 0.583  # of a discrete random walk over a boundary, in steps (Siegmund 1985, 4.40)
+RECENT_SHARE = 0.5  # share of the false alarm rate for changes in the last two days
+TYPICAL_RISE = 0.25  # scale of the half-normal mixture over sizes, in standard deviations of one outcome
+ALMOST_SYMMETRIC = 1e-3  # skewness below which the normal tail is used
+_OVERSHOOT = 0.583  # mean overshoot of a discrete random walk over a boundary, in steps (Siegmund 1985, 4.40)
 
 
 @dataclass(frozen=True)
 class Rise:
-    """The most likely rise of the mean loss, and how often quiet streams would show as much."""
+    """The most likely rise of the mean loss and its false alarm rate."""
 
     alarm: bool
-    rate: float  # false alarms a quiet day, at most, of a threshold that this evidence just reaches
-    since: date | None  # first day of the most likely change; None where nothing can be compared
-    z: float  # its statistic, in standard deviations of the permutation distribution
-    before: int  # outcomes before it
-    after: int  # outcomes from it on
-    given_prediction: bool  # whether it shows best among outcomes with a similar prediction
-    overdispersion: float  # variance of a day's mean over what independent outcomes would give, at least 1
+    rate: float  # upper bound of false alarms per quiet day at a threshold that this evidence just reaches
+    since: date | None  # first day of the most likely change; None if no comparison is possible
+    z: float  # test statistic, in standard deviations of the permutation distribution
+    before: int  # outcomes before the change
+    after: int  # outcomes since the change
+    given_prediction: bool  # whether the evidence is strongest among outcomes with similar predictions
+    overdispersion: float  # variance of a daily mean divided by that of independent outcomes, at least 1
 
 
 NOTHING_TO_COMPARE = Rise(False, 1.0, None, 0.0, 0, 0, False, 1.0)
@@ -67,28 +67,28 @@ def rise(
     min_outcomes: int = MIN_OUTCOMES,
     first: date | None = None,
 ) -> Rise:
-    """Whether the losses have risen since some day, as it can be said at the end of the last one.
+    """Test whether the losses have risen since some day, with the data up to the end of the last day.
 
-    Days on which outcomes come in worse together (a day effect, or neighbouring days alike) widen the permutation
-    distribution: by the variance of the day means on either side of the change, with Bartlett weights up to a distance
-    of a week, of a day where only the last two days are looked at.
+    Correlated outcomes (a day effect, or similar neighbouring days) widen the permutation distribution: by the variance
+    of the daily means on either side of the change, with Bartlett weights up to a distance of a week (one day for the
+    detector of the last two days).
 
     Parameters
     ----------
     losses : array of float
         Non-negative, finite, in the order of ``days``.
     days : array of datetime64[D]
-        Day of each loss, not falling.
+        Day of each loss, ascending.
     predictions : array of float, optional
-        What was predicted, finite.
+        Prediction for each loss, finite.
     false_alarms : float
-        Rate of false alarms: 0.0005 is one in 2,000 quiet stream-days.
+        Rate of false alarms: 0.0005 is one in 2,000 quiet days of one model.
     recent_share : float
-        Part of it for changes in the last two days, 0 to less than 1.
+        Share of this rate for changes in the last two days, from 0 to less than 1.
     min_outcomes : int
-        Least outcomes on either side of a change; those after it are at most twice those before.
+        Smallest number of outcomes on either side of a change; after it there are at most twice as many as before.
     first : date or None
-        Earliest day that may be the first of the change.
+        Earliest candidate for the first day of the change.
 
     >>> quiet = np.tile([1.0, 2.0, 3.0, 4.0, 5.0], 100)
     >>> days = np.datetime64("2025-01-01") + np.arange(500) // 10
@@ -136,7 +136,7 @@ def rise(
 
 
 def _strata(predictions: Floats) -> list[NDArray[np.intp]]:
-    """All outcomes as one stratum, and, where there are enough, groups of similar predictions of about equal size."""
+    """One stratum of all outcomes and, if there are enough, strata of similar predictions of about equal size."""
     n = len(predictions)
     together = np.zeros(n, dtype=np.intp)
     groups = min(n // STRATUM_ROWS, MAX_STRATA)
@@ -147,7 +147,7 @@ def _strata(predictions: Floats) -> list[NDArray[np.intp]]:
 
 
 class _Scores:
-    """Scores within the strata, their sums by day, and the moments of the sum over the days since each candidate."""
+    """Scores within the strata, their sums by day, and the moments of their sums since each candidate day."""
 
     def __init__(self, losses: Floats, day: NDArray[np.intp], strata: NDArray[np.intp]) -> None:
         groups = np.unique(strata)
@@ -174,7 +174,7 @@ class _Scores:
 
 
 class _Clearest(NamedTuple):
-    """The clearest of some candidates (by its last day before the change), and the detector's rate of false alarms."""
+    """The candidate with the strongest evidence, as its last day before the change, and the false alarm rate."""
 
     at: int
     rate: float
@@ -191,14 +191,14 @@ def _recent_rise(scores: _Scores, candidates: NDArray[np.intp], shares: Floats) 
 
 
 def _any_rise(scores: _Scores, candidates: NDArray[np.intp], before: Floats) -> _Clearest:
-    """The Shiryaev-Roberts sum of the candidates' likelihood ratios; its reciprocal is the rate."""
+    """Shiryaev-Roberts detector: the sum of the candidates' likelihood ratios, whose reciprocal is the rate."""
     from scipy.special import log_ndtr, ndtri
 
     z, tails, inflation = _standardised(scores, candidates, MAX_LAG)
     normal = -ndtri(np.clip(tails, 1e-300, 1 - 1e-15))
     n = float(len(scores.losses))
     size = before[candidates] * (n - before[candidates]) / n / inflation
-    # The likelihood ratio exp(d z sqrt(size) - d^2 size / 2), its d mixed over a half-normal distribution.
+    # The likelihood ratio exp(d z sqrt(size) - d^2 size / 2), with d mixed over a half-normal distribution.
     spread = 1 / (size + TYPICAL_RISE**-2)
     mean = normal * np.sqrt(size) * spread
     logs = np.log(2 * np.sqrt(spread) / TYPICAL_RISE) + mean**2 / spread / 2 + log_ndtr(mean / np.sqrt(spread))
@@ -214,12 +214,12 @@ def _any_rise(scores: _Scores, candidates: NDArray[np.intp], before: Floats) -> 
 
 
 def _standardised(scores: _Scores, candidates: NDArray[np.intp], lags: int) -> tuple[Floats, Floats, Floats]:
-    """Each candidate's score sum in standard deviations, its tail, and its overdispersion."""
+    """For each candidate, the score sum in standard deviations, its tail probability, and the overdispersion."""
     inflation, freedom = (
         values[candidates] for values in _overdispersion(scores.count, scores.total, scores.squares, lags)
     )
     variance = scores.variance[candidates]
-    varies = variance > 1e-12  # among equal losses nothing can rise
+    varies = variance > 1e-12  # equal losses cannot rise
     safe = np.where(varies, variance, 1.0)
     z = np.where(varies, -np.cumsum(scores.total)[candidates] / np.sqrt(safe * inflation), 0.0)
     skewness = np.where(varies, scores.third[candidates] / safe**1.5, 0.0)
@@ -227,7 +227,7 @@ def _standardised(scores: _Scores, candidates: NDArray[np.intp], lags: int) -> t
 
 
 def savage_scores(values: Floats) -> Floats:
-    """Expected order statistics of the standard exponential at each value's rank, less 1; ties share their mean.
+    """Expected order statistics of the standard exponential at each value's rank, minus 1; ties get their mean.
 
     >>> savage_scores(np.array([1.0, 2.0])).tolist()
     [-0.5, 0.5]
@@ -244,10 +244,11 @@ def savage_scores(values: Floats) -> Floats:
 
 
 def _overdispersion(count: Floats, total: Floats, squares: Floats, lags: int) -> tuple[Floats, Floats]:
-    """For a change before each day but the first: the long-run variance of the day sums over that of independent
-    outcomes (at least 1), and the degrees of freedom with which it is known (infinite at 1).
+    """Overdispersion and its degrees of freedom for a change before each day except the first.
 
-    Deviations are from the mean of the side of the change that the day is on: the change itself counts for none.
+    The overdispersion is the long-run variance of the daily sums divided by that of independent outcomes, at least 1;
+    at 1 the degrees of freedom are infinite. Deviations are from the mean of the day's side of the change, so that the
+    change itself does not count.
     """
     before, after = _Side(count, total, squares), _Side(count[::-1], total[::-1], squares[::-1])
     spread, bandwidth = np.zeros(len(count) - 1), 0.0
@@ -256,7 +257,7 @@ def _overdispersion(count: Floats, total: Floats, squares: Floats, lags: int) ->
         bandwidth += weight**2 * (1 if lag == 0 else 2)
         spread += (1 if lag == 0 else 2) * weight * (before.products(lag) + after.products(lag)[::-1])
     within = before.within + after.within[::-1]
-    # Deviations from a mean of which the day is a part are too small by its share; so are those of the outcomes.
+    # Deviations from a mean that includes the day are too small by the day's share; the same holds for outcomes.
     free = (before.free_days + after.free_days[::-1]) / float(np.count_nonzero(count))
     ratio: Floats = spread / np.where(within > 0, within, 1.0) / np.maximum(free, 0.05)
     inflation = np.where(within > 0, np.maximum(ratio, 1.0), 1.0)
@@ -265,7 +266,7 @@ def _overdispersion(count: Floats, total: Floats, squares: Floats, lags: int) ->
 
 
 class _Side:
-    """The days before each day but the first, and their deviations from their own mean."""
+    """The days before each day except the first, and their deviations from their mean."""
 
     def __init__(self, count: Floats, total: Floats, squares: Floats) -> None:
         self.count, self.total = count, total
@@ -285,12 +286,12 @@ class _Side:
 
 
 def _normal_for_t(z: Floats, freedom: Floats) -> Floats:
-    """The normal quantile with the tail that ``z`` has in Student's t (Wallace 1959, within 0.01 at 10 degrees)."""
+    """Normal quantile with the tail probability of ``z`` in Student's t (Wallace 1959, within 0.01 at 10 degrees)."""
     return np.sign(z) * np.sqrt(freedom * np.log1p(z**2 / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
 
 
 def _pearson_tail(z: Floats, skewness: Floats) -> Floats:
-    """Upper tail of the Pearson type III distribution with mean 0, variance 1 and the skewness given."""
+    """Upper tail of the Pearson type III distribution with mean 0, variance 1 and the given skewness."""
     from scipy.special import gammainc, gammaincc, ndtr
 
     skewed = np.abs(skewness) >= ALMOST_SYMMETRIC
@@ -302,10 +303,10 @@ def _pearson_tail(z: Floats, skewness: Floats) -> Floats:
 
 
 def _scanned(tail: float, shares: Floats) -> float:
-    """Chance that the largest of the standardised statistics has a tail as small as ``tail``.
+    """Probability that the largest of the standardised statistics has a tail probability of at most ``tail``.
 
-    ``shares`` are the parts of the outcomes that lie before each candidate. On the scale of their log-odds the
-    statistics are a stationary process, whose crossings are counted, thinned by the overshoot of its steps.
+    ``shares`` are the shares of the outcomes before each candidate. On the scale of their log odds the statistics are a
+    stationary process; its boundary crossings are counted with a correction for the overshoot of discrete steps.
     """
     from scipy.special import ndtri
 

@@ -1,4 +1,4 @@
-"""Whether a model's loss on matured outcomes has risen: its size, its evidence, and what it is held against."""
+"""Degradation report: whether the loss on matured outcomes has risen, by how much, and with what evidence."""
 
 from __future__ import annotations
 
@@ -17,50 +17,55 @@ from ml_pipeline.specs import ModelSpec
 from ml_pipeline.specs.monitoring import Monitoring
 
 HIGHER_IS_BETTER = frozenset({"r2", "f1", "precision", "recall", "accuracy", "roc_auc"})
-OWN_OUTCOMES = 100  # from which on, before the last health window, a version is held to what it did itself
+OWN_OUTCOMES = 100  # outcomes, older than the health window, from which a version is compared with itself only
 
 Numbers = dict[str, float | int | bool | None]
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """Whether the loss on matured outcomes has risen, as it could be said at the end of a day; JSON-safe throughout."""
+    """Degradation as known at the end of a day; every field is a JSON value."""
 
     status: Literal["stable", "degraded", "insufficient_data"]
-    severity: Severity | None  # of the rise, where the sequential test has evidence for it
-    rise: float | None  # loss / expected - 1; None where nothing was expected, or nothing can be compared
-    loss: float | None  # mean loss since the change, or of the current window where there was none
-    expected: float | None  # mean loss of the outcomes before that
+    severity: Severity | None  # of the rise, if the sequential test finds one
+    rise: float | None  # loss / expected - 1; None if expected is 0 or no comparison is possible
+    loss: float | None  # mean loss since the change, or of the current window if there was no change
+    expected: float | None  # mean loss of the outcomes before it
     outcomes: int
     baseline_outcomes: int
     since: str | None  # estimated first day of the change, ISO; None unless degraded
     evidence: Numbers  # of the sequential test
-    constant_rise: float | None  # what `rise` is of the constant baseline's loss on the same outcomes
-    relative_rise: float | None  # of the loss as a multiple of the constant's: what the model alone has lost
-    rule: Numbers  # the current window against the baseline window, whatever chance makes
+    constant_rise: float | None  # relative rise of the baseline's loss on the same outcomes
+    relative_rise: float | None  # relative rise of the loss divided by the baseline's loss: the model's own loss
+    rule: Numbers  # current window compared with the reference window, without a significance test
     targets: dict[str, dict[str, float | bool | None]]  # health targets: target, value, met
     calibration: dict[str, Any] | None  # monitoring.calibration.Calibration of the health window
     reason: str
 
 
 def degradation(spec: ModelSpec, scored: pd.DataFrame, day: date, *, serving_since: date | None = None) -> Degradation:
-    """Looks for a rise of the mean loss in the outcomes known by the end of ``day`` (UTC).
+    """Test for a rise of the mean loss in the outcomes known by the end of ``day`` (UTC).
 
-    The outcomes of the last ``monitoring.degradation_days`` days count, live ones of any version and backtested ones
-    before there were any. A rise is reported where :func:`ml_pipeline.monitoring.degradation.detector.rise` finds one
-    at a rate of ``degradation_false_alarms`` a quiet day, that is large enough to have a severity, and
-    that the current window still shows. Nothing but ``scored`` enters, so a day backfilled equals that day lived.
+    The test uses the outcomes of the last ``monitoring.degradation_days`` days: live ones of any version, and
+    backtested ones from before the first live one. A rise is reported if
+    :func:`ml_pipeline.monitoring.degradation.detector.rise` finds one at ``degradation_false_alarms`` per quiet day, if
+    it is large enough to have a severity, and if the current window still shows it. The result depends on ``scored``
+    only, so a backfill gives the same report as the day itself.
 
     Parameters
     ----------
+    spec : ModelSpec
+        The model.
     scored : DataFrame
-        What :func:`ml_pipeline.monitoring.performance.scored_outcomes` returns, in its order; rows known later than the
-        day are left out here.
+        Result of :func:`ml_pipeline.monitoring.performance.scored_outcomes`, in its order; rows known after the day are
+        ignored.
+    day : date
+        Day of the report.
     serving_since : date or None
-        First day of the serving version. A change is looked for from then on; what was before is what its outcomes are
-        held against, until at least 100 outcomes of its own are older than the last health window. From then on it is
-        held to these alone: whether it is worse than the version before it is decided by then, by the watch on the same
-        entities. Earlier, a change soon after its deployment would be forgotten before it can be learnt.
+        First day of the serving version; only later days can be the first day of a change. Its outcomes are compared
+        with all earlier outcomes until at least 100 of its own are older than the health window. From then on they are
+        compared with its own only: the rollback watch, on the same entities, has decided by then whether it is worse
+        than the previous version. With fewer own outcomes, a change soon after deployment would go unnoticed.
     """
     monitoring = spec.monitoring
     known = _between(scored, day - timedelta(days=monitoring.degradation_days - 1), day)
@@ -116,33 +121,33 @@ def _days(scored: pd.DataFrame) -> np.ndarray:
 def _history(
     known: pd.DataFrame, day: date, serving_since: date | None, monitoring: Monitoring
 ) -> tuple[pd.DataFrame, date | None]:
-    """The outcomes among which a rise is looked for, and its earliest first day."""
+    """The outcomes to test, and the earliest candidate for the first day of a rise."""
     if serving_since is not None:
         own = known[_days(known) >= np.datetime64(serving_since, "D")]
         earlier = _between(own, serving_since, day - timedelta(days=monitoring.health_days))
         if len(earlier) >= OWN_OUTCOMES:
             return own, None
     if "event_time" in known and (known["origin"] == "backtest").any():
-        # Backtested are only entities that did not take too long: the live ones that they are held against likewise.
+        # Backtests contain only entities with quick outcomes, so they are compared with equally quick live ones.
         reach = pd.Timedelta(days=monitoring.backtest_reach_days)
         known = known[known["label_time"] - known["event_time"] <= reach]
     return known, serving_since
 
 
 def _current(days: np.ndarray, day: date, monitoring: Monitoring) -> int:
-    """Position of the first outcome of the current window, which reaches back further where it would hold too few."""
+    """Position of the first outcome of the current window, which is extended back if it has too few outcomes."""
     start = int(np.searchsorted(days, np.datetime64(day, "D") - np.timedelta64(monitoring.current - 1, "D")))
     return max(min(start, len(days) - monitoring.degradation_min_outcomes), 0)
 
 
 def _still_risen(loss: Floats, split: int, current: int, monitoring: Monitoring) -> bool:
-    """Whether what came in last, since the change, is still so much above what was before that it has a severity."""
+    """Whether the latest outcomes since the change are still high enough above the earlier ones for a severity."""
     needed = 1 + min(monitoring.degradation_severity.values())
     return bool(loss[max(split, current) :].mean() >= needed * loss[:split].mean())
 
 
 class _Compared(NamedTuple):
-    """The outcomes from a position on against those before it: counts, mean losses and relative rises."""
+    """The outcomes from a position on compared with those before it: counts, mean losses and relative rises."""
 
     before: int
     after: int
@@ -174,20 +179,20 @@ def _relative(value: float | None, expected: float | None) -> float | None:
 
 def _severity(risen: float | None, monitoring: Monitoring) -> Severity | None:
     if risen is None:
-        return "CRITICAL"  # from no loss at all
+        return "CRITICAL"  # the earlier loss was 0
     reached = [level for level, threshold in monitoring.degradation_severity.items() if risen >= threshold]
     return max(reached, key=monitoring.degradation_severity.__getitem__, default=None)
 
 
 def _lacking(known: pd.DataFrame, recent: pd.DataFrame, found: Rise, day: date, monitoring: Monitoring) -> str:
-    """What is missing for an answer; empty where nothing is."""
+    """Which data are missing for a result, as text; empty if the data suffice."""
     if recent.empty:
         return f"insufficient data: no outcome with a prediction in the {monitoring.health_days} days up to {day}"
     if found.since is None:
         needed = monitoring.degradation_min_outcomes
         return (
-            f"insufficient data: {len(known)} outcomes with a prediction in {monitoring.degradation_days} days, "
-            f"where {needed} are needed before a change and {needed} after it"
+            f"insufficient data: {len(known)} outcomes with a prediction in {monitoring.degradation_days} days; "
+            f"{needed} are needed before a change and {needed} after it"
         )
     return ""
 
@@ -206,7 +211,7 @@ def _evidence(found: Rise, monitoring: Monitoring) -> Numbers:
 
 
 def _rule(known: pd.DataFrame, day: date, monitoring: Monitoring) -> Numbers:
-    """The degradation rule: the loss of the current window against that of the baseline window, as they stand."""
+    """The degradation rule: mean loss of the current window compared with the reference window, without a test."""
     baseline = _between(
         known, day - timedelta(days=monitoring.baseline_from), day - timedelta(days=monitoring.baseline_to + 1)
     )
@@ -248,15 +253,15 @@ def _calibration(spec: ModelSpec, recent: pd.DataFrame) -> dict[str, Any] | None
 def _sentence(spec: ModelSpec, status: str, found: Rise, compared: _Compared) -> str:
     name = spec.headline_metric
     if compared.expected is None or compared.loss is None:
-        return f"no rise of the {name}: all {compared.after} outcomes lie in the current window"
-    chance = f"quiet days show as much at a rate of {found.rate:.2g} a day"
+        return f"no rise of the {name}: all {compared.after} outcomes are in the current window"
+    chance = f"false alarm rate {found.rate:.2g} per quiet day"
     against = f"{compared.expected:.3g} on {compared.before} before"
     change = _percent(compared.rise)
     if status == "stable":
-        return f"no rise of the {name} beyond chance: {compared.loss:.3g} on the last {compared.after} outcomes, " + (
+        return f"no significant rise of the {name}: {compared.loss:.3g} on the last {compared.after} outcomes, " + (
             f"{against} ({change}; {chance})"
         )
-    constant = "" if compared.constant_rise is None else f", that of the constant {_percent(compared.constant_rise)}"
+    constant = "" if compared.constant_rise is None else f", baseline {_percent(compared.constant_rise)}"
     return (
         f"the {name} rose to {compared.loss:.3g} on the {compared.after} outcomes since {found.since}, {against} "
         f"({change}{constant}; {chance})"
@@ -264,4 +269,4 @@ def _sentence(spec: ModelSpec, status: str, found: Rise, compared: _Compared) ->
 
 
 def _percent(change: float | None) -> str:
-    return "from none at all" if change is None else f"{change:+.0%}".replace("%", " %")
+    return "from 0" if change is None else f"{change:+.0%}"

@@ -1,4 +1,4 @@
-"""What a profile keeps of one column: counts over cells, and how the counts of days and of blocks of days varied."""
+"""Profile of one column: counts over cells, and the variation of the counts between days and blocks of days."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ml_pipeline.monitoring.drift.two_sample import COMPONENTS, chi_square_stati
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-MAX_VALUES = 96  # up to so many distinct values each is a cell of its own
+MAX_VALUES = 96  # up to this number of distinct values, each value is a cell of its own
 MAX_NAME_BYTES = 32
 _GRID = np.concatenate([np.linspace(0, 1, 81), [0.001, 0.002, 0.003, 0.005, 0.0075]])
 _SHARES = np.unique(np.concatenate([_GRID, 1 - _GRID]))
@@ -24,13 +24,11 @@ _EXTREMES = np.array([1, 2, 4, 7, 11, 16, 24])
 
 
 class DesignEffect(NamedTuple):
-    """How much more than independent rows the windows of a column varied, one entry a score."""
+    """Variation of a column between windows, relative to independent rows, with one entry per score."""
 
     days: Dispersion
-    block_variance: (
-        Floats  # mean squared standardised deviation of a block from all the rest; 1 if rows are independent
-    )
-    blocks: float  # so many blocks fit beside each other; 0 where none was looked at
+    block_variance: Floats  # mean squared standardised deviation of a block from all other rows; 1 for independent rows
+    blocks: float  # number of disjoint blocks; 0 if blocks were not computed
 
     def merged(self, other: DesignEffect) -> DesignEffect:
         total = self.blocks + other.blocks
@@ -40,7 +38,7 @@ class DesignEffect(NamedTuple):
 
 @dataclass(frozen=True)
 class NumericColumn:
-    """Counts over the cells (-inf, edge 0], (edge 0, edge 1], ..., (last edge, inf)."""
+    """Number of rows in the cells (-inf, edge 0], (edge 0, edge 1], ..., (last edge, inf)."""
 
     edges: Floats
     counts: Counts
@@ -54,11 +52,12 @@ class NumericColumn:
         return int(self.counts.sum())
 
     def expected(self) -> Floats:
-        """Counts to expect of another sample, up to a factor.
+        """Expected counts of another sample, up to a factor.
 
-        Between two neighbours of n ordered values lies a share of 1 / (n + 1) of everything on average, whatever the
-        distribution, and the same below the first and above the last: edges that are quantiles of this very sample
-        would otherwise be expected to hold too little outside. Not where several rows share the first or last value.
+        For any distribution, an average share of 1 / (n + 1) lies between two neighbours of n ordered values, and the
+        same share below the first and above the last. Without this correction, edges that are quantiles of the same
+        sample would give too small expected counts outside. The correction is left out if several rows share the first
+        or last value.
         """
         counts = self.counts.astype(float)
         if not self.points and len(counts) > 3:
@@ -69,21 +68,21 @@ class NumericColumn:
         return counts
 
     def value_at(self, share: float) -> float:
-        """A value that about ``share`` of the rows do not exceed, from the cells."""
+        """Approximate quantile from the cells: a value that about ``share`` of the rows do not exceed."""
         cell = int(np.searchsorted(np.cumsum(self.counts), share * self.rows))
         return float(self.edges[min(cell, len(self.edges) - 1)])
 
 
 @dataclass(frozen=True)
 class CategoricalColumn:
-    """Counts of the most frequent levels; the others in one cell."""
+    """Number of rows with the most frequent levels; all other levels share one cell."""
 
     levels: tuple[str, ...]  # most frequent first
     counts: Counts
     pooled_levels: int
     pooled_rows: int
     nulls: int
-    design_effect: DesignEffect  # one score: the counts of all levels
+    design_effect: DesignEffect  # one score for the counts of all levels
     null_design_effect: DesignEffect
 
     @property
@@ -92,7 +91,7 @@ class CategoricalColumn:
 
 
 def numbers(column: pd.Series) -> tuple[Floats, int]:
-    """Values of a column as floats, missing as NaN, and how many were there but are no numbers.
+    """Values of a column as floats (NaN for missing), and the number of values that are not numbers.
 
     >>> values, unreadable = numbers(pd.Series([1, "2", "many", None], dtype=object))
     >>> values.tolist(), unreadable
@@ -105,10 +104,10 @@ def numbers(column: pd.Series) -> tuple[Floats, int]:
 
 
 def codes(column: pd.Series) -> tuple[NDArray[np.intp], list[str]]:
-    """Level of each row (-1 where missing), and the levels' names, bounded in length."""
+    """Level code of each row (-1 for missing), and the names of the levels, shortened to a fixed length."""
     try:
         positions, levels = pd.factorize(column.to_numpy(object))
-    except TypeError:  # a list or a mapping has no hash
+    except TypeError:  # lists and mappings are not hashable
         positions, levels = pd.factorize(column.map(str, na_action="ignore").to_numpy(object))
     names, unique = pd.factorize(np.array([_bounded(str(level)) for level in levels], dtype=object))
     return np.append(names, -1)[positions], list(unique)
@@ -123,7 +122,7 @@ def _bounded(name: str) -> str:
 
 
 def edges_of(ordered: Floats) -> tuple[Floats, bool]:
-    """Edges of the cells for sorted values without NaN, and whether each distinct value has a cell of its own."""
+    """Edges of the cells for sorted values without NaN, and whether each distinct value has its own cell."""
     if not len(ordered):
         return np.zeros(0), True
     fresh = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
@@ -133,7 +132,7 @@ def edges_of(ordered: Floats) -> tuple[Floats, bool]:
     ranks = np.concatenate([np.round(_SHARES * rows).astype(np.intp), _EXTREMES, rows - _EXTREMES])
     ranks = np.unique(ranks[(ranks > 0) & (ranks < rows)])
     values = ordered[ranks]
-    # A value that many rows share gets a cell of its own.
+    # A value that many rows share gets its own cell.
     first, last = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
     cuts = np.unique(np.concatenate([first, last[last - first > 1]]))
     cuts = cuts[(cuts > 0) & (cuts < rows)]
@@ -145,14 +144,14 @@ def edges_of(ordered: Floats) -> tuple[Floats, bool]:
 
 
 def point_edges(values: Floats) -> Floats:
-    """Edges that give each of the sorted distinct values a cell of its own, with cells for what lies between."""
-    with np.errstate(over="ignore"):  # below the smallest float is minus infinity
+    """Edges that give each of the sorted distinct values its own cell, with further cells between them."""
+    with np.errstate(over="ignore"):  # the float below the smallest one is minus infinity
         below = np.nextafter(values, -np.inf)
     return np.unique(np.concatenate([below, values]))
 
 
 def counts_by_day(values: Floats, days: Days, edges: Floats) -> tuple[Counts, Counts]:
-    """Rows of each day in each cell (days x cells), and rows of each day without a value."""
+    """Number of rows per day and cell (days x cells), and of rows without a value per day."""
     found = np.zeros((len(days.numbers), len(edges) + 2), dtype=np.int64)
     limits = np.append(edges, np.inf)
     for day, (start, stop) in enumerate(zip(days.starts[:-1], days.starts[1:], strict=True)):
@@ -161,7 +160,7 @@ def counts_by_day(values: Floats, days: Days, edges: Floats) -> tuple[Counts, Co
 
 
 def levels_by_day(positions: NDArray[np.intp], levels: int, days: Days) -> tuple[Counts, Counts]:
-    """Rows of each day with each level (days x levels), and rows of each day without one."""
+    """Number of rows per day and level (days x levels), and of rows without a level per day."""
     number = len(days.numbers)
     day = np.repeat(np.arange(number), np.diff(days.starts))
     cell = day * (levels + 1) + positions + 1
@@ -170,12 +169,16 @@ def levels_by_day(positions: NDArray[np.intp], levels: int, days: Days) -> tuple
 
 
 def numeric_column(values: Floats, days: Days, block_days: int) -> tuple[NumericColumn, Floats]:
-    """A numeric column's part of a profile, and the largest deviation of each block of ``block_days`` days.
+    """Profile of a numeric column, and the largest deviation of each block of ``block_days`` days.
 
     Parameters
     ----------
     values : array of shape (rows,)
-        NaN where missing; infinite values are the smallest and largest.
+        NaN for missing; infinite values count as the smallest and largest.
+    days : array of shape (rows,)
+        Day of each row, days since 1970, ascending.
+    block_days : int
+        Length of a block in days.
     """
     ordered = np.sort(values)
     edges, points = edges_of(ordered[: np.searchsorted(ordered, np.inf, "right")])
@@ -204,7 +207,7 @@ def _numeric_design_effect(by_day: Counts, counts: Counts, days: Days, block_day
 
 
 def missing_design_effect(nulls: Counts, days: Days, block_days: int) -> DesignEffect:
-    """DesignEffect of the days in how much is missing."""
+    """Design effect of the daily numbers of missing values."""
     rows = np.diff(days.starts).astype(float)
     share = nulls.sum() / max(rows.sum(), 1)
     sums = (nulls - rows * share)[None]
@@ -227,7 +230,7 @@ def _design_effect(
 def categorical_column(
     positions: NDArray[np.intp], names: list[str], days: Days, block_days: int, keep: int
 ) -> tuple[CategoricalColumn, Floats]:
-    """A categorical column's part of a profile, and the chi-square deviate of each block; at most ``keep`` levels."""
+    """Profile of a categorical column with at most ``keep`` levels, and the chi-square deviate of each block."""
     by_day, nulls = levels_by_day(positions, len(names), days)
     counts = by_day.sum(axis=0)
     order = np.lexsort((names, -counts))
@@ -256,7 +259,7 @@ def category_dispersion(by_day: Counts) -> Dispersion:
 
 
 def summed(of_levels: Dispersion) -> Dispersion:
-    """All levels together, entries of shape (1,)."""
+    """Sum over all levels; entries of shape (1,)."""
     return Dispersion(
         of_levels.variance.sum()[None],
         of_levels.independent.sum()[None],

@@ -1,4 +1,4 @@
-"""Merging what two profiles keep of the same column."""
+"""Merging of two profiles of the same column."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_EDGES = 2 * MAX_VALUES
 
 
 def merged_numeric(first: NumericColumn, second: NumericColumn) -> NumericColumn:
-    """Counts over the edges of both, thinned to ``MAX_EDGES`` that halve the rows evenly."""
+    """Counts over the edges of both columns, reduced to ``MAX_EDGES`` edges with similar numbers of rows."""
     points = first.points and second.points
     if points:
         values = np.unique(np.concatenate([_values(first), _values(second)]))
@@ -47,14 +47,14 @@ def _values(column: NumericColumn) -> Floats:
 
 
 def rows_below(column: NumericColumn, edges: Floats) -> Floats:
-    """Rows of a column at or below each edge; inside a cell in proportion, outside all its edges all or none."""
+    """Number of rows at or below each edge, interpolated within cells; beyond the column's edges, 0 or all rows."""
     if not len(column.edges):
         return np.zeros(len(edges))
     below = np.cumsum(column.counts[:-1]).astype(float)
     if column.points:
         at = np.searchsorted(column.edges, edges, "right")
         return np.append(0.0, below)[at]
-    # Infinite edges cannot be interpolated between.
+    # Interpolation needs finite edges.
     finite = np.isfinite(column.edges)
     if not finite.any():
         return np.append(0.0, below)[np.searchsorted(column.edges, edges, "right")]
@@ -65,7 +65,7 @@ def rows_below(column: NumericColumn, edges: Floats) -> Floats:
 
 
 def merged_categorical(first: CategoricalColumn, second: CategoricalColumn, keep: int) -> CategoricalColumn:
-    """Counts of the levels of both, the rarest pooled."""
+    """Counts of the levels of both columns; the rarest levels are pooled."""
     counts: dict[str, int] = {}
     for column in (first, second):
         for level, rows in zip(column.levels, column.counts.tolist(), strict=True):
@@ -75,7 +75,7 @@ def merged_categorical(first: CategoricalColumn, second: CategoricalColumn, keep
     return CategoricalColumn(
         levels=tuple(level for level, _ in kept),
         counts=np.array([rows for _, rows in kept], dtype=np.int64),
-        # A level pooled on both sides is counted twice: the number is an upper bound.
+        # An upper bound, because a level that is pooled in both columns counts twice.
         pooled_levels=first.pooled_levels + second.pooled_levels + len(rest),
         pooled_rows=first.pooled_rows + second.pooled_rows + sum(rows for _, rows in rest),
         nulls=first.nulls + second.nulls,

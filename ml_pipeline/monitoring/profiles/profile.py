@@ -1,8 +1,8 @@
-"""Profiles: all that a version keeps of its training rows so that drift needs nothing else of the past.
+"""Profiles: summaries of the training rows of a version, sufficient for drift tests without the rows themselves.
 
-A profile holds counts over cells per column, how the counts of days and of blocks of days varied, rank correlations,
-and the distributions of predictions and labels. Comparing counts over shared cells is an exact test of those cells:
-nothing is read off a rounded quantile. A trailing window is made a profile by the same function.
+A profile contains, per column, counts over cells and the variation of these counts between days and blocks of days. It
+also contains rank correlations and the distributions of predictions and labels. A comparison of counts over shared
+cells is exact for these cells, without rounded quantiles. The same function profiles a trailing window.
 """
 
 from __future__ import annotations
@@ -37,54 +37,54 @@ from ml_pipeline.specs.temporal import SEASONAL, factors
 Floats = NDArray[np.float64]
 
 FORMAT = 2
-# Their windows differ without anything having changed: a count of everything so far, and the season. Left out.
+# Left out, because they differ between windows without a change: the number of outcomes so far, and the season.
 TIME_DRIVEN = SEASONAL | {"history_known"}
-# The tenant's state on its way through time: a window sees one short piece of one path, however many rows it has, so
-# two windows nearly always differ (on real tenants in 29 of 31 weekly reports). Reported, never judged.
+# Features of the tenant's state over time. A window, however many rows it has, covers one short piece of a single path,
+# so two windows nearly always differ (on real tenants in 29 of 31 weekly reports). They are reported but not judged.
 STATE_PREFIX = "history_"
 PREDICTION, LABEL = "prediction", "label"
 MAX_LEVELS = 1000
-ALL_LEVELS = 3000  # of all categorical columns together
+ALL_LEVELS = 3000  # over all categorical columns
 MAX_HISTORY = 256
 
 
 class ProfileError(UserError):
-    """Bytes are no profile that this version of the package can read; the message says why."""
+    """The bytes are not a profile that this release can read; the message says why."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What is kept of some rows of one tenant and model."""
+    """Profile of feature rows of one tenant and model."""
 
     rows: int
     first_day: int | None  # days since 1970
     last_day: int | None
-    days: int  # with rows
+    days: int  # number of days with rows
     block_days: int
     numeric: dict[str, NumericColumn]
     categorical: dict[str, CategoricalColumn]
     joint: Joint
-    # Largest standardised deviation of any judged column in each block of the history, sorted, thinned to MAX_HISTORY.
+    # Largest standardised deviation of a judged column in each block, sorted, at most MAX_HISTORY values.
     history: Floats
     prediction: NumericColumn | None = None
     label: NumericColumn | None = None
 
     @property
     def blocks(self) -> float:
-        """How many blocks of the history fit beside each other."""
+        """Number of disjoint blocks of days in the profile."""
         if self.first_day is None or self.last_day is None:
             return 0.0
         return (self.last_day - self.first_day + 1) / self.block_days if len(self.history) else 0.0
 
     @property
     def common_effect(self) -> CommonDesignEffect:
-        """Of the judged numeric columns."""
+        """Common design effect of the judged numeric columns."""
         return common_design_effect(
             [column.design_effect.days for name, column in self.numeric.items() if is_judged(name)]
         )
 
     def to_bytes(self) -> bytes:
-        """A compressed archive of arrays and one JSON header; no pickle. The same profile gives the same bytes."""
+        """Compressed archive of arrays with a JSON header, without pickles; equal profiles give equal bytes."""
         writer = _Writer()
         header = {
             "format": FORMAT,
@@ -114,12 +114,12 @@ class Profile:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Profile:
-        """The profile that ``to_bytes`` wrote.
+        """Read a profile that ``to_bytes`` wrote.
 
         Raises
         ------
         ProfileError
-            If the bytes are damaged or of another format.
+            If the bytes are damaged or have another format.
         """
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -127,11 +127,9 @@ class Profile:
             header = json.loads(arrays["header"].tobytes())
             found = header["format"]
         except (ValueError, OSError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise ProfileError(f"{len(content)} bytes are no profile ({error}). Train a new version") from error
+            raise ProfileError(f"{len(content)} bytes are not a profile ({error}). Train a new version") from error
         if found != FORMAT:
-            raise ProfileError(
-                f"the profile has format {found!r}; this version of ml_pipeline reads {FORMAT}. Train a new version"
-            )
+            raise ProfileError(f"the profile has format {found!r}; this release reads {FORMAT}. Train a new version")
         try:
             return _read(header, arrays)
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -144,17 +142,19 @@ def profile(
     predictions: pd.DataFrame | None = None,
     outcomes: pd.DataFrame | None = None,
 ) -> Profile:
-    """The profile of the rows of a feature frame.
+    """Profile of the rows of a feature frame.
 
     Parameters
     ----------
+    spec : ModelSpec
+        The model.
     frame : DataFrame
-        A feature frame, sorted by ``event_time``. A column of the specification that it lacks is left out.
+        Feature frame, sorted by ``event_time``. Columns of the specification that it lacks are left out.
     predictions : DataFrame, optional
-        With ``predicted_at`` and ``value``.
+        Predictions with ``predicted_at`` and ``value``.
     outcomes : DataFrame, optional
-        With ``label_time`` and ``label``: what became known in the time that the profile stands for. Unless given,
-        the labels of the matured rows of the frame.
+        Outcomes that became known in the period of the profile, with ``label_time`` and ``label``. Default: the labels
+        of the matured rows of the frame.
     """
     block_days = spec.monitoring.current
     days = Days.of(frame["event_time"])
@@ -180,23 +180,23 @@ def profile(
 
 
 def is_judged(name: str) -> bool:
-    """Whether a column's drift counts, or is only reported."""
+    """Whether drift of the column is judged; drift of other columns is only reported."""
     return not name.startswith(STATE_PREFIX)
 
 
 def numeric_names(spec: ModelSpec) -> list[str]:
-    """Numeric columns that are compared."""
+    """Names of the numeric columns that are compared."""
     return [name for name in spec.feature_columns.numeric if TIME_DRIVEN.isdisjoint(factors(name))]
 
 
 def single_values(frame: pd.DataFrame, time: str, value: str) -> tuple[Floats, Days]:
-    """Values of one column in time order, missing ones left out, and their days."""
+    """Values of one column in time order, without missing ones, and their days."""
     known = frame[frame[value].notna() & frame[time].notna()].sort_values(time, kind="stable")
     return numbers(known[value])[0], Days.of(known[time])
 
 
 def thinned(values: Floats) -> Floats:
-    """Sorted, and where there are more than ``MAX_HISTORY``, so many evenly spaced quantiles, extremes included."""
+    """The sorted values; of more than ``MAX_HISTORY``, evenly spaced quantiles including both extremes."""
     ordered = np.sort(values)
     if len(ordered) <= MAX_HISTORY:
         return ordered
@@ -204,15 +204,15 @@ def thinned(values: Floats) -> Floats:
 
 
 def merge(first: Profile, second: Profile) -> Profile:
-    """The profile of the rows of two, for example of two parts of a snapshot, or of two tenants.
+    """Profile of the rows of both profiles, for example of two parts of a snapshot, or of two tenants.
 
-    Cells that both have keep exact counts; quantile cells of one that the other cuts are shared out in proportion.
-    Columns that only one has are left out.
+    Cells that both profiles have keep exact counts; other cells are split in proportion. Columns that one profile lacks
+    are left out.
 
     Raises
     ------
     ValueError
-        If their blocks have different lengths.
+        If the blocks have different lengths.
     """
     if first.block_days != second.block_days:
         raise ValueError(f"profiles with blocks of {first.block_days} and {second.block_days} days cannot be merged")
@@ -274,7 +274,7 @@ def _single(frame: pd.DataFrame | None, time: str, value: str, block_days: int) 
 
 
 class _Writer:
-    """Collects the arrays of columns, and gives back what the header says of each."""
+    """Collects the arrays of the columns and returns the header entry of each column."""
 
     def __init__(self) -> None:
         self.edges: list[Floats] = []
@@ -313,7 +313,7 @@ def _scalars(design_effect: DesignEffect) -> list[float]:
 
 
 def _smallest(arrays: dict[str, NDArray]) -> dict[str, NDArray]:
-    """Counts in the smallest type that holds them."""
+    """The arrays with integer counts in the smallest sufficient dtype."""
     counts = arrays["counts"]
     kind = np.min_scalar_type(int(counts.max())) if len(counts) else np.dtype(np.uint8)
     return arrays | {"counts": counts.astype(kind)}

@@ -1,4 +1,4 @@
-"""Prediction intervals by split conformal prediction, and how probably an outcome is near its prediction."""
+"""Prediction intervals by split conformal prediction, and the probability that an outcome is near its prediction."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from ml_pipeline.training.selection.predictors import Scale, from_scale, to_scale
 
 MOST_RESIDUALS = 400
-NEAR = 0.2  # an outcome within this share of the prediction is near it
+NEAR = 0.2  # an outcome is near its prediction if it differs by at most this share of the prediction
 
 
 @dataclass(frozen=True)
 class Interval:
-    """What is added to a prediction on ``scale`` to get the ends of its interval."""
+    """Offsets that are added to a prediction on ``scale`` to get the ends of its interval."""
 
     scale: Scale
     below: float
     above: float
 
     def around(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper end in the reported unit, per value."""
+        """Lower and upper end of the interval around each value, in the reported unit."""
         centre = to_scale(value, self.scale)
         return from_scale(centre + self.below, self.scale), from_scale(centre + self.above, self.scale)
 
@@ -35,10 +35,10 @@ def residuals_of(label: np.ndarray, value: np.ndarray, scale: Scale) -> np.ndarr
 def conformal_interval(residuals: np.ndarray, coverage: float, scale: Scale) -> Interval:
     """Interval that covers a new label with probability ``coverage``, from residuals of rows not trained on.
 
-    Split conformal prediction with one quantile of the signed residuals at each end (Lei et al. 2018; Romano et al.
-    2019 for the two tails apart): distribution-free, and exact when the rows to come are exchangeable with these, which
-    a drift breaks. On the log scale the width grows with the prediction. With too few rows for the exact quantile
-    (19 for 0.9) the extreme residual stands in, and the interval is too narrow.
+    Split conformal prediction with one quantile of the signed residuals at each end (Lei et al. 2018; separate tails
+    after Romano et al. 2019). It needs no distribution assumption and is exact if new rows are exchangeable with these
+    rows, which does not hold under drift. On the log scale the width grows with the prediction. With fewer rows than
+    the exact quantile needs (19 for 0.9), the extreme residual is used and the interval is too narrow.
 
     >>> conformal_interval(np.arange(-9.0, 10.0), coverage=0.9, scale="identity")
     Interval(scale='identity', below=-9.0, above=9.0)
@@ -50,7 +50,7 @@ def conformal_interval(residuals: np.ndarray, coverage: float, scale: Scale) -> 
 
 
 def kept_residuals(residuals: np.ndarray) -> tuple[float, ...]:
-    """The residuals in ascending order; of more than 400, as many evenly spaced ones, the extremes among them."""
+    """The residuals in ascending order; if there are more than 400, 400 evenly spaced ones including both extremes."""
     ordered = np.sort(residuals)
     if len(ordered) > MOST_RESIDUALS:
         ordered = ordered[np.linspace(0, len(ordered) - 1, MOST_RESIDUALS).round().astype(int)]
@@ -58,12 +58,12 @@ def kept_residuals(residuals: np.ndarray) -> tuple[float, ...]:
 
 
 def near_share(value: np.ndarray, residuals: np.ndarray, scale: Scale) -> np.ndarray:
-    """Per prediction, the share of the residuals with which its outcome would be within 20 % of it.
+    """Estimated probability that the outcome is within 20% of each prediction.
 
-    ``residuals`` ascend. The residuals' distribution stands for that of the new one, as in the interval: one minus the
-    conformal p-value of being farther off, without its correction for small samples (Vovk et al. 2005). The answer is
-    a probability between 0 and 1, and differs between predictions as far as 20 % of them means another distance on
-    ``scale``.
+    It is the share of the ascending ``residuals`` with which the outcome would be that near. As for the interval, the
+    residuals represent the distribution of new residuals: the result is one minus the conformal p-value of a larger
+    error, without the correction for small samples (Vovk et al. 2005). It differs between predictions, because 20% of a
+    prediction is a different distance on ``scale``.
 
     >>> near_share(np.array([1.0, 10.0]), np.array([-3.0, -1.0, 0.0, 1.0]), "identity").tolist()
     [0.25, 0.75]

@@ -1,4 +1,4 @@
-"""Prediction intervals that follow the outcomes of a version's own predictions, so that a drift does not break them."""
+"""Prediction intervals that adapt to the outcomes of a version's predictions, to keep their coverage under drift."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.intervals.conformal import Interval, conformal_interval, residuals_of
 from ml_pipeline.training.selection.predictors import Scale
 
-MIN_OUTCOMES = 5  # known outcomes of new entities, below which the interval stays as it was trained
-RATE = 0.8  # of its distance from the median residual, by which a miss too many moves an end
+MIN_OUTCOMES = 5  # known outcomes of new entities that are needed before the trained interval changes
+RATE = 0.8  # share of its distance from the median residual by which an end moves per excess miss
 ROUNDING = 1e-9
-MOST_MISSES = 2  # too many, that count; too few move an end in to the median residual at most
+MOST_MISSES = 2  # excess misses that count at most; too few misses move an end in to the median residual at most
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a version has predicted, one entry an entity; arrays of one length.
+    """Predictions of one version, one entry per entity, as arrays of equal length.
 
-    ``value``, ``lower``, ``upper`` and ``label`` are float64 in the reported unit, the times datetime64[us]. ``label``
-    is NaN and ``label_time`` NaT while the outcome is not known; an outcome that is no usable label has a time alone.
-    ``is_new`` marks entities that came after the version was made. The others had waited for a while already: their
-    residuals count, and whether their intervals held does not.
+    ``value``, ``lower``, ``upper`` and ``label`` are float64 in the reported unit, the times are datetime64[us].
+    ``label`` is NaN and ``label_time`` NaT while the outcome is unknown; an outcome that is not a usable label has a
+    time but no label. ``is_new`` marks entities that arrived after the version was trained. Older entities had already
+    been open for a while: their residuals are used, but their misses are not counted.
     """
 
     value: np.ndarray
@@ -37,9 +37,10 @@ class Predictions:
     is_new: np.ndarray
 
     def known_at(self, now: np.datetime64, waiting_unit: float | None) -> Known:
-        """What was known of them at ``now``; nothing that came later is looked at.
+        """The outcomes as known at ``now``, without later information.
 
-        ``waiting_unit``: seconds in the label's unit where the label is the time since the event, else None.
+        ``waiting_unit`` is the number of seconds in the label's unit if the label is the time since the event, else
+        None.
         """
         known = self.label_time <= now
         there = (self.event_time <= now) & ~(known & np.isnan(self.label))
@@ -53,10 +54,10 @@ class Predictions:
         return Known(*(part[there] for part in parts))
 
     def _usable(self, now: np.datetime64) -> np.ndarray:
-        """How probably each that is open at ``now`` gets a usable label.
+        """Estimated probability that each entity open at ``now`` will get a usable label.
 
-        Of those that had waited for as long, and whose end is known, the share that did; one more is taken for granted,
-        so that nothing is ruled out.
+        It is the share with a usable label among the ended entities that had been open for longer. One usable label is
+        added, so that it is never 0.
         """
         waited, ended = now - self.event_time, self.label_time <= now
         lasted = self.label_time - self.event_time
@@ -69,10 +70,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Known:
-    """Predictions and what is known of their outcomes: ``label`` (NaN while open), and the ``least`` it can be.
+    """Predictions and their outcomes as known at one time: ``label`` (NaN while open) and its lower bound ``least``.
 
-    ``usable`` is the probability that there will be a label that counts. An end is infinite where the label's range
-    ends there: no outcome can be beyond it.
+    ``usable`` is the probability that the entity gets a usable label. An end is infinite if it is the limit of the
+    label's range, because no outcome can lie beyond it.
     """
 
     value: np.ndarray
@@ -84,12 +85,13 @@ class Known:
     is_new: np.ndarray
 
     def misses_too_many(self, pool: np.ndarray, scale: Scale, tail: float) -> tuple[float, float]:
-        """Outcomes of new entities below the lower and above the upper end, less the share ``tail`` of all of them.
+        """Excess misses of new entities: outcomes below the lower and above the upper end, minus the expected share.
 
-        An outcome that is not known counts with the probability that it will be a miss: the share of misses among the
-        residuals of ``pool`` (ascending, on ``scale``) that it can still have. So an entity that has waited for longer
-        than its upper end is a miss before its outcome comes, and ends that have just been moved out are not moved
-        again because the outcomes that were inside are late. What will probably never have an outcome counts for less.
+        The expected share is ``tail`` of all new entities at either end. An unknown outcome counts with the probability
+        that it will be a miss: the share of misses among the residuals of ``pool`` (ascending, on ``scale``) that are
+        still possible. An entity that is open for longer than its upper end is thus a miss before its outcome is known,
+        and ends that were just moved out do not move again only because the covered outcomes come late. Entities count
+        by their probability of a usable label.
         """
         here = {name: part[self.is_new] for name, part in vars(self).items()}
         value, label, least = here["value"], here["label"], here["least"]
@@ -101,59 +103,62 @@ class Known:
         below = np.where(known, label < here["lower"], np.clip(below, 0, 1))
         above = np.where(known, label > here["upper"], np.clip(above, 0, 1))
         due = tail * fsum(here["usable"])
-        return fsum(here["usable"] * below) - due, fsum(here["usable"] * above) - due  # whatever the order of the rows
+        return fsum(here["usable"] * below) - due, fsum(here["usable"] * above) - due  # fsum: the same in any row order
 
 
 def _from(value: np.ndarray, end: np.ndarray, scale: Scale) -> np.ndarray:
-    """The residual of an outcome at ``end``; infinite ends have infinite ones."""
+    """The residual of an outcome at ``end``; infinite for an infinite end."""
     residual, finite = end.copy(), np.isfinite(end)
     residual[finite] = residuals_of(end[finite], value[finite], scale)
     return residual
 
 
 def _above(pool: np.ndarray, residual: np.ndarray) -> np.ndarray:
-    """How many of ``pool`` are above each residual. One that an end stands on is not, however it was rounded."""
+    """Number of elements of ``pool`` above each residual; equal ones, up to rounding, do not count."""
     return len(pool) - np.searchsorted(pool, residual + ROUNDING, side="right")
 
 
 class Adaptable(Protocol):
-    """A version whose intervals follow its outcomes: :class:`~ml_pipeline.training.fitted_model.FittedModel`."""
+    """A version with adaptable intervals, such as :class:`~ml_pipeline.training.fitted_model.FittedModel`."""
 
     def adapted(self, known: Known, coverage: float) -> Adaptable: ...
 
     def ends(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-def adaptive_cadence(
+def adaptive_interval(
     trained: Interval, residuals: np.ndarray, known: Known, coverage: float
 ) -> tuple[Interval, np.ndarray]:
-    """The interval for predictions made now, and the residuals it stands on; ``trained`` while too little is known.
+    """The interval for predictions made now, and its residuals; ``trained`` while fewer than 5 outcomes are known.
 
-    Quantiles of all known residuals, those held out in training and those lived since (:func:`conformal_interval`),
-    and each end is moved out by 0.8 of its distance from the median residual for every miss too many on its side (two
-    at most), in for every miss too few (to the median residual at most): the error integration of conformal PID control
-    (Angelopoulos, Candes and Tibshirani 2023), of which adaptive conformal inference (Gibbs and Candes 2021) is the
-    kind that moves the level in place of the end. Both take for granted that outcomes come at once; here late ones
-    count as expected. What is summed has no order: the
-    same outcomes give the same interval, whenever each became known.
+    The interval starts from quantiles of all known residuals: those held out in training and those of later outcomes
+    (:func:`conformal_interval`). Each end then moves out by 0.8 of its distance from the median residual per excess
+    miss on its side (at most two), or in per missing miss (at most to the median residual). This is the error
+    integration of conformal PID control (Angelopoulos, Candes and Tibshirani 2023); adaptive conformal inference (Gibbs
+    and Candes 2021) moves the level instead of the ends. Both methods assume that outcomes are known at once; here,
+    unknown ones count by their expectation. The result does not depend on the order in which outcomes became known.
 
-    Chosen on the lead times of ``benchmarks.lead_time``. Worse there, in coverage or in width: moving the level,
-    residuals weighted by age or by their chance of being known, no count of what is open, starting on held-out rows,
-    Kaplan and Meier's estimate of what will never be known. A rate of .5 covered less evenly (a mean distance from 90 %
-    of 2.2 points, 1.5 with .8), .7 to .9 were alike.
+    The method was chosen on the lead times of ``benchmarks.lead_time``. These had worse coverage or width there: moving
+    the level, residuals weighted by age or by their probability of being known, ignoring open entities, starting on
+    held-out rows, and the Kaplan-Meier estimate of outcomes that will never be known. With a rate of 0.5 the coverage
+    was less even (mean distance from 90%: 2.2 points, 1.5 with 0.8); 0.7 to 0.9 were equally good.
 
     Parameters
     ----------
+    trained
+        The interval from training.
     residuals
-        Of the version's held-out part, on the scale of ``trained``.
+        Residuals of the version's held-out part, on the scale of ``trained``.
+    known
+        Predictions of the version and their outcomes as known now.
     coverage
-        The nominal one; half of the rest is the share of misses due on either side.
+        Nominal coverage; half of the remainder is the expected share of misses at either end.
     """
-    lived = ~np.isnan(known.label)
-    if (lived & known.is_new).sum() < MIN_OUTCOMES:
+    matured = ~np.isnan(known.label)
+    if (matured & known.is_new).sum() < MIN_OUTCOMES:
         return trained, residuals
     scale = trained.scale
-    pool = np.sort(np.concatenate([residuals, residuals_of(known.label[lived], known.value[lived], scale)]))
+    pool = np.sort(np.concatenate([residuals, residuals_of(known.label[matured], known.value[matured], scale)]))
     start, middle = conformal_interval(pool, coverage, scale), float(np.median(pool))
     misses = known.misses_too_many(pool, scale, (1 - coverage) / 2)
     below, above = (max(RATE * min(number, MOST_MISSES), -1.0) for number in misses)
@@ -163,9 +168,9 @@ def adaptive_cadence(
 
 
 def waiting_unit(spec: ModelSpec) -> float | None:
-    """Seconds in the label's unit where the label is the time from the event to when it is known, else None.
+    """Seconds in the label's unit if the label is the time from the event until it is known, else None.
 
-    Of such a label an open entity tells something every day: it is at least as long as the entity has waited.
+    For such a label, the time that an entity has been open is a lower bound of its label.
     """
     if len(spec.label.value) != 1 or len(spec.label.times) != 1 or spec.label.times[0].delay:
         return None
@@ -176,15 +181,15 @@ def waiting_unit(spec: ModelSpec) -> float | None:
 def lived_intervals(
     version: Adaptable, made: Predictions, coverage: float, unit: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper ends that new entities would have got at their event times, float64; the others keep theirs.
+    """Lower and upper ends, float64, that adaptation would have given new entities at their event times.
 
-    The past lived again: each interval follows from the intervals before it, and from what was known at its time.
-    ``made`` is in the order of its event times; ``unit`` as in :func:`waiting_unit`.
+    This replays the past: each interval depends on the intervals before it and on what was known at its time. Other
+    entities keep their ends. ``made`` is sorted by event time; ``unit`` is the result of :func:`waiting_unit`.
     """
     lower, upper = made.lower.copy(), made.upper.copy()
-    lived = replace(made, lower=lower, upper=upper)
+    replayed = replace(made, lower=lower, upper=upper)
     for row in np.flatnonzero(made.is_new):
-        before = replace(lived, **{name: part[:row] for name, part in vars(lived).items()})
+        before = replace(replayed, **{name: part[:row] for name, part in vars(replayed).items()})
         adapted = version.adapted(before.known_at(made.event_time[row], unit), coverage)
         (lower[row],), (upper[row],) = adapted.ends(made.value[row : row + 1])
     return lower, upper

@@ -1,4 +1,4 @@
-"""Every learner behind one interface: fitted on a matrix, asked for margins, continued, explained, stored as files."""
+"""The interface of all learners: fit on a matrix, predict margins, continue, explain, save to files."""
 
 from __future__ import annotations
 
@@ -14,34 +14,37 @@ from ml_pipeline.training.learners.linear import Linear, fit_linear
 
 Params = Mapping[str, float | int | str]
 Matrix = Any
-"""Float32 ndarray (rows x columns, NaN for missing) for trees; the same without NaN, or scipy's CSR, for ``linear``."""
+"""Float32, rows x columns. Trees take an ndarray with NaN for missing; ``linear`` one without NaN, or a CSR array."""
 
 BOOSTERS = ("xgboost", "lightgbm")
 SQUARED = ("hist_gradient_boosting", "random_forest", "linear")
-"""Learners that fit a regression by squared error, whatever the specification's loss is."""
+"""Learners that always fit a regression by squared error, whatever loss the specification has."""
 
 
 class Learner(Protocol):
-    """A fitted learner. Margins are on the scale of the target, or log odds where the loss is ``log_loss``."""
+    """A fitted learner. Margins are on the scale of the target, or log odds if the loss is ``log_loss``."""
 
     @property
     def rounds(self) -> int:
-        """Trees; 1 for what has none."""
+        """Number of trees; 1 for a learner without trees."""
 
     def margin(self, matrix: Matrix) -> np.ndarray:
-        """One float64 per row."""
+        """Raw prediction, one float64 per row."""
 
     def gain(self) -> np.ndarray:
-        """What each column is worth to it, float64, in a unit of its own."""
+        """Importance of each column, float64, comparable within this learner only."""
 
     def contributions(self, matrix: Matrix) -> np.ndarray | None:
-        """Float64, rows x (columns + 1), summing to the margin, the last being the base; None if it has none."""
+        """Contributions to the margin, float64 (rows x columns + 1), the last column being the base value.
+
+        Each row sums to the margin. None if the learner does not explain single predictions.
+        """
 
     def continued(self, params: Params, loss: str, matrix: Matrix, target: np.ndarray, seed: int, rounds: int) -> Any:
-        """The learner after more rows; it stays as it is."""
+        """A new learner that continues from this one with more rows; this one does not change."""
 
     def save(self, folder: Path, name: str) -> None:
-        """Writes one file, never a pickle."""
+        """Write one file, without a pickle."""
 
 
 _LOADERS: dict[str, Callable[[Path], Learner]] = {
@@ -53,7 +56,7 @@ _LOADERS: dict[str, Callable[[Path], Learner]] = {
 
 
 def wants(name: str) -> Literal["trees", "linear"]:
-    """Which of the two matrices the learner takes."""
+    """The kind of matrix that the learner takes."""
     return "linear" if name == "linear" else "trees"
 
 
@@ -66,19 +69,25 @@ def fit_learner(
     seed: int,
     weight: np.ndarray | None = None,
 ) -> Learner:
-    """The learner of that name; the same bits for the same seed.
+    """Fit the learner called ``name``; deterministic bit for bit for a seed.
 
     Parameters
     ----------
+    params
+        Parameters by the library's own names.
+    loss
+        ``training.loss`` of the specification.
+    matrix
+        Training rows, see ``Matrix``.
     target
-        Float64 per row, on the scale that is to be predicted; 0 and 1 for ``log_loss``.
+        Float64 per row, on the scale to predict; 0 and 1 for ``log_loss``.
     weight
-        Positive float64 per row, 1 each where None.
+        Positive float64 per row; None gives every row the weight 1.
 
     Raises
     ------
     FitError
-        If the library refuses a parameter or the data.
+        If the library rejects a parameter or the data.
     """
     if name in BOOSTERS:
         return fit_boosted(name, params, loss, matrix, target, seed, weight)
@@ -88,15 +97,15 @@ def fit_learner(
 
 
 def load_learner(folder: Path, name: str) -> Learner:
-    """Reads what ``save`` wrote under the name.
+    """Load the learner that ``save`` wrote as ``name``.
 
     Raises
     ------
     FileNotFoundError
-        If the folder holds no such file.
+        If the folder does not contain it.
     """
     for suffix, load in _LOADERS.items():
         path = folder / f"{name}{suffix}"
         if path.is_file():
             return load(path)
-    raise FileNotFoundError(f"no {name} with any of the suffixes {', '.join(_LOADERS)}")
+    raise FileNotFoundError(f"{folder} contains no file {name} with one of the suffixes {', '.join(_LOADERS)}")

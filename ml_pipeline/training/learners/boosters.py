@@ -1,4 +1,4 @@
-"""Gradient-boosted trees by the native libraries: single-threaded, stored as the libraries' own files."""
+"""Gradient-boosted trees of XGBoost and LightGBM: single-threaded, saved in the libraries' own formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import xgboost
 
 DEFAULT_ROUNDS = 100
-# XGBoost always takes 256 bins, which triples the cost of a tenant's few hundred rows; a bin wants some rows in it.
+# XGBoost's default of 256 bins triples the time for a tenant's few hundred rows; fewer bins with enough rows suffice.
 ROWS_PER_BIN = 16
 MIN_BINS, MAX_BINS = 32, 256
 _XGBOOST_SUFFIX = ".ubj"
@@ -31,7 +31,7 @@ _LIGHTGBM_LOSS = {"absolute_error": "regression_l1", "squared_error": "regressio
 
 @dataclass(frozen=True)
 class BoostedTrees:
-    """A booster of either library."""
+    """A booster of XGBoost or LightGBM."""
 
     booster: Any
 
@@ -49,7 +49,7 @@ class BoostedTrees:
         return np.asarray(self.booster.inplace_predict(matrix, predict_type="margin"), dtype="float64")
 
     def gain(self) -> np.ndarray:
-        """Sum over all splits on each column of what they gained."""
+        """Sum of the gains of all splits on each column."""
         if self._is_lightgbm:
             return np.asarray(self.booster.feature_importance("gain"), dtype="float64")
         gain = np.zeros(self.booster.num_features())
@@ -58,7 +58,7 @@ class BoostedTrees:
         return gain
 
     def contributions(self, matrix: np.ndarray) -> np.ndarray:
-        """Shapley values of the trees (Lundberg et al. 2020), by the libraries themselves."""
+        """Shapley values of the trees (Lundberg et al. 2020), computed by the library."""
         if self._is_lightgbm:
             return np.asarray(self.booster.predict(matrix, pred_contrib=True, num_threads=1), dtype="float64")
         import xgboost
@@ -75,7 +75,7 @@ class BoostedTrees:
         seed: int,
         rounds: int,
     ) -> BoostedTrees:
-        """``rounds`` more trees, fitted on these rows where its own trees leave off."""
+        """A booster with ``rounds`` more trees, fitted on these rows on top of the existing trees."""
         name = "lightgbm" if self._is_lightgbm else "xgboost"
         return _fit(name, params, loss, matrix, target, seed, None, start=self.booster, rounds=rounds)
 
@@ -102,12 +102,12 @@ def fit_boosted(
     seed: int,
     weight: np.ndarray | None = None,
 ) -> BoostedTrees:
-    """``xgboost`` or ``lightgbm``; see :func:`ml_pipeline.training.learners.base.fit_learner`."""
+    """Fit ``xgboost`` or ``lightgbm``; see :func:`ml_pipeline.training.learners.base.fit_learner`."""
     return _fit(name, params, loss, matrix, target, seed, weight, start=None, rounds=declared_rounds(params))
 
 
 def declared_rounds(params: Mapping[str, Any]) -> int:
-    """Trees of a full fit."""
+    """Number of trees of a full fit."""
     return int(params.get("n_estimators", DEFAULT_ROUNDS))
 
 

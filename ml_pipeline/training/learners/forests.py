@@ -1,4 +1,4 @@
-"""Random forests and histogram gradient boosting of scikit-learn, stored with skops."""
+"""Random forests and histogram gradient boosting of scikit-learn, saved with skops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRUSTED_TYPES = [
     "sklearn.tree._tree.Tree",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
 ]
-"""What these learners consist of beyond skops' own defaults. The list inside a file is never believed."""
+"""Types, beyond skops' defaults, that these learners use. The list inside a file is not trusted."""
 LEAST_SHARE = 1e-6
 _SUFFIX = ".skops"
 _FOREST = {"n_estimators": 100, "min_samples_leaf": 3, "max_features": 0.3}
@@ -25,7 +25,7 @@ _HISTOGRAM = {"max_iter": 100, "learning_rate": 0.05, "max_leaf_nodes": 15, "min
 
 @dataclass(frozen=True)
 class SklearnTrees:
-    """A fitted model of scikit-learn; a classifier's margin is the log odds of its probability."""
+    """A fitted scikit-learn model; the margin of a classifier is the log odds of its probability."""
 
     model: Any
 
@@ -40,17 +40,17 @@ class SklearnTrees:
         return np.log(share) - np.log1p(-share)
 
     def gain(self) -> np.ndarray:
-        """The forest's mean decrease in impurity; histogram boosting keeps no gains: zeros."""
+        """Mean decrease in impurity of a forest; zeros for histogram boosting, which does not store gains."""
         importances = getattr(self.model, "feature_importances_", None)
         return np.zeros(self.model.n_features_in_) if importances is None else np.asarray(importances, "float64")
 
     def contributions(self, matrix: np.ndarray) -> None:
-        """None: scikit-learn explains no single prediction."""
+        """None, because scikit-learn does not explain single predictions."""
 
     def continued(
         self, params: Mapping[str, Any], loss: str, matrix: np.ndarray, target: np.ndarray, seed: int, rounds: int
     ) -> SklearnTrees:
-        """Itself: neither learner can go on from trees that were fitted on other rows."""
+        """The learner itself, because neither of them can add trees that are fitted on other rows."""
         return self
 
     def save(self, folder: Path, name: str) -> None:
@@ -74,12 +74,12 @@ def fit_sklearn_trees(
     seed: int,
     weight: np.ndarray | None = None,
 ) -> SklearnTrees:
-    """``random_forest`` (Breiman 2001) or ``hist_gradient_boosting``; squared error, or log loss for classes.
+    """Fit ``random_forest`` (Breiman 2001) or ``hist_gradient_boosting``, by squared error, or log loss if binary.
 
     Raises
     ------
     FitError
-        If scikit-learn refuses a parameter or the data.
+        If scikit-learn rejects a parameter or the data.
     """
     from sklearn.ensemble import (
         HistGradientBoostingClassifier,
@@ -104,6 +104,6 @@ def fit_sklearn_trees(
 
 
 def _with_empty_columns_filled(matrix: np.ndarray) -> np.ndarray:
-    """Histogram boosting cannot bin a column without any value; of one value no tree splits on it."""
+    """Matrix with 0 in columns without any value, which histogram boosting cannot bin; trees never split on them."""
     empty = np.isnan(matrix).all(axis=0)
     return np.where(empty, np.float32(0), matrix) if empty.any() else matrix

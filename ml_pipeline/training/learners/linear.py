@@ -1,4 +1,4 @@
-"""A linear model with a ridge penalty: least squares, or logistic regression; stored as its coefficients."""
+"""Linear models with a ridge penalty: least squares or logistic regression, saved as coefficients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SUFFIX = ".npz"
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """Margin = intercept + matrix @ coefficients. ``centre`` are the columns' means in training, for explanations."""
+    """Margin = intercept + matrix @ coefficients. ``centre`` contains the training means, used for explanations."""
 
     coefficients: np.ndarray
     intercept: float
@@ -32,11 +32,11 @@ class Linear:
         return np.asarray(matrix @ self.coefficients, dtype="float64") + self.intercept
 
     def gain(self) -> np.ndarray:
-        """Size of each coefficient; the columns share one scale."""
+        """Absolute value of each coefficient; all columns are on the same scale."""
         return np.abs(self.coefficients)
 
     def contributions(self, matrix: Any) -> np.ndarray:
-        """Coefficient times departure from the mean: the Shapley values of a linear model."""
+        """Coefficient times distance from the mean: the Shapley values of a linear model."""
         dense = np.asarray(matrix.todense() if hasattr(matrix, "todense") else matrix, dtype="float64")
         base = np.full((len(dense), 1), self.intercept + float(self.centre @ self.coefficients))
         return np.hstack([(dense - self.centre) * self.coefficients, base])
@@ -44,10 +44,10 @@ class Linear:
     def continued(
         self, params: Mapping[str, Any], loss: str, matrix: Any, target: np.ndarray, seed: int, rounds: int
     ) -> Linear:
-        """One Newton step from its coefficients on these rows, departures from them penalised as they were from 0.
+        """The model after one Newton step on these rows, with the ridge penalty on the change of the coefficients.
 
-        For least squares that is the ridge solution with the old coefficients as its prior mean; for a logistic
-        regression one step of iteratively reweighted least squares.
+        For least squares this is the ridge solution with the old coefficients as prior mean; for logistic regression
+        it is one step of iteratively reweighted least squares.
         """
         margin = self.margin(matrix)
         if loss == "log_loss":
@@ -74,16 +74,16 @@ def fit_linear(
 ) -> Linear:
     """Ridge regression (Hoerl and Kennard 1970), or logistic regression with the same penalty for ``log_loss``.
 
-    ``params`` may hold ``alpha``, the weight of the penalty: 2 unless given.
+    ``params`` may contain ``alpha``, the weight of the penalty, by default 2.
 
     Raises
     ------
     FitError
-        If a parameter is unknown or no positive number, or a logistic regression has one class only.
+        If a parameter is unknown, ``alpha`` is not positive, or a logistic regression gets labels of one class only.
     """
     unknown = set(params) - {"alpha"}
     if unknown:
-        raise FitError(f"linear: no parameter {sorted(unknown)}; it takes 'alpha'. Correct training.candidates")
+        raise FitError(f"linear: unknown parameter {sorted(unknown)}; it takes 'alpha'. Correct training.candidates")
     if loss == "log_loss":
         fitted = _logistic(params, matrix, target, weight)
         coefficients, intercept = fitted.coef_[0], float(fitted.intercept_[0])

@@ -1,4 +1,4 @@
-"""The model card: what a person has to know of one version, in Markdown (Mitchell et al. 2019)."""
+"""Model card of one version in Markdown (Mitchell et al. 2019)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ WEAK_MEASURE = 60.0
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a version comes from.
+    """Origin of a version.
 
-    ``parent`` is the version that an update goes on from, ``quality`` the snapshot's report as JSON, ``why`` the reason
-    of the decision that asked for the training, empty where none did.
+    ``parent`` is the version that an update continues from, ``quality`` the quality report of the snapshot as JSON, and
+    ``why`` the reason of the decision that requested the training, empty if there was no decision.
     """
 
     tenant: str
@@ -41,40 +41,54 @@ class Origin:
 
 
 def card(spec: ModelSpec, trained: Trained, rows: pd.DataFrame, origin: Origin, tuning: str | None = None) -> str:
-    """The whole card. ``rows`` are those the version was trained on, ``tuning`` a sentence on how it was tuned."""
+    """Markdown of the whole card.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    trained
+        The version with its metrics.
+    rows
+        Feature rows that the version was trained on.
+    origin
+        Where the version comes from.
+    tuning
+        A sentence on the parameter search, or None if there was no search.
+    """
     sections = {
         "Question": _question(spec),
         "Rows": _rows(spec, trained, rows, origin),
         "Candidates": _candidates(spec, trained, origin),
-        "Tuning": tuning or "Not tuned: the parameters are those that the specification declares.",
+        "Tuning": tuning or "Not tuned: the version uses the parameters of the specification.",
         "Learning curve": _learning_curve(spec, trained),
         "Test part": _metrics(spec, trained),
         "Slices": _slices(trained),
         "Interval": _interval(spec, trained),
         "Reliability": _reliability(spec, trained.test_predictions),
-        "What it relies on": _importance(trained),
+        "Feature importance": _importance(trained),
         "Known limits": _limits(spec, trained, origin, tuning),
     }
-    told = [
+    parts = [
         f"# {markdown(spec.title)}: {markdown(origin.tenant)}, version {markdown(origin.semantic)}",
         summary(spec, trained),
     ]
-    told += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
-    return "\n\n".join(told) + "\n"
+    parts += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
+    return "\n\n".join(parts) + "\n"
 
 
 def summary(spec: ModelSpec, trained: Trained) -> str:
-    """The card in a few sentences: the version against its constant, and who answers."""
+    """The card in a few sentences: the selected candidate and its loss compared with the baseline."""
     metric = spec.headline_metric
     loss, constant = trained.metrics[metric], trained.baseline_metrics[metric]
     unit = f" {markdown(spec.label.unit)}" if spec.task == "regression" and spec.label.unit else ""
     skill = "" if trained.skill is None else f": skill {trained.skill:.3f}"
     who = f"`{trained.candidate}`"
     if isinstance(trained.model.predictor, Baseline):
-        who = f"The constant `{trained.candidate}`"
+        who = f"The baseline `{trained.candidate}`"
     return (
-        f"{who}, trained on {trained.rows['all']} rows. On the {trained.rows['test']} newest of them, which it had not "
-        f"seen when it was judged, its {metric} was **{_number(loss)}{unit}**, that of the constant "
+        f"{who}, trained on {trained.rows['all']} rows. On the newest {trained.rows['test']} rows (the test part, "
+        f"before the final fit included it), its {metric} was **{_number(loss)}{unit}**, that of the baseline "
         f"{_number(constant)}{unit}{skill}."
     )
 
@@ -97,12 +111,12 @@ def _rows(spec: ModelSpec, trained: Trained, rows: pd.DataFrame, origin: Origin)
     first, last = (f"{time:%Y-%m-%d}" for time in (rows["event_time"].min(), rows["event_time"].max()))
     parts = [("part", "rows"), *((name, str(count)) for name, count in trained.rows.items())]
     facts = [
-        ("known at", origin.as_of),
+        ("as-of time", origin.as_of),
         ("events", f"{first} to {last} (window of {spec.training.window_days} days)"),
         ("feature snapshot", f"`{origin.snapshot_hash}`"),
         ("specification", f"`{spec.hash}`"),
-        ("made by", f"{origin.action}{f' of version {origin.parent}' if origin.parent is not None else ''}"),
-        ("asked for by", markdown(origin.why)),
+        ("created by", f"{origin.action}{f' of version {origin.parent}' if origin.parent is not None else ''}"),
+        ("requested because", markdown(origin.why)),
         ("data quality", _quality(origin.quality)),
     ]
     return f"{_table(parts)}\n\n{_table([('', ''), *((name, value) for name, value in facts if value)])}"
@@ -127,16 +141,19 @@ def _candidates(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
 def _choice(spec: ModelSpec, trained: Trained, origin: Origin) -> str:
     if isinstance(trained.model.predictor, Baseline):
         if trained.candidate == POOLED:
-            return f"What is typical of the tenant and of others that share answers: its {significance_required(spec)}."
-        return "The constant answers; why, the known limits say."
+            return (
+                "Selected: the tenant's baseline, shrunk toward the baselines of other tenants, because its "
+                f"{significance_required(spec)}."
+            )
+        return "Selected: the baseline, for the reason given under known limits."
     if origin.parent is not None:
-        return f"An {origin.action} of version {origin.parent}, which serves: nothing was chosen anew."
+        return f"An {origin.action} of the serving version {origin.parent}, without a new model selection."
     better = f"its {significance_required(spec)}"
     if trained.candidate == spec.training.ensemble:
-        return f"The ensemble answers: {better}."
-    raced = any(record["name"] == spec.training.ensemble for record in trained.candidates)
-    alone = "which cannot be said of the ensemble" if raced else "and it is the best of which that is true"
-    return f"`{trained.candidate}` answers alone: {better}, {alone}."
+        return f"Selected: the ensemble, because {better}."
+    compared = any(record["name"] == spec.training.ensemble for record in trained.candidates)
+    alone = "which does not hold for the ensemble" if compared else "and no other such candidate has a lower loss"
+    return f"Selected: `{trained.candidate}` alone, because {better}, {alone}."
 
 
 def _learning_curve(spec: ModelSpec, trained: Trained) -> str:
@@ -144,13 +161,13 @@ def _learning_curve(spec: ModelSpec, trained: Trained) -> str:
         return ""
     metric = spec.headline_metric
     points = [tuple(map(_number, point)) for point in trained.learning_curve]
-    table = _table([("rows fitted on", f"{metric} on later rows", f"{metric} of the constant there"), *points])
-    return f"{table}\n\nEach fit has later rows of its own: compare it with the constant on the same line."
+    table = _table([("rows fitted on", f"{metric} on later rows", f"{metric} of the baseline on them"), *points])
+    return f"{table}\n\nEach line has its own later rows, so compare a fit with the baseline on the same line only."
 
 
 def _metrics(spec: ModelSpec, trained: Trained) -> str:
     titles = {metric.name: metric.title for metric in spec.business_metrics}
-    table = [("metric", "version", "constant")]
+    table = [("metric", "version", "baseline")]
     for name, value in trained.metrics.items():
         title = f"{markdown(titles[name])} (`{name}`)" if name in titles else name
         table.append((title, _number(value), _number(trained.baseline_metrics.get(name))))
@@ -165,7 +182,7 @@ def _slices(trained: Trained) -> str:
         (markdown(level), str(part["count"]), _number(part["mae"]), _number(part["baseline_mae"]))
         for level, part in trained.slices.items()
     ]
-    return _table([("level", "rows", "mae", "mae of the constant"), *rows])
+    return _table([("level", "rows", "mae", "mae of the baseline"), *rows])
 
 
 def _interval(spec: ModelSpec, trained: Trained) -> str:
@@ -173,14 +190,14 @@ def _interval(spec: ModelSpec, trained: Trained) -> str:
     if coverage is None:
         return ""
     return (
-        f"Meant to hold {spec.training.interval:.0%} of outcomes; held {coverage:.1%} on the test part, with a mean "
+        f"Nominal coverage {spec.training.interval:.0%}; coverage on the test part {coverage:.1%}, with a mean "
         f"width of {_number(trained.metrics['interval_width'])} {markdown(spec.label.unit)}".rstrip()
         + "."
     )
 
 
 def _reliability(spec: ModelSpec, predictions: pd.DataFrame) -> str:
-    """Predicted beside observed shares, in bins of equally many rows of the test part."""
+    """Table of predicted and observed shares on the test part, in bins with equal numbers of rows."""
     if spec.task != "binary":
         return ""
     table = [("rows", "predicted", "observed")]
@@ -192,9 +209,10 @@ def _reliability(spec: ModelSpec, predictions: pd.DataFrame) -> str:
 def reliability(
     label: np.ndarray, probability: np.ndarray, bins: int = RELIABILITY_BINS
 ) -> list[tuple[int, float, float]]:
-    """Rows, mean probability and share of ones in bins of equally many rows, from the least likely on.
+    """Number of rows, mean probability and share of ones per bin, in ascending order of probability.
 
-    Fewer bins where there are fewer rows; equal probabilities may fall into two of them.
+    All bins have about the same number of rows. There are fewer bins if there are fewer rows than bins; equal
+    probabilities may fall into two bins.
     """
     order = np.argsort(probability, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
@@ -204,22 +222,22 @@ def reliability(
 def _importance(trained: Trained) -> str:
     shares = list(importance(trained.model).items())[:MOST_IMPORTANT]
     if not shares:
-        return "Nothing: it gives everybody the same answer."
+        return "None: the prediction is the same for every entity."
     return _table([("feature", "share of the gain"), *((code(name), f"{share:.1%}") for name, share in shares)])
 
 
 def _limits(spec: ModelSpec, trained: Trained, origin: Origin, tuning: str | None) -> str:
     limits = [note for note in trained.notes if note != tuning]
     if trained.rows["test"] < FEW_TEST_ROWS:
-        limits.append(f"the metrics are of {trained.rows['test']} rows only, and will differ on others")
+        limits.append(f"the metrics come from only {trained.rows['test']} test rows and are uncertain")
     limits += [
         f"data quality, {measure['name']} {measure['score']:.0f} of 100: {measure['recommendation']}"
         for measure in origin.quality["measures"]
         if measure["score"] < WEAK_MEASURE and measure["recommendation"]
     ]
     if spec.task == "regression":
-        limits.append("the interval holds its coverage while the rows to come are like those of the test part")
-    limits.append("shares of the gain are a rank of what it relies on, not a measure of cause")
+        limits.append("the interval keeps its coverage only while new rows resemble those of the test part")
+    limits.append("the feature importance ranks what the model uses; it does not measure cause and effect")
     return "\n".join(f"- {markdown(limit[:1].upper() + limit[1:].rstrip('.'))}." for limit in limits)
 
 
@@ -228,7 +246,7 @@ def _number(value: float | None) -> str:
 
 
 def _table(rows: Sequence[Iterable[str]]) -> str:
-    """A Markdown table; the first row is its head. Cells that hold data are Markdown already."""
+    """A Markdown table whose first row is the header. Cells with data are already escaped."""
     cells = [tuple(row) for row in rows]
     head, *lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([head, "|" + "---|" * len(cells[0]), *lines])

@@ -1,4 +1,4 @@
-"""Why a version predicts what it predicts: each feature's contribution to each prediction."""
+"""Explanation of predictions: the contribution of each feature to each prediction."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ OFFSET, CALIBRATION, RANGE = "offset", "calibration", "range"
 
 @dataclass(frozen=True, eq=False)
 class _Explained:
-    """A member's answer per row: where it starts from, and what each column adds (float64, rows x columns).
+    """A member's prediction per row: its start value, and what each column adds (float64, rows x columns).
 
-    Both are in the reported unit, or in log odds.
+    Both are in the reported unit, or in log odds for a binary model.
     """
 
     names: tuple[str, ...]
@@ -41,27 +41,40 @@ class _Explained:
 
 
 def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
-    """What each feature adds to each prediction: a row per row of the feature frame, same index, float64.
+    """What each feature adds to each prediction, one row per row of the feature frame, with its index, float64.
 
-    A row sums, to the rounding of the boosters' single precision, to the prediction: the ``value`` of
-    ``model.predict`` in the reported unit for a regression, its log odds for a binary model. Columns:
+    Each row sums to the prediction, up to the single-precision rounding of the boosters: to ``value`` of
+    ``model.predict`` in the reported unit for a regression, to its log odds for a binary model. Columns:
 
-    - ``offset``: what is answered before any feature speaks. It holds the members' offsets (the median of the training
-      labels, or the row's own ``history_recent_median``) and what their learners add on average; a constant is all
+    - ``offset``: the prediction before any feature is considered. It contains the members' offsets (the median of the
+      training labels, or the row's own ``history_recent_median``) and the average output of their learners. For a
+      baseline it is the whole prediction.
+    - One per feature of the specification, 0 if the model does not use it. The words of a text, the levels of a
+      category and the missing-value flag are summed. ``is_outlier`` has its own column, because it depends on all
+      numeric features.
+    - The name of a member that cannot explain single predictions (scikit-learn's trees): everything it adds to its
       offset.
-    - One for each feature of the specification, 0 where nothing of it is used: the words of a text, the levels of a
-      category and the flag of missing values are summed. ``is_outlier``, which stems from all numbers, is by itself.
-    - The name of a candidate that explains no single prediction (the trees of scikit-learn), where it is a member: all
-      that it adds to its offset, unattributed.
-    - ``calibration``: what an isotonic calibration adds to the log odds. The other methods are linear in them, so each
-      contribution has their slope, and their intercept is in the offset.
-    - ``range``, only where a value is moved to an end of the label's range: by how much.
+    - ``calibration``: what an isotonic calibration adds to the log odds. Other methods are linear in the log odds:
+      their slope multiplies each contribution and their intercept is part of the offset.
+    - ``range``: the shift of values clipped to the label's range, only if there are any.
 
-    Boosters give the Shapley values of their trees (Lundberg et al. 2020), linear models those of a linear function:
-    the coefficient times the departure from the training mean. Members combine as their answers do: in a weighted
-    median the one or two of the middle, interpolated, else all by weight. What a member on the log scale adds in the
-    reported unit is shared out in proportion to the contributions in logarithms, so one factor a row turns these into
-    those. A contribution says what the model makes of a value, not what would happen if the value were changed.
+    Boosters give the Shapley values of their trees (Lundberg et al. 2020), linear models the coefficient times the
+    distance from the training mean. Members are combined in the same way as their predictions: a weighted median takes
+    the one or two members in the middle, a weighted mean all members. For a member on the log scale, the effect in the
+    reported unit is distributed in proportion to the contributions on the log scale. A contribution describes how the
+    model uses a value, not what would happen if the value changed.
+
+    Parameters
+    ----------
+    model
+        The version.
+    frame
+        Feature frame with the entities to explain.
+
+    Raises
+    ------
+    ValueError
+        If the frame lacks a column that the version was trained with.
     """
     predictor, columns = model.predictor, _Columns(len(frame))
     if isinstance(predictor, Baseline):
@@ -77,16 +90,16 @@ def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_log_odds(model: FittedModel) -> bool:
-    """Whether the model's contributions are in log odds: it answers with a probability."""
+    """Whether the contributions are in log odds, because the model predicts a probability."""
     predictor = model.predictor
     return model.candidate == PRIOR if isinstance(predictor, Baseline) else predictor.is_classifier
 
 
 def words(model: FittedModel, frame: pd.DataFrame) -> list[dict[str, float]]:
-    """Of each row's text the terms that the linear members weigh, with what each adds to the prediction.
+    """For each row, the terms in its text that linear members use, with what each adds to the prediction.
 
-    They are a part of the feature ``text``, which also holds the terms that the row lacks and what other members make
-    of the text. Empty without a linear member that reads text.
+    They are a part of the contribution of the feature ``text``, which also includes terms that the row lacks and the
+    effect of the text in other members. Empty without a linear member that uses text.
     """
     found: list[dict[str, float]] = [{} for _ in range(len(frame))]
     ensemble = model.predictor
@@ -98,7 +111,7 @@ def words(model: FittedModel, frame: pd.DataFrame) -> list[dict[str, float]]:
     terms = preprocessor.vectorizer.get_feature_names_out()
     slope = 1.0 if ensemble.calibration is None else ensemble.calibration.slope
     matrices = ensemble.matrices(frame)
-    present = matrices["linear"][:, -len(terms) :].tocoo()  # a text's columns are the last
+    present = matrices["linear"][:, -len(terms) :].tocoo()  # the text columns are the last
     for member, share in zip(ensemble.members, _shares(ensemble, frame, matrices).T, strict=True):
         if member.candidate == "linear":
             added = _explained(member, ensemble, frame, matrices).added[:, -len(terms) :]
@@ -109,7 +122,7 @@ def words(model: FittedModel, frame: pd.DataFrame) -> list[dict[str, float]]:
 
 
 class _Columns:
-    """Named columns that start at 0 and are added to."""
+    """Named columns that start at 0 and accumulate amounts."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -138,7 +151,7 @@ def _add_members(columns: _Columns, ensemble: Ensemble, frame: pd.DataFrame) -> 
 
 
 def _shares(ensemble: Ensemble, frame: pd.DataFrame, matrices: Mapping[str, Any]) -> np.ndarray:
-    """How much of each member's value is in each row's answer: float64, rows x members, rows summing to 1."""
+    """Share of each member's value in each row's prediction: float64, rows x members, rows summing to 1."""
     shape = (len(frame), len(ensemble.members))
     if ensemble.is_classifier or ensemble.combine == "mean":
         return np.broadcast_to(ensemble.weights, shape)
@@ -172,10 +185,10 @@ def _explained(member: Member, ensemble: Ensemble, frame: pd.DataFrame, matrices
 
 
 def _reported_per_unit(start: np.ndarray, total: np.ndarray, reached: np.ndarray, scale: Scale) -> np.ndarray:
-    """What one unit of the member's scale adds in the reported unit.
+    """Effect in the reported unit of one unit on the member's scale.
 
-    On the way from ``start`` it is ``reached`` that is added of ``total``, which is less where the ceiling cuts it off.
-    On the log scale that is the slope of a secant, and of the tangent where the contributions cancel out.
+    ``total`` is the sum of the contributions, ``reached`` the part that is added to ``start``, smaller if the ceiling
+    limits it. On the log scale the result is the slope of the secant, or of the tangent if the contributions cancel.
     """
     slope = np.exp(start) if scale == "log" else np.ones_like(start)
     gained = slope * np.expm1(reached) if scale == "log" else reached

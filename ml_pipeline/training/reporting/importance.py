@@ -1,4 +1,4 @@
-"""What a version relies on: each feature's share of the gain of its trees."""
+"""Feature importance of a version: the share of the gain of each feature."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ml_pipeline.training.selection.predictors import Baseline, wanted
 
 
 def importance(model: FittedModel) -> dict[str, float]:
-    """Share of the total gain per feature of the specification, largest first, equal ones by name.
+    """Share of the total gain per feature of the specification, largest first, ties by name.
 
-    The gain of a split is what it lowers the training loss by (Breiman et al. 1984); of a linear model it is the size
-    of the coefficient, its columns having one scale. Columns of one feature are summed (the words of the text, the
-    levels of a category, the flag of missing values), and each member counts with its weight. ``is_outlier``, which
-    stems from all numbers, is by itself. The shares sum to 1. Features that no tree splits on are left out; a constant,
-    or a model whose trees never split, gives an empty dictionary. Gain favours columns of many values: take it as a
-    rank, not as a measure of cause.
+    The gain of a split is the reduction of the training loss (Breiman et al. 1984); for linear models it is the
+    absolute coefficient, because all columns are on the same scale. Columns of one feature are summed (the words of a
+    text, the levels of a category, the missing-value flag), and members count by their weight. ``is_outlier`` is
+    separate, because it depends on all numeric features. The shares sum to 1. Features without a split are left out;
+    the dictionary is empty for a baseline and for a model whose trees never split. Gain favours columns with many
+    values: use it as a ranking, not as a measure of cause and effect.
     """
     predictor = model.predictor
     if isinstance(predictor, Baseline):

@@ -1,4 +1,4 @@
-"""One picture of a version: what it relies on, how it did on its test part, and how it came to be."""
+"""Overview picture of a version: feature importance, test results, learning curve and parameter search."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Tried(NamedTuple):
 
 
 def picture(spec: ModelSpec, trained: Trained, tried: Sequence[Tried] = ()) -> bytes:
-    """A PNG of 960 x 520 pixels with a panel for each thing there is to see.
+    """PNG of 960 x 520 pixels with up to six panels.
 
-    Importance; residuals over time; for a regression predicted against actual values and the interval's coverage over
-    time, for a binary model its reliability and predicted and observed shares over time; the learning curve; and the
-    losses of a search that was made (``tried``). All but the first and the last two are of the test part. A constant
-    has no importance and no learning curve.
+    - Feature importance and learning curve (not for a baseline).
+    - On the test part: residuals over time; for a regression, actual against predicted values and interval coverage
+      over time; for a binary model, reliability, and predicted and observed shares over time.
+    - The losses of the parameter search, if ``tried`` has trials.
 
-    The panels place their artists themselves: matplotlib's axes with their ticks take twice as long.
+    The panels draw their own scales, because matplotlib's axes with ticks take twice as long.
     """
     from matplotlib.figure import Figure
 
@@ -61,7 +61,7 @@ def picture(spec: ModelSpec, trained: Trained, tried: Sequence[Tried] = ()) -> b
 
 
 class _Panels:
-    """The places of a figure, given out from the upper left one on."""
+    """Grid positions of the figure, filled from the upper left."""
 
     def __init__(self, figure: Figure) -> None:
         self.figure = figure
@@ -75,7 +75,7 @@ class _Panels:
 
 
 class _Panel:
-    """A part of the figure with a title, a frame and two linear scales; ``x`` and ``y`` are their ends."""
+    """A panel with a title, a frame and two linear scales; ``x`` and ``y`` are the ends of the scales."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class _Panel:
             self._below(tick, f"{tick:g}", "center")
 
     def days(self, times: np.ndarray) -> None:
-        """The first and the last day below the two ends."""
+        """Label the ends of the x scale with the first and the last day."""
         for end, day, side in ((self.x[0], times.min(), "left"), (self.x[1], times.max(), "right")):
             self._below(end, str(np.datetime_as_string(day, unit="D")), side)
 
@@ -196,7 +196,7 @@ def _learning_curve(panels: _Panels, spec: ModelSpec, trained: Trained) -> None:
         return
     rows, loss, constant = np.array(trained.learning_curve).T
     panel = panels.next(
-        f"{spec.headline_metric} by rows fitted on: version, constant", (0, rows.max()), _loss_ends(loss, constant)
+        f"{spec.headline_metric} by rows fitted on: version, baseline", (0, rows.max()), _loss_ends(loss, constant)
     )
     for values, colour in ((constant, _GREY), (loss, _BLUE)):
         panel.line(rows, values, color=colour, linewidth=1.4, marker="o", markersize=4)
@@ -220,7 +220,7 @@ def _loss_ends(*losses: np.ndarray) -> tuple[float, float]:
 
 
 def _test_part(trained: Trained) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, values and event times, oldest first."""
+    """Labels, predictions and event times of the test part, oldest first."""
     test = trained.test_predictions.sort_values("event_time", kind="stable")
     times = test["event_time"].dt.tz_convert(None).to_numpy()
     return test["label"].to_numpy(), test["value"].to_numpy(), times
@@ -231,7 +231,7 @@ def _numbers(times: np.ndarray) -> np.ndarray:
 
 
 def _running(values: np.ndarray) -> np.ndarray:
-    """Mean over each value and those before it, at most ``RUNNING_ROWS``."""
+    """Running mean over each value and up to ``RUNNING_ROWS - 1`` values before it."""
     sums = np.cumsum(np.append(0.0, values))
     stop = np.arange(1, len(values) + 1)
     start = np.maximum(stop - RUNNING_ROWS, 0)
@@ -244,7 +244,7 @@ def _ends(values: np.ndarray, *also: float) -> tuple[float, float]:
 
 
 def _widened(ends: tuple[float, float]) -> tuple[float, float]:
-    """The ends, apart from each other where all values are the same."""
+    """The ends, moved apart if they are equal."""
     return ends if ends[0] != ends[1] else (ends[0] - 0.5, ends[1] + 0.5)
 
 

@@ -1,4 +1,4 @@
-"""Parameters of the declared estimator and open ways to preprocess: searched for, and used where they are proven."""
+"""Search for parameters of the declared estimator and for preprocessing, used if significantly better."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ from ml_pipeline.training.selection.predictors import Ensemble, wanted
 from ml_pipeline.training.splits import Fold, folds
 
 PREPROCESSING = "preprocessing."
-MATRIX_BYTES = 128 * 2**20  # of prepared folds to keep; a trial that tries a way to preprocess again finds it prepared
+MATRIX_BYTES = 128 * 2**20  # limit for cached matrices of folds, which trials with the same preprocessing share
 
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What a training needs to know beside the rows.
+    """Inputs of a training besides the rows.
 
-    ``gains`` are those of the tenant's earlier searches, newest last. With ``storage`` the trials are kept there under
-    ``study`` (unique for tenant, model and rows), and a search that was cut off goes on. ``processes`` are those that
-    the machine has to spare; as many as the specification asks for, unless given. They change no result. ``pooled`` is
-    what is typical of the outcomes of other tenants that share, in the reported unit, and None where nobody does.
+    - ``gains``: gains of the tenant's earlier searches, newest last.
+    - ``study``: name of the search, unique for tenant, model and rows.
+    - ``storage``: URL where trials are stored, so that an interrupted search can continue; None keeps nothing.
+    - ``processes``: worker processes that the machine can spare, by default as many as the specification sets. They do
+      not change the result.
+    - ``pooled``: typical outcome of the other tenants that share, in the reported unit; None if no tenant shares.
     """
 
     gains: tuple[float, ...] = ()
@@ -53,11 +55,12 @@ NO_CONTEXT = TrainingContext()
 
 @dataclass(frozen=True)
 class SearchReport:
-    """What a search tried, and what came of it.
+    """Trials and result of a search.
 
-    ``params`` and ``preprocessing`` are what the version is fitted with, the declared ones unless ``used``. ``gain`` is
-    1 - loss with them / loss with the declared ones on the validation part, which chose neither; 0 unless ``used``.
-    ``budget`` is what the adaptive rule left of ``training.search.trials``.
+    ``params`` and ``preprocessing`` are those that the version is fitted with; they are the declared ones unless
+    ``used``. ``gain`` is 1 - loss / loss with the declared ones on the validation part, which the search did not use; 0
+    unless ``used``. ``budget`` is the number of trials that the adaptive rule allowed, at most
+    ``training.search.trials``. ``why`` is the reason if the result is not used.
     """
 
     params: dict[str, Any]
@@ -70,7 +73,7 @@ class SearchReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Trials by what became of them."""
+        """Number of trials by state."""
         trials = self.result.trials if self.result else ()
         states = ("complete", "pruned", "failed", "interrupted")
         return {state: sum(trial.state == state for trial in trials) for state in states}
@@ -80,19 +83,19 @@ class SearchReport:
         return self.result.seconds if self.result else 0.0
 
     def sentence(self) -> str:
-        """For the notes of a version."""
+        """One sentence for the notes of a version."""
         if self.result is None:
             return f"no search: {self.why}"
         counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
-        told = f"search: {len(self.result.trials)} trials ({counts}) in {self.seconds:.1f} s, {self.result.stopped}"
+        text = f"search: {len(self.result.trials)} trials ({counts}) in {self.seconds:.1f} s, {self.result.stopped}"
         if not self.used:
-            return f"{told}; {self.why}"
+            return f"{text}; {self.why}"
         chosen = ", ".join(f"{name} {_short(value)}" for name, value in (self.params | self.preprocessing).items())
         change = f"{abs(self.gain):.1%} {'lower' if self.gain > 0 else 'higher'} on the validation part"
-        return f"{told}; {chosen} instead of the declared parameters, loss {change}"
+        return f"{text}; {chosen} instead of the declared parameters, loss {change}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON takes it."""
+        """All fields as values for JSON."""
         own = {name: getattr(self, name) for name in ("params", "preprocessing", "used", "gain", "budget", "why")}
         return own | (self.result.summary() if self.result else {})
 
@@ -100,20 +103,37 @@ class SearchReport:
 def tuned(
     spec: ModelSpec, rows: pd.DataFrame, validation: pd.DataFrame, seed: int, context: TrainingContext
 ) -> tuple[ModelSpec, SearchReport | None]:
-    """The specification to fit with, and what the search behind it did (None unless ``training.search`` is set).
+    """The specification to fit with, after the parameter search if ``training.search`` is set.
 
-    The parameters of the declared estimator, and every key of ``preprocessing`` that holds a list, are searched for on
-    ``rows`` alone, the train part. A trial is judged by the loss that the race judges by (absolute error, or squared
-    error of a probability) of that estimator alone, from the median of the labels; everything is fitted inside each
-    fold. Rows whose label is people's feedback are trained on and never judged by. Preprocessing that is found
-    holds for every candidate of the race.
+    The search covers the parameters of the declared estimator and every key of ``preprocessing`` whose value is a list.
+    It uses ``rows`` (the train part) only. A trial is judged by the loss of the declared estimator with the median of
+    the labels as offset: absolute error, or squared error of a probability, as in the model selection. Everything is
+    fitted inside each fold. Rows whose label comes from feedback are trained on but not used for judging. Selected
+    preprocessing applies to all candidates.
 
-    What is found is used if its loss is below that of the declared parameters in the same folds by more than one
-    standard error of the paired differences, one per row: three or four folds have no error to speak of. The best of
-    many trials is partly the luckiest one, so that its gain is measured again on ``validation``, and the adaptive
-    budget goes by that one. Where folds cannot be cut, or nothing can be fitted, the declared parameters stay.
+    The best trial is used if its loss is below that of the declared parameters in the same folds by more than one
+    standard error of the paired differences per row (three or four fold means would be too few for a standard error).
+    Because the best of many trials is partly luck, its gain is measured again on ``validation``; the adaptive budget
+    uses that gain. The declared parameters are kept if the rows cannot be split into folds or nothing can be fitted.
 
-    Its hash is another than that of ``spec``, which is what a version answers.
+    Parameters
+    ----------
+    spec
+        The model.
+    rows, validation
+        Matured feature rows of the train and the validation part.
+    seed
+        Seed of fits, folds and sampler.
+    context
+        Storage, processes and the gains of earlier searches.
+
+    Returns
+    -------
+    ModelSpec
+        ``spec`` with the parameters to fit with. Its hash may differ from that of ``spec``, under which versions are
+        registered.
+    SearchReport or None
+        Report of the search; None unless ``training.search`` is set.
     """
     settings = spec.training.search
     if settings is None:
@@ -140,18 +160,18 @@ def tuned(
 
 
 class FoldsError(ValueError):
-    """The rows cannot be cut into the folds that the search asks for."""
+    """The rows cannot be split into the folds that the search requires."""
 
 
 def with_params(spec: ModelSpec, params: Params | None) -> ModelSpec:
-    """``spec`` with other parameters of the declared estimator; the same without any. Its hash is another one."""
+    """A copy of ``spec`` with these parameters of the declared estimator; ``spec`` itself if ``params`` is empty."""
     if params is None:
         return spec
     return spec.model_copy(update={"training": spec.training.model_copy(update={"params": dict(params)})})
 
 
 def selection_stability(spec: ModelSpec, rows: pd.DataFrame, seed: int) -> Stability | None:
-    """How alike the features are that each fold of the training rows selects; None where folds cannot be cut.
+    """Stability of the feature selection over folds of the training rows; None if they cannot be split into folds.
 
     The folds are those of ``training.search``, or its defaults.
     """
@@ -169,10 +189,10 @@ def selection_stability(spec: ModelSpec, rows: pd.DataFrame, seed: int) -> Stabi
 
 
 class FoldLosses:
-    """The objective of a search: the loss of the declared estimator in a fold, with parameters and ways to preprocess.
+    """Objective of a search: the loss of the declared estimator in a fold with given parameters and preprocessing.
 
-    Text is fitted once for each fold, and what a way to preprocess made of a fold is kept while there is room. Sent to
-    another process it starts without either.
+    Text is fitted once per fold, and preprocessed matrices are cached up to a size limit. A copy in another process
+    starts with empty caches.
     """
 
     def __init__(self, spec: ModelSpec, rows: pd.DataFrame, parts: list[Fold], seed: int) -> None:
@@ -197,7 +217,7 @@ class FoldLosses:
         return float(self.of_rows(params, fold).mean())
 
     def of_rows(self, params: Mapping[str, Any], fold: int) -> np.ndarray:
-        """Loss of each row that the fold validates."""
+        """Loss of each validation row of the fold."""
         spec, part = fitted_with(self.spec, params), self.parts[fold]
         train, validation = self.rows.iloc[part.train], self.rows.iloc[part.validation]
         preprocessor, matrix, unseen = self._matrices(spec, fold, train, validation)
@@ -222,7 +242,7 @@ class FoldLosses:
 
 
 def fitted_with(spec: ModelSpec, point: Mapping[str, Any]) -> ModelSpec:
-    """``spec`` with the parameters and the ways to preprocess that a trial tried."""
+    """A copy of ``spec`` with the parameters and the preprocessing of a trial."""
     chosen = {name.removeprefix(PREPROCESSING): value for name, value in point.items() if _is_choice(name)}
     params = {name: value for name, value in point.items() if not _is_choice(name)}
     return with_params(with_choices(spec, chosen), params)
@@ -245,7 +265,7 @@ def _folds(settings: Search, rows: pd.DataFrame, seed: int) -> list[Fold]:
     own = own_outcomes(rows)
     judged = [Fold(part.train, part.validation[own[part.validation]]) for part in parts]
     if not all(len(part.validation) for part in judged):
-        raise FoldsError("a fold has no row with an outcome of its own to be judged by. Wait for outcomes")
+        raise FoldsError("every validation row of a fold has its label from feedback. Wait for outcomes")
     return judged
 
 
@@ -259,18 +279,20 @@ def _weighed(
 ) -> tuple[ModelSpec, SearchReport]:
     best = result.best
     if best.declared:
-        return spec, _kept(spec, budget, result, "the declared parameters stay: no trial was better")
+        return spec, _kept(spec, budget, result, "the declared parameters are kept: no trial was better")
     if result.declared is not None:
-        tried = [fold for fold, part in enumerate(losses.parts) if _tells(spec, rows["label"].iloc[part.validation])]
+        tried = [
+            fold for fold, part in enumerate(losses.parts) if _is_informative(spec, rows["label"].iloc[part.validation])
+        ]
         if not tried:
-            why = "the declared parameters stay: every fold holds too few of one class to tell"
+            why = "the declared parameters are kept: every fold has too few labels of one class to compare"
             return spec, _kept(spec, budget, result, why)
         declared, found = (
             np.concatenate([losses.of_rows(trial.params, fold) for fold in tried]) for trial in (result.declared, best)
         )
         if not is_significant(declared - found):
             share = 1 - found.mean() / declared.mean()
-            why = f"the declared parameters stay: the best loss was {share:.1%} lower, less than its standard error"
+            why = f"the declared parameters are kept: the best loss was {share:.1%} lower, less than its standard error"
             return spec, _kept(spec, budget, result, why)
     chosen = fitted_with(spec, best.params)
     preprocessing = {name: getattr(chosen.preprocessing, name) for name in choices(spec)}
@@ -283,16 +305,17 @@ def _kept(spec: ModelSpec, budget: int, result: SearchResult | None, why: str) -
     return SearchReport(dict(spec.training.params), preprocessing, False, 0.0, budget, result, why)
 
 
-def _tells(spec: ModelSpec, label: pd.Series) -> bool:
-    """Of rare events, a part without any makes better of two models the one that expects fewer."""
+def _is_informative(spec: ModelSpec, label: pd.Series) -> bool:
+    """Whether the labels can compare two models: without positives, the model with lower probabilities would win."""
     return spec.task == "regression" or enough_of_either(label.to_numpy())
 
 
 def _gain(spec: ModelSpec, chosen: ModelSpec, rows: pd.DataFrame, validation: pd.DataFrame, seed: int) -> float:
-    """On rows that chose neither; 0 where they tell nothing, where one of the two cannot be fitted on all rows, or
-    nothing can be gained.
+    """Relative gain of ``chosen`` over ``spec`` on the validation part, which the search did not use.
+
+    It is 0 if the labels cannot compare two models, if one of the two cannot be fitted, or if the loss is already 0.
     """
-    if not _tells(spec, validation["label"]):
+    if not _is_informative(spec, validation["label"]):
         return 0.0
     losses = []
     for one in (spec, chosen):
@@ -304,7 +327,7 @@ def _gain(spec: ModelSpec, chosen: ModelSpec, rows: pd.DataFrame, validation: pd
 
 
 def _digest(space: Space, declared: Params, parts: list[Fold]) -> str:
-    """What the losses of a study depend on beside its rows: another release may search elsewhere."""
+    """Hash of what the losses depend on besides the rows; it may change with a release that searches another space."""
     sizes = [(len(part.train), len(part.validation)) for part in parts]
     return hashlib.sha256(json.dumps([repr(space), dict(declared), sizes]).encode()).hexdigest()[:16]
 

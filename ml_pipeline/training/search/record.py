@@ -1,4 +1,4 @@
-"""The record of a search outside its process, from which it goes on after it was cut off."""
+"""Persistent record of a search, from which an interrupted search continues."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, TrialState
 
 HEARTBEAT_SECONDS = 15
-GRACE_SECONDS = 60  # without a heartbeat for so long, a running trial counts as lost with its process
+GRACE_SECONDS = 60  # a running trial without a heartbeat for this long counts as lost
 _DESCRIPTION = "search"
 
 
 class Ending(NamedTuple):
-    """How a trial ended; without ``error`` a FAIL was interrupted. ``elapsed`` is seconds of search until then."""
+    """End of a trial; FAIL without ``error`` means interrupted. ``elapsed`` is the search time so far in seconds."""
 
     state: TrialState
     losses: list[float]
@@ -30,7 +30,7 @@ class Ending(NamedTuple):
 
 
 class Record(Protocol):
-    """Where trials are written down, numbered as the search numbers them."""
+    """A store for trials, numbered as in the search."""
 
     past: list[FrozenTrial]
 
@@ -44,7 +44,7 @@ class Record(Protocol):
 
 
 class NoRecord:
-    """Nothing is kept: a search that is cut off begins again."""
+    """A record that stores nothing: an interrupted search starts again."""
 
     def __init__(self) -> None:
         self.past: list[FrozenTrial] = []
@@ -60,30 +60,37 @@ class NoRecord:
 
 
 class StoredRecord:
-    """A study of Optuna's in a relational database; other tools of Optuna's read it.
+    """An Optuna study in a relational database, readable by other Optuna tools.
 
-    A thread of its own writes, one trial in four short transactions, so that neither the fits nor the sampler wait for
-    the database. A running trial has a heartbeat; what a process that was killed left behind becomes FAIL when the
-    search is next opened a minute later or more.
+    A separate thread writes each trial in four short transactions, so that neither fits nor sampler wait for the
+    database. Running trials have a heartbeat; trials of a killed process become FAIL when the search is opened at least
+    a minute later.
 
-    ``url`` is SQLAlchemy's, for PostgreSQL ``postgresql+psycopg2://``; the tables come to be in the first schema of its
-    search path. ``description`` is what the losses depend on.
+    Parameters
+    ----------
+    study
+        Name of the study.
+    url
+        SQLAlchemy URL, for PostgreSQL ``postgresql+psycopg2://``. Tables are created in the first schema of its search
+        path.
+    description
+        What the losses depend on.
 
     Raises
     ------
     ValueError
-        If the study is there with another description: its losses could not be compared.
+        If the study exists with another description, so that its losses cannot be compared.
     """
 
     def __init__(self, study: str, url: str, description: dict[str, Any]) -> None:
         from optuna.exceptions import ExperimentalWarning
 
-        with warnings.catch_warnings():  # heartbeats are still called experimental
+        with warnings.catch_warnings():  # Optuna marks heartbeats as experimental
             warnings.simplefilter("ignore", ExperimentalWarning)
             self._storage = _open(url)
             self.past = _past(self._storage, study, description)
         self._study_id = self._storage.get_study_id_from_name(study)
-        self._running: dict[int, int] = {}  # the storage's identifiers, by number; for the thread alone
+        self._running: dict[int, int] = {}  # storage identifier by trial number; used by the thread only
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._write, name="search record", daemon=True)
@@ -115,12 +122,12 @@ class StoredRecord:
         self._add(job)
 
     def close(self) -> None:
-        """Waits for the thread, and fails what was still running.
+        """Wait for the thread, then mark the trials that are still running as failed.
 
         Raises
         ------
         Exception
-            What a write raised, if one did.
+            The error of a failed write.
         """
         self._jobs.put(None)
         self._thread.join()
@@ -162,7 +169,7 @@ class StoredRecord:
 
 
 def open_record(study: str, url: str | None, description: dict[str, Any]) -> Record:
-    """The record at a storage URL, none without one."""
+    """The record stored at ``url``; :class:`NoRecord` if it is None."""
     return NoRecord() if url is None else StoredRecord(study, url, description)
 
 
@@ -183,7 +190,7 @@ def _past(storage: RDBStorage, name: str, description: dict[str, Any]) -> list[F
     elif stored != described:
         changed = sorted(key for key in described if described[key] != stored.get(key))
         raise ValueError(
-            f"study {name!r} was begun with another {' and '.join(changed)}, so its losses cannot be compared. "
+            f"study {name!r} was started with another {' and '.join(changed)}, so its losses cannot be compared. "
             "Search under another study name"
         )
     optuna.storages.fail_stale_trials(study)

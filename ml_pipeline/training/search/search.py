@@ -1,4 +1,4 @@
-"""Search for parameters: trials judged by their mean loss over folds, within a budget, cut off and resumed at will."""
+"""Parameter search: trials judged by their mean loss over folds, within a budget; interrupted searches continue."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     import optuna
 
 MIN_IN_FLIGHT = 4
-RANDOM_TRIALS = 10  # before the estimator of good and bad regions has something to go by
+RANDOM_TRIALS = 10  # random trials before the TPE sampler has enough trials to learn from
 FULL_SEARCHES = 2
 RECENT_SEARCHES = 5
 FULL_LOOK_EVERY = 5
 WORTHWHILE_GAIN = 0.005
-LITTLE = 4  # a fraction of the budget
+LITTLE = 4  # divisor of the budget for tenants whose searches gained little
 LEAST_TRIALS = 10
 
 
 class SearchError(ValueError):
-    """No trial of a search could be fitted in all folds; the message says what the first one ended with."""
+    """No trial could be fitted in all folds; the message quotes the error of the first one."""
 
 
 def search(
@@ -45,32 +45,49 @@ def search(
     processes: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> SearchResult:
-    """The parameters of a space with the lowest mean loss over ``settings.folds`` folds.
+    """Search the parameters with the lowest mean loss over ``settings.folds`` folds.
 
-    ``objective(params, fold)`` is the loss, lower is better, of a fit with ``params`` in the fold of that number.
-    ``params`` are ``declared`` with a point of the space on top. The first trial is ``declared`` as it is, whatever the
-    space says; the sampler sees it at the nearest point of the space. It is always finished, also past the time.
+    The first trial uses the declared parameters unchanged; the sampler places it at the nearest point of the space. It
+    is always finished, even after the time limit.
 
-    Some trials are under way at once, each in one fold at a time. The oldest fit is waited for, and what follows from
-    it is decided before the next: the trials depend on the seed and on ``settings.processes`` alone, not on which of
-    them is faster, and one and two try the same. ``processes`` are those that there are, if not as many: a matter of
-    speed alone. The sampler takes those under way for bad ones (constant
-    liar: Ginsbourger, Le Riche and Carraro 2010), so that it does not try a place twice.
+    Several trials run at once, each in one fold at a time. The search waits for the oldest fit and decides what follows
+    from it before it looks at the next one. The trials therefore depend only on the seed and ``settings.processes``,
+    not on which fit is faster (1 and 2 processes give the same trials). The sampler treats running trials as bad ones
+    (constant liar: Ginsbourger, Le Riche and Carraro 2010), so that it does not sample the same region twice.
 
-    A trial is pruned by how far its mean over the folds so far is above that of the declared parameters in the same
-    folds, since folds differ more than parameters do.
+    A trial is pruned by the difference between its mean loss so far and that of the declared parameters in the same
+    folds, because losses differ more between folds than between parameters.
 
-    ``study`` names what the losses depend on: tenant, model, snapshot. With ``storage`` (a URL, see
-    :class:`~ml_pipeline.training.search.record.StoredRecord`) the trials of earlier sittings under the same name count:
-    the budgets are for all of them together. Interrupted trials do not count.
+    Parameters
+    ----------
+    objective
+        ``objective(params, fold)`` returns the loss, lower is better, of a fit in the fold with that number. ``params``
+        are ``declared`` updated with a point of the space.
+    space
+        Ranges and choices by parameter.
+    declared
+        Parameters of the specification.
+    settings
+        ``training.search`` of the specification.
+    seed
+        Seed of sampler and grid order.
+    study
+        Name for what the losses depend on: tenant, model and snapshot.
+    storage
+        URL, see :class:`~ml_pipeline.training.search.record.StoredRecord`. Trials of earlier runs with the same
+        ``study`` count toward the budgets, except interrupted ones.
+    processes
+        Worker processes that are available, if fewer than ``settings.processes``. Does not change the result.
+    clock
+        Returns seconds.
 
     Raises
     ------
     SearchError
         If no trial could be fitted in all folds.
     ValueError
-        If the study is in the storage with another space, other folds or other declared parameters, or if the objective
-        is to be sent to worker processes and cannot be pickled.
+        If the stored study has another space, other folds or other declared parameters, or if the objective cannot be
+        pickled for worker processes.
     """
     import optuna
 
@@ -89,18 +106,25 @@ def search(
 
 
 def trials_worth(history: Sequence[float], declared: int) -> int:
-    """How many trials the next search of a tenant deserves, from what its past searches gained.
+    """Number of trials for the next search of a tenant, from the gains of its past searches.
 
-    ``history`` has the relative gain of each past search, newest last: 1 - loss of the tuned parameters / loss of the
-    declared ones, on rows that chose neither. ``declared`` is the full budget. In full are
+    The full budget is given to
 
     - the first two searches,
-    - those of a tenant whose last five gained half a per cent or more on average, and more than the standard error of
-      that average: what chance gives does not count as a gain,
-    - every fifth search, so that a tenant whose data have changed is found out.
+    - a tenant whose last five searches gained at least 0.5% on average, and more than the standard error of that
+      average (a gain by chance does not count),
+    - every fifth search, so that a change of the tenant's data is noticed.
 
-    Any other gets a quarter, but ten trials if the full budget has as many. Its gain counts like those of full ones, so
-    that two good searches in a row bring the full budget back.
+    Other searches get a quarter, but at least ten trials if the full budget has as many. Their gains count like those
+    of full searches, so that two good searches in a row restore the full budget.
+
+    Parameters
+    ----------
+    history
+        Relative gain of each past search, newest last: 1 - loss of the tuned parameters / loss of the declared ones, on
+        rows that the search did not use.
+    declared
+        The full budget.
 
     >>> [trials_worth([0.0] * past, 100) for past in range(11)]
     [100, 100, 25, 25, 100, 25, 25, 25, 25, 100, 25]
@@ -118,7 +142,7 @@ def trials_worth(history: Sequence[float], declared: int) -> int:
 
 @dataclass
 class _Running:
-    """A trial under way, waiting for the fit in its next fold."""
+    """A running trial that waits for the fit in its next fold."""
 
     trial: optuna.Trial
     params: dict[str, Any]
@@ -128,7 +152,7 @@ class _Running:
 
 
 class _Searching:
-    """One sitting of a search."""
+    """One run of a search."""
 
     def __init__(
         self,
@@ -172,14 +196,14 @@ class _Searching:
         return SearchResult(trials, self._elapsed(), self._stopped() or "")
 
     def _stopped(self) -> str | None:
-        """Why no further trial begins, if none does."""
+        """Reason why no further trial starts, or None."""
         if self._needs_declared():
             return None
         begun = sum(trial.state != "interrupted" for trial in self.trials) + len(self.under_way)
         if begun >= self.settings.trials:
             return f"all {self.settings.trials} trials were run"
         if self._is_late():
-            return f"the {self.settings.seconds:g} seconds were over"
+            return f"the time limit of {self.settings.seconds:g} seconds was reached"
         return "all points of the grid were tried" if self.points == [] else None
 
     def _needs_declared(self) -> bool:
@@ -187,7 +211,7 @@ class _Searching:
         return not tried and not any(running.declared for running in self.under_way)
 
     def _points(self, seed: int) -> list[dict[str, Any]]:
-        """The points of the grid that are still to be tried, the next one last."""
+        """Points of the grid that are not yet tried, the next one last."""
         tried = [trial.params for trial in self.trials if trial.state != "interrupted" and not trial.declared]
         points = grid(self.space, self.settings.trials, seed)
         return [point for point in reversed(points) if self.declared | point not in tried]
@@ -207,7 +231,7 @@ class _Searching:
         self.under_way.append(running)
 
     def _advance(self, running: _Running) -> None:
-        """Waits for a trial's fit and does what follows: the next fold, or the end of the trial."""
+        """Wait for the fit of a trial, then start its next fold or end it."""
         from optuna.trial import TrialState
 
         late = self._is_late()
@@ -229,7 +253,7 @@ class _Searching:
         return self.under_way.append(running)
 
     def _cut_off(self, running: _Running) -> None:
-        """Interrupts everything under way but the declared parameters, which may be waiting behind what hangs."""
+        """Interrupt all running trials except the declared parameters, which may be queued behind a stuck fit."""
         from optuna.trial import TrialState
 
         interrupted = [running, *self.under_way]
@@ -250,7 +274,7 @@ class _Searching:
         self.trials.append(Trial(number, running.params, tuple(losses), name, running.declared, error))
 
     def _departure(self, losses: Sequence[float]) -> float:
-        """Mean of the losses less that of the declared parameters in the same folds, where they could be fitted."""
+        """Mean loss minus that of the declared parameters in the same folds, if those could be fitted."""
         same = self.yardstick[: len(losses)]
         return float(np.mean(losses) - (np.mean(same) if len(same) == len(losses) else 0))
 
@@ -273,7 +297,7 @@ class _Searching:
         return Trial(frozen.number, params, losses, _state_name(frozen.state, error), is_declared, error)
 
     def _remembered(self, frozen: optuna.trial.FrozenTrial, trial: Trial) -> optuna.trial.FrozenTrial:
-        """A stored trial as the sampler and the pruner of this sitting want it."""
+        """A stored trial in the form that the sampler and pruner of this run need."""
         from optuna.trial import TrialState, create_trial
 
         steps = range(1, len(trial.losses) + (frozen.state != TrialState.COMPLETE))
@@ -287,7 +311,7 @@ class _Searching:
 
 
 def _study(name: str, settings: Search, seed: int, past: int) -> optuna.Study:
-    """A study in memory; a sampler that goes on after ``past`` trials does not begin with the same random ones."""
+    """A study in memory; after ``past`` stored trials the sampler draws other random trials than at the start."""
     import optuna
 
     state = int(np.random.SeedSequence([seed, past]).generate_state(1)[0])
@@ -315,8 +339,8 @@ def _state_name(state: optuna.trial.TrialState, error: str | None) -> State:
 def _nothing_complete(trials: Sequence[Trial]) -> str:
     first = next((trial for trial in trials if trial.error), None)
     if first is None:
-        return f"none of {len(trials)} trials was finished. Search again, or give it more time"
+        return f"0 of {len(trials)} trials were finished. Search again, or raise training.search.seconds"
     return (
-        f"none of {len(trials)} trials could be fitted in all folds; trial {first.number} with {first.params} ended "
-        f"with {first.error}. Correct the declared parameters or the space"
+        f"0 of {len(trials)} trials could be fitted in all folds; trial {first.number} with {first.params} failed with "
+        f"{first.error}. Correct training.params or training.search.space"
     )

@@ -1,4 +1,4 @@
-"""Spaces of parameters: a range or choices per parameter, and the usual ones of each estimator."""
+"""Search spaces: a range or choices per parameter, with a default space for each estimator."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ml_pipeline.specs.search import Value, is_range
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-GRID_VALUES = 3  # of a range, in a grid: its ends and its middle
+GRID_VALUES = 3  # values of a range in a grid: both ends and the middle
 
 
 @dataclass(frozen=True)
 class Float:
-    """A real number from ``low`` to ``high``; ``default`` is what the library takes when nothing is said."""
+    """A real number from ``low`` to ``high``; ``default`` is the library's default."""
 
     low: float
     high: float
@@ -60,7 +60,7 @@ class Int:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values, the first of which is the default."""
+    """One of several values; the first is the default."""
 
     options: tuple[Value, ...]
 
@@ -84,7 +84,7 @@ Parameter = Float | Int | Choice
 Space = dict[str, Parameter]
 
 
-# Ranges for tenants of a few hundred to some ten thousand rows, by the libraries' own names.
+# Ranges for tenants with a few hundred to some ten thousand rows, by the libraries' own names.
 SPACES: dict[str, Space] = {
     "xgboost": {
         "n_estimators": Int(50, 300, 100, log=True),
@@ -130,11 +130,11 @@ def space_of(
     overrides: Mapping[str, list[Value]] | None = None,
     extra: Mapping[str, tuple[Value, ...]] | None = None,
 ) -> Space:
-    """The usual space of an estimator, with the ranges of a specification instead, and further choices.
+    """The default space of an estimator, updated with the ranges of a specification and further choices.
 
-    ``overrides`` is ``training.search.space``: two numbers are the ends of a range, on the scale (logarithmic or not)
-    and of the type of the usual one, any other list is choices. ``extra`` has choices that are the caller's own, such
-    as ways to preprocess, the default first.
+    ``overrides`` is ``training.search.space``: two numbers are the ends of a range with the type and scale (logarithmic
+    or not) of the default one; any other list is choices. ``extra`` contains further choices, such as preprocessing
+    methods, the default first.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def space_of(
     {'alpha': Float(low=1.0, high=10.0, default=1.0, log=True), 'scaling': Choice(options=('none', 'standard'))}
     """
     if estimator not in SPACES:
-        raise ValueError(f"estimator {estimator!r} has no space to search; these have: {', '.join(SPACES)}")
+        raise ValueError(f"estimator {estimator!r} has no search space; these have one: {', '.join(SPACES)}")
     space = dict(SPACES[estimator])
     for name, values in (overrides or {}).items():
         space[name] = _overridden(space.get(name), values)
@@ -165,12 +165,12 @@ def _overridden(usual: Parameter | None, values: list[Value]) -> Parameter:
 
 
 def nearest(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The point of the space that is nearest to ``params``, the library's default where they say nothing."""
+    """The point of the space nearest to ``params``, with the library's default for parameters not in ``params``."""
     return {name: parameter.nearest(params.get(name, parameter.default)) for name, parameter in space.items()}
 
 
 def grid(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
-    """At most ``count`` points of the grid over a space, in an order by chance, so that a part of it lies everywhere.
+    """At most ``count`` points of the grid over a space, in random order, so that any part of it covers the space.
 
     >>> [point["alpha"] for point in grid({"alpha": Float(1, 100, 1, log=True)}, 10, seed=0)]
     [100.0, 1.0, 10.0]

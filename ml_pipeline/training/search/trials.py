@@ -1,4 +1,4 @@
-"""What a search tried: each trial with the loss of every fold, and the result that people read."""
+"""Trials of a search with the loss of every fold, and the result of a search."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ State = Literal["complete", "pruned", "failed", "interrupted"]
 class Trial:
     """One parameter set and its loss in each fold that was fitted.
 
-    ``failed`` is a trial whose fit raised or gave no finite loss (``error`` says why), ``pruned`` one that was given up
-    after a fold, ``interrupted`` one that the end of its process or of the time cut off: another is run in its place.
+    ``failed``: a fit raised an error or gave a loss that is not finite, see ``error``. ``pruned``: stopped early after
+    a fold. ``interrupted``: stopped by the end of its process or of the time; another trial replaces it.
     """
 
     number: int
@@ -28,18 +28,18 @@ class Trial:
 
     @property
     def mean(self) -> float | None:
-        """Mean loss over the folds that were fitted, None without any."""
+        """Mean loss over the fitted folds; None if no fold was fitted."""
         return float(np.mean(self.losses)) if self.losses else None
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation of the losses of the folds, None with fewer than two."""
+        """Standard deviation of the fold losses; None with fewer than two."""
         return float(np.std(self.losses, ddof=1)) if len(self.losses) > 1 else None
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All trials of a search in the order of their numbers, those of earlier sittings included; one is complete."""
+    """All trials of a search by number, including those of earlier runs; at least one is complete."""
 
     trials: tuple[Trial, ...]
     seconds: float
@@ -47,27 +47,27 @@ class SearchResult:
 
     @property
     def best(self) -> Trial:
-        """The complete trial of the lowest mean over the folds, the first of equals."""
+        """The complete trial with the lowest mean loss; the first one if several are equal."""
         complete = [trial for trial in self.trials if trial.state == "complete"]
         return min(complete, key=lambda trial: (np.mean(trial.losses), trial.number))
 
     @property
     def declared(self) -> Trial | None:
-        """The trial of the declared parameters, None if they could not be fitted."""
+        """The trial with the declared parameters; None if they could not be fitted."""
         return next((trial for trial in self.trials if trial.declared and trial.state == "complete"), None)
 
     @property
     def gain(self) -> float | None:
-        """1 - best mean / mean of the declared parameters, in the folds that chose the best: too good to be true.
+        """1 - best mean loss / mean loss of the declared parameters, in the folds that selected the best.
 
-        What :func:`ml_pipeline.training.search.search.trials_worth` wants to know is the gain on rows that chose
-        nothing.
+        This gain is optimistic. :func:`ml_pipeline.training.search.search.trials_worth` needs the gain on rows that the
+        search did not use.
         """
         declared = self.declared.mean if self.declared else None
         return 1 - float(np.mean(self.best.losses)) / declared if declared else None
 
     def summary(self) -> dict[str, Any]:
-        """What people want to know of a search, as JSON takes it; ``history`` is (number, mean loss, state)."""
+        """Summary for JSON; ``history`` contains (number, mean loss, state) of each trial."""
         counts = Counter(trial.state for trial in self.trials)
         return {
             "best_trial": self.best.number,

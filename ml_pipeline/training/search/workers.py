@@ -1,4 +1,4 @@
-"""Where the folds of a trial are fitted: in this process, or in worker processes that hold the data."""
+"""Execution of the fits of a search, in this process or in worker processes that keep the data."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ Objective = Callable[[dict[str, Any], int], float]
 
 
 class Outcome(NamedTuple):
-    """The loss of one fold, or the error that it ended with."""
+    """The loss of one fold, or its error."""
 
     loss: float | None
     error: str | None
 
 
 class Pending(Protocol):
-    """A fit that was asked for."""
+    """A submitted fit."""
 
     def result(self, seconds: float | None) -> Outcome:
-        """Its outcome; TimeoutError if a worker process takes longer than ``seconds``."""
+        """The outcome; raises TimeoutError if a worker process takes longer than ``seconds``."""
 
     def cancel(self) -> object:
-        """Ends it, also in the middle if it is in a worker process."""
+        """Cancel the fit; a fit that runs in a worker process is stopped."""
 
 
 Submit = Callable[[dict[str, Any], int], Pending]
 
 
 def evaluate(objective: Objective, params: dict[str, Any], fold: int) -> Outcome:
-    """Whatever the objective raises is this fold's outcome, and so is a loss that is not finite."""
+    """Outcome of one fit; an exception of the objective, or a loss that is not finite, becomes its error."""
     try:
         loss = float(objective(params, fold))
-    except Exception as error:  # noqa: BLE001 - a parameter set that cannot be fitted is an answer, not a fault
+    except Exception as error:  # noqa: BLE001 - parameters that cannot be fitted are a result of the search
         return Outcome(None, f"{type(error).__name__}: {error}")
     return Outcome(loss, None) if math.isfinite(loss) else Outcome(None, f"the loss is {loss}")
 
 
 @contextmanager
 def evaluator(objective: Objective, processes: int) -> Iterator[Submit]:
-    """Starts the fit of one trial's fold; the value waits for its outcome.
+    """Context manager for a function that submits the fit of one fold and returns its :class:`Pending` outcome.
 
-    With one process, a fit runs when its outcome is asked for. With more, the objective is sent once to each worker
-    process, so it must be picklable; a worker that dies (killed, out of memory) is one fold's error and is replaced.
-    The workers end with this process, whatever ends it.
+    With one process, a fit runs when its result is requested. With more, the objective is pickled and sent once to each
+    worker process. A worker that dies (killed, out of memory) causes the error of one fold and is replaced. The workers
+    end with this process, even if it is killed.
 
     Raises
     ------
     ValueError
-        If the objective cannot be pickled for them.
+        If the objective cannot be pickled for the workers.
     """
     if processes == 1:
         yield partial(_Here, objective)
@@ -105,9 +105,9 @@ class _InWorker:
         try:
             return self.future.result(seconds)
         except ProcessExpired as error:
-            return Outcome(None, f"its worker process died with exit code {error.exitcode} (killed, or out of memory)")
+            return Outcome(None, f"the worker process died with exit code {error.exitcode} (killed, or out of memory)")
         except CancelledError:
-            return Outcome(None, "the worker processes broke down")
+            return Outcome(None, "the pool of worker processes failed")
 
     def cancel(self) -> None:
         self.future.cancel()
@@ -133,6 +133,6 @@ def _evaluate_received(params: dict[str, Any], fold: int) -> Outcome:
     if isinstance(objective, bytes):
         try:
             objective = _received[0] = pickle.loads(objective)
-        except Exception as error:  # noqa: BLE001 - said once, by the error of a search without a complete trial
+        except Exception as error:  # noqa: BLE001 - reported once, by the SearchError
             return Outcome(None, f"the objective cannot be loaded in a worker process: {type(error).__name__}: {error}")
     return evaluate(objective, params, fold)

@@ -1,4 +1,4 @@
-"""Members of an ensemble: how they are fitted, weighted by what they foresaw, and continued."""
+"""Members of an ensemble: fitting, weighting by out-of-sample losses, and updating."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from ml_pipeline.training.selection.predictors import (
 HALF_LIFE_ROWS = 100.0
 SHARPNESS = 5.0
 LEAST_WEIGHT = 0.02
-CEILING = 10.0  # times the largest label
+CEILING = 10.0  # upper limit of a prediction, as a multiple of the largest label
 MEDIAN, RECENT_MEDIAN = "median", "recent_median"
-ANCHORS = (MEDIAN, RECENT_MEDIAN)  # candidates that learn nothing
+OFFSETS = (MEDIAN, RECENT_MEDIAN)  # candidates without a learner
 _SECONDS_PER_DAY = 86_400
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Members that could be fitted, equally weighted, and what became of the candidates that could not."""
+    """Fitted members with equal weights, and the errors of candidates that could not be fitted, by name."""
 
     ensemble: Ensemble | None
     errors: dict[str, str]
 
 
 def candidates(spec: ModelSpec) -> dict[str, Params]:
-    """Learners of the race with their parameters, the declared one first."""
+    """Candidate learners with their parameters, the declared estimator first."""
     declared: dict[str, Params] = {spec.training.estimator: spec.training.params}
     return declared | dict(spec.training.candidates)
 
 
 def members_of(spec: ModelSpec) -> list[Member]:
-    """The members that are to be fitted.
+    """The members to fit.
 
-    Regression: each candidate from both offsets, and the offsets by themselves, which hold the vote back where the
-    learners go astray together. Binary: each candidate once.
+    Regression: each candidate with both offsets, and the offsets alone, which limit the weighted median when all
+    learners err in the same direction. Binary: each candidate once.
     """
     if spec.task == "binary":
         return [Member(name, "none") for name in candidates(spec)]
@@ -62,24 +62,24 @@ def members_of(spec: ModelSpec) -> list[Member]:
 
 
 def plain_member(spec: ModelSpec) -> Member:
-    """The declared estimator by itself, from the median of the labels: what its parameters are judged by."""
+    """The declared estimator alone, with the median of the labels as offset; the parameter search judges by it."""
     return members_of(spec)[0]
 
 
 def _scale(spec: ModelSpec, candidate: str) -> Scale:
-    """A learner of squared errors sees logarithms where the loss is absolute: a mean of those is nearly a median."""
+    """Scale of a member: learners of squared error use logarithms for absolute loss, whose mean is near the median."""
     above = spec.label.above
     wants_median = candidate in SQUARED and spec.training.loss == "absolute_error"
     return "log" if wants_median and above is not None and above >= -1 else spec.training.target
 
 
 def fit_members(spec: ModelSpec, rows: pd.DataFrame, seed: int, members: Collection[Member] | None = None) -> Fit:
-    """Fits members (all of :func:`members_of` unless given) on matured rows.
+    """Fit members (by default all of :func:`members_of`) on matured rows.
 
-    A candidate that fails is left out with its error; without any that learns there is no ensemble.
+    A candidate that fails is left out and its error recorded. ``ensemble`` is None if every learner failed.
     """
     chosen = members_of(spec) if members is None else list(members)
-    kinds = sorted({wanted(member) for member in chosen if member.candidate not in ANCHORS})
+    kinds = sorted({wanted(member) for member in chosen if member.candidate not in OFFSETS})
     memo = TextMemo()
     fitted = {kind: fit_preprocessor(spec, rows, for_linear=kind == "linear", memo=memo) for kind in kinds}
     matrices = {kind: preprocessor.transform(rows) for kind, preprocessor in fitted.items()}
@@ -88,7 +88,7 @@ def fit_members(spec: ModelSpec, rows: pd.DataFrame, seed: int, members: Collect
     done: list[Member] = []
     errors: dict[str, str] = {}
     for member in chosen:
-        if member.candidate in ANCHORS:
+        if member.candidate in OFFSETS:
             done.append(member)
         elif member.candidate not in errors:
             try:
@@ -104,12 +104,12 @@ def fit_members(spec: ModelSpec, rows: pd.DataFrame, seed: int, members: Collect
 
 
 def fit_member(spec: ModelSpec, member: Member, rows: pd.DataFrame, matrix: Matrix, median: float, seed: int) -> Member:
-    """``member`` with a learner that was fitted on ``matrix``, which has the rows of ``rows``.
+    """``member`` with a learner fitted on ``matrix``, the preprocessed ``rows``.
 
     Raises
     ------
     FitError
-        If the library refuses a parameter or the data.
+        If the library rejects a parameter or the data.
     """
     params = candidates(spec)[member.candidate]
     target = to_scale(rows["label"].to_numpy(), member.scale) - offset_of(member, rows, median)
@@ -119,12 +119,12 @@ def fit_member(spec: ModelSpec, member: Member, rows: pd.DataFrame, matrix: Matr
 
 
 def typical(spec: ModelSpec, rows: pd.DataFrame) -> float:
-    """Where members that start from the median start: that of the labels; 0 log odds for a binary model."""
+    """The median offset: the median of the labels, or 0 log odds for a binary model."""
     return label_median(rows) if spec.task == "regression" else 0.0
 
 
 def label_median(rows: pd.DataFrame) -> float:
-    """Median of the labels, each counted by the column ``weight`` if there is one."""
+    """Median of the labels, weighted by the column ``weight`` if there is one."""
     label = rows["label"].to_numpy(dtype="float64")
     if "weight" not in rows:
         return float(np.median(label))
@@ -136,9 +136,9 @@ def _loss(spec: ModelSpec, member: Member) -> str:
 
 
 def sample_weight(spec: ModelSpec, rows: pd.DataFrame) -> np.ndarray | None:
-    """Weight of each row in a fit: the column ``weight`` if there is one, halved for every half-life of age.
+    """Sample weight of each row: the column ``weight`` if there is one, halved for every half-life of age.
 
-    None where every row counts alike.
+    None if all rows have equal weight.
     """
     given = rows["weight"].to_numpy(dtype="float64") if "weight" in rows else None
     half_life = spec.training.recency_half_life_days
@@ -152,10 +152,9 @@ def sample_weight(spec: ModelSpec, rows: pd.DataFrame) -> np.ndarray | None:
 def voting_weights(losses: np.ndarray, half_life_rows: float = HALF_LIFE_ROWS) -> np.ndarray:
     """Weight of each member from its losses on held-out rows, oldest first: (best loss / its loss) to the power 5.
 
-    A row counts half as much as the hundredth after it, so that the members that follow a change come to the fore; of
-    rare events a hundred rows say too little, and classifiers are weighed by all rows alike (an infinite half-life).
-    Members of less than 2 % get none. Any weights make a valid ensemble; ``benchmarks.ablation`` compares these with
-    those of stacking and with the best candidate alone.
+    A row counts half as much as the hundredth row after it, so that members that follow a change get more weight. For
+    classifiers all rows count equally (infinite half-life), because a hundred rows contain too few rare events. Weights
+    below 2% become 0. ``benchmarks.ablation`` compares these weights with stacking and with the best candidate alone.
 
     Parameters
     ----------
@@ -171,14 +170,16 @@ def voting_weights(losses: np.ndarray, half_life_rows: float = HALF_LIFE_ROWS) -
 
 
 def stacking_weights(values: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Weights of the linear combination, none negative, of least squared error on held-out rows (Breiman 1996).
+    """Non-negative weights of the linear combination with least squared error on held-out rows (Breiman 1996).
 
-    Scaled to sum to 1; equal ones where nothing combines to the labels.
+    The weights are scaled to sum to 1; they are equal if the solution is all zero.
 
     Parameters
     ----------
-    values, label
-        Float64, rows x members and per row, each member's answer for rows that it was not fitted on.
+    values
+        Float64, rows x members: predictions of each member for rows that it was not fitted on.
+    label
+        Float64 per row.
     """
     from scipy.optimize import nnls
 
@@ -191,9 +192,10 @@ def stacking_weights(values: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def continued(spec: ModelSpec, ensemble: Ensemble, rows: pd.DataFrame, seed: int, share: float) -> Ensemble:
-    """Every learner after ``rows``: boosters with ``share`` of a training's trees more, linear models a step on.
+    """The ensemble updated with ``rows``.
 
-    The median of the rows becomes the offset. Preprocessing, weights and calibration stay.
+    Boosters get more trees, ``share`` of those of a full training; linear models take one Newton step. The median of
+    ``rows`` becomes the offset. Preprocessing, weights and calibration do not change.
     """
     label = rows["label"].to_numpy()
     median = typical(spec, rows)
@@ -212,12 +214,12 @@ def continued(spec: ModelSpec, ensemble: Ensemble, rows: pd.DataFrame, seed: int
 
 
 def update_rounds(params: Params, share: float) -> int:
-    """Trees that an update adds to a booster."""
+    """Number of trees that an update adds to a booster."""
     return max(round(declared_rounds(params) * share), 1)
 
 
 def room_to_grow(spec: ModelSpec, ensemble: Ensemble, share: float, most: float) -> int | None:
-    """Updates until a booster has ``most`` times the trees of a training; None where no member is a booster."""
+    """Updates until a booster has ``most`` times the trees of a training; None if no member is a booster."""
     left: list[int] = []
     for member in ensemble.members:
         if member.learner is not None and member.candidate in BOOSTERS:

@@ -1,4 +1,4 @@
-"""Members of an ensemble left out until one prediction is made in time."""
+"""Latency limit: slow members of an ensemble are dropped until one prediction is fast enough."""
 
 from __future__ import annotations
 
@@ -19,12 +19,19 @@ CALLS = 7
 def within_latency(
     selection: SelectionResult, model: FittedModel, rows: pd.DataFrame, most: float
 ) -> tuple[SelectionResult, FittedModel, list[str]]:
-    """The members that answer for one row in ``most`` milliseconds, the version of them, and what there is to note.
+    """Drop members until one prediction takes at most ``most`` milliseconds.
 
-    The slowest member goes first, never the one of most weight; the others keep their weights among themselves. The
-    selection has judged all of them together, the test part judges those that are left. What counts is the median of 7
-    predictions of ``model``, fitted on all rows, on the machine that trains: on another day a member close to the limit
-    may stay.
+    The slowest member is dropped first, but never the one with the largest weight; the others keep their relative
+    weights. Model selection judged all members together; the test part judges the remaining ones. The time is the
+    median of 7 predictions of one row by ``model`` on the training machine, so a member close to the limit may be
+    dropped in one training and kept in the next.
+
+    Returns
+    -------
+    SelectionResult, FittedModel
+        Both arguments with the remaining members.
+    list of str
+        Notes on what was dropped, or on a limit that cannot be met.
     """
     if isinstance(model.predictor, Baseline) or isinstance(selection.predictor, Baseline):
         return selection, model, []
@@ -38,9 +45,12 @@ def within_latency(
         taken = _milliseconds(whole.only(kept), row)
     notes = []
     if dropped := [whole.members[at].name for at in range(len(whole.members)) if at not in kept]:
-        notes.append(f"left out, because one prediction took {first:.1f} ms instead of {most:g}: {', '.join(dropped)}")
+        notes.append(
+            f"left out because one prediction took {first:.1f} ms, more than training.latency_ms {most:g}: "
+            f"{', '.join(dropped)}"
+        )
     if taken > most:
-        notes.append(f"one prediction takes {taken:.1f} ms, training.latency_ms is {most:g}: raise it, or fit less")
+        notes.append(f"one prediction takes {taken:.1f} ms, training.latency_ms is {most:g}: raise it or fit less")
     names = {whole.members[at].name for at in kept}
     raced = selection.predictor
     positions = [at for at, member in enumerate(raced.members) if member.name in names]

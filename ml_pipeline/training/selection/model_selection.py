@@ -1,4 +1,4 @@
-"""The race: constants, single candidates and their ensemble, judged on rows that none of them was fitted on."""
+"""Model selection: baselines, single candidates and their ensemble, judged on held-out rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.errors import FitError
 from ml_pipeline.training.selection.ensembles import (
-    ANCHORS,
     MEDIAN,
+    OFFSETS,
     RECENT_MEDIAN,
     Fit,
     candidates,
@@ -29,22 +29,22 @@ from ml_pipeline.training.splits import MIN_KNOWN_ROWS, known_before, oldest_fir
 RECENT_ROWS = 50
 LEAST_OF_A_CLASS = 5
 PRIOR, POOLED = "prior", "pooled"
-POOLED_ROWS = 50  # outcomes of its own that a tenant needs for as much weight as what is typical of the others
+POOLED_ROWS = 50  # number of own outcomes at which the tenant's baseline and the pooled value have equal weight
 
 
 @dataclass(frozen=True)
 class SelectionResult:
-    """What held-out rows said: every candidate's record, and the winner as it was fitted on the train part."""
+    """Result of model selection: a record per candidate, and the selected predictor, fitted on the train part."""
 
     winner: str
     predictor: Predictor
     candidates: list[dict[str, Any]]
     curve: list[LearningPoint] = field(default_factory=list)
-    reason: str | None = None  # why the constant answers, where it does
+    reason: str | None = None  # why the baseline was selected, if it was
 
 
 class LearningPoint(NamedTuple):
-    """Rows that a fit learnt from, and on rows that it did not see its mean loss and the constant's."""
+    """Number of rows of a fit, and mean losses of the fit and of the baseline (``constant``) on held-out rows."""
 
     rows: int
     loss: float
@@ -55,7 +55,8 @@ class LearningPoint(NamedTuple):
 class _HeldOut:
     """Rows that no member was fitted on, oldest first.
 
-    Labels, members' values, the losses of each constant, and on how many rows the members were fitted.
+    ``values`` are the members' predictions (rows x members), ``constants`` the losses of each baseline (rows x
+    baselines), ``fitted_on`` the number of rows that the members were fitted on.
     """
 
     label: np.ndarray
@@ -64,10 +65,10 @@ class _HeldOut:
     fitted_on: np.ndarray
 
     def informative(self, task: str) -> np.ndarray:
-        """Rows that can tell a model from the prior: of a binary one, those beside enough of either class.
+        """Rows that can show whether a model is better than the baseline, as a boolean array.
 
-        Where no outcome is positive any model that is a little below the prior is better in every single row, which
-        looks like a proof and is none.
+        For a binary model, these are the rows of fits whose held-out rows have enough labels of either class. Without
+        positive labels, any model that predicts slightly less than the prior would be better in every row.
         """
         if task == "regression":
             return np.full(len(self.label), True)
@@ -87,21 +88,35 @@ class _Scored:
 def select_model(
     spec: ModelSpec, train_rows: pd.DataFrame, validation: pd.DataFrame, seed: int, pooled: float | None = None
 ) -> SelectionResult:
-    """Fits every candidate on ``train_rows`` and picks what answers.
+    """Fit every candidate on ``train_rows`` and select the predictor.
 
-    Held-out rows are the validation part, predicted by fits on the train part, and, where the train part is large
-    enough, its newer half, predicted by fits on the older one: out-of-fold predictions in the order of time. They give
-    each member of the ensemble its weight, the probabilities their calibration, and every candidate its loss.
+    Held-out rows are the validation part, predicted by fits on the train part. If the train part is large enough, its
+    newer half is held out too, predicted by fits on its older half. These out-of-fold predictions, in time order, give
+    the weights of the ensemble members, the calibration of probabilities, and the loss of every candidate.
 
-    The ensemble is selected where its loss is below the baseline's by more than ``training.min_improvement_se``
-    standard errors of the paired difference (one: the one-standard-error rule, Breiman et al. 1984); otherwise the
-    baseline is. Of a binary model the best single candidate that meets the same rule comes before the baseline, judged
-    on the fits whose held-out rows have five or more of either class. The ensemble of a regression includes the
-    baselines: where it is not significantly better, a single candidate that seems to be is luck. Selecting it made the
-    worst tenant of ``benchmarks.story_points`` 27% worse than its training median instead of 7%. The median of the
-    newest 50 labels is a candidate that cannot be selected alone: it made the worst tenant of ``benchmarks.lead_time``
-    17% worse. With ``pooled``, the typical label of other tenants, the baseline shrunk toward it is selected where no
-    learner is and it meets the same rule. A candidate that fails is recorded with its error; the others go on.
+    1. The ensemble is selected if its loss is below the baseline's by more than ``training.min_improvement_se``
+       standard errors of the paired difference (1 is the one-standard-error rule, Breiman et al. 1984).
+    2. For a binary model, else the best single candidate that meets the same rule, judged on fits whose held-out rows
+       have at least five labels of either class. For a regression no single candidate is selected, because the ensemble
+       includes the baselines: if the ensemble is not significantly better, a single candidate that is was lucky.
+       Selecting it made the worst tenant of ``benchmarks.story_points`` 27% worse than its training median instead of
+       7%. The median of the newest 50 labels is never selected alone either: it made the worst tenant of
+       ``benchmarks.lead_time`` 17% worse.
+    3. With ``pooled``, else the baseline shrunk toward it, if it meets the same rule.
+    4. Else the baseline.
+
+    A candidate that fails is recorded with its error and the others continue.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    train_rows, validation
+        Matured feature rows; all of ``validation`` come after ``train_rows``.
+    seed
+        Seed of the learners.
+    pooled
+        Typical label of other tenants in the reported unit, or None.
     """
     simple = baselines(spec, train_rows, pooled)
     baseline = next(iter(simple.values()))
@@ -113,27 +128,29 @@ def select_model(
         )
     held_out = _held_out(spec, train_rows, validation, fit.ensemble, simple, seed, pooled)
     scored = _score_candidates(spec, fit.ensemble, held_out)
-    told = held_out.informative(spec.task)
-    gains = {name: (held_out.constants[:, 0] - one.losses)[told] for name, one in scored.items()}
+    informative = held_out.informative(spec.task)
+    gains = {name: (held_out.constants[:, 0] - one.losses)[informative] for name, one in scored.items()}
     winner = _winner(spec, gains)
     records = [_record(spec, name, losses) for name, losses in zip(simple, held_out.constants.T, strict=True)]
     records += [_record(spec, name, one.losses) | _chosen(one.ensemble) for name, one in scored.items()]
     records += _failed(spec, fit)
     if winner is None and POOLED in simple:
         gain = held_out.constants[:, 0] - held_out.constants[:, list(simple).index(POOLED)]
-        if told.any() and is_significant(gain[told], spec.training.min_improvement_se):
+        if informative.any() and is_significant(gain[informative], spec.training.min_improvement_se):
             return SelectionResult(POOLED, simple[POOLED], records)
     if winner is None:
-        reason = _insignificant(spec, next(iter(simple)), _significance_candidates(spec, gains) if told.any() else [])
+        reason = _insignificant(
+            spec, next(iter(simple)), _significance_candidates(spec, gains) if informative.any() else []
+        )
         return SelectionResult(next(iter(simple)), baseline, records, reason=reason)
     return SelectionResult(winner, scored[winner].ensemble, records, _curve(held_out, scored[winner].losses))
 
 
 def baselines(spec: ModelSpec, rows: pd.DataFrame, pooled: float | None = None) -> dict[str, Baseline]:
-    """The constant candidates by name; the first is the baseline.
+    """Candidates that predict a constant, by name; the first is the baseline.
 
-    A label counts by the column ``weight`` if there is one, as in a fit, and never less for its age. With ``pooled``,
-    what is typical of other tenants, the last is the baseline drawn toward it with the weight of 50 outcomes.
+    Labels are weighted by the column ``weight`` if there is one, as in a fit, but not by age. With ``pooled``, the
+    typical label of other tenants, the last candidate is the baseline shrunk toward it with the weight of 50 outcomes.
     """
     if spec.task == "binary":
         found = {PRIOR: Baseline(float(np.average(rows["label"], weights=rows.get("weight"))))}
@@ -151,28 +168,28 @@ def baselines(spec: ModelSpec, rows: pd.DataFrame, pooled: float | None = None) 
 
 
 def row_losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.ndarray:
-    """Loss per row whose mean is the headline metric: absolute error, or the square of a probability's error."""
+    """Loss per row, whose mean is the headline metric: absolute error, or squared error of a probability."""
     return losses_of(spec, predictor.predict(rows), rows["label"].to_numpy())
 
 
 def failures(records: list[dict[str, Any]]) -> list[str]:
-    """A sentence for each record that ended in an error."""
+    """A sentence for each candidate record with an error."""
     return [f"{record['name']} failed: {record['error']}" for record in records if record["error"]]
 
 
 def fit_again(spec: ModelSpec, chosen: Ensemble, rows: pd.DataFrame, seed: int) -> Ensemble:
-    """The members that have a weight, fitted on ``rows``, with the weights and the calibration of ``chosen``.
+    """The members with a weight above 0, fitted on ``rows``, with the weights and the calibration of ``chosen``.
 
     Raises
     ------
     FitError
-        If a member that could be fitted on fewer rows cannot be on these.
+        If a member cannot be fitted on these rows, although it was fitted on fewer.
     """
     weighted = chosen.only(np.flatnonzero(chosen.weights > 0))
     fit = fit_members(spec, rows, seed, [replace(member, learner=None) for member in weighted.members])
     if fit.errors:
         raise FitError("; ".join(fit.errors.values()))
-    if fit.ensemble is None:  # the recent median has all the weight, and learns nothing
+    if fit.ensemble is None:  # the recent median, which has no learner, has all the weight
         return replace(weighted, median=label_median(rows))
     return replace(fit.ensemble, weights=weighted.weights, calibration=chosen.calibration)
 
@@ -207,7 +224,7 @@ def _predicted(
 
 
 def _curve(held_out: _HeldOut, losses: np.ndarray) -> list[LearningPoint]:
-    """A point for each fit that predicted held-out rows: a learning curve without further fits."""
+    """One point per fit that predicted held-out rows: a learning curve without additional fits."""
     parts = {int(size): held_out.fitted_on == size for size in np.unique(held_out.fitted_on)}
     return [
         LearningPoint(size, float(losses[part].mean()), float(held_out.constants[part, 0].mean()))
@@ -216,11 +233,11 @@ def _curve(held_out: _HeldOut, losses: np.ndarray) -> list[LearningPoint]:
 
 
 def _score_candidates(spec: ModelSpec, fitted: Ensemble, held_out: _HeldOut) -> dict[str, _Scored]:
-    """Each candidate by itself, then all of them with the offsets, weighted and calibrated."""
+    """Scores of each candidate alone, then of the ensemble of all candidates and offsets."""
     learnt = [name for name in candidates(spec) if any(member.candidate == name for member in fitted.members)]
     groups = {name: [name] for name in learnt}
     if spec.training.ensemble != "none" and len(fitted.members) > 1:
-        groups[spec.training.ensemble] = [*learnt, *ANCHORS]
+        groups[spec.training.ensemble] = [*learnt, *OFFSETS]
     scored = {}
     for name, names in groups.items():
         positions = [at for at, member in enumerate(fitted.members) if member.candidate in names]
@@ -229,7 +246,7 @@ def _score_candidates(spec: ModelSpec, fitted: Ensemble, held_out: _HeldOut) -> 
 
 
 def _score_candidate(spec: ModelSpec, members: Ensemble, values: np.ndarray, label: np.ndarray) -> _Scored:
-    """The members with their weights and calibration, and its losses on the rows that gave them."""
+    """The members with weights and calibration from the held-out rows, and the losses on these rows."""
     stacked = spec.training.ensemble == "stacking"
     if spec.task == "regression":
         weights = stacking_weights(values, label) if stacked else voting_weights(np.abs(values - label[:, None]))
@@ -246,7 +263,7 @@ def _score_candidate(spec: ModelSpec, members: Ensemble, values: np.ndarray, lab
 
 
 def _winner(spec: ModelSpec, gains: dict[str, np.ndarray]) -> str | None:
-    """The candidate that answers, from what each is better than the constant in every row; None: the constant."""
+    """The selected candidate, from the gains over the baseline per row; None selects the baseline."""
     for name in _significance_candidates(spec, gains):
         if len(gains[name]) and is_significant(gains[name], spec.training.min_improvement_se):
             return name
@@ -254,7 +271,7 @@ def _winner(spec: ModelSpec, gains: dict[str, np.ndarray]) -> str | None:
 
 
 def _significance_candidates(spec: ModelSpec, gains: dict[str, np.ndarray]) -> list[str]:
-    """The scored that may answer, the first of them before the others."""
+    """Candidates that may be selected, in order of precedence."""
     ensemble = spec.training.ensemble
     singles = sorted((name for name in gains if name != ensemble), key=lambda name: -gains[name].sum())
     if ensemble not in gains:
@@ -265,33 +282,33 @@ def _significance_candidates(spec: ModelSpec, gains: dict[str, np.ndarray]) -> l
 def _insignificant(spec: ModelSpec, constant: str, asked: list[str]) -> str:
     if not asked:
         return (
-            f"nothing beat the {constant}: held-out rows hold fewer than {LEAST_OF_A_CLASS} of a class, too few to tell"
+            f"no candidate beat the {constant}: the held-out rows have fewer than {LEAST_OF_A_CLASS} labels of one "
+            "class, too few to compare"
         )
     alone = asked == [spec.training.ensemble]
     if spec.training.min_improvement_se < 0:
         whose = "the ensemble's" if alone else "every"
-        return f"nothing came near the {constant}: {whose} loss on held-out rows is above it by {_errors(spec)}"
-    if alone:
-        return f"nothing beat the {constant}: it is not true of the ensemble that its {significance_required(spec)}"
-    return f"nothing beat the {constant}: no {significance_required(spec)}"
+        return f"no candidate came near the {constant}: {whose} loss on held-out rows is above it by {_errors(spec)}"
+    whose = "the ensemble" if alone else "any candidate"
+    return f"no candidate beat the {constant}: it does not hold for {whose} that its {significance_required(spec)}"
 
 
 def enough_of_either(label: np.ndarray) -> bool:
-    """Whether labels of 0 and 1 are enough of either class to tell models apart by."""
+    """Whether there are enough labels of either class (0 and 1) to compare models."""
     positives = label.sum()
     return bool(min(positives, len(label) - positives) >= LEAST_OF_A_CLASS)
 
 
 def significance_required(spec: ModelSpec) -> str:
-    """What must be true of a learner that answers.
+    """The condition that a selected candidate must meet, as text.
 
     >>> from ml_pipeline.specs import load_specs
     >>> significance_required(load_specs()["story_points"])
-    "loss on held-out rows is below the constant's by more than 2 standard errors of their difference"
+    "loss on held-out rows is below the baseline's by more than 2 standard errors of their difference"
     """
     if spec.training.min_improvement_se < 0:
-        return f"loss on held-out rows is not above the constant's by {_errors(spec)}"
-    return f"loss on held-out rows is below the constant's by more than {_errors(spec)}"
+        return f"loss on held-out rows is not above the baseline's by {_errors(spec)}"
+    return f"loss on held-out rows is below the baseline's by more than {_errors(spec)}"
 
 
 def _errors(spec: ModelSpec) -> str:
@@ -300,7 +317,7 @@ def _errors(spec: ModelSpec) -> str:
 
 
 def is_significant(gain: np.ndarray, standard_errors: float = 1.0) -> bool:
-    """Whether the mean of paired differences of losses, one per row, exceeds as many of its standard errors."""
+    """Whether the mean of ``gain`` (paired loss differences, one per row) exceeds ``standard_errors`` of it."""
     return bool(gain.mean() > standard_errors * gain.std() / np.sqrt(len(gain)))
 
 
@@ -321,6 +338,6 @@ def _failed(spec: ModelSpec, fit: Fit) -> list[dict[str, Any]]:
 
 
 def losses_of(spec: ModelSpec, value: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """:func:`row_losses` of answers that are there already."""
+    """:func:`row_losses` of predictions that are already computed."""
     error = value - label
     return np.abs(error) if spec.task == "regression" else error**2

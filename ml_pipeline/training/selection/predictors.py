@@ -1,4 +1,4 @@
-"""What answers: a constant, or several members whose answers are combined."""
+"""Predictors: a baseline, or an ensemble that combines the predictions of its members."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANCHOR_COLUMN = "history_recent_median"
 
 @dataclass(frozen=True)
 class Baseline:
-    """The same value for every entity."""
+    """Predicts the same value for every entity."""
 
     value: float
 
@@ -30,10 +30,10 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Member:
-    """One answer of an ensemble: an offset plus the departure from it that a learner predicts, on ``scale``.
+    """One member of an ensemble: its prediction is an offset plus the output of a learner, on ``scale``.
 
-    The offset is the median of the training labels, which is steady, or each row's own ``history_recent_median``, which
-    follows a level that moves after training. Without a learner the offset itself is the answer. A classifier has no
+    The offset is the median of the training labels, which is stable, or the row's own ``history_recent_median``, which
+    follows a level that changes after training. Without a learner the prediction is the offset. A classifier has no
     offset: its margin is the log odds.
     """
 
@@ -49,13 +49,14 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Members, each with a weight; a single candidate is an ensemble of its own members.
+    """Weighted members; a single candidate is an ensemble of its own members.
 
-    Regression: the weighted median of the members' values (``combine`` ``median``), which one member that goes astray
-    does not move far, or their weighted mean. Binary: the weighted mean of the log odds, then the calibration.
+    Regression: the weighted median of the members' values (``combine`` is ``median``), which is robust against one bad
+    member, or their weighted mean. Binary: the weighted mean of the log odds, followed by the calibration.
 
-    ``preprocessors`` are by the matrix that a learner wants, ``median`` is that of the training labels, and no member's
-    value goes beyond ``ceiling``, as a linear model of logarithms would on a row unlike all it has seen.
+    ``preprocessors`` is keyed by the kind of matrix that a learner takes; ``median`` is the median of the training
+    labels. Values above ``ceiling`` are clipped, because a linear model of logarithms can predict huge values for an
+    unusual row.
     """
 
     preprocessors: Mapping[str, Preprocessor]
@@ -72,20 +73,20 @@ class Ensemble:
 
     @property
     def rounds(self) -> int:
-        """Trees of the member that has most."""
+        """Largest number of trees of a member."""
         return max((member.learner.rounds for member in self.members if member.learner is not None), default=1)
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        """One float64 per row: the reported unit, or a probability."""
+        """One float64 per row, in the reported unit, or a probability."""
         return self.combined(self.member_values(frame))
 
     def member_values(self, frame: pd.DataFrame) -> np.ndarray:
-        """Float64, rows x members: each member's answer in the reported unit, or its log odds."""
+        """Float64, rows x members: each member's prediction in the reported unit, or its log odds."""
         matrices = self.matrices(frame)
         return np.column_stack([self.value_of(member, frame, matrices) for member in self.members])
 
     def matrices(self, frame: pd.DataFrame) -> dict[str, Any]:
-        """What the learners take, by what they want."""
+        """The preprocessed matrices, by the kind of matrix."""
         return {kind: preprocessor.transform(frame) for kind, preprocessor in self.preprocessors.items()}
 
     def value_of(self, member: Member, frame: pd.DataFrame, matrices: Mapping[str, Any]) -> np.ndarray:
@@ -95,13 +96,13 @@ class Ensemble:
         return from_scale(np.minimum(scaled, to_scale(np.float64(self.ceiling), member.scale)), member.scale)
 
     def combined(self, values: np.ndarray) -> np.ndarray:
-        """The answer, from what :meth:`member_values` returned."""
+        """The combined prediction, from the result of :meth:`member_values`."""
         if self.is_classifier:
             return calibrated(self.calibration, values @ self.weights)
         return weighted_median(values, self.weights) if self.combine == "median" else values @ self.weights
 
     def only(self, positions: Collection[int]) -> Ensemble:
-        """The ensemble of the members at these positions, weighted as they were among themselves."""
+        """The ensemble of the members at these positions, with their relative weights."""
         kept = sorted(positions)
         weights = self.weights[kept]
         members = tuple(self.members[position] for position in kept)
@@ -114,14 +115,14 @@ Predictor = Baseline | Ensemble
 
 
 def wanted(member: Member) -> str:
-    """Which of an ensemble's matrices the member's learner takes."""
+    """The kind of matrix that the member's learner takes."""
     from ml_pipeline.training.learners.base import wants
 
     return wants(member.candidate)
 
 
 def offset_of(member: Member, frame: pd.DataFrame, median: float) -> np.ndarray:
-    """Where a member starts from in each row, on its scale; a row without known outcomes has the median."""
+    """Offset of a member in each row, on its scale; the median for rows without known outcomes."""
     match member.offset:
         case "none":
             return np.zeros(len(frame))
@@ -143,10 +144,10 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def middle(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per row the columns just below and above the weighted median, and the share of the upper one.
+    """For each row, the columns just below and above the weighted median, and the share of the upper one.
 
-    The k-th smallest value stands at the sum of the weights below it plus half its own, as a share of all weights; the
-    median stands at one half.
+    The position of a value is the sum of the weights of smaller values plus half its own weight, as a share of all
+    weights; the median is at position one half.
     """
     order = np.argsort(values, axis=1, kind="stable")
     sorted_weights = (weights / weights.sum())[order]
@@ -168,7 +169,7 @@ def calibrated(calibration: Calibration | None, log_odds: np.ndarray) -> np.ndar
 
 
 def to_scale(values: np.ndarray | np.float64, scale: Scale) -> np.ndarray:
-    """Reported unit to the scale that a learner sees."""
+    """Convert values from the reported unit to the scale that a learner predicts."""
     return np.asarray(np.log1p(values) if scale == "log" else values, dtype="float64")
 
 

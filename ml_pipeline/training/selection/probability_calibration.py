@@ -1,4 +1,4 @@
-"""Probabilities that keep their word: sigmoid, isotonic or temperature, whichever held-out rows prefer."""
+"""Calibration of probabilities: sigmoid, isotonic or temperature, selected on held-out rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_PROBABILITY = 1e-4
 
 @dataclass(frozen=True)
 class Calibration:
-    """Probability of log odds: sigmoid(intercept + slope * them), or (isotonic) piecewise linear between ``knots``."""
+    """Maps log odds x to sigmoid(intercept + slope x), or piecewise linearly between ``knots`` (isotonic)."""
 
     method: Method
     intercept: float = 0.0
@@ -36,22 +36,31 @@ class Calibration:
 def calibrate(
     log_odds: np.ndarray, label: np.ndarray, methods: tuple[Method, ...] = METHODS
 ) -> tuple[Calibration, np.ndarray]:
-    """The method of the lowest Brier score out of sample, fitted on all rows, if it is proven to be better than none.
+    """The calibration with the lowest Brier score, if it is significantly better than no calibration.
 
-    Beside it the out-of-sample probabilities that it was chosen by, float64 per row.
-
-    The rows are cut into five parts in their order, and each method is fitted on four and scored on the fifth: where
-    the share of the label moves, as it does when labels come late, what fits four parts fails on the fifth. Proven: by
-    more than one standard error of the paired difference. A method is out of the race where it cannot be fitted on a
-    part (one class only), where a sigmoid would turn the order of the predictions around, and ``isotonic`` with fewer
-    than 300 rows, where it repeats the noise (Niculescu-Mizil and Caruana 2005).
+    The rows are split into five consecutive parts; each method is fitted on four parts and scored on the fifth. A
+    calibration that only suits one period therefore fails. Significantly better means by more than one standard error
+    of the paired difference. A method is excluded if it cannot be fitted on a part (one class only), if a sigmoid would
+    reverse the order of the predictions, and ``isotonic`` with fewer than 300 rows, where it overfits (Niculescu-Mizil
+    and Caruana 2005).
 
     Parameters
     ----------
     log_odds, label
-        Float64 per row of data that the model was not fitted on, oldest first; labels are 0 and 1.
+        Float64 per row that the model was not fitted on, oldest first; labels are 0 and 1.
+    methods
+        Methods to compare.
 
-    Sources: Platt 1999 (sigmoid), Zadrozny and Elkan 2002 (isotonic), Guo et al. 2017 (temperature).
+    Returns
+    -------
+    Calibration
+        Fitted on all rows; the identity if no method is significantly better.
+    ndarray
+        The out-of-sample probabilities of that calibration, float64 per row.
+
+    References
+    ----------
+    Platt 1999 (sigmoid), Zadrozny and Elkan 2002 (isotonic), Guo et al. 2017 (temperature).
     """
     fold = np.arange(len(label)) * FOLDS // len(label)
     crossed: dict[Method, np.ndarray] = {"none": Calibration("none").probability(log_odds)}

@@ -185,7 +185,7 @@ def test_a_planted_fault_is_found_by_its_measure_and_lowers_the_score(spec, clea
 
 def test_a_recommendation_names_the_column_at_fault(spec, clean):
     _, measures = measured(spec, clean.assign(author=None))
-    assert measures["missing"].recommendation == ("Fill author (100 %) at the source, or remove what is never filled.")
+    assert measures["missing"].recommendation == ("Fill author (100%) at the source, or remove what is never filled.")
 
 
 def test_a_feature_that_predicts_well_without_equalling_the_label_is_not_suspected(spec, clean):
@@ -268,7 +268,7 @@ def test_a_time_known_at_creation_that_lies_before_1990_is_impossible(spec, clea
     dated = spec.model_copy(update={"source": spec.source.model_copy(update={"columns": columns})})
     branched = (clean["created_at"] - pd.Timedelta(days=1)).where(clean.index % 20 > 0, pd.Timestamp(0, tz="UTC"))
     _, measures = measured(dated, clean.assign(branched_at=branched))
-    assert measures["impossible_times"].recommendation == "Correct the order, zone or clock of branched_at (5 %)."
+    assert measures["impossible_times"].recommendation == "Correct the order, zone or clock of branched_at (5%)."
 
 
 def test_the_patterns_are_part_of_the_stored_report(spec, clean):
@@ -285,7 +285,7 @@ def test_a_failed_gate_of_a_measure_says_value_bar_and_what_to_do(spec, clean):
     report, _ = measured(spec, _blank(clean))
     (gate,) = failed_gates(Gate(min_quality_of={"missing": 95}), report.to_dict())
     assert gate.sentence() == (
-        "missing 85.71 of 100, needed 95: Fill author (100 %) at the source, or remove what is never filled"
+        "missing 85.71 of 100, needed 95: Fill author (100%) at the source, or remove what is never filled"
     )
 
 

@@ -129,9 +129,9 @@ def test_holidays_do_not_depend_on_which_other_years_have_events():
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("XX", "there are no holidays of 'XX'. Write an ISO 3166-1 code in capitals, such as CZ or US"),
-        ("cz", "there are no holidays of 'cz'. Write an ISO 3166-1 code in capitals"),
-        ("CZ-1", "there are no holidays of 'CZ-1': CZ is known, it has no parts. Write CZ alone"),
+        ("XX", "no holiday calendar for 'XX'. Write an ISO 3166-1 code in capitals, such as CZ or US"),
+        ("cz", "no holiday calendar for 'cz'. Write an ISO 3166-1 code in capitals"),
+        ("CZ-1", "no holiday calendar for 'CZ-1': CZ is known, it has no parts. Write CZ alone"),
         ("DE-XX", "DE is known, its parts are BB, BE"),
     ],
 )

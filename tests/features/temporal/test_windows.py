@@ -27,13 +27,13 @@ def test_the_declared_window_needs_no_note(story_points):
 def test_a_window_with_too_few_rows_doubles_until_it_holds_enough(story_points):
     window, note = training_window(story_points, matured([1] * 57 + [2000] * 60 + [5000]), AS_OF)
     assert len(window) == 117
-    assert note == "window widened from 730 to 2920 days: 57 of 100 matured samples in the declared one"
+    assert note == "window widened from 730 to 2920 days: the declared one has 57 of 100 matured rows"
 
 
 def test_a_window_that_finds_too_few_rows_anywhere_holds_them_all(story_points):
     window, note = training_window(story_points, matured([1, 2000]), AS_OF)
     assert len(window) == 2
-    assert note == "window widened from 730 to 2920 days: 1 of 100 matured samples in the declared one"
+    assert note == "window widened from 730 to 2920 days: the declared one has 1 of 100 matured rows"
 
 
 def test_a_window_that_would_hold_nothing_more_stays_as_declared(story_points):
@@ -59,7 +59,7 @@ def test_rows_since_a_change_are_the_window_once_they_are_enough(story_points):
     changed_at = AS_OF - pd.Timedelta(days=10)
     window, note = training_window(story_points, matured([200] * 50 + [10] * 50 + [3] * 50), AS_OF, changed_at)
     assert window["label"].tolist() == list(range(50, 150))
-    assert note == "trained on the 100 rows since 2023-12-22, when the outcomes began to be others"
+    assert note == "trained on the 100 rows since 2023-12-22, when the outcomes changed"
 
 
 def test_too_few_rows_since_a_change_leave_the_window_as_it_is(story_points):

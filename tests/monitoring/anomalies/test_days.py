@@ -71,7 +71,7 @@ def test_a_day_of_unusual_volume_is_found_and_compared_with_its_weekday(volume):
     result = unusual_days(rows)
     anomaly = next(anomaly for anomaly in result.found if anomaly.kind == "volume")
     assert anomaly.day == rows.index[-1].date().isoformat()
-    assert anomaly.reason.startswith(f"{volume} rows, where the last 8 Thursdays had ")
+    assert anomaly.reason.startswith(f"{volume} rows; the last 8 Thursdays had ")
     assert volume_p_value(rows, rows.index[-1].date()) == anomaly.score
     json.dumps(asdict(result), allow_nan=False)
 
@@ -95,7 +95,7 @@ def test_a_jump_of_missing_values_is_found_and_the_column_named():
     anomaly = next(anomaly for anomaly in unusual_days(rows).found if anomaly.kind == "nulls")
     assert anomaly.columns == ["team"]
     assert "team is missing in" in anomaly.reason
-    assert "before in 0.0%" in anomaly.reason
+    assert "on earlier days in 0.0%" in anomaly.reason
 
 
 def test_values_that_come_back_in_a_column_that_was_always_missing_are_found():
@@ -108,7 +108,7 @@ def test_a_shift_of_the_predictions_is_found():
     rows = summary(0, days=67)
     rows.loc[rows.index[-1], "prediction_mean"] += 1
     anomaly = next(anomaly for anomaly in unusual_days(rows).found if anomaly.kind == "prediction_mean")
-    assert "earlier days was" in anomaly.reason
+    assert "earlier days it was" in anomaly.reason
 
 
 def test_the_past_is_judged_by_what_was_before_it():
@@ -140,7 +140,7 @@ def test_the_same_prediction_every_day_is_usual_until_it_changes():
 
 
 def test_a_day_that_the_summary_lacks_is_refused():
-    with pytest.raises(ValueError, match="the summary has no row of 2020-01-01"):
+    with pytest.raises(ValueError, match="the summary lacks the day 2020-01-01"):
         unusual_days(summary(0), [dt.date(2020, 1, 1)])
 
 

@@ -85,7 +85,7 @@ def test_of_outcomes_like_the_earlier_ones_no_more_than_the_stated_share_is_name
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [
-        ("additions", 1e6, "additions is 1e+06, where 99 % of the reference rows lie from"),
+        ("additions", 1e6, "additions is 1e+06; 99% of the reference rows are between"),
         ("additions", -500.0, "additions is -500"),
         ("additions", np.inf, "additions is 1e+300"),
         ("changed_files", np.nan, "changed_files is missing, as in 0 of 800 reference rows"),
@@ -144,14 +144,14 @@ def test_too_small_a_reference_gives_nothing_and_says_so():
     rng = np.random.default_rng(0)
     result = unusual_inputs(SPEC, inputs(rng, 30), inputs(rng, 10))
     assert (result.found, result.tested) == ([], 0)
-    assert "too little history: 30 reference rows, at a rate of 0.005 332 are needed" in result.note
+    assert "too little history: 30 reference rows, a rate of 0.005 needs 332" in result.note
 
 
 def test_columns_that_vanished_or_are_new_are_named_and_the_others_compared():
     rng = np.random.default_rng(0)
     result = unusual_inputs(SPEC, inputs(rng, 400).drop(columns="team"), inputs(rng, 50).drop(columns="additions"))
     assert result.tested == 50
-    assert "not compared, being absent from one side: additions, team" in result.note
+    assert "not compared, because one side lacks them: additions, team" in result.note
 
 
 @pytest.mark.parametrize("value", [np.nan, 7.0, np.inf])
@@ -170,7 +170,7 @@ def test_a_column_of_missing_values_that_gets_one_says_so():
     reference, rows = inputs(rng, 500).assign(additions=np.nan), inputs(rng, 20).assign(additions=np.nan)
     rows.loc[5, "additions"] = 8.0
     found = unusual_inputs(SPEC, reference, rows, rate=0.02).found
-    assert any("additions is 8, where 500 of 500 reference rows have no value" in anomaly.reason for anomaly in found)
+    assert any("additions is 8; 500 of 500 reference rows have no value" in anomaly.reason for anomaly in found)
 
 
 def test_levels_of_mixed_types_are_compared_as_they_are():
@@ -221,7 +221,7 @@ def test_an_outcome_far_from_its_prediction_is_found_with_its_numbers():
     result = unusual_outcomes(POINTS, rows, since(rows, 100))
     assert result.found[0].entity_id == "E-990"
     assert result.found[0].reason.startswith(
-        "the outcome is 40 points where 2.5 was predicted, as far above it or farther, as 0 of 900 earlier ones"
+        "the outcome is 40 points, 2.5 was predicted; 0 of 900 earlier ones are at least as far above their prediction"
     )
 
 
@@ -238,14 +238,16 @@ def test_a_rare_kind_is_compared_with_all():
     rows = scored(np.random.default_rng(0), 1000)
     rows.loc[990, ["label", "value", "issue_type"]] = [40.0, 2.5, "Epic"]
     found = unusual_outcomes(POINTS, rows, since(rows, 100), by="issue_type").found
-    assert "of 900 earlier ones (p" in next(anomaly.reason for anomaly in found if anomaly.entity_id == "E-990")
+    assert "of 900 earlier ones are at least as far" in next(
+        anomaly.reason for anomaly in found if anomaly.entity_id == "E-990"
+    )
 
 
 def test_too_few_earlier_outcomes_give_nothing_and_say_so():
     rows = scored(np.random.default_rng(0), 130)
     result = unusual_outcomes(POINTS, rows, since(rows, 100))
     assert (result.found, result.tested) == ([], 0)
-    assert result.note == "too little history: 30 earlier ones, at a rate of 0.005 399 are needed"
+    assert result.note == "too little history: 30 earlier ones, a rate of 0.005 needs 399"
 
 
 def test_outcomes_without_a_finite_value_are_left_out_and_counted():
@@ -253,7 +255,7 @@ def test_outcomes_without_a_finite_value_are_left_out_and_counted():
     rows.loc[[950, 960], "value"] = [np.nan, np.inf]
     result = unusual_outcomes(POINTS, rows, since(rows, 100))
     assert result.tested == 98
-    assert result.note == "2 left out without a finite value"
+    assert result.note == "2 rows left out, because their value is not finite"
 
 
 def test_a_prediction_unlike_the_earlier_ones_is_found_without_an_outcome():
@@ -261,7 +263,7 @@ def test_a_prediction_unlike_the_earlier_ones_is_found_without_an_outcome():
     rows.loc[990, "value"] = 60.0
     result = unusual_predictions(POINTS, rows, rows["predicted_at"].iloc[900])
     assert result.found[0].entity_id == "E-990"
-    assert result.found[0].reason.startswith("60 points is predicted, as far above the usual or farther, as 0 of 900")
+    assert result.found[0].reason.startswith("60 points is predicted; 0 of 900")
 
 
 def test_predictions_that_are_all_the_same_are_usual():

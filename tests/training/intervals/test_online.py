@@ -11,7 +11,7 @@ from ml_pipeline.training.intervals.online import (
     MIN_OUTCOMES,
     Known,
     Predictions,
-    adaptive_cadence,
+    adaptive_interval,
     lived_intervals,
     waiting_unit,
 )
@@ -131,7 +131,7 @@ def test_entities_that_had_waited_before_the_version_was_made_lend_their_residua
     made = predictions(version, label, every=1.0, delay=0.0)
     made = replace(made, is_new=np.arange(20) < 10)
     known = made.known_at(made.event_time[-1], None)
-    interval, residuals = adaptive_cadence(version.interval, np.array(version.residuals), known, 0.9)
+    interval, residuals = adaptive_interval(version.interval, np.array(version.residuals), known, 0.9)
     assert known.misses_too_many(residuals, "identity", 0.05)[1] == pytest.approx(-0.5)
     assert (residuals == 50).sum() == 10
     assert interval.above > version.interval.above + 20

@@ -118,5 +118,5 @@ def test_labels_of_one_class_are_refused_with_what_to_do(data, name):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no member-3 with any of the suffixes"):
+    with pytest.raises(FileNotFoundError, match="contains no file member-3 with one of the suffixes"):
         load_learner(tmp_path, "member-3")

@@ -39,7 +39,7 @@ def table(text):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_metric_of_the_test_part_stands_beside_the_constants(versions, name):
+def test_the_card_shows_every_metric_of_the_test_part_with_that_of_the_baseline(versions, name):
     spec, rows, trained = versions[name]
     told = table(sections(card(spec, trained, rows, ORIGIN))["Test part"])
     titles = {metric.name: f"{metric.title} (`{metric.name}`)" for metric in spec.business_metrics}
@@ -63,7 +63,7 @@ def test_every_candidate_stands_there_with_its_loss_and_the_chosen_one_is_marked
 @pytest.mark.parametrize("name", MODELS)
 def test_the_ten_most_important_features_are_listed_in_their_order(versions, name):
     spec, rows, trained = versions[name]
-    told = list(table(sections(card(spec, trained, rows, ORIGIN))["What it relies on"]))
+    told = list(table(sections(card(spec, trained, rows, ORIGIN))["Feature importance"]))
     assert told[2:] == [f"`{feature}`" for feature in importance(trained.model)][:10]
 
 
@@ -89,7 +89,7 @@ def test_slices_and_interval_of_a_regression_and_reliability_of_a_probability(ve
     risk = sections(card(*_told(versions["rework_risk"])))
     trained = versions["lead_time"][2]
     assert table(forecast["Slices"])["a"][0] == str(trained.slices["a"]["count"])
-    assert f"held {trained.metrics['interval_coverage']:.1%} on the test part" in forecast["Interval"]
+    assert f"coverage on the test part {trained.metrics['interval_coverage']:.1%}" in forecast["Interval"]
     assert ("Reliability" in forecast, "Interval" in risk, "Slices" in risk) == (False, False, False)
     assert len(risk["Reliability"].strip().splitlines()) == 7
 
@@ -104,18 +104,18 @@ def test_the_limits_name_the_notes_few_test_rows_and_weak_data(versions):
     few = replace(trained, rows=trained.rows | {"test": 20}, notes=["3 rows left out of train: known late"])
     limits = sections(card(spec, few, rows, ORIGIN))["Known limits"]
     assert "- 3 rows left out of train: known late." in limits
-    assert "the metrics are of 20 rows only" in limits.lower()
+    assert "the metrics come from only 20 test rows" in limits.lower()
     assert "missing 44 of 100: Fill in the team." in limits
     assert "Import more often" not in limits
 
 
-def test_a_constant_says_that_it_is_one_and_relies_on_nothing(versions):
+def test_the_card_of_a_baseline_names_it_and_has_no_importance(versions):
     spec, rows, trained = versions["story_points"]
     constant = baseline_instead(spec, trained)
     told = sections(card(spec, constant, rows, ORIGIN))
-    assert summary(spec, constant).startswith("The constant `median`, trained on 300 rows.")
-    assert "The constant answers" in told["Candidates"]
-    assert told["What it relies on"].strip().startswith("Nothing")
+    assert summary(spec, constant).startswith("The baseline `median`, trained on 300 rows.")
+    assert "Selected: the baseline" in told["Candidates"]
+    assert told["Feature importance"].strip().startswith("None")
 
 
 def test_how_it_was_tuned_is_told_where_it_was(versions):

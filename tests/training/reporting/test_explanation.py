@@ -128,14 +128,14 @@ def test_a_member_at_its_ceiling_is_explained_up_to_there(story_points, make_fra
 
 
 @pytest.mark.parametrize(("name", "candidate"), [("story_points", "median"), ("rework_risk", "prior")])
-def test_of_a_constant_everything_is_anchor(specs, make_frame, name, candidate):
+def test_of_a_baseline_everything_is_offset(specs, make_frame, name, candidate):
     rows = make_frame(specs[name], 20)
     found, value = explained(FittedModel.of(specs[name], candidate, Baseline(0.25), baseline=0.25), rows)
     assert list(found.columns) == [OFFSET]
     assert found[OFFSET].to_numpy() == pytest.approx(value)
 
 
-def test_the_recent_median_alone_is_all_anchor_and_moves_with_each_row(story_points, make_frame):
+def test_the_recent_median_alone_is_all_offset_and_moves_with_each_row(story_points, make_frame):
     rows = make_frame(story_points, 150)
     rows["history_recent_median"] = np.linspace(1, 9, 150)
     model = fitted(story_points, rows)

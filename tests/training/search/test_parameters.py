@@ -68,7 +68,7 @@ def test_a_search_of_noise_keeps_the_declared_parameters_within_their_error(sear
     noise = make_frame(searching(), 300, signal=0.0)
     report = search_of(searching(), noise)[1]
     assert not report.used
-    assert "the declared parameters stay" in report.sentence()
+    assert "the declared parameters are kept" in report.sentence()
 
 
 def test_the_version_answers_the_specification_as_it_was_written(searching, make_frame, as_of):
@@ -133,7 +133,7 @@ def test_rows_that_cannot_be_cut_into_folds_are_trained_on_with_the_declared_par
 def test_a_search_without_one_fit_leaves_the_race_its_other_candidates(searching, make_frame, as_of):
     spec = searching({"grow_policy": "nonsense"})
     trained = train(spec, make_frame(spec, 300), as_of)
-    assert "no search: none of 12 trials" in " ".join(trained.notes)
+    assert "no search: 0 of 12 trials" in " ".join(trained.notes)
     assert trained.candidate != "median"
 
 
@@ -218,4 +218,4 @@ def test_folds_without_a_positive_outcome_change_no_parameters(specs, make_frame
     frame["label"] = frame["label"].where(frame.index < 120, 0.0)
     report = search_of(spec, frame)[1]
     assert not report.used
-    assert "every fold holds too few of one class to tell" in report.sentence()
+    assert "every fold has too few labels of one class to compare" in report.sentence()

@@ -100,7 +100,7 @@ def test_the_end_of_the_seconds_stops_the_search_and_interrupts_what_was_under_w
     result = run(Bowl(), trials=100, seconds=60, clock=lambda: next(ticks))
     assert 1 < len(result.trials) < 30
     assert {trial.state for trial in result.trials} >= {"complete", "interrupted"}
-    assert result.stopped == "the 60 seconds were over"
+    assert result.stopped == "the time limit of 60 seconds was reached"
 
 
 def test_the_declared_parameters_are_fitted_in_all_folds_even_if_that_alone_is_past_the_seconds():
@@ -139,7 +139,7 @@ def test_a_loss_that_is_not_a_number_is_a_failure():
 
 
 def test_a_search_in_which_everything_fails_says_what_the_first_failure_was():
-    with pytest.raises(SearchError, match=r"none of 5 trials could .* trial 0 with .* RuntimeError: no such column"):
+    with pytest.raises(SearchError, match=r"0 of 5 trials could .* trial 0 with .* RuntimeError: no such column"):
         run(always_raises, trials=5)
 
 
@@ -210,7 +210,7 @@ def test_the_seconds_of_earlier_sittings_count(storage):
     bowl = Bowl()
     result = run(bowl, trials=50, seconds=30, storage=storage, clock=lambda: next(ticks))
     assert bowl.seen == []
-    assert result.stopped == "the 30 seconds were over"
+    assert result.stopped == "the time limit of 30 seconds was reached"
 
 
 def test_a_grid_is_finished_in_a_second_sitting(storage):
@@ -285,7 +285,7 @@ def test_an_objective_that_is_interrupted_by_its_user_leaves_no_running_trial(st
 
 def test_a_study_of_another_space_is_refused_rather_than_mixed(storage):
     run(Bowl(), trials=3, storage=storage)
-    with pytest.raises(ValueError, match="study 'acme' was begun with another folds and space"):
+    with pytest.raises(ValueError, match="study 'acme' was started with another folds and space"):
         run(Bowl(), {"x": Float(0.0, 1.0, 0.0)}, trials=3, folds=4, storage=storage)
 
 

@@ -51,7 +51,7 @@ def test_a_range_that_begins_at_zero_is_not_logarithmic():
 
 
 def test_an_unknown_estimator_is_refused_with_those_that_have_a_space():
-    with pytest.raises(ValueError, match="estimator 'catboost' has no space to search; these have: xgboost, lightgbm"):
+    with pytest.raises(ValueError, match="estimator 'catboost' has no search space; these have one: xgboost, lightgbm"):
         space_of("catboost")
 
 

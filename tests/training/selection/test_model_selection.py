@@ -14,8 +14,8 @@ def halves(frame, at):
     return frame.iloc[:at], frame.iloc[at:].reset_index(drop=True)
 
 
-def records(race):
-    return {record["name"]: record for record in race.candidates}
+def records(selection):
+    return {record["name"]: record for record in selection.candidates}
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def parts(story_points, make_frame):
     return halves(make_frame(story_points, 300), 220)
 
 
-def test_the_ensemble_holds_every_candidate_from_both_anchors_and_the_anchors_themselves(story_points, parts):
-    race = select_model(story_points, *parts, seed=0)
-    assert race.winner == "voting"
-    assert [member.name for member in race.predictor.members] == [
+def test_the_ensemble_holds_every_candidate_from_both_offsets_and_the_offsets_themselves(story_points, parts):
+    selection = select_model(story_points, *parts, seed=0)
+    assert selection.winner == "voting"
+    assert [member.name for member in selection.predictor.members] == [
         "xgboost from median",
         "xgboost from recent",
         "linear from median",
@@ -34,35 +34,35 @@ def test_the_ensemble_holds_every_candidate_from_both_anchors_and_the_anchors_th
         "median from median",
         "recent_median from recent",
     ]
-    assert race.predictor.weights.sum() == pytest.approx(1)
+    assert selection.predictor.weights.sum() == pytest.approx(1)
 
 
 def test_a_binary_race_has_each_candidate_once_and_a_calibration(rework_risk, make_frame):
-    race = select_model(rework_risk, *halves(make_frame(rework_risk, 400), 300), seed=0)
-    assert [member.name for member in race.predictor.members] == ["lightgbm", "linear"]
-    assert records(race)["voting"]["calibration"] == race.predictor.calibration.method
+    selection = select_model(rework_risk, *halves(make_frame(rework_risk, 400), 300), seed=0)
+    assert [member.name for member in selection.predictor.members] == ["lightgbm", "linear"]
+    assert records(selection)["voting"]["calibration"] == selection.predictor.calibration.method
 
 
-def test_without_an_ensemble_the_best_single_candidate_answers(story_points, parts):
-    race = select_model(with_training(story_points, ensemble="none"), *parts, seed=0)
-    losses = {name: record["mae"] for name, record in records(race).items() if name in ("xgboost", "linear")}
-    assert race.winner == min(losses, key=losses.get)
-    assert {member.candidate for member in race.predictor.members} == {race.winner}
+def test_without_an_ensemble_the_best_single_candidate_is_selected(story_points, parts):
+    selection = select_model(with_training(story_points, ensemble="none"), *parts, seed=0)
+    losses = {name: record["mae"] for name, record in records(selection).items() if name in ("xgboost", "linear")}
+    assert selection.winner == min(losses, key=losses.get)
+    assert {member.candidate for member in selection.predictor.members} == {selection.winner}
 
 
-def test_stacking_answers_with_a_weighted_mean(story_points, parts):
+def test_stacking_predicts_a_weighted_mean(story_points, parts):
     train_rows, validation = parts
-    race = select_model(with_training(story_points, ensemble="stacking"), train_rows, validation, seed=0)
-    assert (race.winner, race.predictor.combine) == ("stacking", "mean")
-    values = race.predictor.member_values(validation)
-    assert race.predictor.predict(validation) == pytest.approx(values @ race.predictor.weights)
+    selection = select_model(with_training(story_points, ensemble="stacking"), train_rows, validation, seed=0)
+    assert (selection.winner, selection.predictor.combine) == ("stacking", "mean")
+    values = selection.predictor.member_values(validation)
+    assert selection.predictor.predict(validation) == pytest.approx(values @ selection.predictor.weights)
 
 
 def test_further_candidates_join_the_vote(story_points, parts):
     more = {"linear": {}, "random_forest": {"n_estimators": 20}, "hist_gradient_boosting": {"max_iter": 20}}
-    race = select_model(with_training(story_points, candidates=more), *parts, seed=0)
-    assert {"xgboost", "median", "recent_median", *more} == {member.candidate for member in race.predictor.members}
-    assert all(records(race)[name]["error"] is None for name in more)
+    selection = select_model(with_training(story_points, candidates=more), *parts, seed=0)
+    assert {"xgboost", "median", "recent_median", *more} == {member.candidate for member in selection.predictor.members}
+    assert all(records(selection)[name]["error"] is None for name in more)
 
 
 def test_what_the_held_out_rows_hold_does_not_reach_the_fits(story_points, parts):
@@ -75,20 +75,20 @@ def test_what_the_held_out_rows_hold_does_not_reach_the_fits(story_points, parts
 
 def test_with_few_rows_the_validation_part_alone_gives_the_weights(story_points, make_frame):
     train_rows, validation = halves(make_frame(story_points, 130), 100)
-    race = select_model(story_points, train_rows, validation, seed=0)
+    selection = select_model(story_points, train_rows, validation, seed=0)
     baseline = baselines(story_points, train_rows)["median"]
-    assert records(race)["median"]["mae"] == pytest.approx(row_losses(story_points, validation, baseline).mean())
+    assert records(selection)["median"]["mae"] == pytest.approx(row_losses(story_points, validation, baseline).mean())
 
 
 def test_with_more_rows_the_newer_half_of_the_train_part_counts_too(story_points, parts):
     train_rows, validation = parts
-    race = select_model(story_points, train_rows, validation, seed=0)
+    selection = select_model(story_points, train_rows, validation, seed=0)
     older, newer = train_rows.iloc[:110], train_rows.iloc[110:]
     losses = [
         row_losses(story_points, newer, baselines(story_points, older)["median"]),
         row_losses(story_points, validation, baselines(story_points, train_rows)["median"]),
     ]
-    assert records(race)["median"]["mae"] == pytest.approx(np.concatenate(losses).mean())
+    assert records(selection)["median"]["mae"] == pytest.approx(np.concatenate(losses).mean())
 
 
 def test_a_refit_keeps_the_weights_and_learns_only_members_that_have_one(story_points, parts):
@@ -120,7 +120,7 @@ def test_a_level_that_moves_brings_the_members_that_follow_it_to_the_fore(story_
     assert steady < 0.5
 
 
-def test_the_same_rows_in_another_order_give_the_same_race(story_points, parts):
+def test_the_same_rows_in_another_order_give_the_same_selection(story_points, parts):
     train_rows, validation = parts
     shuffled = validation.sample(frac=1, random_state=0).reset_index(drop=True)
     first, second = (select_model(story_points, train_rows, rows, seed=0) for rows in (validation, shuffled))
@@ -130,23 +130,25 @@ def test_the_same_rows_in_another_order_give_the_same_race(story_points, parts):
     )
 
 
-def test_held_out_rows_of_one_class_prove_nothing(rework_risk, make_frame):
+def test_held_out_rows_of_one_class_are_not_informative(rework_risk, make_frame):
     train_rows, validation = halves(make_frame(rework_risk, 130), 100)
-    race = select_model(rework_risk, train_rows, validation.assign(label=0.0), seed=0)
-    assert race.winner == "prior"
-    assert race.reason == "nothing beat the prior: held-out rows hold fewer than 5 of a class, too few to tell"
-
-
-def test_a_burden_of_proof_that_nothing_can_bear_leaves_the_constant(story_points, parts):
-    race = select_model(with_training(story_points, min_improvement_se=100.0), *parts, seed=0)
-    assert race.winner == "median"
-    assert race.reason == (
-        "nothing beat the median: it is not true of the ensemble that its loss on held-out rows is below the "
-        "constant's by more than 100 standard errors of their difference"
+    selection = select_model(rework_risk, train_rows, validation.assign(label=0.0), seed=0)
+    assert selection.winner == "prior"
+    assert selection.reason == (
+        "no candidate beat the prior: the held-out rows have fewer than 5 labels of one class, too few to compare"
     )
 
 
-def test_with_the_burden_turned_around_learners_answer_unless_they_are_clearly_worse(story_points, make_frame):
+def test_an_improvement_that_no_candidate_reaches_leaves_the_baseline(story_points, parts):
+    selection = select_model(with_training(story_points, min_improvement_se=100.0), *parts, seed=0)
+    assert selection.winner == "median"
+    assert selection.reason == (
+        "no candidate beat the median: it does not hold for the ensemble that its loss on held-out rows is below the "
+        "baseline's by more than 100 standard errors of their difference"
+    )
+
+
+def test_with_a_negative_improvement_learners_are_selected_unless_they_are_clearly_worse(story_points, make_frame):
     noise = halves(make_frame(story_points, 300, signal=0.0), 220)
     assert select_model(with_training(story_points, min_improvement_se=1.0), *noise, seed=0).winner == "median"
     assert select_model(with_training(story_points, min_improvement_se=-100.0), *noise, seed=0).winner == "voting"
@@ -167,19 +169,19 @@ def test_people_s_feedback_is_trained_on_and_decides_no_race(story_points, parts
     assert second["median"]["mae"] < 2 * first["median"]["mae"]
 
 
-def test_the_pooled_constant_is_the_own_one_drawn_toward_the_others(story_points, rework_risk, make_frame):
+def test_the_pooled_baseline_is_the_own_one_shrunk_toward_the_others(story_points, rework_risk, make_frame):
     rows = make_frame(story_points, 150)
     own, drawn = (baselines(story_points, rows, pooled=40.0)[name].value for name in ("median", "pooled"))
     assert drawn == pytest.approx((150 * own + 50 * 40) / 200)
     assert "pooled" not in baselines(rework_risk, make_frame(rework_risk, 150))
 
 
-def test_the_pooled_constant_answers_where_it_is_proven_and_no_learner_is(rework_risk, make_frame):
+def test_the_pooled_baseline_is_selected_where_it_is_significant_and_no_learner_is(rework_risk, make_frame):
     train_rows, validation = halves(make_frame(rework_risk, 130, signal=0.0), 100)
     train_rows = train_rows.assign(label=np.arange(100) % 2.0)
     validation = validation.assign(label=(np.arange(30) % 5 == 0) * 1.0)
     spec = with_training(rework_risk, calibration="none")
     assert select_model(spec, train_rows, validation, seed=0).winner == "prior"
-    race = select_model(spec, train_rows, validation, seed=0, pooled=0.2)
-    assert race.winner == "pooled"
-    assert race.predictor.value == pytest.approx((100 * 0.5 + 50 * 0.2) / 150)
+    selection = select_model(spec, train_rows, validation, seed=0, pooled=0.2)
+    assert selection.winner == "pooled"
+    assert selection.predictor.value == pytest.approx((100 * 0.5 + 50 * 0.2) / 150)

@@ -58,7 +58,7 @@ def test_stacking_of_members_that_say_nothing_weighs_them_alike():
     assert stacking_weights(np.zeros((20, 2)), np.ones(20)).tolist() == [0.5, 0.5]
 
 
-def test_no_member_answers_with_more_than_ten_times_the_largest_label(story_points, make_frame):
+def test_no_member_predicts_more_than_ten_times_the_largest_label(story_points, make_frame):
     frame = make_frame(story_points, 120)
     members = [Member("linear", "median", "log")]
     ensemble = fit_members(story_points, frame, seed=0, members=members).ensemble

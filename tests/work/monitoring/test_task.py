@@ -203,7 +203,7 @@ def test_a_version_that_got_worse_is_alerted_as_concept_drift_with_the_figures(t
     (alert,) = tenant.rows(tables.alerts, kind="degradation")
     assert (row["severity"], row["drifted"], row["performance"]["status"]) == ("CRITICAL", [], "degraded")
     assert row["performance"]["since"] == "2026-02-07"
-    assert "concept drift: the same inputs have other outcomes than before" in row["reason"]
+    assert "concept drift: the same inputs lead to other outcomes than before" in row["reason"]
     assert (alert["level"], alert["detail"]["version"]) == ("CRITICAL", 1)
     assert row["health_parts"]["performance"] == 0.0
 

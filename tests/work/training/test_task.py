@@ -95,7 +95,7 @@ def test_the_card_of_an_update_names_the_version_that_it_goes_on_from(tenant, ma
     later = tenant.holds(as_known(frame, 60)).task(60)
     assert run_training(dataclasses.replace(later, action="update")).error is None
     card = tenant.registry.file(tenant.versions()[-1], "card.md").decode()
-    assert "An update of version 1, which serves: nothing was chosen anew." in card
+    assert "An update of the serving version 1, without a new model selection." in card
     assert "before the update" in card
 
 
@@ -221,7 +221,7 @@ def test_a_measure_below_its_gate_is_a_stored_decision_with_value_bar_and_remedy
     assert (decision["verdict"], decision["numbers"]["min_missing"]) == ("low_quality", 90.0)
     assert decision["numbers"]["missing"] < 90
     assert decision["reason"].startswith("low_quality: missing ")
-    assert "of 100, needed 90: Fill team (100 %)" in decision["reason"].replace("reporter (100 %), ", "")
+    assert "of 100, needed 90: Fill team (100%)" in decision["reason"].replace("reporter (100%), ", "")
 
 
 def test_the_temporal_patterns_are_stored_with_the_snapshot_and_told(tenant, make_issues):
