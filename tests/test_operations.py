@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 import yaml
+from pydantic import BaseModel
 
 from ml_pipeline.cli import main
 from ml_pipeline.lifecycle.policy import Policy, load_policy
@@ -325,12 +326,14 @@ def test_every_key_of_monitoring_that_the_guide_names_exists():
 def as_written(default: Any) -> str:
     if isinstance(default, dict):
         return ", ".join(f"{value:.2f}" for value in default.values()) or "none"
-    return str(default).removesuffix(".0")
+    if isinstance(default, BaseModel):
+        return ", ".join(as_written(value) for _, value in default)
+    return str(default).removesuffix(".0") if default != [] else "none"
 
 
 def test_the_keys_of_monitoring_are_described_with_their_defaults():
     text = (PROJECT / "docs" / "how-to" / "add-a-model.md").read_text(encoding="utf-8")
-    chapter = text.partition("## What is watched\n")[2].partition("\n## ")[0]
+    chapter = text.partition("## Monitoring\n")[2].partition("\n## ")[0]
     described, default = [], Monitoring()
     for names, defaults in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", chapter, re.MULTILINE):
         keys = re.findall(r"`(\w+)`", names)

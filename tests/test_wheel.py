@@ -25,7 +25,8 @@ class Installed:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "user"
-        self.home.mkdir(mode=0o711)
+        self.home.mkdir()
+        self.home.chmod(0o711)  # PostgreSQL, where root runs the tests, is another user
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")]
         subprocess.run(build, cwd=PROJECT_ROOT, check=True, capture_output=True)
         (self.wheel,) = (folder / "dist").glob("*.whl")

@@ -72,8 +72,7 @@ class Monitoring(Part):
         {}, description="Health targets: smallest (for an error: largest) acceptable value per metric. Raise no alerts."
     )
 
-    # How a verdict is shown, not what is found: of no hash.
-    checks: Checks = Field(Checks(), exclude=True, description="When the asset checks in Dagster fail.")
+    checks: Checks = Field(Checks(), description="When the asset checks in Dagster fail.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Monitoring:

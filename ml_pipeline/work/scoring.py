@@ -143,15 +143,15 @@ def _adapted(
 
     Looked at are entities that came ``since`` its held-out part began: the residuals there lack what was slow.
     """
-    as_of = pd.Timestamp(version.as_of)
-    if model.interval is None or (frame["label_time"] > as_of).sum() < MIN_OUTCOMES:
+    trained_at = pd.Timestamp(version.as_of)
+    if model.interval is None or (frame["label_time"] > trained_at).sum() < MIN_OUTCOMES:
         return model
-    made = _live_predictions(clients, spec, version, as_of, since)
+    made = _live_predictions(clients, spec, version, trained_at, since)
     made = made.merge(frame.loc[frame["state"] != "excluded", ["entity_id", "label_time", "label"]], on="entity_id")
     unit, times = waiting_unit(spec), ("event_time", "label_time", "predicted_at")
     event_time, label_time, predicted_at = (made[name].dt.tz_convert(None).to_numpy("datetime64[us]") for name in times)
     value, lower, upper, label = (made[name].to_numpy(np.float64) for name in ("value", "lower", "upper", "label"))
-    is_new = event_time > as_of.tz_convert(None).to_datetime64()
+    is_new = event_time > trained_at.tz_convert(None).to_datetime64()
     if unit is not None:  # a version that serves again may have predicted what had already waited for longer
         is_new &= (predicted_at - event_time) / np.timedelta64(1, "s") / unit <= upper
     lived = Predictions(value, lower, upper, event_time, label_time, label, is_new)

@@ -28,9 +28,10 @@ import sqlalchemy as sa
 from ml_pipeline.cli.common import installation
 from ml_pipeline.demo.simulator import demo_organisations, simulate
 from ml_pipeline.importers import import_tables
-from ml_pipeline.launch import dagster_instance, prepare
+from ml_pipeline.launch import dagster_instance
 from ml_pipeline.recovery import BEGUN, recover
 from ml_pipeline.resources import tables
+from ml_pipeline.resources.preparation import prepare
 from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.settings import Settings
 from ml_pipeline.work.context import Clients

@@ -148,14 +148,16 @@ def test_the_lineage_shows_every_models_assets_and_the_edges_between_them(page, 
     page.goto(f"{dagster}/asset-groups?expanded={','.join(f'global@global:{model}' for model in MODELS)}")
     for step in ("features", "model", "predictions", "daily_metrics", "drift_report"):
         expect(page.get_by_text(step, exact=True)).to_have_count(len(MODELS))
-    expect(page.locator("path[marker-end]")).to_have_count(4 * len(MODELS))
+    expect(page.locator("path[marker-end]")).to_have_count(
+        7 * len(MODELS)
+    )  # from the source table to MLflow and the log
 
 
 def test_a_tenants_model_is_shown_materialized_with_its_decision_and_chart(page, dagster: str, expect):
     page.goto(f"{dagster}/assets/story_points/model?view=partitions&partition=acme")
     expect(page.get_by_text("Materialized", exact=True)).to_be_visible()
-    expect(page.get_by_text("decision", exact=True)).to_be_visible()
-    chart = page.get_by_alt_text("version against constant")
+    expect(page.get_by_text("ml_pipeline/decision", exact=True)).to_be_visible()
+    chart = page.get_by_alt_text("version against baseline")
     chart.scroll_into_view_if_needed()
     assert chart.evaluate("image => image.naturalWidth") == 240
 

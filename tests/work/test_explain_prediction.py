@@ -95,7 +95,7 @@ def test_the_command_says_prediction_interval_and_contributions(tenant, make_iss
     shown = typed(*words).stdout
     found = json.loads(typed(*words, "--json").stdout)
     assert f"acme story_points A-0238: {found['value']:.4g} points, between {found['lower']:.4g} and" in shown
-    assert "by version 1 (1.0.0, voting)" in shown
+    assert "by version 1 (1.0.0, voting)" in " ".join(shown.split())
     assert f"Its outcome is known: {found['outcome']:.4g} points." in shown
     first = found["contributions"][0]
     (line,) = [line for line in shown.splitlines() if line.split()[:1] == [first["feature"]]]

@@ -44,7 +44,7 @@ def test_confidence_falls_when_outcomes_are_far_from_their_predictions(tenant, c
 
 def test_the_log_is_not_asked_while_too_few_outcomes_are_new(tenant, changing, as_known):
     tenant.holds(as_known(changing, TRAINED)).train(TRAINED)
-    with mock.patch.object(scoring, "_lived", side_effect=AssertionError("asked")):
+    with mock.patch.object(scoring, "_live_predictions", side_effect=AssertionError("asked")):
         assert len(live(tenant, changing, as_known, [TRAINED + 0.5])) > 0
 
 
