@@ -34,7 +34,7 @@ check: setup
 	.venv/bin/mypy
 
 test: check
-	.venv/bin/pytest -n 2 --dist loadfile --durations=25
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 test-slow: setup
 	.venv/bin/pytest -m slow --durations=10

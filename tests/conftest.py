@@ -26,6 +26,12 @@ from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start services or simulate weeks come first, so that no worker ends with one of them alone."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

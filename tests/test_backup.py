@@ -28,6 +28,8 @@ from tests.conftest import settings_of
 from tests.work.conftest import Tenant, issues, moment
 from tests.work.conftest import tenant as tenant  # the fixture
 
+pytestmark = pytest.mark.long
+
 
 def program(name: str) -> str:
     """One of PostgreSQL's programs, from the embedded server's package."""

@@ -31,6 +31,8 @@ from ml_pipeline.work.retraining.decide import decide_for, waiting
 from ml_pipeline.work.tenant_settings import EVERY_MODEL, write_setting
 from ml_pipeline.work.training.task import TrainingTask, run_training
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 120.0
 
 

@@ -31,6 +31,8 @@ from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.retraining.decide import DECISION_TAG, TENANT_TAG, decide_for, waiting
 
+pytestmark = pytest.mark.long
+
 STARTED = dg.DagsterRunStatus.STARTED
 HOLDS = """
 import sys

@@ -25,6 +25,8 @@ from ml_pipeline.resources import embedded, supervisor
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.settings import PROJECT_ROOT, Settings
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 120.0
 BINARIES = Path(sys.executable).parent
 needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked for in /proc")

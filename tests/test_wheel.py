@@ -16,6 +16,8 @@ import pytest
 from ml_pipeline.settings import PROJECT_ROOT
 from tests.processes import left_after
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 600.0
 
 

@@ -35,6 +35,8 @@ from ml_pipeline.work.training import task as training
 from ml_pipeline.work.training.task import TaskReport, TrainingTask, run_training
 from ml_pipeline.work.training.version_files import PLOTS
 
+pytestmark = pytest.mark.long
+
 END = pd.Timestamp(partitions.today(), tz="UTC")
 YESTERDAY = partitions.today() - dt.timedelta(days=1)
 HEALTHY = ("acme", "globex", "initech")

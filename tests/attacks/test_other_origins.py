@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from ml_pipeline.resources import postgres
 from ml_pipeline.settings import Settings
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 PATIENCE = 120.0
 FLAGS = [

@@ -27,7 +27,7 @@ from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 MODELS = ["lead_time", "rework_risk", "story_points"]
 TENANTS = 2

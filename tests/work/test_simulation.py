@@ -14,6 +14,8 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, EVERY_MODEL, OFF_PEAK, write_setting
 from ml_pipeline.work.training.task import STEPS, TrainingTask, run_training
 
+pytestmark = pytest.mark.long
+
 FIRST_DAY = dt.date(2026, 1, 1)
 TRAINED, CHANGED, LAST = 34, 48, 70
 

@@ -20,6 +20,8 @@ from ml_pipeline.specs.search import Search
 from ml_pipeline.training.search.parameters import FoldLosses
 from ml_pipeline.work.training.task import FEATURES, MODEL, TrainingTask, run_training
 
+pytestmark = pytest.mark.long
+
 BAD = {"n_estimators": 20, "max_depth": 3, "learning_rate": 0.001}
 TRIALS = 12
 SMALL = Search(trials=TRIALS, pruning=None, adaptive=False, space={"n_estimators": [20, 40], "max_depth": [2, 4]})
