@@ -32,6 +32,7 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports --no-logo
 	.venv/bin/mypy
+	@folder=$$(mktemp -d) && touch $$folder/dagster.yaml && DAGSTER_HOME=$$folder .venv/bin/dg check defs
 
 test: check
 	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25

@@ -47,7 +47,8 @@ def dagster_url(database_url: str | None) -> str:
     if not database_url:
         raise NoDatabase(
             "Dagster has no database: DATABASE_URL is not set. Run `ml-pipeline up`, which starts an embedded "
-            "PostgreSQL, or export DATABASE_URL=postgresql://user:password@host:5432/name and start again"
+            "PostgreSQL, or export DATABASE_URL=postgresql://user:password@host:5432/name and start again. "
+            "For commands that only load the definitions, as `dg check defs`, set DAGSTER_HOME to an empty folder"
         )
     url = postgres.parse_url(database_url)
     with postgres.exclusive(url, "dagster") as connection:
