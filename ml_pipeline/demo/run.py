@@ -29,7 +29,7 @@ from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, OFF_PEAK, write_setti
 
 MODEL = "story_points"  # simulated day by day; the other models are trained as of now
 REPORTED_DAYS = 28
-SIMULATED_DAYS = 56
+SIMULATED_DAYS = 49
 BROKEN_DAYS_AGO = 21
 MISLED, BROKEN_FACTOR = "umbrella", 3.0
 OFFSET = pd.Timestamp("2026-06-01", tz="UTC")  # a Monday
@@ -74,7 +74,7 @@ class Demo:
         return list(self.histories)
 
     def train(self) -> None:
-        """Train the other models as of now, and ``MODEL`` as of eight weeks ago for tenants without reports."""
+        """Train the other models as of now, and ``MODEL`` as of seven weeks ago for tenants without reports."""
         others = [name for name in load_specs(self.settings.specs) if name != MODEL]
         fresh = [tenant for tenant in self.tenants if simulated_until(self.warehouse, tenant, MODEL) is None]
         began = self.yesterday - SIMULATED_DAYS * DAY
@@ -151,7 +151,7 @@ class Demo:
 
 
 def run_demo() -> None:
-    """Simulate data, train, simulate eight weeks, print the timeline, and print the next commands."""
+    """Simulate data, train, simulate seven weeks, print the timeline, and print the next commands."""
     started = time.monotonic()
     with prepared() as settings:
         own = str(uuid.uuid4())

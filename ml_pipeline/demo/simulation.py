@@ -1,7 +1,8 @@
 """Simulation of the last weeks of a demo tenant, day by day, with the steps of production.
 
 Predictions, metrics, reports, the rollback watch and the retraining decisions of a day are those that schedules and
-sensors would have made. The simulation stops at an approved retraining, which Dagster then runs.
+sensors would have made. A retraining by schedule or volume is trained at once, without a run of Dagster; at any other
+approved retraining the simulation stops, and Dagster runs it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.rollback_watch import due_watches, look_at
 from ml_pipeline.work.monitoring.task import MonitoringTask, run_monitoring
 from ml_pipeline.work.retraining.decide import Approved, decide_for
-from ml_pipeline.work.training.task import PREDICTIONS, TrainingTask, run_training
+from ml_pipeline.work.training.task import PREDICTIONS, STEPS, TrainingTask, run_training
 
 DAY = dt.timedelta(days=1)
+ROUTINE = ("schedule", "volume")  # triggers of retrainings that need no run of Dagster in the simulation
 LOOKED_AT = dt.timedelta(hours=3)  # after midnight, when the reports of the nightly run exist
 
 
@@ -58,12 +60,8 @@ def simulate_days(window: SimulationWindow) -> Simulated:
     while day <= window.until:
         midnight = dt.datetime.combine(day + DAY, dt.time(), dt.UTC)
         scored = TrainingTask(own, window.spec, window.tenant, midnight.isoformat(), (PREDICTIONS,))
-        for error in (
-            run_training(scored).error,
-            run_monitoring(MonitoringTask(own, window.spec, window.tenant, (day,))).error,
-        ):
-            if error is not None:
-                raise SimulationInterrupted(f"tenant {window.tenant}, model {window.spec.name}, {day}: {error}")
+        _succeed(window, day, run_training(scored).error)
+        _succeed(window, day, run_monitoring(MonitoringTask(own, window.spec, window.tenant, (day,))).error)
         now = midnight + LOOKED_AT
         for watched in due_watches(clients, now):
             if (watched.tenant, watched.model) == (window.tenant, window.spec.name):
@@ -71,7 +69,20 @@ def simulate_days(window: SimulationWindow) -> Simulated:
         if window.decides:
             specs = {window.spec.name: window.spec}
             tick = decide_for(clients.warehouse, window.settings, specs, [window.tenant], now, lease=window.lease)
-            if tick.approved:
+            if tick.approved and tick.approved[0].trigger not in ROUTINE:
                 return Simulated(day, tick.approved[0])
+            if tick.approved:
+                _train(window, own, tick.approved[0], now)
         day += DAY
     return Simulated(window.until)
+
+
+def _train(window: SimulationWindow, own: Settings, approved: Approved, now: dt.datetime) -> None:
+    decision = str(approved.decision_id)
+    task = TrainingTask(own, window.spec, window.tenant, now.isoformat(), STEPS, decision, approved.action)
+    _succeed(window, now.date() - DAY, run_training(task).error)
+
+
+def _succeed(window: SimulationWindow, day: dt.date, error: str | None) -> None:
+    if error is not None:
+        raise SimulationInterrupted(f"tenant {window.tenant}, model {window.spec.name}, {day}: {error}")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from ml_pipeline.cli.common import Rows, output, shortened
+from ml_pipeline.demo.simulation import ROUTINE
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 
@@ -59,4 +60,4 @@ def _is_of_note(decision: sa.RowMapping) -> bool:
 
 
 def _is_routine(decision: sa.RowMapping) -> bool:
-    return decision["numbers"].get("trigger") in ("schedule", "volume")
+    return decision["numbers"].get("trigger") in ROUTINE
