@@ -88,7 +88,7 @@ def train(
     seed
         Seed of all fits, by default ``training.seed``.
     context
-        Storage, processes and history for the parameter search, and the pooled baseline.
+        Worker processes and earlier gains for the parameter search, and the pooled baseline.
 
     Returns
     -------

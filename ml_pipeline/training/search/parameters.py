@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +18,7 @@ from ml_pipeline.specs.names import feature_name
 from ml_pipeline.specs.search import Search
 from ml_pipeline.training.learners.base import Params
 from ml_pipeline.training.search.search import SearchError, search, trials_worth
-from ml_pipeline.training.search.spaces import Space, space_of
+from ml_pipeline.training.search.spaces import space_of
 from ml_pipeline.training.search.trials import SearchResult
 from ml_pipeline.training.selection.ensembles import fit_member, fit_members, plain_member, typical
 from ml_pipeline.training.selection.model_selection import enough_of_either, is_significant, losses_of, row_losses
@@ -36,16 +34,12 @@ class TrainingContext:
     """Inputs of a training besides the rows.
 
     - ``gains``: gains of the tenant's earlier searches, newest last.
-    - ``study``: name of the search, unique for tenant, model and rows.
-    - ``storage``: URL where trials are stored, so that an interrupted search can continue; None keeps nothing.
     - ``processes``: worker processes that the machine can spare, by default as many as the specification sets. They do
       not change the result.
     - ``pooled``: typical outcome of the other tenants that share, in the reported unit; None if no tenant shares.
     """
 
     gains: tuple[float, ...] = ()
-    study: str = "search"
-    storage: str | None = None
     processes: int | None = None
     pooled: float | None = None
 
@@ -125,7 +119,7 @@ def tuned(
     seed
         Seed of fits, folds and sampler.
     context
-        Storage, processes and the gains of earlier searches.
+        Worker processes and the gains of earlier searches.
 
     Returns
     -------
@@ -150,8 +144,6 @@ def tuned(
             spec.training.params,
             settings,
             seed=seed,
-            study=f"{context.study}/{_digest(space, spec.training.params, parts)}",
-            storage=context.storage,
             processes=context.processes,
         )
     except (SearchError, FoldsError) as error:
@@ -324,12 +316,6 @@ def _gain(spec: ModelSpec, chosen: ModelSpec, rows: pd.DataFrame, validation: pd
             return 0.0
         losses.append(float(row_losses(one, validation, ensemble).mean()))
     return 1 - losses[1] / losses[0] if losses[0] else 0.0
-
-
-def _digest(space: Space, declared: Params, parts: list[Fold]) -> str:
-    """Hash of what the losses depend on besides the rows; it may change with a release that searches another space."""
-    sizes = [(len(part.train), len(part.validation)) for part in parts]
-    return hashlib.sha256(json.dumps([repr(space), dict(declared), sizes]).encode()).hexdigest()[:16]
 
 
 def _bytes(prepared: tuple[Preprocessor, Any, Any]) -> int:
