@@ -77,7 +77,7 @@ def _fit_at(spec: ModelSpec, frame: pd.DataFrame, moment: pd.Timestamp) -> Fitte
     selection = select_model(spec, train_rows, held_out, spec.training.seed)
     baseline = float(rows["label"].median() if spec.task == "regression" else rows["label"].mean())
     return with_interval(
-        spec, FittedModel.of(spec, selection.winner, selection.predictor, baseline), held_out, selection.predictor
+        spec, FittedModel.of(spec, selection.selected, selection.predictor, baseline), held_out, selection.predictor
     )
 
 

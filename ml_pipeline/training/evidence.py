@@ -8,8 +8,9 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.lifecycle.promotion import BusinessValue, Evidence, losses
+from ml_pipeline.lifecycle.promotion import BusinessValue, Evidence
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.stats import losses
 from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.selection.model_selection import POOLED
 from ml_pipeline.training.selection.predictors import Baseline

@@ -195,10 +195,10 @@ def refit(
     """
     simple = baselines(spec, rows, pooled)
     baseline = next(iter(simple.values()))
-    predictor: Predictor = simple.get(selection.winner, baseline)
+    predictor: Predictor = simple.get(selection.selected, baseline)
     if not isinstance(selection.predictor, Baseline):
         predictor = fit_again(fitting or spec, selection.predictor, rows, seed)
-    model = FittedModel.of(spec, selection.winner, predictor, baseline=baseline.value)
+    model = FittedModel.of(spec, selection.selected, predictor, baseline=baseline.value)
     is_found = fitting is not None and fitting.training.params != spec.training.params
     return replace(model, params=fitting.training.params) if fitting is not None and is_found else model
 

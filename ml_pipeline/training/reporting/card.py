@@ -80,7 +80,7 @@ def card(spec: ModelSpec, trained: Trained, rows: pd.DataFrame, origin: Origin, 
 def summary(spec: ModelSpec, trained: Trained) -> str:
     """The card in a few sentences: the selected candidate and its loss compared with the baseline."""
     metric = spec.headline_metric
-    loss, constant = trained.metrics[metric], trained.baseline_metrics[metric]
+    loss, baseline = trained.metrics[metric], trained.baseline_metrics[metric]
     unit = f" {markdown(spec.label.unit)}" if spec.task == "regression" and spec.label.unit else ""
     skill = "" if trained.skill is None else f": skill {trained.skill:.3f}"
     who = f"`{trained.candidate}`"
@@ -89,7 +89,7 @@ def summary(spec: ModelSpec, trained: Trained) -> str:
     return (
         f"{who}, trained on {trained.rows['all']} rows. On the newest {trained.rows['test']} rows (the test part, "
         f"before the final fit included it), its {metric} was **{_number(loss)}{unit}**, that of the baseline "
-        f"{_number(constant)}{unit}{skill}."
+        f"{_number(baseline)}{unit}{skill}."
     )
 
 

@@ -194,11 +194,11 @@ def _shares(panels: _Panels, trained: Trained) -> None:
 def _learning_curve(panels: _Panels, spec: ModelSpec, trained: Trained) -> None:
     if not trained.learning_curve:
         return
-    rows, loss, constant = np.array(trained.learning_curve).T
+    rows, loss, baseline = np.array(trained.learning_curve).T
     panel = panels.next(
-        f"{spec.headline_metric} by rows fitted on: version, baseline", (0, rows.max()), _loss_ends(loss, constant)
+        f"{spec.headline_metric} by rows fitted on: version, baseline", (0, rows.max()), _loss_ends(loss, baseline)
     )
-    for values, colour in ((constant, _GREY), (loss, _BLUE)):
+    for values, colour in ((baseline, _GREY), (loss, _BLUE)):
         panel.line(rows, values, color=colour, linewidth=1.4, marker="o", markersize=4)
     panel.scale_x()
     panel.scale_y()

@@ -16,12 +16,13 @@ from ml_pipeline.features.selection import Stability, stability
 from ml_pipeline.specs import ModelSpec, choices, with_choices
 from ml_pipeline.specs.names import feature_name
 from ml_pipeline.specs.search import Search
+from ml_pipeline.stats import is_significant, losses
 from ml_pipeline.training.learners.base import Params
 from ml_pipeline.training.search.search import SearchError, search, trials_worth
 from ml_pipeline.training.search.spaces import space_of
 from ml_pipeline.training.search.trials import SearchResult
 from ml_pipeline.training.selection.ensembles import fit_member, fit_members, plain_member, typical
-from ml_pipeline.training.selection.model_selection import enough_of_either, is_significant, losses_of, row_losses
+from ml_pipeline.training.selection.model_selection import enough_of_either, row_losses
 from ml_pipeline.training.selection.predictors import Ensemble, wanted
 from ml_pipeline.training.splits import Fold, folds
 
@@ -218,7 +219,7 @@ class FoldLosses:
         kind = wanted(member)
         ensemble = Ensemble({kind: preprocessor}, (member,), np.ones(1), "mean", median)
         value = ensemble.combined(ensemble.value_of(member, validation, {kind: unseen})[:, None])
-        return losses_of(spec, value, validation["label"].to_numpy())
+        return losses(spec.task, validation["label"].to_numpy(), value)
 
     def _matrices(
         self, spec: ModelSpec, fold: int, train: pd.DataFrame, validation: pd.DataFrame
