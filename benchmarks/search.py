@@ -16,6 +16,7 @@ from benchmarks.common import parse_arguments, print_result, print_table
 from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.specs.search import Search
 from ml_pipeline.training.learners.base import fit_learner
+from ml_pipeline.training.learners.data import FitData
 from ml_pipeline.training.search.search import search
 from ml_pipeline.training.search.spaces import space_of
 from ml_pipeline.training.search.trials import SearchResult
@@ -43,7 +44,7 @@ class Fits:
     def __call__(self, params: dict[str, Any], fold: int) -> float:
         part = self.folds[fold]
         matrix, target = self.matrix[part.train], self.target[part.train]
-        learner = fit_learner("xgboost", params, "absolute_error", matrix, target, seed=0)
+        learner = fit_learner("xgboost", params, "absolute_error", FitData(matrix, target, 0))
         predicted = learner.margin(self.matrix[part.validation])
         return float(np.abs(predicted - self.target[part.validation]).mean())
 

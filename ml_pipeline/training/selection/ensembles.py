@@ -13,8 +13,9 @@ from ml_pipeline.features.encoding.preprocessing import fit_preprocessor
 from ml_pipeline.features.encoding.text import TextMemo
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.errors import FitError
-from ml_pipeline.training.learners.base import BOOSTERS, SQUARED, Matrix, Params, fit_learner
+from ml_pipeline.training.learners.base import BOOSTERS, SQUARED, Params, fit_learner
 from ml_pipeline.training.learners.boosters import declared_rounds
+from ml_pipeline.training.learners.data import FitData, Matrix
 from ml_pipeline.training.selection.predictors import (
     Ensemble,
     Member,
@@ -113,8 +114,8 @@ def fit_member(spec: ModelSpec, member: Member, rows: pd.DataFrame, matrix: Matr
     """
     params = candidates(spec)[member.candidate]
     target = to_scale(rows["label"].to_numpy(), member.scale) - offset_of(member, rows, median)
-    weight = sample_weight(spec, rows)
-    learner = fit_learner(member.candidate, params, _loss(spec, member), matrix, target, seed, weight)
+    data = FitData(matrix, target, seed, sample_weight(spec, rows))
+    learner = fit_learner(member.candidate, params, _loss(spec, member), data)
     return replace(member, learner=learner)
 
 
@@ -206,8 +207,8 @@ def continued(spec: ModelSpec, ensemble: Ensemble, rows: pd.DataFrame, seed: int
             return member
         params = candidates(spec)[member.candidate]
         target = to_scale(label, member.scale) - offset_of(member, rows, median)
-        matrix, rounds = matrices[wanted(member)], update_rounds(params, share)
-        learner = member.learner.continued(params, _loss(spec, member), matrix, target, seed, rounds)
+        data, rounds = FitData(matrices[wanted(member)], target, seed), update_rounds(params, share)
+        learner = member.learner.continued(params, _loss(spec, member), data, rounds)
         return replace(member, learner=learner)
 
     return replace(ensemble, members=tuple(map(after, ensemble.members)), median=median)
