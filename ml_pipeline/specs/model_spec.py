@@ -76,9 +76,8 @@ class ModelSpec(Part):
     name: str = Field(description="Name of the model: lower-case letters, digits and underscores, a letter first.")
     title: str = Field(description="Title of the model in reports and alerts.")
     task: Literal["regression", "binary"] = Field(description="Whether the label is a number, or 0 or 1.")
-    # Excluded from the hash: a version predicts the same whoever owns it.
     owners: list[str] = Field(
-        [], exclude=True, description="Owners of the model on Dagster's pages: e-mail addresses or `team:name`."
+        [], description="Owners of the model on Dagster's pages: e-mail addresses or `team:name`."
     )
     source: Source = Field(description="Table with one row per entity.")
     label: Label = Field(description="The value to predict.")
@@ -99,8 +98,8 @@ class ModelSpec(Part):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the specification, without excluded keys."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """SHA-256 of the specification without its owners: a version predicts the same whoever owns it."""
+        return hashlib.sha256(self.model_dump_json(exclude={"owners"}).encode()).hexdigest()
 
     @property
     def feature_columns(self) -> FeatureColumns:

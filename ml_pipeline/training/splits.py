@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -168,19 +168,22 @@ def _folds_in_time(frame: pd.DataFrame, order: np.ndarray, count: int, gap_days:
 
 def _random_folds(
     rows: pd.DataFrame, method: FoldMethod, count: int, group: str | None, seed: int
-) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Positions of the training and validation rows of each fold, from the splitters of scikit-learn."""
     from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
     if method == "kfold":
-        return KFold(count, shuffle=True, random_state=seed).split(rows)
-    if method == "stratified":  # the classes are groups of ``count`` or more rows with neighbouring labels
+        yield from KFold(count, shuffle=True, random_state=seed).split(rows)
+    elif method == "stratified":  # the classes are groups of ``count`` or more rows with neighbouring labels
         position = rows["label"].rank(method="first").astype(int) - 1
         alike = position * (len(rows) // count) // len(rows)
-        return StratifiedKFold(count, shuffle=True, random_state=seed).split(rows, alike)
-    if group is None:
+        yield from StratifiedKFold(count, shuffle=True, random_state=seed).split(rows, alike)
+    elif group is None:
         raise ValueError("grouped folds need a column. Name it as training.search.group")
-    codes, levels = pd.factorize(rows[group], use_na_sentinel=False)
-    if len(levels) < count:
-        raise ValueError(f"column {group!r} has {len(levels)} levels, too few for {count} folds. Lower their number")
-    return GroupKFold(count, shuffle=True, random_state=seed).split(rows, groups=codes)
+    else:
+        codes, levels = pd.factorize(rows[group], use_na_sentinel=False)
+        if len(levels) < count:
+            raise ValueError(
+                f"column {group!r} has {len(levels)} levels, too few for {count} folds. Lower their number"
+            )
+        yield from GroupKFold(count, shuffle=True, random_state=seed).split(rows, groups=codes)

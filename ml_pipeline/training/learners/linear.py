@@ -30,12 +30,12 @@ class Linear:
         return 1
 
     def margin(self, matrix: Matrix) -> np.ndarray:
-        product: np.ndarray = np.asarray(matrix @ self.coefficients, dtype="float64")
-        return product + self.intercept
+        margin: np.ndarray = np.asarray(matrix @ self.coefficients, dtype="float64") + self.intercept
+        return margin
 
     def gain(self) -> np.ndarray:
         """Absolute value of each coefficient; all columns are on the same scale."""
-        return np.abs(self.coefficients)
+        return np.asarray(np.abs(self.coefficients))
 
     def contributions(self, matrix: Matrix) -> np.ndarray:
         """Coefficient times distance from the mean: the Shapley values of a linear model."""

@@ -205,7 +205,8 @@ def _reported_per_unit(start: np.ndarray, total: np.ndarray, reached: np.ndarray
     """
     slope = np.exp(start) if scale == "log" else np.ones_like(start)
     gained = slope * np.expm1(reached) if scale == "log" else reached
-    return np.divide(gained, total, out=slope, where=total != 0)
+    effect: np.ndarray = np.divide(gained, total, out=slope, where=total != 0)
+    return effect
 
 
 def _log_odds(probability: np.ndarray) -> np.ndarray:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.features.encoding.preprocessing import TEXT, Preprocessor, fit_preprocessor
+from ml_pipeline.features.encoding.preprocessing import Preprocessor, fit_preprocessor
 from ml_pipeline.features.encoding.text import TextMemo
 from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.features.selection import Stability, stability
 from ml_pipeline.specs import ModelSpec, choices, with_choices
-from ml_pipeline.specs.names import feature_name
+from ml_pipeline.specs.names import TEXT, feature_name
 from ml_pipeline.specs.search import Search
 from ml_pipeline.stats import is_significant, losses
 from ml_pipeline.training.learners.base import Params
@@ -85,7 +85,10 @@ class SearchReport:
         text = f"search: {len(self.result.trials)} trials ({counts}) in {self.seconds:.1f} s, {self.result.stopped}"
         if not self.used:
             return f"{text}; {self.why}"
-        chosen = ", ".join(f"{name} {_short(value)}" for name, value in (self.params | self.preprocessing).items())
+        chosen = ", ".join(
+            f"{name} {f'{value:.4g}' if isinstance(value, float) else value}"
+            for name, value in (self.params | self.preprocessing).items()
+        )
         change = f"{abs(self.gain):.1%} {'lower' if self.gain > 0 else 'higher'} on the validation part"
         return f"{text}; {chosen} instead of the declared parameters, loss {change}"
 
@@ -135,7 +138,8 @@ def tuned(
         return spec, None
     budget = trials_worth(context.gains, settings.trials) if settings.adaptive else settings.trials
     settings = settings.model_copy(update={"trials": budget})
-    space = space_of(spec.training.estimator, settings.space, _extra(spec))
+    preprocessing = {f"{PREPROCESSING}{name}": tuple(values) for name, values in choices(spec).items()}
+    space = space_of(spec.training.estimator, settings.space, preprocessing)
     try:
         parts = _folds(settings, rows, seed)
         losses = FoldLosses(spec, rows, parts, seed)
@@ -236,17 +240,9 @@ class FoldLosses:
 
 def fitted_with(spec: ModelSpec, point: Mapping[str, Any]) -> ModelSpec:
     """A copy of ``spec`` with the parameters and the preprocessing of a trial."""
-    chosen = {name.removeprefix(PREPROCESSING): value for name, value in point.items() if _is_choice(name)}
-    params = {name: value for name, value in point.items() if not _is_choice(name)}
+    params = {name: value for name, value in point.items() if not name.startswith(PREPROCESSING)}
+    chosen = {name.removeprefix(PREPROCESSING): value for name, value in point.items() if name not in params}
     return with_params(with_choices(spec, chosen), params)
-
-
-def _is_choice(name: str) -> bool:
-    return name.startswith(PREPROCESSING)
-
-
-def _extra(spec: ModelSpec) -> dict[str, tuple[Any, ...]]:
-    return {f"{PREPROCESSING}{name}": tuple(values) for name, values in choices(spec).items()}
 
 
 def _folds(settings: Search, rows: pd.DataFrame, seed: int) -> list[Fold]:
@@ -321,7 +317,3 @@ def _gain(spec: ModelSpec, chosen: ModelSpec, rows: pd.DataFrame, validation: pd
 
 def _bytes(prepared: tuple[Preprocessor, Any, Any]) -> int:
     return sum(matrix.nbytes if isinstance(matrix, np.ndarray) else 3 * matrix.data.nbytes for matrix in prepared[1:])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

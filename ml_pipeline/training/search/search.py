@@ -214,7 +214,10 @@ class _Searching:
         running.losses.append(outcome.loss)
         if len(running.losses) == self.settings.folds:
             return self._end(running, "complete")
-        running.trial.report(self._departure(running.losses), len(running.losses))
+        # The difference to the declared parameters in the same folds; the loss itself if those could not be fitted.
+        same = self.yardstick[: len(running.losses)]
+        reference = np.mean(same) if len(same) == len(running.losses) else 0
+        running.trial.report(float(np.mean(running.losses) - reference), len(running.losses))
         if not running.declared and running.trial.should_prune():
             return self._end(running, "pruned")
         running.pending = self.submit(running.params, len(running.losses))
@@ -237,11 +240,6 @@ class _Searching:
         self.study.tell(running.trial, value, told)
         number, losses = running.trial.number, tuple(running.losses)
         self.trials.append(Trial(number, running.params, losses, state, running.declared, error))
-
-    def _departure(self, losses: Sequence[float]) -> float:
-        """Mean loss minus that of the declared parameters in the same folds, if those could be fitted."""
-        same = self.yardstick[: len(losses)]
-        return float(np.mean(losses) - (np.mean(same) if len(same) == len(losses) else 0))
 
     def _elapsed(self) -> float:
         return self.clock() - self.started

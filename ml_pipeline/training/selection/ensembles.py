@@ -146,7 +146,7 @@ def sample_weight(spec: ModelSpec, rows: pd.DataFrame) -> np.ndarray | None:
     if half_life is None:
         return given
     age = (rows["event_time"].max() - rows["event_time"]).dt.total_seconds().to_numpy() / _SECONDS_PER_DAY
-    recency = 0.5 ** (age / half_life)
+    recency: np.ndarray = 0.5 ** (age / half_life)
     return recency if given is None else recency * given
 
 
@@ -165,9 +165,7 @@ def voting_weights(losses: np.ndarray, half_life_rows: float = HALF_LIFE_ROWS) -
     decay = 0.5 ** (np.arange(len(losses))[::-1] / half_life_rows)
     mean = decay @ losses / decay.sum() + np.finfo(float).tiny
     weights = (mean.min() / mean) ** SHARPNESS
-    weights /= weights.sum()
-    weights[weights < LEAST_WEIGHT] = 0.0
-    return weights / weights.sum()
+    return _without_least(weights / weights.sum())
 
 
 def stacking_weights(values: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -187,9 +185,13 @@ def stacking_weights(values: np.ndarray, label: np.ndarray) -> np.ndarray:
     weights, _ = nnls(values, label)
     if not weights.sum():
         return np.full(values.shape[1], 1 / values.shape[1])
-    weights = weights / weights.sum()
-    weights[weights < LEAST_WEIGHT] = 0.0
-    return weights / weights.sum()
+    return _without_least(weights / weights.sum())
+
+
+def _without_least(weights: np.ndarray) -> np.ndarray:
+    """Weights that sum to 1, with those below 2% set to 0 and the others scaled to sum to 1 again."""
+    kept: np.ndarray = np.where(weights < LEAST_WEIGHT, 0.0, weights)
+    return np.asarray(kept / kept.sum())
 
 
 def continued(spec: ModelSpec, ensemble: Ensemble, rows: pd.DataFrame, seed: int, share: float) -> Ensemble:

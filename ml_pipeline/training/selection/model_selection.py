@@ -131,20 +131,22 @@ def select_model(
     scored = _score_candidates(spec, fit.ensemble, held_out)
     informative = held_out.informative(spec.task)
     gains = {name: (held_out.baseline_losses[:, 0] - one.losses)[informative] for name, one in scored.items()}
-    winner = _winner(spec, gains)
     records = [_record(spec, name, loss) for name, loss in zip(simple, held_out.baseline_losses.T, strict=True)]
     records += [_record(spec, name, one.losses) | _chosen(one.ensemble) for name, one in scored.items()]
     records += _failed(spec, fit)
-    if winner is None and POOLED in simple:
-        gain = held_out.baseline_losses[:, 0] - held_out.baseline_losses[:, list(simple).index(POOLED)]
-        if informative.any() and is_significant(gain[informative], spec.training.min_improvement_se):
-            return SelectionResult(POOLED, simple[POOLED], records)
-    if winner is None:
-        reason = _insignificant(
-            spec, next(iter(simple)), _significance_candidates(spec, gains) if informative.any() else []
-        )
-        return SelectionResult(next(iter(simple)), baseline, records, reason=reason)
-    return SelectionResult(winner, scored[winner].ensemble, records, _curve(held_out, scored[winner].losses))
+    if informative.any():
+        for name in _significance_candidates(spec, gains):
+            if is_significant(gains[name], spec.training.min_improvement_se):
+                curve = _curve(held_out, scored[name].losses)
+                return SelectionResult(name, scored[name].ensemble, records, curve)
+        if POOLED in simple:
+            gain = held_out.baseline_losses[:, 0] - held_out.baseline_losses[:, list(simple).index(POOLED)]
+            if is_significant(gain[informative], spec.training.min_improvement_se):
+                return SelectionResult(POOLED, simple[POOLED], records)
+    reason = _insignificant(
+        spec, next(iter(simple)), _significance_candidates(spec, gains) if informative.any() else []
+    )
+    return SelectionResult(next(iter(simple)), baseline, records, reason=reason)
 
 
 def baselines(spec: ModelSpec, rows: pd.DataFrame, pooled: float | None = None) -> dict[str, Baseline]:
@@ -164,8 +166,8 @@ def baselines(spec: ModelSpec, rows: pd.DataFrame, pooled: float | None = None) 
     if pooled is None:
         return found
     own = next(iter(found.values())).value
-    drawn = (len(rows) * own + POOLED_ROWS * pooled) / (len(rows) + POOLED_ROWS)
-    return found | {POOLED: Baseline(drawn)}
+    shrunk = (len(rows) * own + POOLED_ROWS * pooled) / (len(rows) + POOLED_ROWS)
+    return found | {POOLED: Baseline(shrunk)}
 
 
 def row_losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.ndarray:
@@ -263,14 +265,6 @@ def _score_candidate(spec: ModelSpec, members: Ensemble, values: np.ndarray, lab
     return _Scored(replace(members, weights=weights, calibration=calibration), losses(spec.task, label, crossed))
 
 
-def _winner(spec: ModelSpec, gains: dict[str, np.ndarray]) -> str | None:
-    """The selected candidate, from the gains over the baseline per row; None selects the baseline."""
-    for name in _significance_candidates(spec, gains):
-        if len(gains[name]) and is_significant(gains[name], spec.training.min_improvement_se):
-            return name
-    return None
-
-
 def _significance_candidates(spec: ModelSpec, gains: dict[str, np.ndarray]) -> list[str]:
     """Candidates that may be selected, in order of precedence."""
     ensemble = spec.training.ensemble
@@ -280,18 +274,18 @@ def _significance_candidates(spec: ModelSpec, gains: dict[str, np.ndarray]) -> l
     return [ensemble] if spec.task == "regression" else [ensemble, *singles]
 
 
-def _insignificant(spec: ModelSpec, constant: str, asked: list[str]) -> str:
-    if not asked:
+def _insignificant(spec: ModelSpec, baseline: str, judged: list[str]) -> str:
+    if not judged:
         return (
-            f"no candidate beat the {constant}: the held-out rows have fewer than {LEAST_OF_A_CLASS} labels of one "
+            f"no candidate beat the {baseline}: the held-out rows have fewer than {LEAST_OF_A_CLASS} labels of one "
             "class, too few to compare"
         )
-    alone = asked == [spec.training.ensemble]
+    alone = judged == [spec.training.ensemble]
     if spec.training.min_improvement_se < 0:
         whose = "the ensemble's" if alone else "every"
-        return f"no candidate came near the {constant}: {whose} loss on held-out rows is above it by {_errors(spec)}"
+        return f"no candidate came near the {baseline}: {whose} loss on held-out rows is above it by {_errors(spec)}"
     whose = "the ensemble" if alone else "any candidate"
-    return f"no candidate beat the {constant}: it does not hold for {whose} that its {significance_required(spec)}"
+    return f"no candidate beat the {baseline}: it does not hold for {whose} that its {significance_required(spec)}"
 
 
 def enough_of_either(label: np.ndarray) -> bool:

@@ -31,8 +31,9 @@ class Calibration:
 
         if self.method == "isotonic":
             positions, values = np.array(self.knots).T
-            return np.clip(np.interp(log_odds, positions, values), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-        return expit(self.intercept + self.slope * log_odds)
+            shares = np.interp(log_odds, positions, values)
+            return np.asarray(np.clip(shares, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY))
+        return np.asarray(expit(self.intercept + self.slope * log_odds))
 
 
 def calibrate(
