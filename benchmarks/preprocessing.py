@@ -33,6 +33,7 @@ from ml_pipeline.features.selection import stability
 from ml_pipeline.specs import ModelSpec, Preprocessing, Selection, load_specs
 from ml_pipeline.specs.training import Training
 from ml_pipeline.training.learners.base import fit_learner
+from ml_pipeline.training.learners.data import FitData
 from ml_pipeline.training.splits import time_split
 
 MAX_ROWS = 8000
@@ -111,7 +112,7 @@ def loss(case: Case, matrices: Matrices, seed: int) -> float:
 
 
 def _margin(training: Training, older: np.ndarray, target: np.ndarray, newest: np.ndarray, seed: int) -> np.ndarray:
-    return fit_learner(training.estimator, training.params, training.loss, older, target, seed).margin(newest)
+    return fit_learner(training.estimator, training.params, training.loss, FitData(older, target, seed)).margin(newest)
 
 
 def ridge_loss(case: Case, matrices: Matrices) -> float:

@@ -20,10 +20,10 @@ import pandas as pd
 from benchmarks.common import parse_arguments, print_result, print_table
 from ml_pipeline.demo.simulator import Organisation, simulate
 from ml_pipeline.features.point_in_time import build
-from ml_pipeline.lifecycle.promotion import losses
 from ml_pipeline.lifecycle.rollback import Pairs, watch
 from ml_pipeline.monitoring.performance import degradation
 from ml_pipeline.specs import load_specs
+from ml_pipeline.stats import losses
 from ml_pipeline.training.backtest import rolling_origin
 
 A_DAY = 30

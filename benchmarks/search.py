@@ -1,4 +1,4 @@
-"""Seconds of a search of 100 trials x 3 folds with XGBoost, in one process and in two, and what its record costs."""
+"""Seconds of a search of 100 trials x 3 folds with XGBoost, in one process and in two."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import sqlalchemy as sa
 
 from benchmarks.common import parse_arguments, print_result, print_table
-from benchmarks.installation import temporary_installation
-from ml_pipeline.resources import postgres
 from ml_pipeline.resources.compute import PRELOAD
-from ml_pipeline.settings import Settings
 from ml_pipeline.specs.search import Search
 from ml_pipeline.training.learners.base import fit_learner
+from ml_pipeline.training.learners.data import FitData
 from ml_pipeline.training.search.search import search
 from ml_pipeline.training.search.spaces import space_of
 from ml_pipeline.training.search.trials import SearchResult
@@ -47,7 +44,7 @@ class Fits:
     def __call__(self, params: dict[str, Any], fold: int) -> float:
         part = self.folds[fold]
         matrix, target = self.matrix[part.train], self.target[part.train]
-        learner = fit_learner("xgboost", params, "absolute_error", matrix, target, seed=0)
+        learner = fit_learner("xgboost", params, "absolute_error", FitData(matrix, target, 0))
         predicted = learner.margin(self.matrix[part.validation])
         return float(np.abs(predicted - self.target[part.validation]).mean())
 
@@ -72,10 +69,9 @@ def _folds() -> list[Fold]:
 class Runs:
     """Searches of one size, each timed with the load that the machine had before it."""
 
-    def __init__(self, trials: int, seed: int, storage: str) -> None:
+    def __init__(self, trials: int, seed: int) -> None:
         self.trials = trials
         self.seed = seed
-        self.storage = storage
         self.fits = Fits(seed)
         self.rows: list[dict[str, Any]] = []
 
@@ -83,7 +79,7 @@ class Runs:
         settings = Search(trials=self.trials, processes=processes, pruning=more.pop("pruning", None))
         objective = more.pop("objective", self.fits)
         load, started = os.getloadavg()[0], time.perf_counter()
-        result = search(objective, SPACE, DECLARED, settings, seed=self.seed, study=f"{len(self.rows)}", **more)
+        result = search(objective, SPACE, DECLARED, settings, seed=self.seed, **more)
         self._add(run, started, load)
         return result
 
@@ -118,37 +114,24 @@ def measured(runs: Runs, rounds: int) -> SearchResult:
         result = runs.search("1 process", 1)
         runs.search("2 processes", PROCESSES)
         runs.ceiling(result)
-        runs.search("2 processes, PostgreSQL", PROCESSES, storage=runs.storage)
         runs.search("2 processes, pruning", PROCESSES, pruning="median")
         runs.search("waits, 1 process", 1, objective=wait)
         runs.search("waits, 2 processes", PROCESSES, objective=wait)
         runs.search("no fit", 1, objective=no_fit)
-        runs.search("no fit, PostgreSQL", 1, objective=no_fit, storage=runs.storage)
     return result
-
-
-def schema(settings: Settings) -> str:
-    """URL of a schema for the studies."""
-    url = postgres.parse_url(settings.database_url or "")
-    with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
-        connection.execute(sa.text("CREATE SCHEMA search"))
-    return postgres.plain(postgres.url_with_options(url, search_path="search"))
 
 
 def summary(runs: Runs, result: SearchResult) -> dict[str, Any]:
     table = pd.DataFrame(runs.rows)
     seconds = table.groupby("run")["seconds"].median()
-    per_trial = 1000 / runs.trials
     return {
         f"search_seconds_{runs.trials}": float(seconds["2 processes"]),
         f"search_seconds_{runs.trials}_serial": float(seconds["1 process"]),
-        f"search_seconds_{runs.trials}_postgresql": float(seconds["2 processes, PostgreSQL"]),
         f"search_seconds_{runs.trials}_pruning": float(seconds["2 processes, pruning"]),
         "search_parallel_speedup": _ratio(table, "1 process", "2 processes"),
         "bare_fits_speedup": _ratio(table, "1 process", "bare fits, 2 processes"),
         "waits_speedup": _ratio(table, "waits, 1 process", "waits, 2 processes"),
-        "search_ms_per_trial": per_trial * float(seconds["no fit"]),
-        "record_ms_per_trial": per_trial * float(seconds["no fit, PostgreSQL"] - seconds["no fit"]),
+        "search_ms_per_trial": 1000 / runs.trials * float(seconds["no fit"]),
         "gain_in_folds": result.gain,
         "load_median": statistics.median(table["load_before"]),
         "trials": runs.trials,
@@ -167,10 +150,9 @@ def _ratio(table: pd.DataFrame, slow: str, fast: str) -> float:
 def main() -> None:
     arguments = parse_arguments(__doc__ or "")
     multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, "benchmarks.search"])
-    with temporary_installation() as settings:
-        runs = Runs(QUICK_TRIALS if arguments.quick else TRIALS, arguments.seed, schema(settings))
-        search(runs.fits, SPACE, DECLARED, Search(trials=4, processes=PROCESSES), seed=0, study="warm-up")
-        result = measured(runs, QUICK_ROUNDS if arguments.quick else ROUNDS)
+    runs = Runs(QUICK_TRIALS if arguments.quick else TRIALS, arguments.seed)
+    search(runs.fits, SPACE, DECLARED, Search(trials=4, processes=PROCESSES), seed=0)  # warm-up
+    result = measured(runs, QUICK_ROUNDS if arguments.quick else ROUNDS)
     print_table(runs.rows)
     print_result(summary(runs, result), arguments.seed, arguments.json)
 

@@ -75,19 +75,19 @@ def measure(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, Any]:
     split = published_split(len(frame))
     test = frame.iloc[split.test]
     label = frame["label"].to_numpy()
-    race = select_model(spec, frame.iloc[split.train], frame.iloc[split.validation], seed)
-    final = refit(spec, race, frame.iloc[split.refit], seed)
+    selection = select_model(spec, frame.iloc[split.train], frame.iloc[split.validation], seed)
+    final = refit(spec, selection, frame.iloc[split.refit], seed)
     train_median = float(np.median(label[split.train]))
     rolling = test["history_recent_median"].fillna(train_median).to_numpy()
     values: dict[str, np.ndarray | float] = {
-        "static": race.predictor.predict(test),
+        "static": selection.predictor.predict(test),
         "refit": final.predict(test)["value"].to_numpy(),
         "median": train_median,
         "recent_median": float(np.median(label[split.refit][-RECENT_ROWS:])),
         "rolling_median": rolling,
     }
     errors = {name: mean_absolute_error(label[split.test], value) for name, value in values.items()}
-    return {"rows": len(frame), "winner": race.winner, **errors, **prequential(spec, frame, split)}
+    return {"rows": len(frame), "selected": selection.selected, **errors, **prequential(spec, frame, split)}
 
 
 def prequential(spec: ModelSpec, frame: pd.DataFrame, split: Split) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from ml_pipeline.specs.search import Search
 from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.learners.base import fit_learner
 from ml_pipeline.training.learners.boosters import BoostedTrees
+from ml_pipeline.training.learners.data import FitData
 from ml_pipeline.training.selection import ensembles
 from ml_pipeline.work.training.task import MODEL, TrainingTask, run_training
 
@@ -180,7 +181,7 @@ def mlflow_defaults(settings: Settings, seed: int) -> list[float]:
     matrix = frame[list(spec.feature_columns.numeric)].to_numpy("float32")
     training = spec.training
     label = frame["label"].to_numpy()
-    fitted = fit_learner(training.estimator, training.params, training.loss, matrix, label, seed)
+    fitted = fit_learner(training.estimator, training.params, training.loss, FitData(matrix, label, seed))
     assert isinstance(fitted, BoostedTrees)
     booster = fitted.booster
     mlflow.set_tracking_uri(tracking_url(settings))

@@ -108,7 +108,6 @@ def training_assets(model: ModelSpec) -> dg.AssetsDefinition:
             (key, TrainingTask(settings.for_workers(), model, key, as_of, steps, config.decision, config.action, plots))
             for key in tenants
         ]
-        installation.prepare_search(model)
         results = installation.compute().map(run_training, tasks)
         tally = Tally(model, set(context.selected_asset_check_keys))
 

@@ -266,9 +266,3 @@ def relative_gain(value: float, baseline_value: float) -> float:
     if baseline_value == 0:
         return 0.0 if value == 0 else float("-inf")
     return 1 - value / baseline_value
-
-
-def losses(task: Literal["regression", "binary"], label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Loss per entity: absolute error, or squared error of the probability."""
-    error = np.abs(np.asarray(label, dtype=float) - np.asarray(prediction, dtype=float))
-    return error if task == "regression" else error**2

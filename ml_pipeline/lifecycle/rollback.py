@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ml_pipeline.lifecycle.promotion import Decision, losses
+from ml_pipeline.lifecycle.promotion import Decision
 from ml_pipeline.monitoring.metrics import Floats
+from ml_pipeline.stats import losses
 
 MIN_PAIRS = 20  # of fewer, nothing is said
 ENOUGH_PAIRS = 200  # from which on a version that is provably not worse than tolerated is kept before the watch ends

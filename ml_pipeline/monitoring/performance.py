@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.lifecycle.promotion import losses
 from ml_pipeline.monitoring.business_metrics import business_metrics
 from ml_pipeline.monitoring.degradation.report import Degradation, degradation
 from ml_pipeline.monitoring.metrics import Metrics, evaluate
 from ml_pipeline.specs.model_spec import ModelSpec
+from ml_pipeline.stats import losses
 
 __all__ = [
     "DailyMetrics",

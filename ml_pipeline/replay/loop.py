@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import numpy as np
 
 from ml_pipeline.lifecycle.policy import Policy
-from ml_pipeline.lifecycle.promotion import FALL_BACK, losses
+from ml_pipeline.lifecycle.promotion import FALL_BACK
 from ml_pipeline.lifecycle.retraining import RetrainingDecision, decide
 from ml_pipeline.lifecycle.state import Champion, DegradationFinding, DriftFinding, Flags, LastFit, State
 from ml_pipeline.replay.history import History
@@ -17,6 +17,7 @@ from ml_pipeline.replay.learner import Fitted, Learner
 from ml_pipeline.replay.monitors import Monitors
 from ml_pipeline.replay.result import AlertRaised, BlockedTrigger, DayLoss, Fit, Replay, Rollback
 from ml_pipeline.replay.shadow import Shadow
+from ml_pipeline.stats import losses
 from ml_pipeline.training.train import TrainingError
 
 ON = Flags(True, True, True)

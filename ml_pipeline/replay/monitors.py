@@ -8,12 +8,12 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.lifecycle.promotion import losses
 from ml_pipeline.lifecycle.state import DegradationFinding, DriftFinding
 from ml_pipeline.monitoring.drift.report import compare, windows
 from ml_pipeline.monitoring.performance import degradation
 from ml_pipeline.monitoring.profiles.profile import Profile
 from ml_pipeline.replay.history import History
+from ml_pipeline.stats import losses
 
 Scores = Mapping[str, np.ndarray]  # value, lower, upper and baseline per row of the frame
 

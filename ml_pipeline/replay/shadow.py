@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from ml_pipeline.lifecycle.promotion import Decision, losses
+from ml_pipeline.lifecycle.promotion import Decision
 from ml_pipeline.lifecycle.rollback import Pairs, watch
 from ml_pipeline.replay.learner import Fitted, Learner
+from ml_pipeline.stats import losses
 
 WATCH_DAYS = 28
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a specification is read by commands that compute nothing
     import pandas as pd
 
 
-def _divided(a, b):
+Operand = Any
+"""A column (pandas Series) or a single value."""
+
+
+def _divided(a: Operand, b: Operand) -> Operand:
     import pandas as pd
 
     return a / (b.where(b != 0) if isinstance(b, pd.Series) else b or float("nan"))
 
 
-_ARITHMETIC: dict[type[ast.operator], Callable] = {
+_ARITHMETIC: dict[type[ast.operator], Callable[[Operand, Operand], Operand]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
     ast.Div: _divided,
 }
-_COMPARISON: dict[type[ast.cmpop], Callable] = {
+_COMPARISON: dict[type[ast.cmpop], Callable[[Operand, Operand], Operand]] = {
     ast.Gt: lambda a, b: a > b,
     ast.GtE: lambda a, b: a >= b,
     ast.Lt: lambda a, b: a < b,
@@ -130,9 +134,8 @@ class Expression:
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
                 least, most = _FUNCTIONS[name]
                 if not least <= len(arguments) <= (most or len(arguments)):
-                    raise ExpressionError(
-                        f"{self.text!r} gives {name} {len(arguments)} values, it takes {_taken(name)}"
-                    )
+                    takes = str(least) if most else f"{least} or more"
+                    raise ExpressionError(f"{self.text!r} gives {name} {len(arguments)} values, it takes {takes}")
                 parts = arguments
             case _:
                 part = ast.unparse(node)
@@ -140,7 +143,7 @@ class Expression:
         for part_node in parts:
             self._check(part_node)
 
-    def _value(self, node: ast.AST, frame: pd.DataFrame):
+    def _value(self, node: ast.AST, frame: pd.DataFrame) -> Operand:
         import pandas as pd
 
         match node:
@@ -167,7 +170,9 @@ class Expression:
             case ast.Call(func=ast.Name(id="abs"), args=[argument]):
                 return abs(self._value(argument, frame))
             case ast.Call(func=ast.Name(id=name), args=arguments):
-                return reduce(_smaller if name == "min" else _larger, [self._value(a, frame) for a in arguments])
+                takes = _COMPARISON[ast.LtE if name == "min" else ast.GtE]
+                values = [self._value(argument, frame) for argument in arguments]
+                return reduce(lambda a, b: _chosen(a, b, takes(a, b)), values)
         raise AssertionError(f"unchecked node {ast.dump(node)}")
 
     def _truth(self, node: ast.AST, frame: pd.DataFrame) -> pd.Series:
@@ -245,15 +250,7 @@ def _remedy(node: ast.AST, types: Mapping[str, str]) -> str:
     )
 
 
-def _smaller(a, b):
-    return _chosen(a, b, a <= b)
-
-
-def _larger(a, b):
-    return _chosen(a, b, a >= b)
-
-
-def _chosen(a, b, takes_a):
+def _chosen(a: Operand, b: Operand, takes_a: Operand) -> Operand:
     """``a`` where the condition is true, else ``b``; each is a column or a single value, also a time."""
     import pandas as pd
 
@@ -263,12 +260,7 @@ def _chosen(a, b, takes_a):
     return a.where(takes_a, b).where(pd.notna(a) & pd.notna(b))
 
 
-def _taken(name: str) -> str:
-    least, most = _FUNCTIONS[name]
-    return str(least) if most else f"{least} or more"
-
-
-def _in_seconds(value):
+def _in_seconds(value: Operand) -> Operand:
     """Time differences converted to seconds, so that they compare with numbers; other values unchanged."""
     import pandas as pd
 

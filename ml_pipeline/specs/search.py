@@ -33,10 +33,6 @@ class Search(BaseModel):
     processes: int = Field(
         1, ge=1, description="Worker processes of one search, limited by the free cores of ML_PIPELINE_WORKERS."
     )
-    resume: bool = Field(
-        True,
-        description="Stores trials in the database until the training ends, so that an interrupted search continues.",
-    )
     adaptive: bool = Field(True, description="Fewer trials for a tenant whose past searches gained little.")
     space: dict[str, list[Value]] = Field(
         {},

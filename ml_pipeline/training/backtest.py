@@ -60,7 +60,8 @@ def rolling_origin(spec: ModelSpec, frame: pd.DataFrame, start: pd.Timestamp, en
         entities = frame[(frame["event_time"] >= moment) & (frame["event_time"] < moment + step)]
         model = _fit_at(spec, frame, moment) if len(entities) else None
         if model is not None:
-            parts.append(_scored(model, entities, moment))
+            keys = entities[["entity_id", "event_time"]].assign(predicted_at=entities["event_time"], origin_time=moment)
+            parts.append(pd.concat([keys, model.predict(entities)], axis=1)[_COLUMNS])
         moment += step
     return pd.concat(parts, ignore_index=True) if parts else _no_predictions(frame)
 
@@ -77,14 +78,8 @@ def _fit_at(spec: ModelSpec, frame: pd.DataFrame, moment: pd.Timestamp) -> Fitte
     selection = select_model(spec, train_rows, held_out, spec.training.seed)
     baseline = float(rows["label"].median() if spec.task == "regression" else rows["label"].mean())
     return with_interval(
-        spec, FittedModel.of(spec, selection.winner, selection.predictor, baseline), held_out, selection.predictor
+        spec, FittedModel.of(spec, selection.selected, selection.predictor, baseline), held_out, selection.predictor
     )
-
-
-def _scored(model: FittedModel, entities: pd.DataFrame, moment: pd.Timestamp) -> pd.DataFrame:
-    return pd.concat([entities[["entity_id", "event_time"]], model.predict(entities)], axis=1).assign(
-        predicted_at=entities["event_time"], origin_time=moment
-    )[_COLUMNS]
 
 
 def _no_predictions(frame: pd.DataFrame) -> pd.DataFrame:

@@ -8,8 +8,9 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.lifecycle.promotion import BusinessValue, Evidence, losses
+from ml_pipeline.lifecycle.promotion import BusinessValue, Evidence
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.stats import losses
 from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.selection.model_selection import POOLED
 from ml_pipeline.training.selection.predictors import Baseline
@@ -24,6 +25,20 @@ class Opponent:
     model: FittedModel
     test_predictions: pd.DataFrame
     as_of: datetime
+
+    def predictions_for(self, test: pd.DataFrame, frame: pd.DataFrame) -> np.ndarray:
+        """Prediction for each row of the challenger's test part, NaN if it was fitted on the outcome.
+
+        Entities that matured after the champion's as-of time are predicted now. For entities in the champion's own test
+        part, the prediction made before the final refit is used.
+        """
+        own = self.test_predictions.set_index("entity_id")["value"]
+        theirs = test["entity_id"].map(own).to_numpy(dtype=float, copy=True)
+        unseen = (test["label_time"] > pd.Timestamp(self.as_of)).to_numpy()
+        if unseen.any():
+            position = pd.Index(frame["entity_id"]).get_indexer(pd.Index(test["entity_id"][unseen]))
+            theirs[unseen] = self.model.predict(frame.iloc[position])["value"].to_numpy()
+        return theirs
 
 
 def evidence_of(
@@ -73,7 +88,7 @@ def evidence_of(
     )
     if champion is None:
         return evidence
-    theirs = _predictions_of(champion, test, frame)
+    theirs = champion.predictions_for(test, frame)
     both = test[np.isfinite(theirs)]
     label = both["label"].to_numpy()
     return replace(
@@ -85,18 +100,3 @@ def evidence_of(
         label_times=both["label_time"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]"),
         changed_at=np.datetime64(changed_at.date()) if changed_at else None,
     )
-
-
-def _predictions_of(champion: Opponent, test: pd.DataFrame, frame: pd.DataFrame) -> np.ndarray:
-    """Prediction of the champion for each row of the challenger's test part, NaN if it was fitted on the outcome.
-
-    Entities that matured after the champion's as-of time are predicted now. For entities in the champion's own test
-    part, the prediction made before the final refit is used.
-    """
-    own = champion.test_predictions.set_index("entity_id")["value"]
-    theirs = test["entity_id"].map(own).to_numpy(dtype=float, copy=True)
-    unseen = (test["label_time"] > pd.Timestamp(champion.as_of)).to_numpy()
-    if unseen.any():
-        position = pd.Index(frame["entity_id"]).get_indexer(pd.Index(test["entity_id"][unseen]))
-        theirs[unseen] = champion.model.predict(frame.iloc[position])["value"].to_numpy()
-    return theirs

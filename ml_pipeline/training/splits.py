@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,8 +144,8 @@ def folds(
         raise ValueError(f"{len(order)} matured rows cannot be split into {count} folds; at least 2 folds are needed")
     if method in ("expanding", "rolling"):
         return _folds_in_time(frame, order, count, gap_days, rolling=method == "rolling")
-    numbers = _fold_numbers(frame.iloc[order], method, count, group, np.random.default_rng(seed))
-    return [Fold(order[numbers != fold], order[numbers == fold]) for fold in range(count)]
+    parts = _random_folds(frame.iloc[order], method, count, group, seed)
+    return [Fold(order[train], order[validation]) for train, validation in parts]
 
 
 def _folds_in_time(frame: pd.DataFrame, order: np.ndarray, count: int, gap_days: float, rolling: bool) -> list[Fold]:
@@ -165,29 +166,24 @@ def _folds_in_time(frame: pd.DataFrame, order: np.ndarray, count: int, gap_days:
     return made
 
 
-def _fold_numbers(
-    rows: pd.DataFrame, method: FoldMethod, count: int, group: str | None, random: np.random.Generator
-) -> np.ndarray:
-    """Number of the fold that validates each row."""
+def _random_folds(
+    rows: pd.DataFrame, method: FoldMethod, count: int, group: str | None, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions of the training and validation rows of each fold, from the splitters of scikit-learn."""
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
+
     if method == "kfold":
-        return random.permutation(np.arange(len(rows)) % count)
-    if method == "stratified":
-        numbers = np.empty(len(rows), dtype=int)
-        shuffled = random.permutation(len(rows))
-        by_label = shuffled[np.argsort(rows["label"].to_numpy()[shuffled], kind="stable")]
-        for start in range(0, len(rows), count):  # rows with similar labels go to different folds
-            numbers[by_label[start : start + count]] = random.permutation(count)[: len(rows) - start]
-        return numbers
-    if group is None:
+        yield from KFold(count, shuffle=True, random_state=seed).split(rows)
+    elif method == "stratified":  # the classes are groups of ``count`` or more rows with neighbouring labels
+        position = rows["label"].rank(method="first").astype(int) - 1
+        alike = position * (len(rows) // count) // len(rows)
+        yield from StratifiedKFold(count, shuffle=True, random_state=seed).split(rows, alike)
+    elif group is None:
         raise ValueError("grouped folds need a column. Name it as training.search.group")
-    codes, levels = pd.factorize(rows[group], use_na_sentinel=False)
-    if len(levels) < count:
-        raise ValueError(f"column {group!r} has {len(levels)} levels, too few for {count} folds. Lower their number")
-    sizes = np.bincount(codes)
-    fold_of = np.zeros(len(levels), dtype=int)
-    filled = np.zeros(count)
-    shuffled = random.permutation(len(levels))
-    for level in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:  # largest first, to the smallest fold
-        fold_of[level] = np.argmin(filled)
-        filled[fold_of[level]] += sizes[level]
-    return fold_of[codes]
+    else:
+        codes, levels = pd.factorize(rows[group], use_na_sentinel=False)
+        if len(levels) < count:
+            raise ValueError(
+                f"column {group!r} has {len(levels)} levels, too few for {count} folds. Lower their number"
+            )
+        yield from GroupKFold(count, shuffle=True, random_state=seed).split(rows, groups=codes)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.features.selection import Stability
 from ml_pipeline.monitoring.business_metrics import business_metrics
 from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.specs import ModelSpec
@@ -18,9 +17,9 @@ from ml_pipeline.specs.names import feature_name
 from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.intervals.conformal import conformal_interval, kept_residuals, residuals_of
 from ml_pipeline.training.search.parameters import NO_CONTEXT, SearchReport, TrainingContext, selection_stability, tuned
+from ml_pipeline.training.selection.ensembles import MEDIAN
 from ml_pipeline.training.selection.latency import within_latency
 from ml_pipeline.training.selection.model_selection import (
-    MEDIAN,
     POOLED,
     PRIOR,
     LearningPoint,
@@ -88,7 +87,7 @@ def train(
     seed
         Seed of all fits, by default ``training.seed``.
     context
-        Storage, processes and history for the parameter search, and the pooled baseline.
+        Worker processes and earlier gains for the parameter search, and the pooled baseline.
 
     Returns
     -------
@@ -132,23 +131,20 @@ def train_on_split(
     final = with_interval(spec, whole, test, judged.predictor)
     alike = selection_stability(fitting, train_rows, seed) if spec.features.selection else None
     counts = {"all": len(frame), "train": len(train_rows), "validation": len(validation), "test": len(test)}
+    if alike is not None:
+        always = ", ".join(name for name, share in alike.frequency.items() if share == 1)
+        notes.append(f"stability of the selected features over folds: {alike.value:.2f}; always selected: {always}")
     trained = judged_version(
-        spec, final, judged, test, selection.candidates, counts, time.perf_counter() - started, notes + _alike(alike)
+        spec, final, judged, test, selection.candidates, counts, time.perf_counter() - started, notes
     )
+    metric = spec.headline_metric
+    last_point = LearningPoint(len(known), trained.metrics[metric], trained.baseline_metrics[metric])
     return replace(
         trained,
-        learning_curve=_learning_curve(spec, selection, len(known), trained),
+        learning_curve=[*selection.curve, last_point] if selection.curve else [],
         search=searched,
         stability=alike.value if alike else None,
     )
-
-
-def _learning_curve(spec: ModelSpec, selection: SelectionResult, known: int, trained: Trained) -> list[LearningPoint]:
-    """Losses of the selected candidate on held-out rows, then of its fit on all rows known before the test part."""
-    if not selection.curve:
-        return []
-    metric = spec.headline_metric
-    return [*selection.curve, LearningPoint(known, trained.metrics[metric], trained.baseline_metrics[metric])]
 
 
 def judged_version(
@@ -162,7 +158,8 @@ def judged_version(
     notes: list[str],
 ) -> Trained:
     """``final`` with the evaluation of ``judged``, the same model fitted without the ``test`` rows."""
-    predictions = _with_outcomes(test, judged.predict(test))
+    outcomes = test[["entity_id", "event_time", "label_time", "label"]]
+    predictions = pd.concat([outcomes, judged.predict(test)], axis=1).reset_index(drop=True)
     metrics, baseline_metrics = (_evaluate(spec, predictions, column) for column in ("value", "baseline"))
     headline = baseline_metrics[spec.headline_metric]
     return Trained(
@@ -195,10 +192,10 @@ def refit(
     """
     simple = baselines(spec, rows, pooled)
     baseline = next(iter(simple.values()))
-    predictor: Predictor = simple.get(selection.winner, baseline)
+    predictor: Predictor = simple.get(selection.selected, baseline)
     if not isinstance(selection.predictor, Baseline):
         predictor = fit_again(fitting or spec, selection.predictor, rows, seed)
-    model = FittedModel.of(spec, selection.winner, predictor, baseline=baseline.value)
+    model = FittedModel.of(spec, selection.selected, predictor, baseline=baseline.value)
     is_found = fitting is not None and fitting.training.params != spec.training.params
     return replace(model, params=fitting.training.params) if fitting is not None and is_found else model
 
@@ -271,11 +268,6 @@ def check_rows(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> None:
         )
 
 
-def _with_outcomes(rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    outcomes = rows[["entity_id", "event_time", "label_time", "label"]]
-    return pd.concat([outcomes, predictions], axis=1).reset_index(drop=True)
-
-
 def _evaluate(spec: ModelSpec, predictions: pd.DataFrame, column: str) -> dict[str, Any]:
     ends = (predictions["lower"].to_numpy(), predictions["upper"].to_numpy()) if column == "value" else (None, None)
     label, prediction = predictions["label"].to_numpy(), predictions[column].to_numpy()
@@ -297,13 +289,6 @@ def _slices(spec: ModelSpec, rows: pd.DataFrame, predictions: pd.DataFrame) -> d
         errors = {name: float((part[name] - part["label"]).abs().mean()) for name in ("value", "baseline")}
         slices[level] = {"count": len(part), "mae": errors["value"], "baseline_mae": errors["baseline"]}
     return slices
-
-
-def _alike(found: Stability | None) -> list[str]:
-    if found is None:
-        return []
-    always = [name for name, share in found.frequency.items() if share == 1]
-    return [f"stability of the selected features over folds: {found.value:.2f}; always selected: {', '.join(always)}"]
 
 
 def _notes(selection: SelectionResult, split: Split) -> list[str]:

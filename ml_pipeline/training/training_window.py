@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import numpy as np
 import pandas as pd
 
 from ml_pipeline.features.temporal.windows import training_window
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.stats import is_significant
 from ml_pipeline.training.selection.model_selection import row_losses, select_model
 from ml_pipeline.training.splits import time_split
 
@@ -47,8 +47,7 @@ def choose_training_window(
         row_losses(spec, validation, select_model(spec, rows, validation, spec.training.seed).predictor)
         for rows in (since.iloc[split.train], known)
     )
-    gain = of_since - of_full
-    if gain.mean() <= STANDARD_ERRORS * gain.std() / np.sqrt(len(gain)):
+    if not is_significant(of_since - of_full, STANDARD_ERRORS):
         return since, note_since
     losses = f"{of_full.mean():.3g}, {of_since.mean():.3g} with the rows since {changed_at:%Y-%m-%d}"
     compared = f"{spec.headline_metric} {losses}"

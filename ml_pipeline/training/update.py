@@ -108,7 +108,7 @@ def update(
     frame = frame[own_outcomes(frame)].reset_index(drop=True)
     is_new = (frame["label_time"] > pd.Timestamp(since)).to_numpy()
     _check_update(spec, model, int(is_new.sum()))
-    ordered = _by_label_time(frame)
+    ordered = np.lexsort((frame["entity_id"].to_numpy(dtype=str), frame["label_time"].to_numpy()))
     new, older = ordered[is_new[ordered]], ordered[~is_new[ordered]]
     held_out = max(round(len(new) * spec.training.test_share), MIN_TEST_ROWS)
     test, rest = frame.iloc[new[-held_out:]], new[:-held_out]
@@ -127,10 +127,6 @@ def update(
         seconds=time.perf_counter() - started,
         notes=_notes(spec, final, len(new), len(rest) - len(known), unpurged),
     )
-
-
-def _by_label_time(frame: pd.DataFrame) -> np.ndarray:
-    return np.lexsort((frame["entity_id"].to_numpy(dtype=str), frame["label_time"].to_numpy()))
 
 
 def _check_update(spec: ModelSpec, model: FittedModel, new: int) -> None:

@@ -13,7 +13,7 @@ import skops.io
 from ml_pipeline.features.encoding.preprocessing import Preprocessor, fit_preprocessor
 from ml_pipeline.features.encoding.text import TextMemo
 from ml_pipeline.specs import ModelSpec, Preprocessing, Selection
-from ml_pipeline.training.fitted_model import TRUSTED_TYPES
+from ml_pipeline.training.predictor_files import TRUSTED_TYPES
 
 FILLING = ["constant", "median", "knn", "iterative"]
 CHOICES = [

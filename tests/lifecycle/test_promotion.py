@@ -13,7 +13,6 @@ from ml_pipeline.lifecycle.promotion import (
     BusinessValue,
     Evidence,
     judge,
-    losses,
     mean_interval,
     relative_gain,
 )
@@ -168,11 +167,6 @@ def test_a_champion_does_not_excuse_a_challenger_below_the_baseline():
 def test_a_baseline_without_error_can_only_be_matched():
     assert relative_gain(0.0, 0.0) == 0.0
     assert relative_gain(0.1, 0.0) == float("-inf")
-
-
-def test_losses_are_absolute_errors_or_squared_errors_of_the_probability():
-    assert losses("regression", np.array([1.0, 4.0]), np.array([2.0, 2.0])).tolist() == [1.0, 2.0]
-    assert losses("binary", np.array([1.0, 0.0]), np.array([0.5, 0.2])).tolist() == pytest.approx([0.25, 0.04])
 
 
 def against_a_constant(champion_error: float, constant_error: float, pairs: int = 60, **changes) -> Evidence:

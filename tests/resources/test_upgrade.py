@@ -71,3 +71,13 @@ def test_stored_words_take_their_new_names_and_nothing_else_changes(warehouse: W
         ("promote", {}),
     ]
     assert tags == ["trigger", "key"]
+
+
+def test_the_trials_that_searches_stored_are_dropped(warehouse: Warehouse, superuser: sa.Engine):
+    with superuser.begin() as connection:
+        connection.execute(sa.text(f"CREATE SCHEMA optuna AUTHORIZATION {warehouse.url.username}"))
+        connection.execute(sa.text("CREATE TABLE optuna.studies (study_name TEXT)"))
+        connection.execute(sa.text("UPDATE ml.alembic_version SET version_num = '0010'"))
+    warehouse.migrate()
+    with superuser.begin() as connection:
+        assert connection.scalar(sa.text("SELECT to_regnamespace('optuna')")) is None

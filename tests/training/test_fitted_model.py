@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from ml_pipeline.specs import Preprocessing, Selection
-from ml_pipeline.training.fitted_model import FittedModel, VersionError
+from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.predictor_files import VersionError
 from ml_pipeline.training.train import train
 
 

@@ -52,7 +52,7 @@ def says_its_process_and_hangs(params: dict, fold: int) -> float:
 
 def run(objective: Callable, declared: dict = DECLARED, **settings) -> SearchResult:
     settings = {"processes": 2} | settings
-    return search(objective, SPACE, declared, Search(**settings), seed=0, study="acme")
+    return search(objective, SPACE, declared, Search(**settings), seed=0)
 
 
 def search_here(_: str) -> list[float | None]:

@@ -14,7 +14,7 @@ def with_training(spec, **changes):
     return spec.model_copy(update={"training": spec.training.model_copy(update=changes)})
 
 
-def test_a_signal_is_found_and_beats_the_constant(story_points, make_frame, as_of):
+def test_a_signal_is_found_and_beats_the_baseline(story_points, make_frame, as_of):
     trained = train(story_points, make_frame(story_points, 300), as_of)
     assert trained.candidate == "voting"
     assert trained.skill > 0.15
@@ -93,9 +93,15 @@ def test_where_one_candidate_fails_the_others_race_on_and_the_failure_is_reporte
 
 def test_the_race_reports_every_candidate_with_its_validation_loss(story_points, make_frame):
     frame = make_frame(story_points, 200)
-    race = select_model(story_points, frame.iloc[:150], frame.iloc[150:], seed=0)
-    assert [record["name"] for record in race.candidates] == ["median", "recent_median", "xgboost", "linear", "voting"]
-    assert all(record["mae"] > 0 for record in race.candidates)
+    selection = select_model(story_points, frame.iloc[:150], frame.iloc[150:], seed=0)
+    assert [record["name"] for record in selection.candidates] == [
+        "median",
+        "recent_median",
+        "xgboost",
+        "linear",
+        "voting",
+    ]
+    assert all(record["mae"] > 0 for record in selection.candidates)
 
 
 def test_slices_count_every_test_row_once(specs, make_frame, as_of):
@@ -130,7 +136,7 @@ def test_the_learning_curve_has_the_fits_that_were_made_anyway_from_the_smallest
     older, whole, judged = trained.learning_curve
     assert older.rows == pytest.approx(trained.rows["train"] / 2, abs=1)
     assert (whole.rows, judged.rows) == (trained.rows["train"], trained.rows["all"] - trained.rows["test"])
-    assert all(point.loss < point.constant for point in trained.learning_curve)
+    assert all(point.loss < point.baseline for point in trained.learning_curve)
     chosen = next(record for record in trained.candidates if record["name"] == trained.candidate)
     held_out = {older.rows: trained.rows["train"] - older.rows, whole.rows: trained.rows["validation"]}
     mean = np.average([older.loss, whole.loss], weights=list(held_out.values()))
@@ -164,7 +170,7 @@ def test_a_row_of_hardly_any_weight_hardly_changes_a_version(story_points, make_
     assert np.abs(with_them.predict(unseen) - without.predict(unseen)).mean() < 0.5
 
 
-def test_a_pooled_constant_is_judged_by_its_skill_and_is_no_tenants_own_constant(rework_risk, make_frame, as_of):
+def test_a_pooled_baseline_is_judged_by_its_skill_and_is_not_the_tenants_own_baseline(rework_risk, make_frame, as_of):
     frame = make_frame(rework_risk, 130, signal=0.0)
     frame["label"] = np.where(frame.index < 70, frame.index % 2.0, frame.index % 7 == 0)
     spec = with_training(rework_risk, calibration="none")

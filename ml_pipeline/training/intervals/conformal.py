@@ -29,7 +29,8 @@ class Interval:
 
 def residuals_of(label: np.ndarray, value: np.ndarray, scale: Scale) -> np.ndarray:
     """Label minus prediction on ``scale``, float64 per row."""
-    return to_scale(label, scale) - to_scale(value, scale)
+    residuals: np.ndarray = to_scale(label, scale) - to_scale(value, scale)
+    return residuals
 
 
 def conformal_interval(residuals: np.ndarray, coverage: float, scale: Scale) -> Interval:
@@ -72,4 +73,5 @@ def near_share(value: np.ndarray, residuals: np.ndarray, scale: Scale) -> np.nda
     rounding = 1e-12 * (1 + np.abs(centre))
     first = np.searchsorted(residuals, to_scale(value - reach, scale) - centre - rounding, side="left")
     after = np.searchsorted(residuals, to_scale(value + reach, scale) - centre + rounding, side="right")
-    return (after - first) / len(residuals)
+    share: np.ndarray = (after - first) / len(residuals)
+    return share

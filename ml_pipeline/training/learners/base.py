@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 
 from ml_pipeline.training.learners.boosters import BoostedTrees, fit_boosted
+from ml_pipeline.training.learners.data import FitData, Matrix
 from ml_pipeline.training.learners.forests import SklearnTrees, fit_sklearn_trees
 from ml_pipeline.training.learners.linear import Linear, fit_linear
 
 Params = Mapping[str, float | int | str]
-Matrix = Any
-"""Float32, rows x columns. Trees take an ndarray with NaN for missing; ``linear`` one without NaN, or a CSR array."""
-
 BOOSTERS = ("xgboost", "lightgbm")
 SQUARED = ("hist_gradient_boosting", "random_forest", "linear")
 """Learners that always fit a regression by squared error, whatever loss the specification has."""
@@ -40,7 +38,7 @@ class Learner(Protocol):
         Each row sums to the margin. None if the learner does not explain single predictions.
         """
 
-    def continued(self, params: Params, loss: str, matrix: Matrix, target: np.ndarray, seed: int, rounds: int) -> Any:
+    def continued(self, params: Params, loss: str, data: FitData, rounds: int) -> Self:
         """A new learner that continues from this one with more rows; this one does not change."""
 
     def save(self, folder: Path, name: str) -> None:
@@ -60,15 +58,7 @@ def wants(name: str) -> Literal["trees", "linear"]:
     return "linear" if name == "linear" else "trees"
 
 
-def fit_learner(
-    name: str,
-    params: Params,
-    loss: str,
-    matrix: Matrix,
-    target: np.ndarray,
-    seed: int,
-    weight: np.ndarray | None = None,
-) -> Learner:
+def fit_learner(name: str, params: Params, loss: str, data: FitData) -> Learner:
     """Fit the learner called ``name``; deterministic bit for bit for a seed.
 
     Parameters
@@ -77,12 +67,8 @@ def fit_learner(
         Parameters by the library's own names.
     loss
         ``training.loss`` of the specification.
-    matrix
-        Training rows, see ``Matrix``.
-    target
-        Float64 per row, on the scale to predict; 0 and 1 for ``log_loss``.
-    weight
-        Positive float64 per row; None gives every row the weight 1.
+    data
+        Training rows and seed.
 
     Raises
     ------
@@ -90,10 +76,10 @@ def fit_learner(
         If the library rejects a parameter or the data.
     """
     if name in BOOSTERS:
-        return fit_boosted(name, params, loss, matrix, target, seed, weight)
+        return fit_boosted(name, params, loss, data)
     if name == "linear":
-        return fit_linear(params, loss, matrix, target, weight)
-    return fit_sklearn_trees(name, params, loss, matrix, target, seed, weight)
+        return fit_linear(params, loss, data)
+    return fit_sklearn_trees(name, params, loss, data)
 
 
 def load_learner(folder: Path, name: str) -> Learner:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ml_pipeline.training.errors import FitError
+from ml_pipeline.training.learners.data import FitData
 
 if TYPE_CHECKING:
     import lightgbm
@@ -66,18 +67,10 @@ class BoostedTrees:
         data = xgboost.DMatrix(matrix, nthread=1)
         return np.asarray(self.booster.predict(data, pred_contribs=True), dtype="float64")
 
-    def continued(
-        self,
-        params: Mapping[str, Any],
-        loss: str,
-        matrix: np.ndarray,
-        target: np.ndarray,
-        seed: int,
-        rounds: int,
-    ) -> BoostedTrees:
+    def continued(self, params: Mapping[str, Any], loss: str, data: FitData, rounds: int) -> BoostedTrees:
         """A booster with ``rounds`` more trees, fitted on these rows on top of the existing trees."""
-        name = "lightgbm" if self._is_lightgbm else "xgboost"
-        return _fit(name, params, loss, matrix, target, seed, None, start=self.booster, rounds=rounds)
+        fit = _fit_lightgbm if self._is_lightgbm else _fit_xgboost
+        return BoostedTrees(fit(params, loss, data, rounds, self.booster))
 
     def save(self, folder: Path, name: str) -> None:
         self.booster.save_model(folder / f"{name}{_LIGHTGBM_SUFFIX if self._is_lightgbm else _XGBOOST_SUFFIX}")
@@ -93,17 +86,10 @@ class BoostedTrees:
         return cls(xgboost.Booster({"nthread": 1}, model_file=path))
 
 
-def fit_boosted(
-    name: str,
-    params: Mapping[str, Any],
-    loss: str,
-    matrix: np.ndarray,
-    target: np.ndarray,
-    seed: int,
-    weight: np.ndarray | None = None,
-) -> BoostedTrees:
+def fit_boosted(name: str, params: Mapping[str, Any], loss: str, data: FitData) -> BoostedTrees:
     """Fit ``xgboost`` or ``lightgbm``; see :func:`ml_pipeline.training.learners.base.fit_learner`."""
-    return _fit(name, params, loss, matrix, target, seed, weight, start=None, rounds=declared_rounds(params))
+    fit = _fit_lightgbm if name == "lightgbm" else _fit_xgboost
+    return BoostedTrees(fit(params, loss, data, declared_rounds(params), start=None))
 
 
 def declared_rounds(params: Mapping[str, Any]) -> int:
@@ -111,59 +97,28 @@ def declared_rounds(params: Mapping[str, Any]) -> int:
     return int(params.get("n_estimators", DEFAULT_ROUNDS))
 
 
-def _fit(
-    name: str,
-    params: Mapping[str, Any],
-    loss: str,
-    matrix: np.ndarray,
-    target: np.ndarray,
-    seed: int,
-    weight: np.ndarray | None,
-    start: Any,
-    rounds: int,
-) -> BoostedTrees:
-    settings = {key: value for key, value in params.items() if key != "n_estimators"}
-    fit = _fit_xgboost if name == "xgboost" else _fit_lightgbm
-    return BoostedTrees(fit(settings, loss, rounds, matrix, target, seed, weight, start))
-
-
-def _fit_xgboost(
-    params: dict[str, Any],
-    loss: str,
-    rounds: int,
-    matrix: np.ndarray,
-    target: np.ndarray,
-    seed: int,
-    weight: np.ndarray | None,
-    start: Any,
-) -> xgboost.Booster:
+def _fit_xgboost(params: Mapping[str, Any], loss: str, data: FitData, rounds: int, start: Any) -> xgboost.Booster:
     import xgboost
 
-    params |= {"objective": _XGBOOST_LOSS[loss], "tree_method": "hist", "nthread": 1, "seed": seed, "verbosity": 0}
-    bins = int(params.setdefault("max_bin", min(max(len(matrix) // ROWS_PER_BIN, MIN_BINS), MAX_BINS)))
+    settings = {name: value for name, value in params.items() if name != "n_estimators"}
+    bins = int(settings.setdefault("max_bin", min(max(len(data.matrix) // ROWS_PER_BIN, MIN_BINS), MAX_BINS)))
+    settings |= {"objective": _XGBOOST_LOSS[loss], "tree_method": "hist", "nthread": 1}
+    settings |= {"seed": data.seed, "verbosity": 0}
     try:
-        data = xgboost.QuantileDMatrix(matrix, target, weight=weight, nthread=1, max_bin=bins)
-        return xgboost.train(params, data, num_boost_round=rounds, xgb_model=start)
+        rows = xgboost.QuantileDMatrix(data.matrix, data.target, weight=data.weight, nthread=1, max_bin=bins)
+        return xgboost.train(settings, rows, num_boost_round=rounds, xgb_model=start)
     except xgboost.core.XGBoostError as error:
         raise FitError(f"xgboost: {error}. Correct training.params of the specification") from error
 
 
-def _fit_lightgbm(
-    params: dict[str, Any],
-    loss: str,
-    rounds: int,
-    matrix: np.ndarray,
-    target: np.ndarray,
-    seed: int,
-    weight: np.ndarray | None,
-    start: Any,
-) -> lightgbm.Booster:
+def _fit_lightgbm(params: Mapping[str, Any], loss: str, data: FitData, rounds: int, start: Any) -> lightgbm.Booster:
     import lightgbm
 
-    params |= {"objective": _LIGHTGBM_LOSS[loss], "num_threads": 1, "seed": seed, "verbosity": -1}
-    params |= {"deterministic": True, "force_col_wise": True}
+    settings = {name: value for name, value in params.items() if name != "n_estimators"}
+    settings |= {"objective": _LIGHTGBM_LOSS[loss], "num_threads": 1, "seed": data.seed, "verbosity": -1}
+    settings |= {"deterministic": True, "force_col_wise": True}
     try:
-        data = lightgbm.Dataset(matrix, target, weight=weight)
-        return lightgbm.train(params, data, num_boost_round=rounds, init_model=start)
+        rows = lightgbm.Dataset(data.matrix, data.target, weight=data.weight)
+        return lightgbm.train(settings, rows, num_boost_round=rounds, init_model=start)
     except lightgbm.basic.LightGBMError as error:
         raise FitError(f"lightgbm: {error}. Correct training.params of the specification") from error

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ml_pipeline.training.errors import FitError
+from ml_pipeline.training.learners.data import FitData
 
 TRUSTED_TYPES = [
     "numpy.dtype",
@@ -37,7 +38,7 @@ class SklearnTrees:
         if not hasattr(self.model, "predict_proba"):
             return np.asarray(self.model.predict(matrix), dtype="float64")
         share = np.clip(self.model.predict_proba(matrix)[:, 1], LEAST_SHARE, 1 - LEAST_SHARE)
-        return np.log(share) - np.log1p(-share)
+        return np.asarray(np.log(share) - np.log1p(-share), dtype="float64")
 
     def gain(self) -> np.ndarray:
         """Mean decrease in impurity of a forest; zeros for histogram boosting, which does not store gains."""
@@ -47,9 +48,7 @@ class SklearnTrees:
     def contributions(self, matrix: np.ndarray) -> None:
         """None, because scikit-learn does not explain single predictions."""
 
-    def continued(
-        self, params: Mapping[str, Any], loss: str, matrix: np.ndarray, target: np.ndarray, seed: int, rounds: int
-    ) -> SklearnTrees:
+    def continued(self, params: Mapping[str, Any], loss: str, data: FitData, rounds: int) -> SklearnTrees:
         """The learner itself, because neither of them can add trees that are fitted on other rows."""
         return self
 
@@ -65,15 +64,7 @@ class SklearnTrees:
         return cls(skops.io.load(path, trusted=TRUSTED_TYPES))
 
 
-def fit_sklearn_trees(
-    name: str,
-    params: Mapping[str, Any],
-    loss: str,
-    matrix: np.ndarray,
-    target: np.ndarray,
-    seed: int,
-    weight: np.ndarray | None = None,
-) -> SklearnTrees:
+def fit_sklearn_trees(name: str, params: Mapping[str, Any], loss: str, data: FitData) -> SklearnTrees:
     """Fit ``random_forest`` (Breiman 2001) or ``hist_gradient_boosting``, by squared error, or log loss if binary.
 
     Raises
@@ -89,21 +80,18 @@ def fit_sklearn_trees(
     )
 
     binary = loss == "log_loss"
-    if binary and len(np.unique(target)) < 2:
+    if binary and len(np.unique(data.target)) < 2:
         raise FitError(f"{name}: every label is the same. Wait for labels of the other class")
+    matrix, empty = data.matrix, np.isnan(data.matrix).all(axis=0)
+    if empty.any():  # histogram boosting cannot bin a column without values; trees never split on one value
+        matrix = np.where(empty, np.float32(0), matrix)
     try:
         if name == "random_forest":
             forest = RandomForestClassifier if binary else RandomForestRegressor
-            model = forest(**(_FOREST | dict(params)), n_jobs=1, random_state=seed)
+            model = forest(**(_FOREST | dict(params)), n_jobs=1, random_state=data.seed)
         else:
             histogram = HistGradientBoostingClassifier if binary else HistGradientBoostingRegressor
-            model = histogram(**(_HISTOGRAM | dict(params)), early_stopping=False, random_state=seed)
-        return SklearnTrees(model.fit(_with_empty_columns_filled(matrix), target, sample_weight=weight))
+            model = histogram(**(_HISTOGRAM | dict(params)), early_stopping=False, random_state=data.seed)
+        return SklearnTrees(model.fit(matrix, data.target, sample_weight=data.weight))
     except (ValueError, TypeError) as error:
         raise FitError(f"{name}: {error}. Correct training.candidates of the specification") from error
-
-
-def _with_empty_columns_filled(matrix: np.ndarray) -> np.ndarray:
-    """Matrix with 0 in columns without any value, which histogram boosting cannot bin; trees never split on them."""
-    empty = np.isnan(matrix).all(axis=0)
-    return np.where(empty, np.float32(0), matrix) if empty.any() else matrix

@@ -81,11 +81,11 @@ def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
         value = np.full(len(frame), predictor.value)
         columns.add(OFFSET, _log_odds(value) if in_log_odds(model) else value)
     else:
-        _add_members(columns, predictor, frame)
+        columns.add_members(predictor, frame)
         if predictor.calibration is not None:
-            _calibrate(columns, predictor.calibration)
+            columns.calibrate(predictor.calibration)
     if not in_log_odds(model):
-        _move_into_range(columns, model)
+        columns.move_into_range(model)
     return pd.DataFrame(columns.values, index=frame.index)
 
 
@@ -133,21 +133,34 @@ class _Columns:
 
     @property
     def total(self) -> np.ndarray:
-        return np.sum(list(self.values.values()), axis=0)
+        return np.asarray(np.sum(list(self.values.values()), axis=0))
 
+    def add_members(self, ensemble: Ensemble, frame: pd.DataFrame) -> None:
+        features = {name for preprocessor in ensemble.preprocessors.values() for name in preprocessor.columns.all}
+        for preprocessor in ensemble.preprocessors.values():
+            for name in preprocessor.columns.all:
+                self.add(name, 0.0)
+        matrices = ensemble.matrices(frame)
+        for member, share in zip(ensemble.members, _shares(ensemble, frame, matrices).T, strict=True):
+            if share.any():
+                explained = _explained(member, ensemble, frame, matrices)
+                self.add(OFFSET, share * explained.start)
+                for name, added in zip(explained.names, explained.added.T, strict=True):
+                    self.add(own_feature(name, features), share * added)
 
-def _add_members(columns: _Columns, ensemble: Ensemble, frame: pd.DataFrame) -> None:
-    features = {name for preprocessor in ensemble.preprocessors.values() for name in preprocessor.columns.all}
-    for preprocessor in ensemble.preprocessors.values():
-        for name in preprocessor.columns.all:
-            columns.add(name, 0.0)
-    matrices = ensemble.matrices(frame)
-    for member, share in zip(ensemble.members, _shares(ensemble, frame, matrices).T, strict=True):
-        if share.any():
-            explained = _explained(member, ensemble, frame, matrices)
-            columns.add(OFFSET, share * explained.start)
-            for name, added in zip(explained.names, explained.added.T, strict=True):
-                columns.add(own_feature(name, features), share * added)
+    def calibrate(self, calibration: Calibration) -> None:
+        total = self.total
+        if calibration.method == "isotonic":
+            self.add(CALIBRATION, _log_odds(calibration.probability(total)) - total)
+            return
+        self.values = {name: calibration.slope * amount for name, amount in self.values.items()}
+        self.add(OFFSET, calibration.intercept)
+
+    def move_into_range(self, model: FittedModel) -> None:
+        total = self.total
+        moved = np.clip(total, model.at_least, model.at_most) - total
+        if moved.any():
+            self.add(RANGE, moved)
 
 
 def _shares(ensemble: Ensemble, frame: pd.DataFrame, matrices: Mapping[str, Any]) -> np.ndarray:
@@ -192,26 +205,11 @@ def _reported_per_unit(start: np.ndarray, total: np.ndarray, reached: np.ndarray
     """
     slope = np.exp(start) if scale == "log" else np.ones_like(start)
     gained = slope * np.expm1(reached) if scale == "log" else reached
-    return np.divide(gained, total, out=slope, where=total != 0)
-
-
-def _calibrate(columns: _Columns, calibration: Calibration) -> None:
-    total = columns.total
-    if calibration.method == "isotonic":
-        columns.add(CALIBRATION, _log_odds(calibration.probability(total)) - total)
-        return
-    columns.values = {name: calibration.slope * amount for name, amount in columns.values.items()}
-    columns.add(OFFSET, calibration.intercept)
-
-
-def _move_into_range(columns: _Columns, model: FittedModel) -> None:
-    total = columns.total
-    moved = np.clip(total, model.at_least, model.at_most) - total
-    if moved.any():
-        columns.add(RANGE, moved)
+    effect: np.ndarray = np.divide(gained, total, out=slope, where=total != 0)
+    return effect
 
 
 def _log_odds(probability: np.ndarray) -> np.ndarray:
     from scipy.special import logit
 
-    return logit(probability)
+    return np.asarray(logit(probability))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ml_pipeline.specs.names import own_feature
@@ -28,18 +26,14 @@ def importance(model: FittedModel) -> dict[str, float]:
     for member, weight in zip(predictor.members, predictor.weights.tolist(), strict=True):
         if member.learner is not None:
             preprocessor = predictor.preprocessors[wanted(member)]
-            names = [own_feature(name, preprocessor.columns.all) for name in preprocessor.features]
-            for name, share in _gain_per_feature(names, member.learner.gain()).items():
+            gain = member.learner.gain()
+            whole = float(gain.sum())
+            of_member: dict[str, float] = {}
+            for position in np.flatnonzero(gain).tolist():
+                name = own_feature(preprocessor.features[position], preprocessor.columns.all)
+                of_member[name] = of_member.get(name, 0.0) + float(gain[position]) / whole
+            for name, share in of_member.items():
                 shares[name] = shares.get(name, 0.0) + weight * share
     total = sum(shares.values())
     ranked = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
     return {name: share / total for name, share in ranked if share > 0}
-
-
-def _gain_per_feature(names: Sequence[str], gain: np.ndarray) -> dict[str, float]:
-    whole = float(gain.sum())
-    shares: dict[str, float] = {}
-    for position in np.flatnonzero(gain).tolist():
-        name = names[position]
-        shares[name] = shares.get(name, 0.0) + float(gain[position]) / whole
-    return shares

@@ -44,17 +44,17 @@ def picture(spec: ModelSpec, trained: Trained, tried: Sequence[Tried] = ()) -> b
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
-    panels = _Panels(figure)
-    _importance(panels, trained)
-    _residuals(panels, trained)
+    overview = _Overview(figure, spec, trained)
+    overview.importance()
+    overview.residuals()
     if spec.task == "binary":
-        _reliability(panels, trained)
-        _shares(panels, trained)
+        overview.reliability()
+        overview.shares()
     else:
-        _actual(panels, trained)
-        _coverage(panels, spec, trained)
-    _learning_curve(panels, spec, trained)
-    _search(panels, spec, tried)
+        overview.actual()
+        overview.coverage()
+    overview.learning_curve()
+    overview.search(tried)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
@@ -126,104 +126,104 @@ class _Panel:
         return self.bottom + self.height * (np.asarray(y, dtype=float) - self.y[0]) / (self.y[1] - self.y[0])
 
 
-def _importance(panels: _Panels, trained: Trained) -> None:
-    shares = list(importance(trained.model).items())[:MOST_IMPORTANT]
-    if not shares:
-        return
-    panel = panels.next("importance (share of the gain)", (0, shares[0][1]), (MOST_IMPORTANT - 0.4, -0.6))
-    for row, (name, share) in enumerate(shares):
-        panel.line([0, share], [row, row], color=_LIGHT, linewidth=11, solid_capstyle="butt")
-        panel.text(0, row, f" {name}  {share:.0%}", va="center")
+class _Overview:
+    """The panels of one version, drawn in the order in which the methods are called."""
 
+    def __init__(self, figure: Figure, spec: ModelSpec, trained: Trained) -> None:
+        self.panels = _Panels(figure)
+        self.spec = spec
+        self.trained = trained
 
-def _residuals(panels: _Panels, trained: Trained) -> None:
-    label, value, times = _test_part(trained)
-    error = value - label
-    day = _numbers(times)
-    panel = panels.next("predicted - actual, by event", _ends(day), _ends(error, 0.0))
-    panel.line(panel.x, (0, 0), color=_GREY, linewidth=0.8)
-    panel.points(day, error)
-    panel.scale_y()
-    panel.days(times)
+    def importance(self) -> None:
+        shares = list(importance(self.trained.model).items())[:MOST_IMPORTANT]
+        if not shares:
+            return
+        panel = self.panels.next("importance (share of the gain)", (0, shares[0][1]), (MOST_IMPORTANT - 0.4, -0.6))
+        for row, (name, share) in enumerate(shares):
+            panel.line([0, share], [row, row], color=_LIGHT, linewidth=11, solid_capstyle="butt")
+            panel.text(0, row, f" {name}  {share:.0%}", va="center")
 
+    def residuals(self) -> None:
+        label, value, times = self._test_part()
+        error = value - label
+        day = _numbers(times)
+        panel = self.panels.next("predicted - actual, by event", _ends(day), _ends(error, 0.0))
+        panel.line(panel.x, (0, 0), color=_GREY, linewidth=0.8)
+        panel.points(day, error)
+        panel.scale_y()
+        panel.days(times)
 
-def _actual(panels: _Panels, trained: Trained) -> None:
-    label, value, _ = _test_part(trained)
-    ends = _ends(np.concatenate([label, value]))
-    panel = panels.next("actual against predicted", ends, ends)
-    panel.line(ends, ends, color=_GREY, linewidth=0.8)
-    panel.points(value, label)
-    panel.scale_x()
-    panel.scale_y()
+    def actual(self) -> None:
+        label, value, _ = self._test_part()
+        ends = _ends(np.concatenate([label, value]))
+        panel = self.panels.next("actual against predicted", ends, ends)
+        panel.line(ends, ends, color=_GREY, linewidth=0.8)
+        panel.points(value, label)
+        panel.scale_x()
+        panel.scale_y()
 
+    def coverage(self) -> None:
+        test = self.trained.test_predictions.sort_values("event_time", kind="stable")
+        if test["lower"].isna().any():
+            return
+        inside = test["label"].between(test["lower"], test["upper"]).to_numpy(dtype=float)
+        _, _, times = self._test_part()
+        day = _numbers(times)
+        panel = self.panels.next(f"share of {RUNNING_ROWS} outcomes in the interval", _ends(day), (0, 1))
+        panel.line(panel.x, [self.spec.training.interval] * 2, color=_GREY, linewidth=0.8)
+        panel.line(day, _running(inside), color=_BLUE, linewidth=1.4)
+        panel.scale_y()
+        panel.days(times)
 
-def _coverage(panels: _Panels, spec: ModelSpec, trained: Trained) -> None:
-    test = trained.test_predictions.sort_values("event_time", kind="stable")
-    if test["lower"].isna().any():
-        return
-    inside = test["label"].between(test["lower"], test["upper"]).to_numpy(dtype=float)
-    _, _, times = _test_part(trained)
-    day = _numbers(times)
-    panel = panels.next(f"share of {RUNNING_ROWS} outcomes in the interval", _ends(day), (0, 1))
-    panel.line(panel.x, [spec.training.interval] * 2, color=_GREY, linewidth=0.8)
-    panel.line(day, _running(inside), color=_BLUE, linewidth=1.4)
-    panel.scale_y()
-    panel.days(times)
+    def reliability(self) -> None:
+        label, value, _ = self._test_part()
+        bins = np.array([(predicted, observed) for _, predicted, observed in reliability(label, value)])
+        panel = self.panels.next("observed against predicted share", (0, 1), (0, 1))
+        panel.line((0, 1), (0, 1), color=_GREY, linewidth=0.8)
+        panel.line(bins[:, 0], bins[:, 1], color=_BLUE, linewidth=1.4, marker="o", markersize=4)
+        panel.scale_x()
+        panel.scale_y()
 
+    def shares(self) -> None:
+        label, value, times = self._test_part()
+        day = _numbers(times)
+        panel = self.panels.next(f"share in {RUNNING_ROWS} rows: observed, predicted", _ends(day), (0, 1))
+        panel.line(day, _running(label), color=_GREY, linewidth=1.4)
+        panel.line(day, _running(value), color=_BLUE, linewidth=1.4)
+        panel.scale_y()
+        panel.days(times)
 
-def _reliability(panels: _Panels, trained: Trained) -> None:
-    label, value, _ = _test_part(trained)
-    bins = np.array([(predicted, observed) for _, predicted, observed in reliability(label, value)])
-    panel = panels.next("observed against predicted share", (0, 1), (0, 1))
-    panel.line((0, 1), (0, 1), color=_GREY, linewidth=0.8)
-    panel.line(bins[:, 0], bins[:, 1], color=_BLUE, linewidth=1.4, marker="o", markersize=4)
-    panel.scale_x()
-    panel.scale_y()
+    def learning_curve(self) -> None:
+        if not self.trained.learning_curve:
+            return
+        rows, loss, baseline = np.array(self.trained.learning_curve).T
+        panel = self.panels.next(
+            f"{self.spec.headline_metric} by rows fitted on: version, baseline",
+            (0, rows.max()),
+            (0, max(loss.max(), baseline.max())),
+        )
+        for values, colour in ((baseline, _GREY), (loss, _BLUE)):
+            panel.line(rows, values, color=colour, linewidth=1.4, marker="o", markersize=4)
+        panel.scale_x()
+        panel.scale_y()
 
+    def search(self, tried: Sequence[Tried]) -> None:
+        if not tried:
+            return
+        number, loss = np.array(tried, dtype=float).T
+        panel = self.panels.next(
+            f"{self.spec.headline_metric} of the trials, and the best so far", _ends(number), _ends(loss)
+        )
+        panel.points(number, loss)
+        panel.line(number, np.minimum.accumulate(loss), color=_ORANGE, linewidth=1.4, drawstyle="steps-post")
+        panel.scale_x()
+        panel.scale_y()
 
-def _shares(panels: _Panels, trained: Trained) -> None:
-    label, value, times = _test_part(trained)
-    day = _numbers(times)
-    panel = panels.next(f"share in {RUNNING_ROWS} rows: observed, predicted", _ends(day), (0, 1))
-    panel.line(day, _running(label), color=_GREY, linewidth=1.4)
-    panel.line(day, _running(value), color=_BLUE, linewidth=1.4)
-    panel.scale_y()
-    panel.days(times)
-
-
-def _learning_curve(panels: _Panels, spec: ModelSpec, trained: Trained) -> None:
-    if not trained.learning_curve:
-        return
-    rows, loss, constant = np.array(trained.learning_curve).T
-    panel = panels.next(
-        f"{spec.headline_metric} by rows fitted on: version, baseline", (0, rows.max()), _loss_ends(loss, constant)
-    )
-    for values, colour in ((constant, _GREY), (loss, _BLUE)):
-        panel.line(rows, values, color=colour, linewidth=1.4, marker="o", markersize=4)
-    panel.scale_x()
-    panel.scale_y()
-
-
-def _search(panels: _Panels, spec: ModelSpec, tried: Sequence[Tried]) -> None:
-    if not tried:
-        return
-    number, loss = np.array(tried, dtype=float).T
-    panel = panels.next(f"{spec.headline_metric} of the trials, and the best so far", _ends(number), _ends(loss))
-    panel.points(number, loss)
-    panel.line(number, np.minimum.accumulate(loss), color=_ORANGE, linewidth=1.4, drawstyle="steps-post")
-    panel.scale_x()
-    panel.scale_y()
-
-
-def _loss_ends(*losses: np.ndarray) -> tuple[float, float]:
-    return 0.0, float(max(loss.max() for loss in losses))
-
-
-def _test_part(trained: Trained) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, predictions and event times of the test part, oldest first."""
-    test = trained.test_predictions.sort_values("event_time", kind="stable")
-    times = test["event_time"].dt.tz_convert(None).to_numpy()
-    return test["label"].to_numpy(), test["value"].to_numpy(), times
+    def _test_part(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels, predictions and event times of the test part, oldest first."""
+        test = self.trained.test_predictions.sort_values("event_time", kind="stable")
+        times = test["event_time"].dt.tz_convert(None).to_numpy()
+        return test["label"].to_numpy(), test["value"].to_numpy(), times
 
 
 def _numbers(times: np.ndarray) -> np.ndarray:
@@ -235,7 +235,8 @@ def _running(values: np.ndarray) -> np.ndarray:
     sums = np.cumsum(np.append(0.0, values))
     stop = np.arange(1, len(values) + 1)
     start = np.maximum(stop - RUNNING_ROWS, 0)
-    return (sums[stop] - sums[start]) / (stop - start)
+    mean: np.ndarray = (sums[stop] - sums[start]) / (stop - start)
+    return mean
 
 
 def _ends(values: np.ndarray, *also: float) -> tuple[float, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,19 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.features.encoding.preprocessing import TEXT, Preprocessor, fit_preprocessor
+from ml_pipeline.features.encoding.preprocessing import Preprocessor, fit_preprocessor
 from ml_pipeline.features.encoding.text import TextMemo
 from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.features.selection import Stability, stability
 from ml_pipeline.specs import ModelSpec, choices, with_choices
-from ml_pipeline.specs.names import feature_name
+from ml_pipeline.specs.names import TEXT, feature_name
 from ml_pipeline.specs.search import Search
+from ml_pipeline.stats import is_significant, losses
 from ml_pipeline.training.learners.base import Params
 from ml_pipeline.training.search.search import SearchError, search, trials_worth
-from ml_pipeline.training.search.spaces import Space, space_of
+from ml_pipeline.training.search.spaces import space_of
 from ml_pipeline.training.search.trials import SearchResult
 from ml_pipeline.training.selection.ensembles import fit_member, fit_members, plain_member, typical
-from ml_pipeline.training.selection.model_selection import enough_of_either, is_significant, losses_of, row_losses
+from ml_pipeline.training.selection.model_selection import enough_of_either, row_losses
 from ml_pipeline.training.selection.predictors import Ensemble, wanted
 from ml_pipeline.training.splits import Fold, folds
 
@@ -36,16 +35,12 @@ class TrainingContext:
     """Inputs of a training besides the rows.
 
     - ``gains``: gains of the tenant's earlier searches, newest last.
-    - ``study``: name of the search, unique for tenant, model and rows.
-    - ``storage``: URL where trials are stored, so that an interrupted search can continue; None keeps nothing.
     - ``processes``: worker processes that the machine can spare, by default as many as the specification sets. They do
       not change the result.
     - ``pooled``: typical outcome of the other tenants that share, in the reported unit; None if no tenant shares.
     """
 
     gains: tuple[float, ...] = ()
-    study: str = "search"
-    storage: str | None = None
     processes: int | None = None
     pooled: float | None = None
 
@@ -90,7 +85,10 @@ class SearchReport:
         text = f"search: {len(self.result.trials)} trials ({counts}) in {self.seconds:.1f} s, {self.result.stopped}"
         if not self.used:
             return f"{text}; {self.why}"
-        chosen = ", ".join(f"{name} {_short(value)}" for name, value in (self.params | self.preprocessing).items())
+        chosen = ", ".join(
+            f"{name} {f'{value:.4g}' if isinstance(value, float) else value}"
+            for name, value in (self.params | self.preprocessing).items()
+        )
         change = f"{abs(self.gain):.1%} {'lower' if self.gain > 0 else 'higher'} on the validation part"
         return f"{text}; {chosen} instead of the declared parameters, loss {change}"
 
@@ -125,7 +123,7 @@ def tuned(
     seed
         Seed of fits, folds and sampler.
     context
-        Storage, processes and the gains of earlier searches.
+        Worker processes and the gains of earlier searches.
 
     Returns
     -------
@@ -140,7 +138,8 @@ def tuned(
         return spec, None
     budget = trials_worth(context.gains, settings.trials) if settings.adaptive else settings.trials
     settings = settings.model_copy(update={"trials": budget})
-    space = space_of(spec.training.estimator, settings.space, _extra(spec))
+    preprocessing = {f"{PREPROCESSING}{name}": tuple(values) for name, values in choices(spec).items()}
+    space = space_of(spec.training.estimator, settings.space, preprocessing)
     try:
         parts = _folds(settings, rows, seed)
         losses = FoldLosses(spec, rows, parts, seed)
@@ -150,8 +149,6 @@ def tuned(
             spec.training.params,
             settings,
             seed=seed,
-            study=f"{context.study}/{_digest(space, spec.training.params, parts)}",
-            storage=context.storage,
             processes=context.processes,
         )
     except (SearchError, FoldsError) as error:
@@ -226,7 +223,7 @@ class FoldLosses:
         kind = wanted(member)
         ensemble = Ensemble({kind: preprocessor}, (member,), np.ones(1), "mean", median)
         value = ensemble.combined(ensemble.value_of(member, validation, {kind: unseen})[:, None])
-        return losses_of(spec, value, validation["label"].to_numpy())
+        return losses(spec.task, validation["label"].to_numpy(), value)
 
     def _matrices(
         self, spec: ModelSpec, fold: int, train: pd.DataFrame, validation: pd.DataFrame
@@ -243,17 +240,9 @@ class FoldLosses:
 
 def fitted_with(spec: ModelSpec, point: Mapping[str, Any]) -> ModelSpec:
     """A copy of ``spec`` with the parameters and the preprocessing of a trial."""
-    chosen = {name.removeprefix(PREPROCESSING): value for name, value in point.items() if _is_choice(name)}
-    params = {name: value for name, value in point.items() if not _is_choice(name)}
+    params = {name: value for name, value in point.items() if not name.startswith(PREPROCESSING)}
+    chosen = {name.removeprefix(PREPROCESSING): value for name, value in point.items() if name not in params}
     return with_params(with_choices(spec, chosen), params)
-
-
-def _is_choice(name: str) -> bool:
-    return name.startswith(PREPROCESSING)
-
-
-def _extra(spec: ModelSpec) -> dict[str, tuple[Any, ...]]:
-    return {f"{PREPROCESSING}{name}": tuple(values) for name, values in choices(spec).items()}
 
 
 def _folds(settings: Search, rows: pd.DataFrame, seed: int) -> list[Fold]:
@@ -326,15 +315,5 @@ def _gain(spec: ModelSpec, chosen: ModelSpec, rows: pd.DataFrame, validation: pd
     return 1 - losses[1] / losses[0] if losses[0] else 0.0
 
 
-def _digest(space: Space, declared: Params, parts: list[Fold]) -> str:
-    """Hash of what the losses depend on besides the rows; it may change with a release that searches another space."""
-    sizes = [(len(part.train), len(part.validation)) for part in parts]
-    return hashlib.sha256(json.dumps([repr(space), dict(declared), sizes]).encode()).hexdigest()[:16]
-
-
 def _bytes(prepared: tuple[Preprocessor, Any, Any]) -> int:
     return sum(matrix.nbytes if isinstance(matrix, np.ndarray) else 3 * matrix.data.nbytes for matrix in prepared[1:])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,17 +1,16 @@
-"""Parameter search: trials judged by their mean loss over folds, within a budget; interrupted searches continue."""
+"""Parameter search: trials judged by their mean loss over folds, within a budget."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ml_pipeline.specs.search import Search
-from ml_pipeline.training.search.record import Ending, Record, open_record
 from ml_pipeline.training.search.spaces import Space, grid, nearest
 from ml_pipeline.training.search.trials import SearchResult, State, Trial
 from ml_pipeline.training.search.workers import Objective, Pending, Submit, evaluator
@@ -40,8 +39,6 @@ def search(
     settings: Search,
     *,
     seed: int,
-    study: str,
-    storage: str | None = None,
     processes: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> SearchResult:
@@ -71,11 +68,6 @@ def search(
         ``training.search`` of the specification.
     seed
         Seed of sampler and grid order.
-    study
-        Name for what the losses depend on: tenant, model and snapshot.
-    storage
-        URL, see :class:`~ml_pipeline.training.search.record.StoredRecord`. Trials of earlier runs with the same
-        ``study`` count toward the budgets, except interrupted ones.
     processes
         Worker processes that are available, if fewer than ``settings.processes``. Does not change the result.
     clock
@@ -86,23 +78,13 @@ def search(
     SearchError
         If no trial could be fitted in all folds.
     ValueError
-        If the stored study has another space, other folds or other declared parameters, or if the objective cannot be
-        pickled for worker processes.
+        If the objective cannot be pickled for worker processes.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    description = {
-        "space": {name: [type(parameter).__name__, asdict(parameter)] for name, parameter in space.items()},
-        "folds": settings.folds,
-        "declared": dict(declared),
-    }
-    record = open_record(study, storage, description)
-    try:
-        with evaluator(objective, processes or settings.processes) as submit:
-            return _Searching(space, declared, settings, seed, study, record, submit, clock).run()
-    finally:
-        record.close()
+    with evaluator(objective, processes or settings.processes) as submit:
+        return _Searching(space, declared, settings, seed, submit, clock).run()
 
 
 def trials_worth(history: Sequence[float], declared: int) -> int:
@@ -160,26 +142,21 @@ class _Searching:
         declared: Mapping[str, Any],
         settings: Search,
         seed: int,
-        study: str,
-        record: Record,
         submit: Submit,
         clock: Callable[[], float],
     ) -> None:
         self.space = space
         self.declared = dict(declared)
         self.settings = settings
-        self.record = record
         self.submit = submit
         self.clock = clock
         self.started = clock()
         self.distributions = {name: parameter.distribution() for name, parameter in space.items()}
-        self.trials = [self._read(frozen) for frozen in record.past]
-        self.spent = max((frozen.user_attrs.get("outcome", {}).get("elapsed", 0) for frozen in record.past), default=0)
-        self.yardstick = next((list(trial.losses) for trial in self.trials if trial.declared and trial.losses), [])
-        self.study = _study(study, settings, seed, len(self.trials))
-        for frozen, trial in zip(record.past, self.trials, strict=True):
-            self.study.add_trial(self._remembered(frozen, trial))
-        self.points = self._points(seed) if settings.method == "grid" else None
+        self.trials: list[Trial] = []
+        self.yardstick: list[float] = []  # losses of the declared parameters in each fold
+        self.study = _study(settings, seed)
+        # Points of the grid that are not yet tried, the next one last.
+        self.points = grid(space, settings.trials, seed)[::-1] if settings.method == "grid" else None
         self.under_way: deque[_Running] = deque()
 
     def run(self) -> SearchResult:
@@ -210,12 +187,6 @@ class _Searching:
         tried = any(trial.declared and trial.state != "interrupted" for trial in self.trials)
         return not tried and not any(running.declared for running in self.under_way)
 
-    def _points(self, seed: int) -> list[dict[str, Any]]:
-        """Points of the grid that are not yet tried, the next one last."""
-        tried = [trial.params for trial in self.trials if trial.state != "interrupted" and not trial.declared]
-        points = grid(self.space, self.settings.trials, seed)
-        return [point for point in reversed(points) if self.declared | point not in tried]
-
     def _begin(self) -> None:
         is_declared = self._needs_declared()
         if is_declared:
@@ -223,7 +194,6 @@ class _Searching:
         elif self.points is not None:
             self.study.enqueue_trial(self.points.pop())
         trial = self.study.ask(self.distributions)
-        self.record.begin(trial.number, trial.params, self.distributions, is_declared)
         params = dict(self.declared) if is_declared else self.declared | trial.params
         running = _Running(trial, params, is_declared, self.submit(params, 0))
         if is_declared:
@@ -232,8 +202,6 @@ class _Searching:
 
     def _advance(self, running: _Running) -> None:
         """Wait for the fit of a trial, then start its next fold or end it."""
-        from optuna.trial import TrialState
-
         late = self._is_late()
         if late and (self.under_way or not running.declared):
             return self._cut_off(running)
@@ -242,44 +210,39 @@ class _Searching:
         except TimeoutError:
             return self._cut_off(running)
         if outcome.loss is None:
-            return self._end(running, TrialState.FAIL, outcome.error)
+            return self._end(running, "failed", outcome.error)
         running.losses.append(outcome.loss)
         if len(running.losses) == self.settings.folds:
-            return self._end(running, TrialState.COMPLETE, None)
-        running.trial.report(self._departure(running.losses), len(running.losses))
+            return self._end(running, "complete")
+        # The difference to the declared parameters in the same folds; the loss itself if those could not be fitted.
+        same = self.yardstick[: len(running.losses)]
+        reference = np.mean(same) if len(same) == len(running.losses) else 0
+        running.trial.report(float(np.mean(running.losses) - reference), len(running.losses))
         if not running.declared and running.trial.should_prune():
-            return self._end(running, TrialState.PRUNED, None)
+            return self._end(running, "pruned")
         running.pending = self.submit(running.params, len(running.losses))
         return self.under_way.append(running)
 
     def _cut_off(self, running: _Running) -> None:
         """Interrupt all running trials except the declared parameters, which may be queued behind a stuck fit."""
-        from optuna.trial import TrialState
-
         interrupted = [running, *self.under_way]
         self.under_way = deque(one for one in interrupted if one.declared)
         for one in interrupted:
             if not one.declared:
                 one.pending.cancel()
-                self._end(one, TrialState.FAIL, None)
+                self._end(one, "interrupted")
 
-    def _end(self, running: _Running, state: optuna.trial.TrialState, error: str | None) -> None:
+    def _end(self, running: _Running, state: State, error: str | None = None) -> None:
         from optuna.trial import TrialState
 
-        value = float(np.mean(running.losses)) if state == TrialState.COMPLETE else None
-        self.study.tell(running.trial, value, state)
-        number, losses = running.trial.number, running.losses
-        self.record.end(number, Ending(state, losses, error, self._elapsed()))
-        name = _state_name(state, error)
-        self.trials.append(Trial(number, running.params, tuple(losses), name, running.declared, error))
-
-    def _departure(self, losses: Sequence[float]) -> float:
-        """Mean loss minus that of the declared parameters in the same folds, if those could be fitted."""
-        same = self.yardstick[: len(losses)]
-        return float(np.mean(losses) - (np.mean(same) if len(same) == len(losses) else 0))
+        told = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(state, TrialState.FAIL)
+        value = float(np.mean(running.losses)) if state == "complete" else None
+        self.study.tell(running.trial, value, told)
+        number, losses = running.trial.number, tuple(running.losses)
+        self.trials.append(Trial(number, running.params, losses, state, running.declared, error))
 
     def _elapsed(self) -> float:
-        return self.spent + self.clock() - self.started
+        return self.clock() - self.started
 
     def _seconds_left(self) -> float | None:
         return None if self.settings.seconds is None else self.settings.seconds - self._elapsed()
@@ -288,33 +251,12 @@ class _Searching:
         left = self._seconds_left()
         return left is not None and left <= 0
 
-    def _read(self, frozen: optuna.trial.FrozenTrial) -> Trial:
-        outcome = frozen.user_attrs.get("outcome", {})
-        is_declared = frozen.user_attrs.get("declared", False)
-        params = dict(self.declared) if is_declared else self.declared | frozen.params
-        error = outcome.get("error")
-        losses = tuple(outcome.get("losses", ()))
-        return Trial(frozen.number, params, losses, _state_name(frozen.state, error), is_declared, error)
 
-    def _remembered(self, frozen: optuna.trial.FrozenTrial, trial: Trial) -> optuna.trial.FrozenTrial:
-        """A stored trial in the form that the sampler and pruner of this run need."""
-        from optuna.trial import TrialState, create_trial
-
-        steps = range(1, len(trial.losses) + (frozen.state != TrialState.COMPLETE))
-        return create_trial(
-            state=frozen.state,
-            value=trial.mean if frozen.state == TrialState.COMPLETE else None,
-            params=frozen.params,
-            distributions=frozen.distributions,
-            intermediate_values={step: self._departure(trial.losses[:step]) for step in steps},
-        )
-
-
-def _study(name: str, settings: Search, seed: int, past: int) -> optuna.Study:
-    """A study in memory; after ``past`` stored trials the sampler draws other random trials than at the start."""
+def _study(settings: Search, seed: int) -> optuna.Study:
+    """A study in memory. Its name is fixed, because the Hyperband pruner draws from it."""
     import optuna
 
-    state = int(np.random.SeedSequence([seed, past]).generate_state(1)[0])
+    state = int(np.random.SeedSequence([seed, 0]).generate_state(1)[0])
     sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=state)
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if settings.method == "tpe":
@@ -323,17 +265,7 @@ def _study(name: str, settings: Search, seed: int, past: int) -> optuna.Study:
             pruner = optuna.pruners.MedianPruner(n_startup_trials=RANDOM_TRIALS)
         elif settings.pruning == "hyperband":
             pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=settings.folds)
-    return optuna.create_study(study_name=name, sampler=sampler, pruner=pruner)
-
-
-def _state_name(state: optuna.trial.TrialState, error: str | None) -> State:
-    from optuna.trial import TrialState
-
-    if state == TrialState.COMPLETE:
-        return "complete"
-    if state == TrialState.PRUNED:
-        return "pruned"
-    return "failed" if error else "interrupted"
+    return optuna.create_study(study_name="search", sampler=sampler, pruner=pruner)
 
 
 def _nothing_complete(trials: Sequence[Trial]) -> str:

@@ -39,7 +39,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All trials of a search by number, including those of earlier runs; at least one is complete."""
+    """All trials of a search by number; at least one is complete."""
 
     trials: tuple[Trial, ...]
     seconds: float

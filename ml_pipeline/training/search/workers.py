@@ -8,14 +8,14 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Protocol
 
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 Objective = Callable[[dict[str, Any], int], float]
 
@@ -70,7 +70,8 @@ def evaluator(objective: Objective, processes: int) -> Iterator[Submit]:
     try:
         yield lambda params, fold: _InWorker(pool.schedule(_evaluate_received, args=[params, fold]))
     finally:
-        pool.stop()
+        stop: Callable[[], None] = pool.stop  # pebble has no annotation for it
+        stop()
         pool.join()
 
 
@@ -99,7 +100,7 @@ class _Here:
 
 @dataclass(frozen=True)
 class _InWorker:
-    future: ProcessFuture
+    future: Future[Outcome]
 
     def result(self, seconds: float | None) -> Outcome:
         try:

@@ -13,8 +13,9 @@ from ml_pipeline.features.encoding.preprocessing import fit_preprocessor
 from ml_pipeline.features.encoding.text import TextMemo
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.errors import FitError
-from ml_pipeline.training.learners.base import BOOSTERS, SQUARED, Matrix, Params, fit_learner
+from ml_pipeline.training.learners.base import BOOSTERS, SQUARED, Params, fit_learner
 from ml_pipeline.training.learners.boosters import declared_rounds
+from ml_pipeline.training.learners.data import FitData, Matrix
 from ml_pipeline.training.selection.predictors import (
     Ensemble,
     Member,
@@ -113,8 +114,8 @@ def fit_member(spec: ModelSpec, member: Member, rows: pd.DataFrame, matrix: Matr
     """
     params = candidates(spec)[member.candidate]
     target = to_scale(rows["label"].to_numpy(), member.scale) - offset_of(member, rows, median)
-    weight = sample_weight(spec, rows)
-    learner = fit_learner(member.candidate, params, _loss(spec, member), matrix, target, seed, weight)
+    data = FitData(matrix, target, seed, sample_weight(spec, rows))
+    learner = fit_learner(member.candidate, params, _loss(spec, member), data)
     return replace(member, learner=learner)
 
 
@@ -145,7 +146,7 @@ def sample_weight(spec: ModelSpec, rows: pd.DataFrame) -> np.ndarray | None:
     if half_life is None:
         return given
     age = (rows["event_time"].max() - rows["event_time"]).dt.total_seconds().to_numpy() / _SECONDS_PER_DAY
-    recency = 0.5 ** (age / half_life)
+    recency: np.ndarray = 0.5 ** (age / half_life)
     return recency if given is None else recency * given
 
 
@@ -164,9 +165,7 @@ def voting_weights(losses: np.ndarray, half_life_rows: float = HALF_LIFE_ROWS) -
     decay = 0.5 ** (np.arange(len(losses))[::-1] / half_life_rows)
     mean = decay @ losses / decay.sum() + np.finfo(float).tiny
     weights = (mean.min() / mean) ** SHARPNESS
-    weights /= weights.sum()
-    weights[weights < LEAST_WEIGHT] = 0.0
-    return weights / weights.sum()
+    return _without_least(weights / weights.sum())
 
 
 def stacking_weights(values: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -186,9 +185,13 @@ def stacking_weights(values: np.ndarray, label: np.ndarray) -> np.ndarray:
     weights, _ = nnls(values, label)
     if not weights.sum():
         return np.full(values.shape[1], 1 / values.shape[1])
-    weights = weights / weights.sum()
-    weights[weights < LEAST_WEIGHT] = 0.0
-    return weights / weights.sum()
+    return _without_least(weights / weights.sum())
+
+
+def _without_least(weights: np.ndarray) -> np.ndarray:
+    """Weights that sum to 1, with those below 2% set to 0 and the others scaled to sum to 1 again."""
+    kept: np.ndarray = np.where(weights < LEAST_WEIGHT, 0.0, weights)
+    return np.asarray(kept / kept.sum())
 
 
 def continued(spec: ModelSpec, ensemble: Ensemble, rows: pd.DataFrame, seed: int, share: float) -> Ensemble:
@@ -206,8 +209,8 @@ def continued(spec: ModelSpec, ensemble: Ensemble, rows: pd.DataFrame, seed: int
             return member
         params = candidates(spec)[member.candidate]
         target = to_scale(label, member.scale) - offset_of(member, rows, median)
-        matrix, rounds = matrices[wanted(member)], update_rounds(params, share)
-        learner = member.learner.continued(params, _loss(spec, member), matrix, target, seed, rounds)
+        data, rounds = FitData(matrices[wanted(member)], target, seed), update_rounds(params, share)
+        learner = member.learner.continued(params, _loss(spec, member), data, rounds)
         return replace(member, learner=learner)
 
     return replace(ensemble, members=tuple(map(after, ensemble.members)), median=median)

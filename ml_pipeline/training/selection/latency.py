@@ -52,9 +52,9 @@ def within_latency(
     if taken > most:
         notes.append(f"one prediction takes {taken:.1f} ms, training.latency_ms is {most:g}: raise it or fit less")
     names = {whole.members[at].name for at in kept}
-    raced = selection.predictor
-    positions = [at for at, member in enumerate(raced.members) if member.name in names]
-    left = replace(selection, predictor=raced.only(positions), curve=[] if dropped else selection.curve)
+    judged = selection.predictor
+    positions = [at for at, member in enumerate(judged.members) if member.name in names]
+    left = replace(selection, predictor=judged.only(positions), curve=[] if dropped else selection.curve)
     return left, replace(model, predictor=whole.only(kept)), notes
 
 

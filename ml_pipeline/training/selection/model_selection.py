@@ -10,6 +10,7 @@ import pandas as pd
 
 from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.stats import is_significant, losses
 from ml_pipeline.training.errors import FitError
 from ml_pipeline.training.selection.ensembles import (
     MEDIAN,
@@ -36,7 +37,7 @@ POOLED_ROWS = 50  # number of own outcomes at which the tenant's baseline and th
 class SelectionResult:
     """Result of model selection: a record per candidate, and the selected predictor, fitted on the train part."""
 
-    winner: str
+    selected: str
     predictor: Predictor
     candidates: list[dict[str, Any]]
     curve: list[LearningPoint] = field(default_factory=list)
@@ -44,24 +45,24 @@ class SelectionResult:
 
 
 class LearningPoint(NamedTuple):
-    """Number of rows of a fit, and mean losses of the fit and of the baseline (``constant``) on held-out rows."""
+    """Number of rows of a fit, and mean losses of the fit and of the baseline on held-out rows."""
 
     rows: int
     loss: float
-    constant: float
+    baseline: float
 
 
 @dataclass(frozen=True)
 class _HeldOut:
     """Rows that no member was fitted on, oldest first.
 
-    ``values`` are the members' predictions (rows x members), ``constants`` the losses of each baseline (rows x
+    ``values`` are the members' predictions (rows x members), ``baseline_losses`` the losses of each baseline (rows x
     baselines), ``fitted_on`` the number of rows that the members were fitted on.
     """
 
     label: np.ndarray
     values: np.ndarray
-    constants: np.ndarray
+    baseline_losses: np.ndarray
     fitted_on: np.ndarray
 
     def informative(self, task: str) -> np.ndarray:
@@ -129,25 +130,27 @@ def select_model(
     held_out = _held_out(spec, train_rows, validation, fit.ensemble, simple, seed, pooled)
     scored = _score_candidates(spec, fit.ensemble, held_out)
     informative = held_out.informative(spec.task)
-    gains = {name: (held_out.constants[:, 0] - one.losses)[informative] for name, one in scored.items()}
-    winner = _winner(spec, gains)
-    records = [_record(spec, name, losses) for name, losses in zip(simple, held_out.constants.T, strict=True)]
+    gains = {name: (held_out.baseline_losses[:, 0] - one.losses)[informative] for name, one in scored.items()}
+    records = [_record(spec, name, loss) for name, loss in zip(simple, held_out.baseline_losses.T, strict=True)]
     records += [_record(spec, name, one.losses) | _chosen(one.ensemble) for name, one in scored.items()]
     records += _failed(spec, fit)
-    if winner is None and POOLED in simple:
-        gain = held_out.constants[:, 0] - held_out.constants[:, list(simple).index(POOLED)]
-        if informative.any() and is_significant(gain[informative], spec.training.min_improvement_se):
-            return SelectionResult(POOLED, simple[POOLED], records)
-    if winner is None:
-        reason = _insignificant(
-            spec, next(iter(simple)), _significance_candidates(spec, gains) if informative.any() else []
-        )
-        return SelectionResult(next(iter(simple)), baseline, records, reason=reason)
-    return SelectionResult(winner, scored[winner].ensemble, records, _curve(held_out, scored[winner].losses))
+    if informative.any():
+        for name in _significance_candidates(spec, gains):
+            if is_significant(gains[name], spec.training.min_improvement_se):
+                curve = _curve(held_out, scored[name].losses)
+                return SelectionResult(name, scored[name].ensemble, records, curve)
+        if POOLED in simple:
+            gain = held_out.baseline_losses[:, 0] - held_out.baseline_losses[:, list(simple).index(POOLED)]
+            if is_significant(gain[informative], spec.training.min_improvement_se):
+                return SelectionResult(POOLED, simple[POOLED], records)
+    reason = _insignificant(
+        spec, next(iter(simple)), _significance_candidates(spec, gains) if informative.any() else []
+    )
+    return SelectionResult(next(iter(simple)), baseline, records, reason=reason)
 
 
 def baselines(spec: ModelSpec, rows: pd.DataFrame, pooled: float | None = None) -> dict[str, Baseline]:
-    """Candidates that predict a constant, by name; the first is the baseline.
+    """Candidates that predict one value for all rows, by name; the first is the baseline.
 
     Labels are weighted by the column ``weight`` if there is one, as in a fit, but not by age. With ``pooled``, the
     typical label of other tenants, the last candidate is the baseline shrunk toward it with the weight of 50 outcomes.
@@ -163,13 +166,13 @@ def baselines(spec: ModelSpec, rows: pd.DataFrame, pooled: float | None = None) 
     if pooled is None:
         return found
     own = next(iter(found.values())).value
-    drawn = (len(rows) * own + POOLED_ROWS * pooled) / (len(rows) + POOLED_ROWS)
-    return found | {POOLED: Baseline(drawn)}
+    shrunk = (len(rows) * own + POOLED_ROWS * pooled) / (len(rows) + POOLED_ROWS)
+    return found | {POOLED: Baseline(shrunk)}
 
 
 def row_losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.ndarray:
-    """Loss per row, whose mean is the headline metric: absolute error, or squared error of a probability."""
-    return losses_of(spec, predictor.predict(rows), rows["label"].to_numpy())
+    """:func:`~ml_pipeline.stats.losses` of a predictor on labelled rows, float64 per row."""
+    return losses(spec.task, rows["label"].to_numpy(), predictor.predict(rows))
 
 
 def failures(records: list[dict[str, Any]]) -> list[str]:
@@ -219,15 +222,15 @@ def _held_out(
 def _predicted(
     spec: ModelSpec, rows: pd.DataFrame, fitted: Ensemble, simple: dict[str, Baseline], fitted_on: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    losses = np.column_stack([row_losses(spec, rows, constant) for constant in simple.values()])
-    return rows["label"].to_numpy(), fitted.member_values(rows), losses, np.full(len(rows), fitted_on)
+    baseline_losses = np.column_stack([row_losses(spec, rows, one) for one in simple.values()])
+    return rows["label"].to_numpy(), fitted.member_values(rows), baseline_losses, np.full(len(rows), fitted_on)
 
 
 def _curve(held_out: _HeldOut, losses: np.ndarray) -> list[LearningPoint]:
     """One point per fit that predicted held-out rows: a learning curve without additional fits."""
     parts = {int(size): held_out.fitted_on == size for size in np.unique(held_out.fitted_on)}
     return [
-        LearningPoint(size, float(losses[part].mean()), float(held_out.constants[part, 0].mean()))
+        LearningPoint(size, float(losses[part].mean()), float(held_out.baseline_losses[part, 0].mean()))
         for size, part in parts.items()
     ]
 
@@ -251,7 +254,7 @@ def _score_candidate(spec: ModelSpec, members: Ensemble, values: np.ndarray, lab
     if spec.task == "regression":
         weights = stacking_weights(values, label) if stacked else voting_weights(np.abs(values - label[:, None]))
         weighted = replace(members, weights=weights)
-        return _Scored(weighted, losses_of(spec, weighted.combined(values), label))
+        return _Scored(weighted, losses(spec.task, label, weighted.combined(values)))
     probabilities = calibrated(None, values)
     if stacked:
         weights = stacking_weights(probabilities, label)
@@ -259,15 +262,7 @@ def _score_candidate(spec: ModelSpec, members: Ensemble, values: np.ndarray, lab
         weights = voting_weights((probabilities - label[:, None]) ** 2, half_life_rows=np.inf)
     wanted = spec.training.calibration
     calibration, crossed = calibrate(values @ weights, label, METHODS if wanted == "auto" else (wanted,))
-    return _Scored(replace(members, weights=weights, calibration=calibration), losses_of(spec, crossed, label))
-
-
-def _winner(spec: ModelSpec, gains: dict[str, np.ndarray]) -> str | None:
-    """The selected candidate, from the gains over the baseline per row; None selects the baseline."""
-    for name in _significance_candidates(spec, gains):
-        if len(gains[name]) and is_significant(gains[name], spec.training.min_improvement_se):
-            return name
-    return None
+    return _Scored(replace(members, weights=weights, calibration=calibration), losses(spec.task, label, crossed))
 
 
 def _significance_candidates(spec: ModelSpec, gains: dict[str, np.ndarray]) -> list[str]:
@@ -279,18 +274,18 @@ def _significance_candidates(spec: ModelSpec, gains: dict[str, np.ndarray]) -> l
     return [ensemble] if spec.task == "regression" else [ensemble, *singles]
 
 
-def _insignificant(spec: ModelSpec, constant: str, asked: list[str]) -> str:
-    if not asked:
+def _insignificant(spec: ModelSpec, baseline: str, judged: list[str]) -> str:
+    if not judged:
         return (
-            f"no candidate beat the {constant}: the held-out rows have fewer than {LEAST_OF_A_CLASS} labels of one "
+            f"no candidate beat the {baseline}: the held-out rows have fewer than {LEAST_OF_A_CLASS} labels of one "
             "class, too few to compare"
         )
-    alone = asked == [spec.training.ensemble]
+    alone = judged == [spec.training.ensemble]
     if spec.training.min_improvement_se < 0:
         whose = "the ensemble's" if alone else "every"
-        return f"no candidate came near the {constant}: {whose} loss on held-out rows is above it by {_errors(spec)}"
+        return f"no candidate came near the {baseline}: {whose} loss on held-out rows is above it by {_errors(spec)}"
     whose = "the ensemble" if alone else "any candidate"
-    return f"no candidate beat the {constant}: it does not hold for {whose} that its {significance_required(spec)}"
+    return f"no candidate beat the {baseline}: it does not hold for {whose} that its {significance_required(spec)}"
 
 
 def enough_of_either(label: np.ndarray) -> bool:
@@ -316,11 +311,6 @@ def _errors(spec: ModelSpec) -> str:
     return f"{count} standard error{'' if count == '1' else 's'} of their difference"
 
 
-def is_significant(gain: np.ndarray, standard_errors: float = 1.0) -> bool:
-    """Whether the mean of ``gain`` (paired loss differences, one per row) exceeds ``standard_errors`` of it."""
-    return bool(gain.mean() > standard_errors * gain.std() / np.sqrt(len(gain)))
-
-
 def _record(spec: ModelSpec, name: str, losses: np.ndarray) -> dict[str, Any]:
     return {"name": name, spec.headline_metric: float(losses.mean()), "error": None}
 
@@ -335,9 +325,3 @@ def _chosen(ensemble: Ensemble) -> dict[str, Any]:
 
 def _failed(spec: ModelSpec, fit: Fit) -> list[dict[str, Any]]:
     return [{"name": name, spec.headline_metric: None, "error": error} for name, error in fit.errors.items()]
-
-
-def losses_of(spec: ModelSpec, value: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """:func:`row_losses` of predictions that are already computed."""
-    error = value - label
-    return np.abs(error) if spec.task == "regression" else error**2

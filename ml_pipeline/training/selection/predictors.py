@@ -15,7 +15,7 @@ from ml_pipeline.training.selection.probability_calibration import Calibration
 
 Scale = Literal["identity", "log"]
 Offset = Literal["median", "recent", "none"]
-ANCHOR_COLUMN = "history_recent_median"
+OFFSET_COLUMN = "history_recent_median"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def offset_of(member: Member, frame: pd.DataFrame, median: float) -> np.ndarray:
         case "median":
             return np.full(len(frame), to_scale(np.float64(median), member.scale))
         case "recent":
-            return to_scale(frame[ANCHOR_COLUMN].fillna(median).to_numpy(dtype="float64"), member.scale)
+            return to_scale(frame[OFFSET_COLUMN].fillna(median).to_numpy(dtype="float64"), member.scale)
 
 
 def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -140,7 +140,8 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     low, high, share = middle(values, weights)
     rows = np.arange(len(values))
-    return values[rows, low] * (1 - share) + values[rows, high] * share
+    median: np.ndarray = values[rows, low] * (1 - share) + values[rows, high] * share
+    return median
 
 
 def middle(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

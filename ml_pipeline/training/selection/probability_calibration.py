@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from ml_pipeline.stats import is_significant
+
 Method = Literal["none", "temperature", "sigmoid", "isotonic"]
 METHODS: tuple[Method, ...] = ("none", "temperature", "sigmoid", "isotonic")
 FOLDS = 5
@@ -29,8 +31,9 @@ class Calibration:
 
         if self.method == "isotonic":
             positions, values = np.array(self.knots).T
-            return np.clip(np.interp(log_odds, positions, values), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-        return expit(self.intercept + self.slope * log_odds)
+            shares = np.interp(log_odds, positions, values)
+            return np.asarray(np.clip(shares, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY))
+        return np.asarray(expit(self.intercept + self.slope * log_odds))
 
 
 def calibrate(
@@ -78,8 +81,7 @@ def calibrate(
     ranked = sorted(losses, key=lambda method: (losses[method].mean(), METHODS.index(method)))
     best: Method = ranked[0] if ranked else "none"
     if "none" in losses:
-        gain = losses["none"] - losses[best]
-        best = best if gain.mean() > gain.std() / np.sqrt(len(gain)) else "none"
+        best = best if is_significant(losses["none"] - losses[best]) else "none"
     return _fit(best, log_odds, label) or Calibration("none"), crossed[best]
 
 

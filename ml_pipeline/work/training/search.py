@@ -12,7 +12,6 @@ from typing import Any
 from ml_pipeline.resources import cores
 from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.resources.registry import Version
-from ml_pipeline.resources.studies import Studies, study_name
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.search.parameters import TrainingContext
@@ -24,12 +23,7 @@ SEARCH = "search.json"
 
 @contextmanager
 def training_context(
-    settings: Settings,
-    spec: ModelSpec,
-    tenant: str,
-    key: str,
-    versions: Sequence[Version],
-    pooled: float | None,
+    settings: Settings, spec: ModelSpec, versions: Sequence[Version], pooled: float | None
 ) -> Iterator[TrainingContext]:
     """What the training of one piece of work goes by; ``versions`` are the tenant's, newest first.
 
@@ -41,16 +35,10 @@ def training_context(
         yield TrainingContext(pooled=pooled)
         return
     gains = tuple(float(version.tags[GAIN]) for version in reversed(versions) if GAIN in version.tags)
-    storage = Studies(settings).prepare() if search.resume else None
     # A worker of a run is no fork server's parent yet: its own would import everything again in every process.
     get_context("forkserver").set_forkserver_preload(PRELOAD)
     with cores.acquire_cores(settings, search.processes - 1) as more:
-        yield TrainingContext(gains, study_name(tenant, spec.name, key), storage, 1 + more, pooled)
-
-
-def end_search(settings: Settings, spec: ModelSpec, tenant: str) -> None:
-    """Forgets the trials of a training that has ended, and of one that was killed when a search was still asked for."""
-    Studies(settings).remove(tenant, spec.name)
+        yield TrainingContext(gains, 1 + more, pooled)
 
 
 def search_tags(trained: Trained) -> dict[str, str]:

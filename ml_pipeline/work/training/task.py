@@ -33,7 +33,7 @@ from ml_pipeline.work.scoring import is_compatible, load_version, score_open_ent
 from ml_pipeline.work.tenant_settings import spec_for
 from ml_pipeline.work.training.judge import Candidate, judge_candidate, record
 from ml_pipeline.work.training.register import TRAIN, UPDATE, Training, change_of_outcomes, read_request, register
-from ml_pipeline.work.training.search import end_search, training_context
+from ml_pipeline.work.training.search import training_context
 from ml_pipeline.work.training.sharing import pooled
 from ml_pipeline.work.training.snapshot import Snapshot, TenantModel, newest_snapshot, write_snapshot
 
@@ -125,9 +125,7 @@ class _TenantTask:
             self.clients.warehouse.advisory_lock(of.tenant, f"train {of.spec.name}"),
             cores.acquire_cores(self.task.settings, 1),
         ):
-            report = _train_and_judge(of, self.task)
-            end_search(self.task.settings, of.spec, of.tenant)
-        return report
+            return _train_and_judge(of, self.task)
 
     def predictions(self) -> dict[str, Any]:
         """Scores the open entities that the champion has not scored yet."""
@@ -224,5 +222,5 @@ def _fit(training: Training, rows: pd.DataFrame, base: Version | None, key: str)
     # The gain of this version itself, where it is made again to be judged, is not part of its past.
     past = [version for version in versions if version.tags.get("key") != key]
     shared = pooled(of.clients.warehouse, of.spec, of.tenant, as_of)
-    with training_context(of.clients.settings, of.spec, of.tenant, key, past, shared) as context:
+    with training_context(of.clients.settings, of.spec, past, shared) as context:
         return train(of.spec, rows, as_of, context=context)

@@ -3,6 +3,7 @@ import pytest
 
 from ml_pipeline.training.errors import FitError
 from ml_pipeline.training.learners.base import fit_learner, load_learner
+from ml_pipeline.training.learners.data import FitData
 
 NAMES = ("xgboost", "lightgbm", "hist_gradient_boosting", "random_forest", "linear")
 SMALL = {
@@ -29,7 +30,7 @@ def target_of(target, loss):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_learner_finds_the_columns_that_matter(data, name, loss):
     matrix, target = data
-    fitted = fit_learner(name, SMALL[name], loss, matrix, target_of(target, loss), seed=0)
+    fitted = fit_learner(name, SMALL[name], loss, FitData(matrix, target_of(target, loss), 0))
     assert np.corrcoef(fitted.margin(matrix), target)[0, 1] > 0.8
     if name != "hist_gradient_boosting":  # it keeps no gains
         assert set(np.argsort(fitted.gain())[-2:]) == {0, 1}
@@ -39,7 +40,7 @@ def test_a_learner_finds_the_columns_that_matter(data, name, loss):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_learner_read_from_its_file_answers_with_the_same_bits(data, name, loss, tmp_path):
     matrix, target = data
-    fitted = fit_learner(name, SMALL[name], loss, matrix, target_of(target, loss), seed=0)
+    fitted = fit_learner(name, SMALL[name], loss, FitData(matrix, target_of(target, loss), 0))
     fitted.save(tmp_path, "one")
     assert np.array_equal(load_learner(tmp_path, "one").margin(matrix), fitted.margin(matrix))
     assert len(list(tmp_path.iterdir())) == 1
@@ -51,7 +52,7 @@ def test_trees_take_missing_values_and_columns_without_any(data, name):
     gaps = matrix.copy()
     gaps[::7, 2] = np.nan
     gaps[:, 5] = np.nan
-    fitted = fit_learner(name, SMALL[name], "squared_error", gaps, target, seed=0)
+    fitted = fit_learner(name, SMALL[name], "squared_error", FitData(gaps, target, 0))
     assert np.corrcoef(fitted.margin(gaps), target)[0, 1] > 0.8
     assert np.isfinite(fitted.margin(matrix)).all()
 
@@ -59,7 +60,7 @@ def test_trees_take_missing_values_and_columns_without_any(data, name):
 @pytest.mark.parametrize("name", ["xgboost", "lightgbm", "linear"])
 def test_contributions_sum_to_the_margin(data, name):
     matrix, target = data
-    fitted = fit_learner(name, SMALL[name], "squared_error", matrix, target, seed=0)
+    fitted = fit_learner(name, SMALL[name], "squared_error", FitData(matrix, target, 0))
     assert fitted.contributions(matrix).sum(axis=1) == pytest.approx(fitted.margin(matrix), abs=1e-4)
 
 
@@ -67,10 +68,10 @@ def test_contributions_sum_to_the_margin(data, name):
 @pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
 def test_more_rows_move_a_learner_toward_them_and_leave_it_as_it_was(data, name, loss):
     matrix, target = data
-    fitted = fit_learner(name, SMALL[name], loss, matrix, target_of(target, loss), seed=0)
+    fitted = fit_learner(name, SMALL[name], loss, FitData(matrix, target_of(target, loss), 0))
     before = fitted.margin(matrix)
     shifted = target_of(target + 3, loss)
-    after = fitted.continued(SMALL[name], loss, matrix, shifted, 0, 10)
+    after = fitted.continued(SMALL[name], loss, FitData(matrix, shifted, 0), 10)
     assert after.margin(matrix).mean() > before.mean() + 0.2
     assert np.array_equal(fitted.margin(matrix), before)
 
@@ -78,8 +79,8 @@ def test_more_rows_move_a_learner_toward_them_and_leave_it_as_it_was(data, name,
 @pytest.mark.parametrize("name", ["hist_gradient_boosting", "random_forest"])
 def test_trees_of_scikit_learn_stay_as_they_are(data, name):
     matrix, target = data
-    fitted = fit_learner(name, SMALL[name], "squared_error", matrix, target, seed=0)
-    assert fitted.continued(SMALL[name], "squared_error", matrix, target + 3, 0, 10) is fitted
+    fitted = fit_learner(name, SMALL[name], "squared_error", FitData(matrix, target, 0))
+    assert fitted.continued(SMALL[name], "squared_error", FitData(matrix, target + 3, 0), 10) is fitted
     assert fitted.contributions(matrix) is None
 
 
@@ -90,7 +91,7 @@ def test_a_row_that_weighs_nothing_teaches_nothing(data, name):
     weight[150:] = 1e-6
     spoiled = target.copy()
     spoiled[150:] += 50
-    fitted = fit_learner(name, SMALL[name], "squared_error", matrix, spoiled, 0, weight)
+    fitted = fit_learner(name, SMALL[name], "squared_error", FitData(matrix, spoiled, 0, weight))
     assert abs(fitted.margin(matrix[:150]).mean() - target[:150].mean()) < 1
 
 
@@ -108,13 +109,13 @@ def test_a_row_that_weighs_nothing_teaches_nothing(data, name):
 def test_a_parameter_that_is_refused_is_an_error_that_names_the_learner(data, name, params):
     matrix, target = data
     with pytest.raises(FitError, match=f"^{name}: "):
-        fit_learner(name, params, "squared_error", matrix, target, seed=0)
+        fit_learner(name, params, "squared_error", FitData(matrix, target, 0))
 
 
 @pytest.mark.parametrize("name", ["hist_gradient_boosting", "random_forest", "linear"])
 def test_labels_of_one_class_are_refused_with_what_to_do(data, name):
     with pytest.raises(FitError, match=r"every label is the same\. Wait for labels of the other class"):
-        fit_learner(name, {}, "log_loss", data[0], np.ones(300), seed=0)
+        fit_learner(name, {}, "log_loss", FitData(data[0], np.ones(300), 0))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

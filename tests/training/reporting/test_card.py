@@ -111,9 +111,9 @@ def test_the_limits_name_the_notes_few_test_rows_and_weak_data(versions):
 
 def test_the_card_of_a_baseline_names_it_and_has_no_importance(versions):
     spec, rows, trained = versions["story_points"]
-    constant = baseline_instead(spec, trained)
-    told = sections(card(spec, constant, rows, ORIGIN))
-    assert summary(spec, constant).startswith("The baseline `median`, trained on 300 rows.")
+    baseline = baseline_instead(spec, trained)
+    told = sections(card(spec, baseline, rows, ORIGIN))
+    assert summary(spec, baseline).startswith("The baseline `median`, trained on 300 rows.")
     assert "Selected: the baseline" in told["Candidates"]
     assert told["Feature importance"].strip().startswith("None")
 

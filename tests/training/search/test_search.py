@@ -1,31 +1,20 @@
-"""A search: judged by the mean over folds, within its budgets, resumed from PostgreSQL."""
+"""A search: judged by the mean over folds, within its budgets."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.exceptions import StorageInternalError
 
-from ml_pipeline.resources import postgres
-from ml_pipeline.settings import Settings
 from ml_pipeline.specs.search import Search
-from ml_pipeline.training.search import record as search_record
 from ml_pipeline.training.search.search import SearchError, search, trials_worth
 from ml_pipeline.training.search.spaces import Choice, Float, Int, Space
 
 SPACE: Space = {"x": Float(-5.0, 5.0, 0.0), "depth": Int(1, 6, 3)}
-ROOT = str(Path(__file__).resolve().parents[2])
 DECLARED = {"x": 4.0, "depth": 6, "loss": "absolute_error"}
 
 
@@ -60,8 +49,8 @@ def not_a_number(params: dict, fold: int) -> float:
 
 
 def run(objective: Callable, space: Space = SPACE, declared: dict = DECLARED, seed: int = 0, **settings):
-    outside = {name: settings.pop(name) for name in ("study", "storage", "clock") if name in settings}
-    return search(objective, space, declared, Search(**settings), seed=seed, **{"study": "acme", **outside})
+    outside = {"clock": settings.pop("clock")} if "clock" in settings else {}
+    return search(objective, space, declared, Search(**settings), seed=seed, **outside)
 
 
 @pytest.mark.parametrize("method", ["tpe", "random"])
@@ -169,133 +158,6 @@ def test_a_summary_counts_the_trials_and_has_their_curve():
     assert summary["declared_mean"] == 4.0
     assert summary["best_mean"] == pytest.approx(-summary["best_params"]["x"])
     assert [number for number, _, _ in summary["history"]] == list(range(30))
-
-
-# --- the record in PostgreSQL
-
-
-@pytest.fixture
-def storage(settings: Settings) -> str:
-    """URL of the test's own database, in a schema that holds nothing else."""
-    url = postgres.parse_url(settings.database_url or "")
-    with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
-        connection.execute(sa.text("CREATE SCHEMA search"))
-    return postgres.plain(postgres.url_with_options(url, search_path="search"))
-
-
-def executed(storage: str, statement: str) -> list:
-    with sa.create_engine(storage, poolclass=sa.NullPool).begin() as connection:
-        result = connection.execute(sa.text(statement))
-        return list(result) if result.returns_rows else []
-
-
-def test_a_search_goes_on_where_it_was_cut_off_and_tries_nothing_twice(storage):
-    first, second = Bowl(), Bowl()
-    run(first, trials=13, storage=storage)
-    result = run(second, trials=30, storage=storage)
-    assert [trial.number for trial in result.trials] == list(range(30))
-    assert not {params["x"] for params, _ in first.seen} & {params["x"] for params, _ in second.seen}
-
-
-def test_a_search_that_is_over_is_read_and_not_run_again(storage):
-    first = run(Bowl(), trials=12, storage=storage)
-    bowl = Bowl()
-    assert run(bowl, trials=12, storage=storage).trials == first.trials
-    assert bowl.seen == []
-
-
-def test_the_seconds_of_earlier_sittings_count(storage):
-    ticks = iter(range(1000))
-    run(Bowl(), trials=50, seconds=30, storage=storage, clock=lambda: next(ticks))
-    bowl = Bowl()
-    result = run(bowl, trials=50, seconds=30, storage=storage, clock=lambda: next(ticks))
-    assert bowl.seen == []
-    assert result.stopped == "the time limit of 30 seconds was reached"
-
-
-def test_a_grid_is_finished_in_a_second_sitting(storage):
-    space: Space = {"x": Float(0.0, 2.0, 0.0), "depth": Choice((1, 2))}
-    run(Bowl(), space, method="grid", trials=4, storage=storage)
-    result = run(Bowl(), space, method="grid", trials=50, storage=storage)
-    assert len({(trial.params["x"], trial.params["depth"]) for trial in result.trials}) == len(result.trials) == 7
-
-
-def test_failed_and_pruned_trials_are_remembered_with_their_losses_and_errors(storage):
-    run(raises_beyond_zero, declared={"x": -4.0}, trials=30, storage=storage)
-    again = run(raises_beyond_zero, declared={"x": -4.0}, trials=30, storage=storage)
-    assert any((trial.error or "").startswith("ArithmeticError") for trial in again.trials)
-    assert any(trial.state == "pruned" and trial.losses for trial in again.trials)
-
-
-KILLED = """
-import os, signal, sys, time
-sys.path.insert(0, sys.argv[2])
-from tests.training.search.test_search import Bowl, run
-
-class Killed(Bowl):
-    def __call__(self, params, fold):
-        if len(self.seen) == 20:
-            time.sleep(2)  # the record is written by a thread
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(params, fold)
-
-run(Killed(), trials=30, storage=sys.argv[1])
-"""
-
-
-def test_trials_that_were_killed_with_their_process_fail_by_their_heartbeat_and_are_replaced(storage):
-    ended = subprocess.run([sys.executable, "-c", KILLED, storage, ROOT], check=False, capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    running = executed(storage, "SELECT number FROM trials WHERE state = 'RUNNING' ORDER BY number")
-    assert len(running) == 4
-    executed(storage, "UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '2 minutes'")
-    result = run(Bowl(), trials=30, storage=storage)
-    lost = [trial.number for trial in result.trials if trial.state == "interrupted"]
-    assert lost == [number for (number,) in running]
-    assert sum(trial.state != "interrupted" for trial in result.trials) == 30
-    assert executed(storage, "SELECT number FROM trials WHERE state = 'RUNNING'") == []
-
-
-def test_a_trial_with_a_long_fit_keeps_its_heartbeat(storage, monkeypatch):
-    monkeypatch.setattr(search_record, "HEARTBEAT_SECONDS", 1)
-    beats = []
-
-    def long(params: dict, fold: int) -> float:
-        time.sleep(2.5)
-        beats.append(executed(storage, "SELECT heartbeat FROM trial_heartbeats WHERE trial_id = 1"))
-        return 1.0
-
-    run(long, trials=1, folds=2, storage=storage)
-    assert beats[0] < beats[1]
-
-
-def test_two_studies_in_one_storage_know_nothing_of_each_other(storage):
-    run(Bowl(), trials=5, storage=storage, study="acme")
-    assert len(run(Bowl(), trials=7, storage=storage, study="globex").trials) == 7
-
-
-def test_an_objective_that_is_interrupted_by_its_user_leaves_no_running_trial(storage):
-    def interrupted(params: dict, fold: int) -> float:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(interrupted, trials=5, storage=storage)
-    assert executed(storage, "SELECT DISTINCT state FROM trials") == [("FAIL",)]
-
-
-def test_a_study_of_another_space_is_refused_rather_than_mixed(storage):
-    run(Bowl(), trials=3, storage=storage)
-    with pytest.raises(ValueError, match="study 'acme' was started with another folds and space"):
-        run(Bowl(), {"x": Float(0.0, 1.0, 0.0)}, trials=3, folds=4, storage=storage)
-
-
-def test_a_database_that_fails_in_the_middle_ends_the_search_with_its_error(storage):
-    def drops_the_tables(params: dict, fold: int) -> float:
-        executed(storage, "DROP SCHEMA IF EXISTS search CASCADE")
-        return 1.0
-
-    with pytest.raises(StorageInternalError):
-        run(drops_the_tables, trials=5, storage=storage)
 
 
 # --- the budget that a tenant deserves

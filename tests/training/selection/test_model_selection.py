@@ -25,7 +25,7 @@ def parts(story_points, make_frame):
 
 def test_the_ensemble_holds_every_candidate_from_both_offsets_and_the_offsets_themselves(story_points, parts):
     selection = select_model(story_points, *parts, seed=0)
-    assert selection.winner == "voting"
+    assert selection.selected == "voting"
     assert [member.name for member in selection.predictor.members] == [
         "xgboost from median",
         "xgboost from recent",
@@ -46,14 +46,14 @@ def test_a_binary_race_has_each_candidate_once_and_a_calibration(rework_risk, ma
 def test_without_an_ensemble_the_best_single_candidate_is_selected(story_points, parts):
     selection = select_model(with_training(story_points, ensemble="none"), *parts, seed=0)
     losses = {name: record["mae"] for name, record in records(selection).items() if name in ("xgboost", "linear")}
-    assert selection.winner == min(losses, key=losses.get)
-    assert {member.candidate for member in selection.predictor.members} == {selection.winner}
+    assert selection.selected == min(losses, key=losses.get)
+    assert {member.candidate for member in selection.predictor.members} == {selection.selected}
 
 
 def test_stacking_predicts_a_weighted_mean(story_points, parts):
     train_rows, validation = parts
     selection = select_model(with_training(story_points, ensemble="stacking"), train_rows, validation, seed=0)
-    assert (selection.winner, selection.predictor.combine) == ("stacking", "mean")
+    assert (selection.selected, selection.predictor.combine) == ("stacking", "mean")
     values = selection.predictor.member_values(validation)
     assert selection.predictor.predict(validation) == pytest.approx(values @ selection.predictor.weights)
 
@@ -133,7 +133,7 @@ def test_the_same_rows_in_another_order_give_the_same_selection(story_points, pa
 def test_held_out_rows_of_one_class_are_not_informative(rework_risk, make_frame):
     train_rows, validation = halves(make_frame(rework_risk, 130), 100)
     selection = select_model(rework_risk, train_rows, validation.assign(label=0.0), seed=0)
-    assert selection.winner == "prior"
+    assert selection.selected == "prior"
     assert selection.reason == (
         "no candidate beat the prior: the held-out rows have fewer than 5 labels of one class, too few to compare"
     )
@@ -141,7 +141,7 @@ def test_held_out_rows_of_one_class_are_not_informative(rework_risk, make_frame)
 
 def test_an_improvement_that_no_candidate_reaches_leaves_the_baseline(story_points, parts):
     selection = select_model(with_training(story_points, min_improvement_se=100.0), *parts, seed=0)
-    assert selection.winner == "median"
+    assert selection.selected == "median"
     assert selection.reason == (
         "no candidate beat the median: it does not hold for the ensemble that its loss on held-out rows is below the "
         "baseline's by more than 100 standard errors of their difference"
@@ -150,8 +150,8 @@ def test_an_improvement_that_no_candidate_reaches_leaves_the_baseline(story_poin
 
 def test_with_a_negative_improvement_learners_are_selected_unless_they_are_clearly_worse(story_points, make_frame):
     noise = halves(make_frame(story_points, 300, signal=0.0), 220)
-    assert select_model(with_training(story_points, min_improvement_se=1.0), *noise, seed=0).winner == "median"
-    assert select_model(with_training(story_points, min_improvement_se=-100.0), *noise, seed=0).winner == "voting"
+    assert select_model(with_training(story_points, min_improvement_se=1.0), *noise, seed=0).selected == "median"
+    assert select_model(with_training(story_points, min_improvement_se=-100.0), *noise, seed=0).selected == "voting"
 
 
 def test_people_s_feedback_is_trained_on_and_decides_no_race(story_points, parts):
@@ -181,7 +181,7 @@ def test_the_pooled_baseline_is_selected_where_it_is_significant_and_no_learner_
     train_rows = train_rows.assign(label=np.arange(100) % 2.0)
     validation = validation.assign(label=(np.arange(30) % 5 == 0) * 1.0)
     spec = with_training(rework_risk, calibration="none")
-    assert select_model(spec, train_rows, validation, seed=0).winner == "prior"
+    assert select_model(spec, train_rows, validation, seed=0).selected == "prior"
     selection = select_model(spec, train_rows, validation, seed=0, pooled=0.2)
-    assert selection.winner == "pooled"
+    assert selection.selected == "pooled"
     assert selection.predictor.value == pytest.approx((100 * 0.5 + 50 * 0.2) / 150)
