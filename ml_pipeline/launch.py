@@ -18,11 +18,11 @@ from ml_pipeline.resources.compute import Compute
 from ml_pipeline.resources.connections import bounded_workers
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.preparation import quiet
+from ml_pipeline.run_requests import retraining_config, training_keys
 from ml_pipeline.settings import INSTANCE_FILES, Settings, export_to_children, load_settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.alerts.run_failures import ERRORS, FAILED
 from ml_pipeline.work.retraining.decide import Approved
-from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS
 
 Progress = Callable[[str], None]
 
@@ -88,21 +88,7 @@ def train(
     """Features, model and predictions of the tenants: one run per contiguous range of partitions."""
     configuration = {"ops": {f"{model}_training": {"config": {"as_of": as_of}} for model in models}}
     ranges = [partitions.tenant_range(known, first, last) for first, last in partitions.contiguous(known, tenants)]
-    return _launch(instance, "train", _training_keys(models), ranges, configuration, announce)
-
-
-def retraining_request(approved: Approved) -> dg.RunRequest:
-    """The run of an approved retraining: one tenant and model, with the trigger and its scores as tags.
-
-    The decision is the run's key: Dagster launches one run however often it is requested.
-    """
-    return dg.RunRequest(
-        run_key=str(approved.decision_id),
-        partition_key=approved.tenant,
-        asset_selection=_training_keys([approved.model]),
-        run_config=_retraining_config(approved),
-        tags=approved.tags,
-    )
+    return _launch(instance, "train", training_keys(models), ranges, configuration, announce)
 
 
 def retrain(
@@ -116,19 +102,10 @@ def retrain(
     launched = Launched()
     for item in approved:
         tags = partitions.tenant_range(known, item.tenant, item.tenant) | item.tags
-        configuration = _retraining_config(item, as_of)
-        done = _launch(instance, "train", _training_keys([item.model]), [tags], configuration, announce)
+        configuration = retraining_config(item, as_of)
+        done = _launch(instance, "train", training_keys([item.model]), [tags], configuration, announce)
         launched.failures += done.failures
     return launched
-
-
-def _retraining_config(approved: Approved, as_of: str = "") -> dict[str, Any]:
-    config = {"decision": str(approved.decision_id), "action": approved.action, "as_of": as_of}
-    return {"ops": {f"{approved.model}_training": {"config": config}}}
-
-
-def _training_keys(models: Sequence[str]) -> list[dg.AssetKey]:
-    return [dg.AssetKey([model, step]) for model in models for step in (FEATURES, MODEL, PREDICTIONS)]
 
 
 def monitor(

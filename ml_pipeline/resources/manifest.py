@@ -6,13 +6,10 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ml_pipeline.errors import UserError
 from ml_pipeline.resources import store
-
-if TYPE_CHECKING:
-    from ml_pipeline.resources.registry import Version
+from ml_pipeline.resources.version import Version
 
 MANIFEST = "manifest.json"
 LARGEST, LARGEST_MANIFEST = 2**31, 2**20  # bytes, where nothing says how many a file has to have

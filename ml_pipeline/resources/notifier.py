@@ -23,8 +23,8 @@ from urllib.parse import unquote, urlsplit
 
 from ml_pipeline.display import command, printable
 from ml_pipeline.display import message as as_message
-from ml_pipeline.monitoring.alert_rules import highest
 from ml_pipeline.settings import Settings
+from ml_pipeline.severity import highest
 
 WEBHOOK, SMTP, LOG = "webhook", "smtp", "log"
 

@@ -6,7 +6,6 @@ import datetime as dt
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from ml_pipeline.identifiers import check_model_name, check_tenant_id
 from ml_pipeline.resources import postgres, store, tables
 from ml_pipeline.resources.manifest import MANIFEST, TamperedArtifact, checked_file, checked_files, write_manifest
 from ml_pipeline.resources.scratch import scratch_folder
+from ml_pipeline.resources.version import Version
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 
@@ -43,23 +43,6 @@ logger = logging.getLogger(__name__)
 
 class NoSuchVersion(UserError):
     """The version asked for does not exist; the message lists those that do."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A registered version of one tenant's model."""
-
-    tenant: str
-    model: str
-    number: int
-    semantic: str
-    run_id: str
-    source: str
-    tags: Mapping[str, str]
-
-    @property
-    def as_of(self) -> str:
-        return self.tags["as_of"]
 
 
 def registered_name(model: str, tenant: str) -> str:
