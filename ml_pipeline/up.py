@@ -22,15 +22,21 @@ from rich.console import Console
 from ml_pipeline import launch, watchdog, web
 from ml_pipeline.errors import UserError
 from ml_pipeline.resources import embedded
+from ml_pipeline.resources.leases import LeaseTaken, lease
 from ml_pipeline.resources.registry import tracking_url
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import INSTANCE_FILES, Settings, export_to_children
 
 STOP_SECONDS = 20.0
+LEASE = "up"
 
 
 class PortInUse(UserError):
     """A port is taken; the message names it and the variable that changes it."""
+
+
+class AlreadyRunning(UserError):
+    """Another ``ml-pipeline up`` runs on the same database; the message says how to go on."""
 
 
 class ServiceEnded(UserError):
@@ -123,13 +129,28 @@ def check_port(host: str, port: int, variable: str) -> None:
 
 
 def serve(settings: Settings, console: Console) -> None:
-    """Runs everything until Ctrl-C or a termination signal; if one process ends, all do."""
+    """Runs everything until Ctrl-C or a termination signal; if one process ends, all do.
+
+    Raises
+    ------
+    AlreadyRunning
+        If another ``ml-pipeline up`` runs on the same database.
+    PortInUse
+        If the port of a page cannot be used.
+    ServiceEnded
+        If one of the processes ends by itself.
+    """
     started = time.monotonic()
-    check_port(settings.host, settings.dagster_port, "ML_PIPELINE_DAGSTER_PORT")
-    check_port(settings.host, settings.mlflow_port, "ML_PIPELINE_MLFLOW_PORT")
-    with _stop_signals() as stopping, launch.dagster_instance(settings) as instance:
+    with _only_one(settings), _stop_signals() as stopping:
+        check_port(settings.host, settings.dagster_port, "ML_PIPELINE_DAGSTER_PORT")
+        check_port(settings.host, settings.mlflow_port, "ML_PIPELINE_MLFLOW_PORT")
+        _serve_all(settings, stopping, console, started)
+
+
+def _serve_all(settings: Settings, stopping: threading.Event, console: Console, started: float) -> None:
+    with launch.dagster_instance(settings) as instance:
         launch.add_partitions(instance, Warehouse(settings).tenants())
-        _tell_mlflow(settings)
+        _export_mlflow_stores(settings)
         running: list[Running] = []
         try:
             for service in services(settings):
@@ -141,6 +162,21 @@ def serve(settings: Settings, console: Console) -> None:
             with contextlib.suppress(OSError):  # the terminal may be closed
                 console.print("Stopping.")
             _stop(running)
+
+
+@contextlib.contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Holds the lease of ``ml-pipeline up``: two daemons on one database would start each scheduled run twice."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lease(settings, LEASE))
+        except LeaseTaken as error:
+            raise AlreadyRunning(
+                f"`ml-pipeline up` already runs on the database of {settings.home}. Use its pages, or stop it with "
+                "Ctrl-C in its terminal and start again. For a second installation, set ML_PIPELINE_HOME to another "
+                "folder, and DATABASE_URL to another database if it is set"
+            ) from error
+        yield
 
 
 @contextlib.contextmanager
@@ -156,7 +192,7 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _tell_mlflow(settings: Settings) -> None:
+def _export_mlflow_stores(settings: Settings) -> None:
     """Hands the server its stores in the environment: a command line, and a password in it, can be read by anyone."""
     store = tracking_url(settings)
     export_to_children(

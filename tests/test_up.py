@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ml_pipeline import up
 from ml_pipeline.resources import embedded, supervisor
@@ -271,6 +272,16 @@ def test_a_database_that_stays_down_ends_everything_with_its_reason(tmp_path: Pa
     monkeypatch.setattr(embedded, "_held", [server])
     with pytest.raises(DatabaseUnavailable, match=r"stays down: PostgreSQL ended 6 times .*postgres\.log says why"):
         up._check_alive([])
+
+
+def test_a_second_up_on_the_same_database_is_refused_until_the_first_has_ended(settings: Settings):
+    with (
+        up._only_one(settings),
+        pytest.raises(up.AlreadyRunning, match=rf"`ml-pipeline up` already runs on the database of {settings.home}\. "),
+    ):
+        up.serve(settings, Console())
+    with up._only_one(settings):
+        pass
 
 
 def test_a_port_in_use_names_the_variable_that_changes_it():
