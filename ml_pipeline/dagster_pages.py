@@ -10,10 +10,11 @@ import logging
 import click
 import uvicorn
 from dagster import DagsterInstance
-from dagster._cli.workspace.cli_target import WorkspaceOpts, workspace_opts_to_load_target
+from dagster._cli.workspace.cli_target import workspace_opts_to_load_target
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._utils.interrupts import setup_interrupt_handlers
 from dagster._utils.log import configure_loggers
+from dagster_shared.cli import WorkspaceOpts
 from dagster_webserver import cli
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__

@@ -57,7 +57,7 @@ class Running:
     """A service that was started, and the file that it prints to."""
 
     service: Service
-    process: subprocess.Popen
+    process: subprocess.Popen[bytes]
     log: Path
 
 

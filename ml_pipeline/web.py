@@ -137,7 +137,8 @@ def _is_link(scope: Scope) -> bool:
 
 
 def _is_graphql(scope: Scope) -> bool:
-    return scope["path"].rstrip("/").endswith("/graphql")
+    path: str = scope["path"]
+    return path.rstrip("/").endswith("/graphql")
 
 
 def _wrong_graphql(scope: Scope) -> Refusal | None:

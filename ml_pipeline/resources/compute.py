@@ -51,7 +51,7 @@ class _Pool:
 
     def close(self) -> None:
         if self._pool is not None:
-            self._pool.stop()
+            self._pool.stop()  # type: ignore[no-untyped-call] # pebble leaves it without types
             self._pool.join()
             self._pool = None
 
@@ -77,7 +77,7 @@ class Compute:
         """One ``Result`` per (key, argument). ``function`` and its argument must be picklable."""
         waiting = dict(tasks)
         pool = _pool.get(self.workers)
-        futures: dict[Future, Key] = {
+        futures: dict[Future[Any], Key] = {
             pool.schedule(function, args=[argument], timeout=self.timeout): key for key, argument in waiting.items()
         }
         interrupted = []
@@ -99,7 +99,7 @@ class Compute:
         future = _pool.get(self.workers).schedule(function, args=[argument], timeout=self.timeout)
         return self._result(key, future) or Result(key, error="its worker pool broke twice")
 
-    def _result(self, key: Key, future: Future) -> Result[Key] | None:
+    def _result(self, key: Key, future: Future[Any]) -> Result[Key] | None:
         try:
             return Result(key, value=future.result())
         except FutureTimeout:

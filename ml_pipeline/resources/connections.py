@@ -45,7 +45,7 @@ def bounded_workers(settings: Settings) -> int:
         rooms[f"the CONNECTION LIMIT of the login {worker}"] = (limits.worker, 0)
     tightest = min(rooms, key=lambda name: rooms[name][0] - rooms[name][1])
     limit, others = rooms[tightest]
-    fitting = max(1, (limit - others) // (PER_WORKER * RUNS))
+    fitting: int = max(1, (limit - others) // (PER_WORKER * RUNS))
     if fitting < settings.workers:
         logging.getLogger(__name__).warning(
             "ML_PIPELINE_WORKERS=%d is bounded to %d: %s is %d, and %d runs at once take %d connections a worker. For "

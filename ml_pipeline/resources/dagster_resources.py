@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 
@@ -15,7 +16,7 @@ from ml_pipeline.settings import Settings, load_settings
 from ml_pipeline.specs import ModelSpec
 
 
-class Installation(dg.ConfigurableResource):
+class Installation(dg.ConfigurableResource[Any]):
     """The settings of this installation, from the environment, and the lease that shows that a run is alive."""
 
     @contextmanager

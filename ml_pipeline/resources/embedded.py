@@ -170,7 +170,7 @@ class EmbeddedServer:
         self._wait_until_ready(process)
         prepare_logins(str(self.socket), DATABASE)
 
-    def _wait_until_ready(self, process: subprocess.Popen | None) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes] | None) -> None:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:

@@ -13,6 +13,7 @@ import logging
 import smtplib
 import ssl
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage, Message
@@ -238,7 +239,7 @@ class Mail:
             logger.warning("The mail server refused %d of %d recipients of alerts", len(refused), len(self.recipients))
 
     @contextmanager
-    def _session(self):
+    def _session(self) -> Iterator[smtplib.SMTP]:
         context = ssl.create_default_context()
         if self.tls:
             session: smtplib.SMTP = smtplib.SMTP_SSL(self.host, self.port, timeout=self.timeout, context=context)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -18,11 +19,20 @@ from ml_pipeline.identifiers import check_model_name, check_tenant_id
 from ml_pipeline.resources import postgres, store, tables
 from ml_pipeline.resources.manifest import MANIFEST, TamperedArtifact, checked_file, checked_files, write_manifest
 from ml_pipeline.resources.scratch import scratch_folder
-from ml_pipeline.resources.version import Version
+from ml_pipeline.resources.version import Registration, Version
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 
-__all__ = ["MANIFEST", "NoSuchVersion", "Registry", "TamperedArtifact", "Version", "registered_name", "write_manifest"]
+__all__ = [
+    "MANIFEST",
+    "NoSuchVersion",
+    "Registration",
+    "Registry",
+    "TamperedArtifact",
+    "Version",
+    "registered_name",
+    "write_manifest",
+]
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,52 +118,42 @@ class Registry:
         tenant: str,
         model: str,
         folder: Path,
-        *,
-        key: str,
-        semantic: str,
-        as_of: str,
-        metrics: Mapping[str, float],
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        description: str = "",
+        registration: Registration,
     ) -> Version:
         """Stores the files of ``folder`` with a manifest of their hashes and registers them as the next version.
 
-        ``key`` names the work (snapshot and specification): work done twice registers once. ``description`` is Markdown
-        of at most 5,000 characters; MLflow's pages show it with the version and with its run.
+        Work that was registered before, by its key, is not registered again: its version is returned.
         """
-        name = registered_name(model, tenant)
-        existing = self.find(tenant, model, key)
+        name, given = registered_name(model, tenant), registration
+        existing = self.find(tenant, model, given.key)
         if existing is not None:
             return existing
-        manifest_hash = write_manifest(folder, tenant, model, key)
+        manifest_hash = write_manifest(folder, tenant, model, given.key)
         experiment = self._experiment(tenant, model)
         self._end_cut_off_runs(tenant, model, experiment)
-        described = {"semantic_version": semantic, "tenant": tenant, **tags, "mlflow.source.name": "ml-pipeline"}
-        described |= {"mlflow.note.content": description} if description else {}
-        run = self._logged_run(
-            experiment, f"{tenant} {model} {semantic}", metrics, {"as_of": as_of, **params}, described
-        )
-        # MLflow's pages show them in this order: what a person looks for first.
+        run_id = self._logged_run(experiment, tenant, model, given)
+        # MLflow's pages show the tags in this order.
         version_tags = {
-            "semantic_version": semantic,
-            "as_of": as_of,
-            **tags,
-            "key": key,
+            "semantic_version": given.semantic,
+            "as_of": given.as_of,
+            **given.tags,
+            "key": given.key,
             "manifest_sha256": manifest_hash,
         }
-        self._registered_model(name, tenant, model)
-        run_id, source = run.info.run_id, f"{self._run_folder(tenant, model, run.info.run_id)}/artifacts/model"
+        self._unless_exists(lambda: self.client.create_registered_model(name, tags={"tenant": tenant, "model": model}))
+        source = f"{self._run_folder(tenant, model, run_id)}/artifacts/model"
         try:
             store.put_all(source, {file.name: file.read_bytes() for file in sorted(folder.iterdir())})
-            # Before MLflow's version: cut off between the two, the work comes again, and a row without a version proves
-            # nothing but what this tenant's own training wrote.
-            self._prove(tenant, model, key, manifest_hash)
-            created = self.client.create_model_version(name, source, run_id, tags=version_tags, description=description)
+            # Before MLflow's version: if the process dies between the two, the training runs again, and a row without
+            # a version proves only what this tenant's own training wrote.
+            self._prove(tenant, model, given.key, manifest_hash)
+            created = self.client.create_model_version(
+                name, source, run_id, tags=version_tags, description=given.description
+            )
         except Exception:
             self._abandon(tenant, model, run_id)
             raise
-        # Last: a run that is still under way is one whose process died before its version was there, or just after.
+        # Last: a run that has not ended belongs to a process that died before or just after it made its version.
         self.client.set_terminated(run_id)
         return _version(tenant, model, created, self._proven(tenant, model))
 
@@ -197,19 +197,22 @@ class Registry:
         except (OSError, MlflowException) as error:
             logger.warning("tenant %s, model %s: run %s is not tidied up: %s", tenant, model, run_id, error)
 
-    def _logged_run(self, experiment: str, name: str, metrics, params, tags):
+    def _logged_run(self, experiment: str, tenant: str, model: str, given: Registration) -> str:
+        """The id of a new MLflow run with the metrics, parameters and tags of the version."""
         from mlflow.entities import Metric, Param, RunTag
-        from mlflow.utils.time import get_current_time_millis
 
-        run = self.client.create_run(experiment, run_name=name)
-        now = get_current_time_millis()
+        tags = {"semantic_version": given.semantic, "tenant": tenant, **given.tags, "mlflow.source.name": "ml-pipeline"}
+        tags |= {"mlflow.note.content": given.description} if given.description else {}
+        run_id: str = self.client.create_run(experiment, run_name=f"{tenant} {model} {given.semantic}").info.run_id
+        now = int(time.time() * 1000)  # MLflow's unit
+        params = {"as_of": given.as_of, **given.params}
         self.client.log_batch(
-            run.info.run_id,
-            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
+            run_id,
+            metrics=[Metric(key, float(value), now, 0) for key, value in given.metrics.items()],
             params=[Param(key, str(value)) for key, value in params.items()],
             tags=[RunTag(key, str(value)) for key, value in tags.items()],
         )
-        return run
+        return run_id
 
     def _experiment(self, tenant: str, model: str) -> str:
         name = registered_name(model, tenant)
@@ -219,10 +222,6 @@ class Registry:
         location = f"{store.as_url(self.settings.artifacts)}/models/{tenant}/{model}"
         self._unless_exists(lambda: self.client.create_experiment(name, artifact_location=location))
         return self._experiment(tenant, model)
-
-    def _registered_model(self, name: str, tenant: str, model: str) -> None:
-        tags = {"tenant": tenant, "model": model}
-        self._unless_exists(lambda: self.client.create_registered_model(name, tags=tags))
 
     @staticmethod
     def _unless_exists(create: Callable[[], object]) -> None:

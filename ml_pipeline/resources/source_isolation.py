@@ -8,7 +8,7 @@ table can have no policy at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -102,7 +102,7 @@ def explained(found: Sequence[Gap]) -> str:
     return said + (". Close it with: " + " ".join(f"{one};" for one in statements) if statements else ".")
 
 
-def _gaps_of(relation: sa.Row, role: str) -> list[Gap]:
+def _gaps_of(relation: sa.Row[Any], role: str) -> list[Gap]:
     name = relation.name
     match relation.kind:
         case "v":
@@ -138,7 +138,7 @@ def _gaps_of(relation: sa.Row, role: str) -> list[Gap]:
     return [Gap(name, " and ".join(problems), tuple(statements))] if problems else []
 
 
-def _grants(relations: Sequence[sa.Row], role: str) -> list[Gap]:
+def _grants(relations: Sequence[sa.Row[Any]], role: str) -> list[Gap]:
     """What the role needs once views read with its rights: no gap, but the rest of the SQL that mends one."""
     schemas = {relation.schema for relation in relations if not relation.is_reachable}
     statements = [f"GRANT USAGE ON SCHEMA {schema} TO {role}" for schema in sorted(schemas)]

@@ -135,7 +135,8 @@ def read(url: str, *, size: int | None = None, at_most: int | None = None) -> by
         if _is_local(filesystem):
             return _read_local(path, size, at_most)
         _check_size(int(filesystem.info(path)["size"]), size, at_most)
-        return filesystem.cat_file(path)
+        content: bytes = filesystem.cat_file(path)
+        return content
     except FileNotFoundError as error:
         raise Missing("is missing") from error
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
@@ -284,7 +285,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
         path = unquote(quoted)
         is_old = path != quoted and not Path(path).exists() and Path(quoted).exists()
         url = quoted if is_old else path
-    return fsspec.url_to_fs(url)
+    filesystem, path = fsspec.url_to_fs(url)
+    return filesystem, path
 
 
 def _is_local(filesystem: Any) -> bool:

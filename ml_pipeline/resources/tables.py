@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -10,7 +12,7 @@ metadata = sa.MetaData()
 Time = sa.TIMESTAMP(timezone=True)
 
 
-def _table(schema: str, name: str, *columns: sa.Column, key: tuple[str, ...]) -> sa.Table:
+def _table(schema: str, name: str, *columns: sa.Column[Any], key: tuple[str, ...]) -> sa.Table:
     return sa.Table(
         name,
         metadata,
@@ -21,20 +23,20 @@ def _table(schema: str, name: str, *columns: sa.Column, key: tuple[str, ...]) ->
     )
 
 
-def _required(name: str, kind) -> sa.Column:
+def _required(name: str, kind: sa.types.TypeEngine[Any] | type[sa.types.TypeEngine[Any]]) -> sa.Column[Any]:
     return sa.Column(name, kind, nullable=False)
 
 
-def _now(name: str) -> sa.Column:
+def _now(name: str) -> sa.Column[Any]:
     return sa.Column(name, Time, nullable=False, server_default=sa.func.now())
 
 
-def _sequence() -> sa.Column:
+def _sequence() -> sa.Column[Any]:
     """The order in which rows were written, or written anew: times do not tell it, for clocks go back."""
     return sa.Column("sequence", sa.BigInteger, sa.Identity(), nullable=False)
 
 
-def _flag(name: str) -> sa.Column:
+def _flag(name: str) -> sa.Column[Any]:
     return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
 
 

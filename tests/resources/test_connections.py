@@ -23,7 +23,7 @@ from ml_pipeline.resources.connections import (
 )
 from ml_pipeline.resources.embedded import EmbeddedServer, embedded_server
 from ml_pipeline.resources.postgres import DatabaseUnavailable
-from ml_pipeline.resources.registry import tracking_url
+from ml_pipeline.resources.registry import Registration, tracking_url
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.work.context import Clients
@@ -144,7 +144,7 @@ def use_everything(task: tuple[Settings, str, str]) -> int:
     made.mkdir()
     (made / "model.txt").write_text(tenant)
     given = {"key": "a", "semantic": "1.0.0", "as_of": "2026-01-01", "metrics": {}, "params": {}, "tags": {}}
-    return clients.registry.register(tenant, "any", made, **given).number
+    return clients.registry.register(tenant, "any", made, Registration(**given)).number
 
 
 def test_a_worker_process_has_no_more_connections_than_it_is_counted_for(

@@ -16,6 +16,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import (
     CHAMPION,
     MANIFEST,
+    Registration,
     Registry,
     TamperedArtifact,
     Version,
@@ -31,7 +32,7 @@ def register(registry: Registry, folder: Path, tenant: str, key: str = "a", mode
     folder.mkdir(exist_ok=True)
     (folder / "model.ubj").write_bytes(f"{tenant} {key}".encode() * 100)
     given = {"semantic": "1.0.0", "as_of": "2026-01-01", "metrics": {}, "params": {}, "tags": {}}
-    return registry.register(tenant, model, folder, key=key, **given)
+    return registry.register(tenant, model, folder, Registration(key=key, **given))
 
 
 @pytest.fixture
