@@ -1,4 +1,4 @@
-"""What a Dagster run of a training is asked for: its assets, configuration and tags."""
+"""The assets, configuration and tags of a Dagster run that trains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def retraining_request(approved: Approved) -> dg.RunRequest:
 
 
 def retraining_config(approved: Approved, as_of: str = "") -> dict[str, Any]:
-    """The configuration of an approved retraining's run; ``as_of`` is empty for now."""
+    """The run configuration of an approved retraining; an empty ``as_of`` means the current time."""
     config = {"decision": str(approved.decision_id), "action": approved.action, "as_of": as_of}
     return {"ops": {f"{approved.model}_training": {"config": config}}}
 

@@ -302,7 +302,9 @@ def test_a_port_is_looked_for_on_every_kind_of_address():
 def test_a_service_that_ends_by_itself_is_named_with_its_log(tmp_path: Path):
     running = up._start(up.Service("MLflow", [sys.executable, "-c", "raise SystemExit(3)"]), tmp_path)
     running.process.wait(30)
-    with pytest.raises(up.ServiceEnded, match=re.escape(f"MLflow ended with code 3. The end of {tmp_path}/mlflow.log")):
+    with pytest.raises(
+        up.ServiceEnded, match=re.escape(f"MLflow ended with code 3. The reason is at the end of {tmp_path}/mlflow.log")
+    ):
         up._check_alive([running])
 
 

@@ -115,7 +115,7 @@ def test_five_first_commands_at_once_all_succeed_and_the_last_one_stops_the_serv
     errors = [command.communicate(timeout=120)[1] for command in commands]
     assert [(command.returncode, error) for command, error in zip(commands, errors, strict=True)] == [(0, "")] * 5
     assert not (data / "postmaster.pid").exists()
-    assert not EmbeddedServer(data, 20)._is_guarded()
+    assert not EmbeddedServer(data, 20)._is_supervised()
 
 
 def test_a_cluster_that_was_half_made_is_made_again(open_folder: Path):
