@@ -1,4 +1,4 @@
-"""Dagster's pages as ``ml-pipeline up`` runs them: ``dagster-webserver`` with its own options, behind ``ml_pipeline.web``.
+"""Dagster's pages as ``ml-pipeline up`` runs them: ``dagster-webserver``, behind ``ml_pipeline.web``.
 
 Without ``ml_pipeline.web``, ``dagster-webserver`` and ``dagster dev`` answer requests of every site's pages.
 """

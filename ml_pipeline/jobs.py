@@ -90,7 +90,7 @@ def delete_what_is_too_old(context: dg.OpExecutionContext, installation: Install
         shown = [f"- {code(tenant)}: {markdown(error)}" for tenant, error in named]
         first = printable(": ".join(named[0]))
         raise dg.Failure(
-            f"Old data of {len(done.failures)} tenants could not be deleted; the other tenants are done. First: {first}",
+            f"Old data of {len(done.failures)} tenants could not be deleted; the others are done. First: {first}",
             metadata=metadata({"tenants": dg.MetadataValue.md("\n".join(shown))}),
             allow_retries=False,
         )

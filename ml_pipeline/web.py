@@ -93,7 +93,7 @@ class OriginGuard:
             return None
         return Refusal(
             403,
-            f"These pages do not answer under the name {_shown(given)}. To allow it, start them with "
+            f"These pages do not answer as {_shown(given)}. To allow this name, start them with "
             f"ML_PIPELINE_ALLOWED_HOSTS={address.in_url}",
         )
 
@@ -103,7 +103,7 @@ class OriginGuard:
             if not _same_origin(origin, host):
                 return Refusal(
                     403,
-                    f"A page of {_shown([origin])} may not send requests to {_shown([host])}. Open these pages under "
+                    f"A page of {_shown([origin])} may not ask {_shown([host])}. Open these pages under "
                     "one address; a reverse proxy must forward the browser's Host header.",
                 )
         sites = _header(scope, b"sec-fetch-site")

@@ -293,7 +293,7 @@ class EmbeddedServer:
         written.replace(self.control / supervisor.CONFIG)
 
     def _see_log(self) -> str:
-        return f"The end of {self.control / supervisor.LOG} says why"
+        return f"The reason is at the end of {self.control / supervisor.LOG}"
 
 
 _held: list[EmbeddedServer] = []

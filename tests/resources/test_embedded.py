@@ -329,7 +329,7 @@ def test_another_user_cannot_connect_even_where_the_folder_is_opened(name: str, 
 def test_a_closed_parent_is_named_and_stays_closed(data: Path):
     closed = data.parent.with_name("closed")
     closed.mkdir(mode=0o700)
-    with pytest.raises(FolderUnsafe, match=rf"cannot pass through {closed} to .*/var/lib/ml-pipeline"):
+    with pytest.raises(FolderUnsafe, match=rf"has no access to {closed}, .*/var/lib/ml-pipeline"):
         EmbeddedServer(closed / "home" / "postgres", 20).acquire()
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
@@ -339,11 +339,11 @@ def test_a_folder_of_somebody_else_in_the_place_of_the_socket_is_refused(data: P
     planted = data.with_name("postgres.socket")
     planted.mkdir(mode=0o777)
     shutil.chown(planted, "nobody")
-    with pytest.raises(FolderUnsafe, match=rf"{planted} is not a folder of user"):
+    with pytest.raises(FolderUnsafe, match=rf"{planted} is a "):
         EmbeddedServer(data, 20).acquire()
     planted.rmdir()
     planted.symlink_to("/tmp")
-    with pytest.raises(FolderUnsafe, match="but a symbolic link"):
+    with pytest.raises(FolderUnsafe, match="is a symbolic link, owned by"):
         EmbeddedServer(data, 20).acquire()
 
 

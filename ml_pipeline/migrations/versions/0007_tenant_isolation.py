@@ -26,8 +26,8 @@ VERSIONS = """
     )
 """
 
-# Versions that were registered before this table existed, if MLflow shows by more than tags whose they are: the run is in
-# the experiment of this tenant and model, and the version's files are those of the run.
+# Versions that were registered before this table existed, if MLflow shows by more than tags whose they are: the run is
+# in the experiment of this tenant and model, and the version's files are those of the run.
 REGISTERED_BEFORE = """
     INSERT INTO ml.versions (tenant_id, model, manifest_sha256, key)
     SELECT substr(version.name, strpos(version.name, '.') + 1), split_part(version.name, '.', 1), hash.value, work.value
