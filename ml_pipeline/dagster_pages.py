@@ -1,6 +1,6 @@
-"""Dagster's pages as ``make up`` runs them: ``dagster-webserver`` with its own options, behind ``ml_pipeline.web``.
+"""Dagster's pages as ``ml-pipeline up`` runs them: ``dagster-webserver``, behind ``ml_pipeline.web``.
 
-Started plainly, ``dagster-webserver`` and ``dagster dev`` answer every page of every site that the browser shows.
+Without ``ml_pipeline.web``, ``dagster-webserver`` and ``dagster dev`` answer requests of every site's pages.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import logging
 import click
 import uvicorn
 from dagster import DagsterInstance
-from dagster._cli.workspace.cli_target import WorkspaceOpts, workspace_opts_to_load_target
+from dagster._cli.workspace.cli_target import workspace_opts_to_load_target
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._utils.interrupts import setup_interrupt_handlers
 from dagster._utils.log import configure_loggers
+from dagster_shared.cli import WorkspaceOpts
 from dagster_webserver import cli
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
@@ -22,14 +23,14 @@ from starlette.types import ASGIApp
 from ml_pipeline import web
 from ml_pipeline.settings import Settings, export_to_children, load_settings
 
-# Options that `dagster dev` hands to its own webserver; it never starts this one.
+# Options with which `dagster dev` starts its own webserver; it never starts this one.
 _OF_DAGSTER_DEV = ("instance_ref", "shutdown_pipe")
 
 
 def guarded_app(
     context: WorkspaceProcessContext, settings: Settings, path_prefix: str = "", live_data_poll_rate: int | None = None
 ) -> ASGIApp:
-    """Dagster's own application behind the guard of all our pages."""
+    """Dagster's application behind the guard of ``ml_pipeline.web``."""
     app = create_app_from_workspace_process_context(context, path_prefix, live_data_poll_rate, lifespan=cli._lifespan)
     return web.guarded(app, settings)
 
@@ -50,7 +51,7 @@ def serve(
     live_data_poll_rate: int,
     **workspace: object,
 ) -> None:
-    """Serves Dagster's pages until a termination signal, as ``dagster-webserver`` does with the same options."""
+    """Serve Dagster's pages until a termination signal, with the options of ``dagster-webserver``."""
     if suppress_warnings:
         export_to_children({"PYTHONWARNINGS": "ignore"})
     settings = load_settings()
@@ -77,7 +78,7 @@ command = click.Command(
     "dagster-pages",
     params=[option for option in cli.dagster_webserver.params if option.name not in _OF_DAGSTER_DEV],
     callback=serve,
-    help="Dagster's pages, which answer only themselves and programs; options as of dagster-webserver.",
+    help="Serve Dagster's pages, protected from other sites; the options are those of dagster-webserver.",
 )
 
 

@@ -28,7 +28,7 @@ from ml_pipeline.specs import BrokenSpec, ModelSpec, Specs, load_specs
 
 
 def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> dg.Definitions:
-    """Assets, jobs, schedules and sensors of the models given."""
+    """Dagster's definitions for the models: assets, jobs, schedules and sensors."""
     broken = specs.broken if isinstance(specs, Specs) else ()
     trained = [training_assets(spec) for spec in specs.values()]
     monitored = [monitoring_assets(spec) for spec in specs.values()]
@@ -52,9 +52,9 @@ def definitions(specs: Mapping[str, ModelSpec], installation: Installation) -> d
 
 
 def broken_assets(broken: Iterable[BrokenSpec]) -> list[dg.AssetSpec]:
-    """An asset in place of each model whose file cannot be used; its description says why, and no run materializes it.
+    """One asset for each model whose file is wrong; its description contains the error, and no run materializes it.
 
-    The model's data stays: its assets return with all their partitions once its file is corrected.
+    The model's data are kept: after a correction of the file, its assets return with all their partitions.
     """
     said: dict[str, list[str]] = {}
     for model, error in broken:
@@ -71,5 +71,5 @@ def broken_assets(broken: Iterable[BrokenSpec]) -> list[dg.AssetSpec]:
     ]
 
 
-hide_new_files()  # of the processes in which Dagster runs this code
+hide_new_files()  # for the processes in which Dagster runs this code
 defs = definitions(load_specs(load_settings().specs), Installation())

@@ -1,7 +1,7 @@
-"""How text that came from data is shown: on a terminal, in Markdown, in a message, in a command line.
+"""Escapes text that comes from data, for a terminal, Markdown, a chat message or a command line.
 
-A tenant, a level, a reason or an error may hold anything. Whatever shows it makes it plain text by one of these
-functions, so that it neither breaks nor forges what stands around it.
+A tenant's id, a category, a reason or an error can contain any characters. These functions make such text plain, so
+that it can neither break nor imitate the text around it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import shlex
 import unicodedata
 
-# What moves the cursor, hides, or turns around what is printed: control and format characters, line separators.
+# Control and format characters and line separators, which move the cursor, or hide or reverse printed text.
 _HIDING = {"Cc", "Cf", "Zl", "Zp", "Cs"}
 _SHOWN_AS_IT_IS = {"\u200c", "\u200d", "\u00ad"}  # joiners and hyphens of words
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#|~])")
@@ -18,7 +18,7 @@ _EVERYBODY = re.compile(r"@(?=(?:channel|here|all|everyone)\b)", re.IGNORECASE)
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    r"""The text with control characters written out; one line, unless ``lines`` keeps line feeds and tabs.
+    r"""The text with escaped control characters, as one line; ``lines`` keeps line feeds and tabs.
 
     >>> printable("\x1b[31mred\x1b[0m\nacme"), printable("a\nb\x00", lines=True)
     ('\\x1b[31mred\\x1b[0m\\nacme', 'a\nb\\x00')
@@ -34,19 +34,19 @@ def printable(text: object, *, lines: bool = False) -> str:
 
 
 def markdown(text: object) -> str:
-    r"""The text as one line of Markdown that says nothing but itself: no markup, HTML, link or table cell.
+    r"""The text as one line of Markdown without any markup, HTML, link or table cell.
 
     >>> markdown("a|b <img src=x> [here](http://evil)")
     'a\\|b &lt;img src=x&gt; \\[here\\]\\(http:\u200b//evil\\)'
     """
     escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # A viewer makes a link of a bare address: a space without width ends what it would take for one.
+    # Viewers turn bare addresses into links; a zero-width space prevents that.
     unlinked = escaped.replace("://", ":\u200b//").replace("www.", "www\u200b.")
     return _PUNCTUATION.sub(r"\\\1", unlinked)
 
 
 def code(text: object) -> str:
-    """The text as a code span of Markdown, also inside a table.
+    """The text as a code span of Markdown, which also works inside a table.
 
     >>> code("a`b"), code("plain"), code("a|b")
     ('`` a`b ``', '`plain`', '`a\\\\|b`')
@@ -58,7 +58,7 @@ def code(text: object) -> str:
 
 
 def message(text: object) -> str:
-    """The text for a chat's message: no link, no call to everybody in Slack (``<!channel>``) or Mattermost.
+    """The text for a chat message, without links or mentions of Slack (``<!channel>``) and Mattermost (``@all``).
 
     >>> message("<!channel> & <@U1>")
     '&lt;!channel&gt; &amp; &lt;@U1&gt;'
@@ -68,7 +68,7 @@ def message(text: object) -> str:
 
 
 def command(*words: str) -> str:
-    r"""A command line to be pasted into a shell, each word quoted where it has to be.
+    r"""A command line for a shell, with its words quoted where necessary.
 
     >>> command("ml-pipeline", "rollback", "--tenant", "o'brien; rm -rf /")
     'ml-pipeline rollback --tenant \'o\'"\'"\'brien; rm -rf /\''

@@ -1,4 +1,4 @@
-"""What is wrong with this installation, before a run finds out."""
+"""``ml-pipeline doctor``: checks an installation and reports problems before a run meets them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN_TENANTS, SHOWN_LENGTH = 10, 60
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked; a ``warning`` is something to know of that keeps nothing from working."""
+    """The result of one check; with ``warning``, the pipeline works, but the user should know of it."""
 
     what: str
     ok: bool
@@ -34,7 +34,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Checks the database, MLflow's store, the artifact store, and every specification against its own table."""
+    """Check the database, MLflow, the artifact store, and every specification against its source table."""
     warehouse = Warehouse(settings)
     tenants = warehouse.tenants()
     with warehouse.operator() as connection:
@@ -55,18 +55,16 @@ def examine(settings: Settings) -> list[Finding]:
         except (SourceUnreadable, DatabaseUnavailable) as error:
             findings.append(Finding(where, False, str(error)))
         else:
-            findings.append(
-                Finding(where, True, f"{spec.source.table}: {columns} columns are there, with fitting types")
-            )
+            findings.append(Finding(where, True, f"{spec.source.table}: {columns} columns exist, with fitting types"))
             findings += _isolation(warehouse, spec, tenants)
     return findings
 
 
 def _isolation(warehouse: Warehouse, spec: ModelSpec, tenants: Sequence[str]) -> Iterator[Finding]:
-    """What only the pipeline's filter keeps apart, and rows that belong to no tenant and are skipped."""
+    """Warnings about sources that only the pipeline's filter isolates, and about rows of unknown tenants."""
     where, table = f"model {spec.name}", spec.source.table
     if spec.source.url is None and spec.source.isolation == "filter":
-        only = f"nothing but the pipeline's filter by {spec.source.tenant} keeps tenants apart (isolation: filter)"
+        only = f"only the pipeline's filter by {spec.source.tenant} isolates tenants (isolation: filter)"
         yield Finding(where, True, f"{table}: {only}", warning=True)
     others = [tenant for tenant in warehouse.source_tenants(spec) or [] if tenant not in set(tenants)]
     problems = {tenant: tenant_problem(tenant) for tenant in others}
@@ -76,8 +74,8 @@ def _isolation(warehouse: Warehouse, spec: ModelSpec, tenants: Sequence[str]) ->
     unusable = [f"{tenant[:SHOWN_LENGTH]!r} {problem}" for tenant, problem in problems.items() if problem]
     unknown = [repr(tenant) for tenant, problem in problems.items() if not problem]
     for ids, what, remedy in (
-        (unusable, "ids that no tenant can have", "Give them others in the source"),
-        (unknown, "tenants that source.tenants does not name", "To train for them, insert their ids there"),
+        (unusable, "tenants whose ids are not allowed", "Change the ids in the source"),
+        (unknown, "tenants that are not in source.tenants", "To train for them, insert their ids there"),
     ):
         if ids:
             more = f" and {len(ids) - SHOWN_TENANTS} more" if len(ids) > SHOWN_TENANTS else ""
@@ -86,7 +84,7 @@ def _isolation(warehouse: Warehouse, spec: ModelSpec, tenants: Sequence[str]) ->
 
 
 def _loop(settings: Settings) -> list[Finding]:
-    """The settings of the loop that are used long after they are set: by a sensor's tick, or at the first alert."""
+    """Checks of settings that are first used later, by a sensor or at the first alert."""
     findings = []
     try:
         policy, _ = policy_of(settings)
@@ -96,10 +94,10 @@ def _loop(settings: Settings) -> list[Finding]:
     specs = load_specs(settings.specs)
     unknown = sorted(name for name in settings.auto_retrain_models if name not in specs and not specs.is_broken(name))
     if unknown:
-        detail = f"ML_PIPELINE_AUTO_RETRAIN_MODELS names {', '.join(unknown)}, which is no model. Correct it"
+        detail = f"ML_PIPELINE_AUTO_RETRAIN_MODELS names unknown models: {', '.join(unknown)}. Correct it"
         findings.append(Finding("retraining", False, detail))
     if settings.alert_smtp is not None and not settings.alert_to:
-        detail = "ML_PIPELINE_ALERT_SMTP is set, and nobody to send to. Set ML_PIPELINE_ALERT_TO"
+        detail = "ML_PIPELINE_ALERT_SMTP is set, but there are no recipients. Set ML_PIPELINE_ALERT_TO"
         findings.append(Finding("alerts", False, detail))
     else:
         findings.append(Finding("alerts", True, f"sent by {', '.join(channels(settings))}"))
@@ -114,6 +112,6 @@ def _artifacts(settings: Settings) -> Finding:
     moved = moved_locations(settings)
     if moved:
         name, before, _ = moved[0]
-        detail = f"MLflow's pages look for the files of {len(moved)} models where they were before a move ({name}: "
+        detail = f"MLflow's pages look for the files of {len(moved)} models at addresses of before a move ({name}: "
         return Finding("artifacts", False, f"{detail}{before}). Run `ml-pipeline relocate`")
     return Finding("artifacts", True, settings.artifacts)

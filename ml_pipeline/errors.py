@@ -1,4 +1,4 @@
-"""Errors that a command shows as one sentence, and the shortened traceback of the others."""
+"""``UserError``, which commands show without a traceback, and shortened tracebacks of other errors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ INNERMOST_FRAMES = 8
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can put right; the message says what is wrong, where, and how."""
+    """An error that the user can fix; the message says what is wrong, where, and what to do."""
 
 
 def short_traceback(error: BaseException) -> str:
-    """The innermost frames of an exception and of its causes; the middle of a long one is left out.
+    """The innermost frames of an exception and its causes; the middle of a long text is left out.
 
     >>> short_traceback(ValueError("no rows"))
     'ValueError: no rows'

@@ -1,4 +1,4 @@
-"""Names of machines as they stand in a ``Host`` header, an ``Origin`` and in the settings, made comparable."""
+"""Host names of the ``Host`` header, the ``Origin`` header and the settings, in a form that can be compared."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _NAME_AND_PORT = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-
 
 @dataclass(frozen=True)
 class Address:
-    """A name or IP address in lower case, IPv6 without its brackets, and the port where one is given."""
+    """A host name or IP address in lower case, IPv6 without brackets, and the port if one is given."""
 
     name: str
     port: int | None = None
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the name stands for this machine alone, wherever it is looked up."""
+        """Whether the name always means this machine."""
         try:
             return ipaddress.ip_address(self.name).is_loopback
         except ValueError:
@@ -27,12 +27,12 @@ class Address:
 
     @property
     def is_any(self) -> bool:
-        """Whether a server that listens there listens on every address of its machine."""
+        """Whether a server that listens there is reachable at every address of its machine."""
         return self.name in ("0.0.0.0", "::")
 
     @property
     def in_url(self) -> str:
-        """The name as a URL has it, without the port.
+        """The name as part of a URL, without the port.
 
         >>> Address("::1").in_url
         '[::1]'
@@ -41,7 +41,7 @@ class Address:
 
 
 def parse(text: str) -> Address | None:
-    """The address that a text is, None where it is not one: a URL, a pattern, a user name before it.
+    """The address in a text; None if the text is anything else, such as a URL or a pattern.
 
     >>> parse("Pages.Example.com.:8443")
     Address(name='pages.example.com', port=8443)

@@ -1,4 +1,4 @@
-"""Which texts can be the id of a tenant or the name of a model: both become parts of paths, keys, names and URLs."""
+"""Rules for tenant ids and model names, which become parts of paths, keys, names and URLs."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from ml_pipeline.errors import UserError
 
 MAX_TENANT_BYTES = 100
 
-# An allow-list: whatever is special to a file system, a URL, Dagster's partition keys, MLflow's names and filters, SQL
-# or a shell is left out, known or not. A dot stands between other characters, so that no part of a path is '.' or '..'.
+# An allow-list, without characters that are special in file systems, URLs, Dagster's partition keys, MLflow's names and
+# filters, SQL or shells. A dot is allowed between other characters only, so that no part of a path is '.' or '..'.
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _ALLOWED = re.compile(r"[A-Za-z0-9_.-]")
 _MODEL = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 class BadIdentifier(UserError, ValueError):
-    """A text cannot be the id of a tenant or the name of a model; the message names it and says what can."""
+    """A tenant id or model name is not allowed; the message contains it and the rule."""
 
 
 def tenant_problem(tenant_id: str) -> str | None:
-    """Why the text cannot be a tenant's id, or None. Twins by case are told by :func:`case_conflict`.
+    """The reason why the text cannot be a tenant's id, or None. See also :func:`case_conflict`.
 
     >>> tenant_problem("acme.web-2"), tenant_problem("acme/web")
-    (None, "holds '/'")
+    (None, "contains '/'")
     >>> tenant_problem("../acme")
-    "starts with '.', and not with a letter or digit"
+    "starts with '.' instead of a letter or digit"
     """
     if not tenant_id:
         return "is empty"
@@ -35,15 +35,15 @@ def tenant_problem(tenant_id: str) -> str | None:
     if _TENANT.fullmatch(tenant_id):
         return None
     if not (tenant_id[0].isascii() and tenant_id[0].isalnum()):
-        return f"starts with {tenant_id[0]!r}, and not with a letter or digit"
+        return f"starts with {tenant_id[0]!r} instead of a letter or digit"
     forbidden = next((character for character in tenant_id if not _ALLOWED.fullmatch(character)), None)
-    return f"holds {forbidden!r}" if forbidden else "has a dot at its end, or two in a row"
+    return f"contains {forbidden!r}" if forbidden else "has a dot at its end, or two in a row"
 
 
 def case_conflict(tenant_id: str, known: Iterable[str]) -> str | None:
     """The known tenant whose id differs from this one only in upper and lower case, or None.
 
-    Twins are refused because file systems that know no case would keep both tenants in one folder.
+    Such ids are refused, because file systems that ignore case would store both tenants in one folder.
 
     >>> case_conflict("Acme", ["globex", "acme"]), case_conflict("acme", ["acme"])
     ('acme', None)
@@ -52,7 +52,7 @@ def case_conflict(tenant_id: str, known: Iterable[str]) -> str | None:
 
 
 def usable_tenants(candidates: Iterable[str], known: Iterable[str]) -> list[str]:
-    """The candidates that can be tenants beside the known ones: of twins by case only the first.
+    """The candidates that can be tenants beside the known ones; of ids that differ only in case, the first.
 
     >>> usable_tenants(["Acme", "acme", "a b", "globex"], known=["Globex"])
     ['Acme']
@@ -76,8 +76,8 @@ def check_tenant_id(tenant_id: str) -> str:
     problem = tenant_problem(tenant_id)
     if problem:
         raise BadIdentifier(
-            f"tenant id {tenant_id[:200]!r} {problem}. Give one of at most {MAX_TENANT_BYTES} letters, digits, '-', "
-            "'_' and single '.', a letter or digit first"
+            f"tenant id {tenant_id[:200]!r} {problem}. Use at most {MAX_TENANT_BYTES} letters, digits, '-', '_' and "
+            "single '.', starting with a letter or digit"
         )
     return tenant_id
 
@@ -101,7 +101,7 @@ def check_model_name(name: str) -> str:
     """
     if not is_model_name(name):
         raise BadIdentifier(
-            f"model name {name[:200]!r} cannot be used. Give one of at most 63 lower-case letters, digits and "
-            "underscores, a letter first"
+            f"model name {name[:200]!r} cannot be used. Use at most 63 lower-case letters, digits and underscores, "
+            "starting with a letter"
         )
     return name

@@ -51,15 +51,15 @@ def _assets(models: Iterable[str], steps: Iterable[str]) -> dg.AssetSelection:
 
 
 class RollbackConfig(dg.Config):
-    """Whose model returns to which version."""
+    """The tenant's model to roll back, and the version to return to."""
 
     tenant: str
     model: str
-    to: int = 0  # 0: the version that served before
+    to: int = 0  # 0: the previous champion
     reason: str = "rolled back by a person in Dagster"
 
 
-@dg.op(description="Makes an earlier version the champion again; the one that served is marked as rolled back.")
+@dg.op(description="Makes an earlier version the champion; the current champion is marked as rolled back.")
 def return_to_version(context: dg.OpExecutionContext, config: RollbackConfig, installation: Installation) -> None:
     done = Clients(installation.settings()).deployer.roll_back(
         config.tenant, config.model, to=config.to or None, reason=config.reason, as_of=dt.datetime.now(dt.UTC)
@@ -72,13 +72,15 @@ def return_to_version(context: dg.OpExecutionContext, config: RollbackConfig, in
 
 @dg.job(
     name="rollback",
-    description="Returns one tenant's model to an earlier version: name tenant and model on the Launchpad.",
+    description="Rolls one tenant's model back to an earlier version: enter tenant and model on the Launchpad.",
 )
 def rollback_job() -> None:
     return_to_version()
 
 
-@dg.op(description="Deletes what is older than its retention time; the next run completes an interrupted one.")
+@dg.op(
+    description="Deletes data that are older than their retention time; after an interruption, the next run continues."
+)
 def delete_what_is_too_old(context: dg.OpExecutionContext, installation: Installation) -> None:
     done = prune(installation.settings(), now=dt.datetime.now(dt.UTC))
     context.log.info(f"Deleted: {done}")
@@ -88,7 +90,7 @@ def delete_what_is_too_old(context: dg.OpExecutionContext, installation: Install
         shown = [f"- {code(tenant)}: {markdown(error)}" for tenant, error in named]
         first = printable(": ".join(named[0]))
         raise dg.Failure(
-            f"{len(done.failures)} tenants could not be pruned; the others were. First: {first}",
+            f"Old data of {len(done.failures)} tenants could not be deleted; the others are done. First: {first}",
             metadata=metadata({"tenants": dg.MetadataValue.md("\n".join(shown))}),
             allow_retries=False,
         )

@@ -1,4 +1,4 @@
-"""Dagster runs started from the command line: on the same instance as the UI, in this process, with progress."""
+"""Dagster runs of the command line: in this process, on the same Dagster instance as the UI, with progress."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ml_pipeline.resources.compute import Compute
 from ml_pipeline.resources.connections import bounded_workers
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.preparation import quiet
+from ml_pipeline.run_requests import retraining_config, training_keys
 from ml_pipeline.settings import INSTANCE_FILES, Settings, export_to_children, load_settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.alerts.run_failures import ERRORS, FAILED
 from ml_pipeline.work.retraining.decide import Approved
-from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS
 
 Progress = Callable[[str], None]
 
 
 def watched_installation(announce: Progress) -> Installation:
-    """The installation of a run that a person waits for: it announces each tenant that has finished."""
+    """The installation of a run with progress: ``announce`` is called for each tenant that has finished."""
 
     class WatchedInstallation(Installation):
         def compute(self) -> Compute:
@@ -40,14 +40,14 @@ def watched_installation(announce: Progress) -> Installation:
 
 @dataclass
 class Launched:
-    """The errors of the runs that one command started."""
+    """The errors of the runs of one command."""
 
     failures: list[str] = field(default_factory=list)
 
 
 @contextmanager
 def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The instance of ``dagster.yaml``, as the UI and the daemon use it."""
+    """The Dagster instance of ``dagster.yaml``, which the UI and the daemon use too."""
     export_to_children(
         {
             "DATABASE_URL": settings.database_url or "",
@@ -62,13 +62,13 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 def dagster_home(settings: Settings) -> Path:
-    """The folder of ``dagster.yaml``: DAGSTER_HOME where that holds one, otherwise the project's own."""
+    """The folder of ``dagster.yaml``: DAGSTER_HOME if it contains the file, otherwise the project's own."""
     given = settings.dagster_home
     return given if given is not None and (given / "dagster.yaml").is_file() else INSTANCE_FILES
 
 
 def add_partitions(instance: dg.DagsterInstance, tenants: Sequence[str]) -> list[str]:
-    """Adds a partition for each new tenant; returns all tenants that have one, in partition order."""
+    """Add a partition for each new tenant; return all tenants that have one, in partition order."""
     name = str(partitions.tenants.name)
     known = set(instance.get_dynamic_partitions(name))
     new = [tenant for tenant in tenants if tenant not in known]
@@ -85,24 +85,10 @@ def train(
     as_of: str,
     announce: Progress,
 ) -> Launched:
-    """Features, model and predictions of the tenants: one run per contiguous range of partitions."""
+    """Build features, train models and predict for the tenants, with one run per contiguous range of partitions."""
     configuration = {"ops": {f"{model}_training": {"config": {"as_of": as_of}} for model in models}}
     ranges = [partitions.tenant_range(known, first, last) for first, last in partitions.contiguous(known, tenants)]
-    return _launch(instance, "train", _training_keys(models), ranges, configuration, announce)
-
-
-def retraining_request(approved: Approved) -> dg.RunRequest:
-    """The run of an approved retraining: one tenant and model, with the trigger and its scores as tags.
-
-    The decision is the run's key: Dagster launches one run however often it is requested.
-    """
-    return dg.RunRequest(
-        run_key=str(approved.decision_id),
-        partition_key=approved.tenant,
-        asset_selection=_training_keys([approved.model]),
-        run_config=_retraining_config(approved),
-        tags=approved.tags,
-    )
+    return _launch(instance, "train", training_keys(models), ranges, configuration, announce)
 
 
 def retrain(
@@ -112,23 +98,14 @@ def retrain(
     announce: Progress,
     as_of: str = "",
 ) -> Launched:
-    """Runs approved retrainings in this process, one after the other, like the runs that the sensor requests."""
+    """Run approved retrainings in this process, one after the other."""
     launched = Launched()
     for item in approved:
         tags = partitions.tenant_range(known, item.tenant, item.tenant) | item.tags
-        configuration = _retraining_config(item, as_of)
-        done = _launch(instance, "train", _training_keys([item.model]), [tags], configuration, announce)
+        configuration = retraining_config(item, as_of)
+        done = _launch(instance, "train", training_keys([item.model]), [tags], configuration, announce)
         launched.failures += done.failures
     return launched
-
-
-def _retraining_config(approved: Approved, as_of: str = "") -> dict[str, Any]:
-    config = {"decision": str(approved.decision_id), "action": approved.action, "as_of": as_of}
-    return {"ops": {f"{approved.model}_training": {"config": config}}}
-
-
-def _training_keys(models: Sequence[str]) -> list[dg.AssetKey]:
-    return [dg.AssetKey([model, step]) for model in models for step in (FEATURES, MODEL, PREDICTIONS)]
 
 
 def monitor(
@@ -140,7 +117,7 @@ def monitor(
     until: dt.date,
     announce: Progress,
 ) -> Launched:
-    """Daily metrics and drift reports of the tenants for the days from ``since`` to ``until``."""
+    """Compute metrics and drift reports of the tenants for each day from ``since`` to ``until``."""
     from ml_pipeline.work.monitoring.task import STEPS
 
     keys = [dg.AssetKey([model, step]) for model in models for step in STEPS]
@@ -181,7 +158,7 @@ def _launch(
 
 
 def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
-    """The errors of tenants that the failed steps list; without such a list, the error that ended the run."""
+    """The errors of single tenants; if the failed steps list none, the error that ended the run."""
     errors = []
     for event in result.get_step_failure_events():
         data = event.step_failure_data
@@ -197,4 +174,4 @@ def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
             cause = cause.cause
         text = cause.message if cause else "unknown error"
         errors += [f"{event.step_key}: {line}" for line in text.strip().splitlines()]
-    return errors or ["the run failed outside of its steps. Its page in the Dagster UI shows the reason"]
+    return errors or ["the run failed outside its steps. Its page in the Dagster UI shows the reason"]

@@ -1,18 +1,20 @@
-"""MLflow's server as ``make up`` runs it: its pages greet everybody as they greet a visitor who was there before.
+"""MLflow's server as ``ml-pipeline up`` runs it: behind ``ml_pipeline.web``, and without hints for first visitors.
 
-Registered as an ``mlflow.app``. What a first visitor sees otherwise (a promotion over the registry, an assistant that
-opens by itself, a note about telemetry, which is off) is switched off in the browser's local storage alone, so the page
-itself sets it there, for keys that the visitor has not set. MLflow's own checks believe every page of this machine,
-whatever its port; ``ml_pipeline.web`` in front of them does not.
+It is registered as an ``mlflow.app``. MLflow shows new visitors a promotion of its registry, an assistant, and a note
+about telemetry, which is off. Only the browser's local storage can switch these off, so a script in the page sets the
+keys that the visitor has not set. MLflow's own checks trust all pages of this machine, whatever their port;
+``ml_pipeline.web`` does not.
 """
 
 from __future__ import annotations
 
 import json
+from typing import cast
 
 from mlflow.server.fastapi_app import app as mlflow_app
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from ml_pipeline import web
 from ml_pipeline.settings import load_settings
@@ -32,15 +34,16 @@ SCRIPT = (
 )
 
 
-@mlflow_app.middleware("http")
-async def as_on_a_second_visit(request: Request, call_next) -> Response:
-    """Puts the script in front of everything else in the one page that MLflow's pages consist of."""
+async def as_on_a_second_visit(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """Insert the script at the start of the HTML page."""
     response = await call_next(request)
     if request.url.path != "/" or response.status_code != 200:
         return response
-    page = b"".join([chunk async for chunk in response.body_iterator])
+    chunks = [chunk async for chunk in cast(StreamingResponse, response).body_iterator]
+    page = b"".join(chunk.encode() if isinstance(chunk, str) else chunk for chunk in chunks)
     headers = {name: value for name, value in response.headers.items() if name not in ("content-length", "etag")}
     return Response(page.replace(b"<head>", b"<head>" + SCRIPT.encode(), 1), response.status_code, headers)
 
 
+mlflow_app.add_middleware(BaseHTTPMiddleware, dispatch=as_on_a_second_visit)
 app = web.guarded(mlflow_app, load_settings())

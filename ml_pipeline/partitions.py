@@ -1,7 +1,7 @@
 """The only partition definitions: tenants, days, and tenant x day.
 
-Dagster fixes the first day of a partition definition when it loads the code. The monitoring window therefore begins a
-month later only after the services were restarted; until then it grows by one day each day.
+Dagster fixes the first day of a partition definition when it loads the code. The start of the monitoring window
+therefore moves only when the services are restarted; until then, the window grows by one day each day.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DATE, TENANT = "date", "tenant"
 def window_start(today: dt.date) -> dt.date:
     """First day of the monitoring window: the first of the month two months back.
 
-    The window rolls, so that tenants x days stays below the 100,000 partitions that Dagster's pages carry.
+    The window moves, so that tenants x days stays below 100,000, the number of partitions that Dagster's pages support.
 
     >>> window_start(dt.date(2026, 1, 20))
     datetime.date(2025, 11, 1)
@@ -45,11 +45,11 @@ tenant_days = dg.MultiPartitionsDefinition({DATE: days, TENANT: tenants})
 
 
 class EmptyRange(UserError, ValueError):
-    """An empty range of partitions; Dagster would run it, do nothing, and succeed."""
+    """A range contains no partition; Dagster would run it, do nothing, and report success."""
 
 
 def tenant_range(known: Sequence[str], first: str, last: str) -> dict[str, str]:
-    """Tags that ask one run for the tenants from ``first`` to ``last`` in the order in which they were added.
+    """Tags of one run for the tenants from ``first`` to ``last``, in the order in which they were added.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def tenant_range(known: Sequence[str], first: str, last: str) -> dict[str, str]:
     for tenant in (first, last):
         if tenant not in known:
             raise EmptyRange(
-                f"tenant {tenant!r} has no partition. Import its rows; then the sensor new_tenants adds it"
+                f"tenant {tenant!r} has no partition. Import its rows; the sensor new_tenants then adds the partition"
             )
     if known.index(first) > known.index(last):
         raise EmptyRange(f"the range of tenants {first!r} to {last!r} is reversed: the later one was added first")
@@ -67,12 +67,12 @@ def tenant_range(known: Sequence[str], first: str, last: str) -> dict[str, str]:
 
 
 def tenant_day_range(known: Sequence[str], first: str, last: str, since: dt.date, until: dt.date) -> dict[str, str]:
-    """Tags that ask one run for a rectangle of tenants x days.
+    """Tags of one run for a rectangle of tenants x days.
 
     Raises
     ------
     EmptyRange
-        As ``tenant_range``, and if the days are reversed or leave the monitoring window.
+        As ``tenant_range``, and if the days are reversed or outside the monitoring window.
     """
     tenants_tags = tenant_range(known, first, last)
     start = dt.date.fromisoformat(str(days.start.date()))
@@ -104,7 +104,7 @@ def tenants_of(tags: Mapping[str, str], known: Sequence[str]) -> list[str]:
 
 
 def contiguous(known: Sequence[str], wanted: Sequence[str]) -> list[tuple[str, str]]:
-    """The fewest ranges (first, last) of ``known`` that hold exactly the ``wanted`` tenants.
+    """The smallest number of ranges (first, last) of ``known`` that contain exactly the ``wanted`` tenants.
 
     >>> contiguous(["a", "b", "c", "d"], ["d", "a", "b"])
     [('a', 'b'), ('d', 'd')]

@@ -1,7 +1,7 @@
-"""What died must not block: runs and decisions whose process is gone are ended, and its leavings are cleared.
+"""Ends runs and decisions whose process has died, and removes its temporary files, so that they block nothing.
 
-A run of ours holds a lease under its own id as long as its process lives, and carries a tag that says so. Without the
-tag nothing is known of its process (another release, another launcher), and it is left to Dagster's own monitoring.
+The process of a run holds a lease with the run's id while it lives, and marks the run with a tag. A run without this
+tag (of another release, or started otherwise) is left to Dagster's own monitoring.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ml_pipeline.work.retraining.decide import DECISION_TAG, FAILED, TENANT_TAG,
 BEGUN = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 BEGUN += [dg.DagsterRunStatus.CANCELING]
 DIED = (
-    "The process of this run died without a word (killed, out of memory, or its machine went down). What its tenants "
-    "had done is kept: start it again"
+    "The process of this run died without an error (killed, out of memory, or its machine was lost). The results of "
+    "finished tenants are kept: start the run again"
 )
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RecoveryResult:
-    """What was ended and cleared."""
+    """The runs and decisions that were ended, and the number of temporary folders removed."""
 
     runs: list[dg.DagsterRun] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
@@ -47,7 +47,7 @@ class RecoveryResult:
 
 @contextmanager
 def leased_run(settings: Settings, run_id: str) -> Iterator[dict[str, str]]:
-    """The lease of a run that this process executes; yields the tag that says that it has one."""
+    """Hold the lease of a run that this process executes; yields the tag that marks the run."""
     with leases.lease(settings, run_id):
         yield {LEASE_TAG: run_id}
 
@@ -55,10 +55,10 @@ def leased_run(settings: Settings, run_id: str) -> Iterator[dict[str, str]]:
 def recover(
     instance: dg.DagsterInstance, warehouse: Warehouse, sleep: Callable[[float], None] = time.sleep
 ) -> RecoveryResult:
-    """Marks runs whose process died as failed, settles what asked for them, and clears what they left on this machine.
+    """Mark runs whose process died as failed, settle their decisions, and remove their files on this machine.
 
-    Who lost its lease with the server's restart takes it again within seconds, so whoever seems dead is looked at
-    twice. It takes no time where nobody does.
+    After a restart of the server, a living process takes its lease again within seconds. A run without a lease is
+    therefore checked a second time after ``LOST_SECONDS``; without such runs there is no wait.
     """
     done = RecoveryResult(folders=remove_abandoned())
     suspects = _without_lease(instance, warehouse)
@@ -68,35 +68,31 @@ def recover(
         again = {run.run_id for run in _without_lease(instance, warehouse)}
         done.runs = [run for run in suspects if run.run_id in again]
         for run in done.runs:
-            _end(instance, warehouse, run)
+            logger.warning("Run %s of job %s: %s", run.run_id, run.job_name, DIED)
+            instance.report_run_failed(run, DIED)
+            decision, tenant = run.tags.get(DECISION_TAG), run.tags.get(TENANT_TAG)
+            if decision and tenant:
+                settle(warehouse, tenant, uuid.UUID(decision), FAILED)
         done.decisions = _settle_abandoned(instance, warehouse, {decision for _, decision in orphans})
     return done
 
 
 def _without_lease(instance: dg.DagsterInstance, warehouse: Warehouse) -> list[dg.DagsterRun]:
-    # A run that is executed again has the tags of the one before it: only its own id says that it had a lease.
+    # A re-executed run has the tags of the original run, so only a tag with its own id shows that it had a lease.
     runs = [run for run in instance.get_runs(dg.RunsFilter(statuses=BEGUN)) if run.tags.get(LEASE_TAG) == run.run_id]
     held = leases.held(warehouse, [run.run_id for run in runs])
     return [run for run in runs if run.run_id not in held]
 
 
-def _end(instance: dg.DagsterInstance, warehouse: Warehouse, run: dg.DagsterRun) -> None:
-    logger.warning("Run %s of job %s: %s", run.run_id, run.job_name, DIED)
-    instance.report_run_failed(run, DIED)
-    decision, tenant = run.tags.get(DECISION_TAG), run.tags.get(TENANT_TAG)
-    if decision and tenant:
-        settle(warehouse, tenant, uuid.UUID(decision), FAILED)
-
-
 def _abandoned_decisions(warehouse: Warehouse) -> list[tuple[str, uuid.UUID]]:
-    """Approved retrainings that a command was to run itself, and whose command is gone."""
+    """Approved retrainings of a command whose process has ended."""
     asked = [item for item in waiting(warehouse) if item.lease]
     held = leases.held(warehouse, [item.lease for item in asked])
     return [(item.tenant, item.decision_id) for item in asked if item.lease not in held]
 
 
 def _settle_abandoned(instance: dg.DagsterInstance, warehouse: Warehouse, suspects: set[uuid.UUID]) -> list[str]:
-    """Settles those without a run that is under way: the sensor may have asked for one meanwhile."""
+    """Settle the decisions without an active run; the sensor may have requested a run meanwhile."""
     settled = []
     for tenant, decision in _abandoned_decisions(warehouse):
         runs = instance.get_runs(dg.RunsFilter(tags={DECISION_TAG: str(decision)}))

@@ -1,4 +1,4 @@
-"""Environment to one typed object: the only reader of ``os.environ`` in the package."""
+"""The settings of an installation, read from the environment; no other module reads ``os.environ``."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ml_pipeline.errors import UserError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 IS_CHECKOUT = (PROJECT_ROOT / "pyproject.toml").is_file() and (PROJECT_ROOT / "dagster.yaml").is_file()
-# Where dagster.yaml and workspace.yaml are: an installed wheel carries its own.
+# The folder of dagster.yaml and workspace.yaml; an installed wheel contains both files.
 INSTANCE_FILES = PROJECT_ROOT if IS_CHECKOUT else Path(__file__).resolve().parent / "instance"
 HOME = PROJECT_ROOT / ".local" if IS_CHECKOUT else platformdirs.user_data_path("ml-pipeline")
-COMMAND = ".venv/bin/ml-pipeline" if IS_CHECKOUT else "ml-pipeline"  # as a message tells a user to type it
+COMMAND = ".venv/bin/ml-pipeline" if IS_CHECKOUT else "ml-pipeline"  # as messages show it
 
 AlertLevel = Literal["LOW", "MEDIUM", "HIGH", "CRITICAL"]
 
 
 class SettingsError(UserError):
-    """The environment holds a value that cannot be used; the message names the variable and the remedy."""
+    """An environment variable has a value that cannot be used; the message names variable, value and remedy."""
 
 
 _SECRETS = ("DATABASE_URL", "ML_PIPELINE_WORKER_DATABASE_URL", "ML_PIPELINE_ALERT_WEBHOOK", "ML_PIPELINE_ALERT_SMTP")
 
 
 def _separated(value: object) -> object:
-    """The parts of a text that commas separate."""
+    """A text split at its commas; any other value is returned as it is."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
@@ -41,135 +41,142 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated)]
 
 
 class Settings(BaseSettings):
-    """Everything that differs between one installation and the next; picklable, worker processes get a copy.
+    """The settings of one installation. They can be pickled: worker processes get a copy.
 
-    ``load_settings`` reads the environment. A field that is not given when the class is called has its default.
+    ``load_settings`` reads them from the environment. The class itself ignores the environment.
     """
 
     model_config = SettingsConfigDict(
         frozen=True,
         env_prefix="ML_PIPELINE_",
         populate_by_name=True,
-        hide_input_in_errors=True,  # an error of pydantic would show the passwords in what it was given
+        hide_input_in_errors=True,  # pydantic's errors would show passwords
     )
 
     database_url: str | None = Field(
         None,
         validation_alias="DATABASE_URL",
-        description="Any PostgreSQL; without it the embedded server under `home`.",
+        description="URL of a PostgreSQL server; by default the embedded server under `home`.",
     )
     worker_database_url: str | None = Field(
         None,
-        description="The same database for the worker processes, with a login that "
-        "can do nothing but their work; DATABASE_URL unless set.",
+        description="URL of the same database for worker processes, with a login of few rights; "
+        "by default DATABASE_URL.",
     )
     home: Path = Field(
         HOME,
-        description="Folder of everything that is kept on this machine: `.local` in a checkout, "
-        "otherwise the user's data folder.",
+        description="Folder of all local data; by default `.local` in a checkout, otherwise the user's data folder.",
     )
     dagster_home: Path | None = Field(
-        None, validation_alias="DAGSTER_HOME", description="Folder of dagster.yaml; the project's own unless set."
+        None, validation_alias="DAGSTER_HOME", description="Folder of dagster.yaml; by default the project's own."
     )
     artifacts_url: str | None = Field(
         None,
         validation_alias="ML_PIPELINE_ARTIFACTS",
-        description="fsspec URL of snapshots and model artifacts; `home`/artifacts unless set.",
+        description="fsspec URL of snapshots and model artifacts; by default `home`/artifacts.",
     )
     specs: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Further folders of model YAML files, separated by the path separator."
     )
-    host: str = Field("127.0.0.1", description="Address that the web pages listen on.")
+    host: str = Field("127.0.0.1", description="Address on which the web pages listen.")
     allowed_hosts: Names = Field(
         (),
-        description="Further names, separated by commas, under which the web pages may be "
-        "opened, as behind a reverse proxy; with a port where only that one counts.",
+        description="Further host names, separated by commas, under which the web pages may be opened, for example "
+        "behind a reverse proxy; a name with a port allows this port only.",
     )
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of Dagster's pages.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of MLflow's pages.")
-    mlflow_url: str | None = Field(
-        None, description="Where people open MLflow, for links; host and port above unless set."
-    )
+    mlflow_url: str | None = Field(None, description="Address of MLflow in links; by default host and port above.")
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
-        description="Worker processes of one run, and cores that searches share on this machine.",
+        description="Worker processes of one run, and cores of this machine that all trainings share.",
     )
-    tenant_timeout: float = Field(600.0, gt=0, description="Seconds one tenant may take in one run before it fails.")
-    statement_timeout: float = Field(60.0, gt=0, description="Seconds one statement may take in the database.")
+    tenant_timeout: float = Field(
+        600.0, gt=0, description="Seconds that one tenant may take in a run; after them it fails."
+    )
+    statement_timeout: float = Field(60.0, gt=0, description="Seconds that one database statement may take.")
     auto_retrain: Literal["off", "chosen", "all"] = Field(
         "chosen",
-        description="Who is retrained without being asked: nobody (off), the tenants that "
-        "`ml-pipeline set` switched on (chosen), or every tenant that it did not switch off (all).",
+        description="Tenants with automatic retraining: none (off), those switched on with `ml-pipeline set` (chosen), "
+        "or all except those switched off with it (all).",
     )
-    auto_retrain_models: Names = Field((), description="Only these models, separated by commas; all unless set.")
-    auto_rollback: bool = Field(True, description="Roll a version back that is shown to be worse; else only alert.")
-    policy: Path | None = Field(None, description="YAML file of the retraining policy; the product's unless set.")
+    auto_retrain_models: Names = Field(
+        (), description="Models with automatic retraining, separated by commas; by default all."
+    )
+    auto_rollback: bool = Field(
+        True, description="Roll back a version that is significantly worse; if off, only alert."
+    )
+    policy: Path | None = Field(None, description="YAML file of the retraining policy; by default the built-in policy.")
     plots_up_to: int = Field(
         20,
         ge=0,
-        description="A training run of at most so many tenants adds plots.png to each version; 0: none does.",
+        description="Training runs of at most this number of tenants add plots.png to each version; 0 adds none.",
     )
-    event_retention_days: int = Field(30, ge=1, description="Age at which Dagster's log rows are pruned.")
-    feature_retention_days: int = Field(7, ge=0, description="Days for which a prediction keeps its features.")
-    prediction_retention_days: int = Field(400, ge=1, description="Age at which predictions are deleted.")
+    event_retention_days: int = Field(30, ge=1, description="Days after which Dagster's log rows are deleted.")
+    feature_retention_days: int = Field(
+        7, ge=0, description="Days after which the features of a prediction are deleted."
+    )
+    prediction_retention_days: int = Field(400, ge=1, description="Days after which predictions are deleted.")
     history_retention_days: int | None = Field(
         None,
         ge=1,
-        description="Age at which daily metrics, drift reports and decisions are deleted; never unless set.",
+        description="Days after which daily metrics, drift reports and decisions are deleted; by default never.",
     )
-    snapshot_retention_days: int = Field(30, ge=1, description="Age at which snapshots without version are deleted.")
-    alert_retention_days: int = Field(90, ge=1, description="Age at which acknowledged alerts are deleted.")
-    open_alert_retention_days: int = Field(400, ge=1, description="Age at which every alert is deleted.")
-    alert_webhook: SecretStr | None = Field(
-        None, description="URL of a Slack-compatible incoming webhook; it is a secret."
+    snapshot_retention_days: int = Field(
+        30, ge=1, description="Days after which snapshots without a version are deleted."
     )
-    alert_webhook_level: AlertLevel = Field("MEDIUM", description="The webhook gets alerts from this level on.")
+    alert_retention_days: int = Field(90, ge=1, description="Days after which acknowledged alerts are deleted.")
+    open_alert_retention_days: int = Field(400, ge=1, description="Days after which all alerts are deleted.")
+    alert_webhook: SecretStr | None = Field(None, description="URL of a Slack-compatible incoming webhook; a secret.")
+    alert_webhook_level: AlertLevel = Field("MEDIUM", description="Lowest level of alerts for the webhook.")
     alert_webhook_timeout: float = Field(
         10.0,
         gt=0,
         le=20,
-        description="Seconds until the webhook must have answered.",
+        description="Seconds within which the webhook must answer.",
     )
     alert_smtp: SecretStr | None = Field(
         None,
-        description="Mail server, smtp://user:password@host:587 (STARTTLS) or smtps://.",
+        description="URL of the mail server, smtp://user:password@host:587 (STARTTLS) or smtps://; a secret.",
     )
-    alert_smtp_level: AlertLevel = Field("HIGH", description="Mail is sent from this level on.")
-    alert_smtp_timeout: float = Field(15.0, gt=0, le=20, description="Seconds that handing over one mail may take.")
-    alert_from: str | None = Field(None, description="Sender of the mails; the user of the mail server unless set.")
-    alert_to: Names = Field((), description="Who gets the mails, separated by commas.")
-    alert_log_level: AlertLevel = Field("LOW", description="The daemon's log gets alerts from this level on.")
+    alert_smtp_level: AlertLevel = Field("HIGH", description="Lowest level of alerts for mail.")
+    alert_smtp_timeout: float = Field(
+        15.0, gt=0, le=20, description="Seconds within which the mail server must accept a mail."
+    )
+    alert_from: str | None = Field(None, description="Sender of the mails; by default the user of the mail server.")
+    alert_to: Names = Field((), description="Recipients of the mails, separated by commas.")
+    alert_log_level: AlertLevel = Field("LOW", description="Lowest level of alerts for the daemon's log.")
     alert_silence_hours: float = Field(
         24.0,
         gt=0,
-        description="So long the same kind counts up instead of being a new alert.",
+        description="Hours for which an alert of the same kind increases a counter instead of raising a new alert.",
     )
     alert_cool_down_minutes: float = Field(
         60.0,
         ge=0,
-        description="For so long nothing that is not worse is sent about the same "
-        "tenant and model; it waits and comes in one message.",
+        description="Minutes between messages about the same tenant and model; alerts meanwhile are sent together, and "
+        "a worse one at once.",
     )
     alert_escalation_hours: float = Field(
         4.0,
         ge=0,
-        description="An unacknowledged HIGH or CRITICAL alert is then sent again, as CRITICAL; 0: never.",
+        description="Hours after which an unacknowledged HIGH or CRITICAL alert is sent again as CRITICAL; 0: never.",
     )
     alert_news_hours: float = Field(
         48.0,
         gt=0,
-        description="An alert about an older moment (a backfill) is kept, but not sent.",
+        description="Age of the as-of time, in hours, above which an alert (of a backfill) is stored but not sent.",
     )
     alert_attempts: int = Field(
         30,
         ge=1,
-        description="Attempts, in growing pauses of up to an hour, until a delivery counts as failed; 30 take a day.",
+        description="Attempts, with growing pauses of up to an hour, before a delivery fails; 30 attempts take a day.",
     )
 
     @classmethod
     def settings_customise_sources(cls, *_: object, **sources: Any) -> tuple[Any, ...]:
-        """Nothing but what is given: the environment is read by ``load_settings`` alone."""
+        """Use the given values only; ``load_settings`` reads the environment."""
         return (sources["init_settings"],)
 
     @field_validator("specs", mode="before")
@@ -197,12 +204,14 @@ class Settings(BaseSettings):
         for name in value:
             address = hosts.parse(name)
             if address is None or address.is_any:
-                raise ValueError(f"{name!r} is not a host name; expected names as pages.example.com or 10.0.0.5:3000")
+                raise ValueError(
+                    f"{name!r} is not a host name; expected names such as pages.example.com or 10.0.0.5:3000"
+                )
         return value
 
     @property
     def page_host(self) -> str:
-        """Where a browser on this machine finds the pages, as a URL has it."""
+        """The host under which a browser on this machine opens the pages, as part of a URL."""
         address = hosts.parse(self.host)
         if address is None:
             return self.host
@@ -213,11 +222,11 @@ class Settings(BaseSettings):
     def _is_a_usable_path(cls, value: Path) -> Path:
         """The absolute path.
 
-        ``::`` chains stores in the URLs of artifacts; a line break ends a line of the files that name the path.
+        ``::`` chains stores in fsspec's URLs; a line break would end a line in files that contain the path.
         """
         for character in ("::", *(character for character in str(value) if not character.isprintable())):
             if character in str(value):
-                raise ValueError(f"the path holds {character!r}, which the artifact store cannot take")
+                raise ValueError(f"the path contains {character!r}, which the artifact store does not allow")
         return value.expanduser().resolve()
 
     @property
@@ -225,19 +234,19 @@ class Settings(BaseSettings):
         return self.artifacts_url or str(self.home / "artifacts")
 
     def for_workers(self) -> Settings:
-        """What a worker process is given: its own login, where there is one."""
+        """The settings of worker processes, with their own login if there is one."""
         if self.worker_database_url is None:
             return self
         return self.model_copy(update={"database_url": self.worker_database_url})
 
     def version_page(self, registered_model: str, version: int) -> str:
-        """Address of a model version's page in MLflow."""
+        """The address of a model version's page in MLflow."""
         base = self.mlflow_url or f"http://{self.page_host}:{self.mlflow_port}"
         return f"{base.rstrip('/')}/#/models/{registered_model}/versions/{version}"
 
 
 class _Environment(EnvSettingsSource):
-    """The variables of ``environ``, those that are empty left out."""
+    """The variables of ``environ`` that are not empty."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         super().__init__(Settings)
@@ -245,18 +254,23 @@ class _Environment(EnvSettingsSource):
 
 
 def variable_of(field: str) -> str:
-    """Name of the environment variable that a field of ``Settings`` is read from."""
+    """The environment variable of a field of ``Settings``."""
     alias = Settings.model_fields[field].validation_alias
     return alias if isinstance(alias, str) else f"{Settings.model_config['env_prefix']}{field.upper()}"
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from the environment (or from the mapping given, in tests).
+    """The settings in the environment.
+
+    Parameters
+    ----------
+    environ
+        Variables to use instead of ``os.environ``.
 
     Raises
     ------
     SettingsError
-        If a variable does not parse; the message names the variable, its value and what is expected.
+        If a variable has a wrong value; the message names the variable, its value and what is expected.
 
     >>> load_settings({"ML_PIPELINE_WORKERS": "3"}).workers
     3
@@ -275,16 +289,16 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def environment_value(variable: str) -> str | None:
-    """Value of a variable that a model specification names (``url: env:REPLICA_URL``)."""
+    """The value of a variable that a model specification names (``url: env:REPLICA_URL``)."""
     return os.environ.get(variable)
 
 
 def export_to_children(values: Mapping[str, str]) -> None:
-    """Hands values to every process that this one starts (Dagster's runs, MLflow's server)."""
+    """Set environment variables for the processes that this one starts (Dagster's runs, MLflow's server)."""
     os.environ.update(values)
 
 
-# Read by the libraries when they are imported, so they are set as soon as the settings are.
+# Libraries read these when they are imported, so they are set when this module is imported.
 export_to_children(
     {
         "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",

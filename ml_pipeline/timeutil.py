@@ -1,4 +1,4 @@
-"""The length of a day, in the units that are calculated with."""
+"""The length of a day in several units."""
 
 from __future__ import annotations
 

@@ -22,24 +22,30 @@ from rich.console import Console
 from ml_pipeline import launch, watchdog, web
 from ml_pipeline.errors import UserError
 from ml_pipeline.resources import embedded
+from ml_pipeline.resources.leases import LeaseTaken, lease
 from ml_pipeline.resources.registry import tracking_url
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import INSTANCE_FILES, Settings, export_to_children
 
 STOP_SECONDS = 20.0
+LEASE = "up"
 
 
 class PortInUse(UserError):
-    """A port is taken; the message names it and the variable that changes it."""
+    """A port is in use; the message names it and the variable that changes it."""
+
+
+class AlreadyRunning(UserError):
+    """Another ``ml-pipeline up`` runs on the same database; the message says how to go on."""
 
 
 class ServiceEnded(UserError):
-    """A process that was to stay ended; the message names it and its log."""
+    """A service ended by itself; the message names it and its log."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A process of its own, and the page that it serves, if any."""
+    """A service, its command, and the page that it serves, if any."""
 
     name: str
     command: list[str]
@@ -48,15 +54,15 @@ class Service:
 
 @dataclass(frozen=True)
 class Running:
-    """A service that was started, and the file that it prints to."""
+    """A started service, its process and its log file."""
 
     service: Service
-    process: subprocess.Popen
+    process: subprocess.Popen[bytes]
     log: Path
 
 
 def services(settings: Settings) -> list[Service]:
-    """Everything that runs beside PostgreSQL."""
+    """All services except PostgreSQL."""
     host, workspace = settings.host, str(INSTANCE_FILES / "workspace.yaml")
     dagster, mlflow = str(settings.dagster_port), str(settings.mlflow_port)
     python = [sys.executable, "-m"]
@@ -89,11 +95,11 @@ def services(settings: Settings) -> list[Service]:
 
 
 def _mlflow_names(settings: Settings) -> list[str]:
-    """MLflow's own checks, behind those of ``web``, told of the same names; a pattern matches any port."""
+    """Options that make MLflow's own checks accept the same names as those of ``web``; a pattern matches any port."""
     allowed, origins = [], []
     for address in sorted(web.allowed_addresses(settings), key=str):
         name, port = address.in_url, address.port or "*"
-        # MLflow takes a bracket in a pattern for a set of characters.
+        # In MLflow's patterns, a bracket starts a set of characters.
         pattern = f"{name.replace('[', '[[]') if port == '*' else name}:{port}"
         allowed += [name, pattern]
         origins += [f"{scheme}://{end}" for scheme in ("http", "https") for end in (name, pattern)]
@@ -101,10 +107,12 @@ def _mlflow_names(settings: Settings) -> list[str]:
 
 
 def check_port(host: str, port: int, variable: str) -> None:
-    """Raises
+    """Check that a server can listen on the port.
+
+    Raises
     ------
     PortInUse
-        If somebody listens there, or the address is not one of this machine.
+        If another process listens there, or the address does not belong to this machine.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -114,8 +122,8 @@ def check_port(host: str, port: int, variable: str) -> None:
     except OSError as error:
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise PortInUse(
-                f"Port {port} on {host} cannot be used ({error.strerror}). Stop what listens there, "
-                f"or choose another: {variable}={port + 1} ml-pipeline up"
+                f"Port {port} on {host} cannot be used ({error.strerror}). Stop the process that listens there, "
+                f"or choose another port: {variable}={port + 1} ml-pipeline up"
             ) from error
         raise PortInUse(
             f"ML_PIPELINE_HOST={host} is not an address of this machine ({error.strerror}). Correct it or unset it"
@@ -123,29 +131,55 @@ def check_port(host: str, port: int, variable: str) -> None:
 
 
 def serve(settings: Settings, console: Console) -> None:
-    """Runs everything until Ctrl-C or a termination signal; if one process ends, all do."""
+    """Run all services until Ctrl-C or a termination signal; if one service ends, all are stopped.
+
+    Raises
+    ------
+    AlreadyRunning
+        If another ``ml-pipeline up`` runs on the same database.
+    PortInUse
+        If the port of a page cannot be used.
+    ServiceEnded
+        If a service ends by itself.
+    """
     started = time.monotonic()
-    check_port(settings.host, settings.dagster_port, "ML_PIPELINE_DAGSTER_PORT")
-    check_port(settings.host, settings.mlflow_port, "ML_PIPELINE_MLFLOW_PORT")
-    with _stop_signals() as stopping, launch.dagster_instance(settings) as instance:
-        launch.add_partitions(instance, Warehouse(settings).tenants())
-        _tell_mlflow(settings)
+    with _only_one(settings), _stop_signals() as stopping:
+        check_port(settings.host, settings.dagster_port, "ML_PIPELINE_DAGSTER_PORT")
+        check_port(settings.host, settings.mlflow_port, "ML_PIPELINE_MLFLOW_PORT")
         running: list[Running] = []
+        with launch.dagster_instance(settings) as instance:
+            launch.add_partitions(instance, Warehouse(settings).tenants())
+            _export_mlflow_stores(settings)
+            try:
+                for service in services(settings):
+                    running.append(_start(service, settings.home / "logs"))
+                _announce(running, stopping, console, started)
+                while not stopping.wait(0.5):
+                    _check_alive(running)
+            finally:
+                with contextlib.suppress(OSError):  # the terminal may be closed
+                    console.print("Stopping.")
+                _stop(running)
+
+
+@contextlib.contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Hold the lease of ``ml-pipeline up``, since two daemons on one database would start scheduled runs twice."""
+    with contextlib.ExitStack() as held:
         try:
-            for service in services(settings):
-                running.append(_start(service, settings.home / "logs"))
-            _announce(running, stopping, console, started)
-            while not stopping.wait(0.5):
-                _check_alive(running)
-        finally:
-            with contextlib.suppress(OSError):  # the terminal may be closed
-                console.print("Stopping.")
-            _stop(running)
+            held.enter_context(lease(settings, LEASE))
+        except LeaseTaken as error:
+            raise AlreadyRunning(
+                f"`ml-pipeline up` already runs on the database of {settings.home}. Use its pages, or stop it with "
+                "Ctrl-C in its terminal and start again. For a second installation, set ML_PIPELINE_HOME to another "
+                "folder, and DATABASE_URL to another database if it is set"
+            ) from error
+        yield
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, a closed terminal and a termination signal set, in place of what they do otherwise."""
+    """An event that is set by Ctrl-C, a closed terminal or a termination signal."""
     stopping = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, lambda *_: stopping.set()) for number in numbers}
@@ -156,8 +190,8 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _tell_mlflow(settings: Settings) -> None:
-    """Hands the server its stores in the environment: a command line, and a password in it, can be read by anyone."""
+def _export_mlflow_stores(settings: Settings) -> None:
+    """Pass the stores to MLflow in the environment, since every user can read the passwords of a command line."""
     store = tracking_url(settings)
     export_to_children(
         {
@@ -174,8 +208,8 @@ def _start(service: Service, logs: Path) -> Running:
     path = logs / f"{service.name.lower()}.log"
     command = [sys.executable, "-I", "-S", watchdog.__file__, *service.command]
     with path.open("ab") as log:
-        # A session of its own: Ctrl-C reaches this process alone, which then stops the others with all they started. If
-        # it is killed itself, the pipe ends, and what holds its other end stops them.
+        # In a new session, so that Ctrl-C reaches this process only, which then stops all services. If this process is
+        # killed, the pipe ends, and the watchdog at its other end stops the service.
         process = subprocess.Popen(
             command, cwd=INSTANCE_FILES, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
         )
@@ -183,7 +217,7 @@ def _start(service: Service, logs: Path) -> Running:
 
 
 def _announce(running: list[Running], stopping: threading.Event, console: Console, started: float) -> None:
-    """Names each page as soon as it answers."""
+    """Print the address of each page as soon as it answers."""
     waiting = {one.service.name: one.service.page for one in running if one.service.page}
     with console.status("Starting"):
         while waiting and not stopping.wait(0.2):
@@ -202,15 +236,17 @@ def _answers(page: str) -> bool:
     try:
         with urllib.request.urlopen(page, timeout=5):
             return True
-    except (OSError, http.client.HTTPException):  # not yet: refused, cut off, or an error of a server that starts
+    except (OSError, http.client.HTTPException):  # the server is still starting
         return False
 
 
 def _check_alive(running: list[Running]) -> None:
-    """Raises
+    """Check that all services and the embedded PostgreSQL run.
+
+    Raises
     ------
     ServiceEnded
-        If a process has ended by itself.
+        If a service has ended by itself.
     DatabaseUnavailable
         If the embedded PostgreSQL has died too often.
     """
@@ -218,18 +254,18 @@ def _check_alive(running: list[Running]) -> None:
     for one in running:
         code = one.process.poll()
         if code is not None:
-            raise ServiceEnded(f"{one.service.name} ended with code {code}. The end of {one.log} says why")
+            raise ServiceEnded(f"{one.service.name} ended with code {code}. The reason is at the end of {one.log}")
 
 
 def _stop(running: list[Running]) -> None:
-    """Ends every process with all that it started, at the latest after ``STOP_SECONDS``."""
+    """End every service and its child processes, at the latest after ``STOP_SECONDS``."""
     for one in running:
         _signal_group(one.process.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     for one in running:
         with contextlib.suppress(subprocess.TimeoutExpired):
             one.process.wait(max(0.1, deadline - time.monotonic()))
-        # What it started may need longer than itself: a run says on its page that it was interrupted.
+        # Its child processes may need longer: a run records that it was interrupted.
         while _signal_group(one.process.pid, 0) and time.monotonic() < deadline:
             time.sleep(0.1)
         _signal_group(one.process.pid, signal.SIGKILL)
@@ -237,7 +273,7 @@ def _stop(running: list[Running]) -> None:
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Whether there was anyone to signal; 0 only asks."""
+    """Send a signal to a process group; returns whether the group exists. Signal 0 only checks."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:

@@ -1,9 +1,9 @@
-"""Runs a command, and ends it with everything that it started once the process that asked for it is gone.
+"""Runs a command, and ends it with all its child processes if the process that started the watchdog ends.
 
-Run as a script, by ``ml_pipeline.up``, at the head of a process group of its own. Its standard input is a pipe that the
-other process holds open: the pipe ends with that process, whatever ends it. The watchdog is two processes, of which
-each also watches the other: one that is killed leaves one that ends the group. Standard library alone: it starts in
-20 ms.
+``ml_pipeline.up`` runs it as a script that leads a process group of its own. Its standard input is a pipe that the
+starting process holds open, so the pipe ends with that process, even if it is killed. The watchdog consists of two
+processes that watch each other: if one is killed, the other ends the group. It imports the standard library only, so
+that it starts in 20 ms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GRACE_SECONDS = 3.0
 
 def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)  # meant for the command, which gets it too; ignored, it would not
+        signal.signal(number, lambda *_: None)  # the command gets the signal too; SIG_IGN would be inherited
     outer = os.getpid()
     inner = os.fork()
     if inner:
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _watch_inner(inner: int) -> None:
-    """Exits as the other watchdog does, and ends the group if that one is killed or nobody asks for it any more."""
+    """Exit with the code of the other watchdog; end the group if that one is killed or the parent is gone."""
     while True:
         ended, status = os.waitpid(inner, os.WNOHANG)
         if ended and os.WIFEXITED(status):
@@ -41,7 +41,7 @@ def _watch_inner(inner: int) -> None:
 
 
 def _watch_command(outer: int) -> None:
-    """Runs the command and exits with its code; ends the group if the other watchdog or the parent is gone."""
+    """Run the command and exit with its code; end the group if the other watchdog or the parent is gone."""
     command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     while (code := command.poll()) is None:
         if _is_parent_gone(LOOK_SECONDS) or os.getppid() != outer:
@@ -50,13 +50,13 @@ def _watch_command(outer: int) -> None:
 
 
 def _is_parent_gone(seconds: float) -> bool:
-    """Whether the pipe on standard input ends within so many seconds."""
+    """Whether the pipe on standard input ends within ``seconds``."""
     readable, _, _ = select.select([0], [], [], seconds)
     return bool(readable) and not os.read(0, 1)
 
 
 def _end_group() -> None:
-    """Asks everything in the group to end, and ends what is left after ``GRACE_SECONDS``, itself included."""
+    """Terminate the whole group, and kill what is left of it, including itself, after ``GRACE_SECONDS``."""
     os.killpg(0, signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     os.killpg(0, signal.SIGKILL)

@@ -1,12 +1,12 @@
-"""The guard of every web application that this project starts: it keeps out the pages of other sites.
+"""Protects every web application that this project starts from the pages of other sites.
 
-A browser sends requests to this machine for any page that it shows. Two attacks follow. A page of another site sends
-a request that changes something (cross-site request forgery): the headers ``Origin`` and ``Sec-Fetch-Site`` give that
-away. Or the other site's name is made to point at this machine (DNS rebinding), so that the browser takes both for one
-site: the ``Host`` header gives that away. Programs such as curl send neither ``Origin`` nor ``Sec-Fetch-Site`` and are
-let in, since no other site steers them. So the guard does not replace a login.
+A browser sends requests to this machine on behalf of every page that it shows, which allows two attacks. In cross-site
+request forgery, a page of another site sends a request that changes something; the headers ``Origin`` and
+``Sec-Fetch-Site`` reveal it. In DNS rebinding, the name of another site points at this machine, so that the browser
+treats both as the same site; the ``Host`` header reveals it. Programs such as curl send neither ``Origin`` nor
+``Sec-Fetch-Site`` and are accepted, since other sites do not control them. The guard does not replace a login.
 
-A new application names it once::
+A new application uses it once::
 
     app = web.guarded(FastAPI(), settings)
 """
@@ -38,25 +38,25 @@ _SECURITY_HEADERS = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request is not let in, and what to do about it."""
+    """The status and message of a refused request; the message contains the remedy."""
 
     status: int
     message: str
 
 
 def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """An application that answers only under its own names and only its own pages, and programs."""
+    """The application behind a guard that accepts only requests to its own names, from its own pages or programs."""
     return OriginGuard(app, allowed_addresses(settings))
 
 
 def allowed_addresses(settings: Settings) -> frozenset[hosts.Address]:
-    """Under which names the pages may be opened; a name without a port stands for all of its ports."""
+    """The names under which the pages may be opened; a name without a port allows all ports."""
     names = (*hosts.LOOPBACK_NAMES, settings.page_host, *settings.allowed_hosts)
     return frozenset(address for address in map(hosts.parse, names) if address is not None)
 
 
 class OriginGuard:
-    """ASGI middleware that refuses what a page of another site asks, over HTTP and WebSocket alike."""
+    """ASGI middleware that refuses requests of other sites' pages, over HTTP and WebSocket."""
 
     def __init__(self, app: ASGIApp, allowed: Iterable[hosts.Address]) -> None:
         self.app = app
@@ -76,7 +76,7 @@ class OriginGuard:
         await _answer(scope, refusal)(scope, receive, _with_security_headers(send))
 
     def refusal(self, scope: Scope) -> Refusal | None:
-        """The first rule that a request breaks, None where it may come in."""
+        """The refusal of the first rule that a request breaks, None if it breaks none."""
         if not scope["path"].startswith("/"):
             return Refusal(
                 400, f"The target {_shown([scope['path']])} is not a path. Ask for one that begins with '/'."
@@ -84,16 +84,16 @@ class OriginGuard:
         return self._wrong_host(scope) or self._other_site(scope) or _wrong_graphql(scope)
 
     def _wrong_host(self, scope: Scope) -> Refusal | None:
-        # X-Forwarded-Host is not looked at: whoever sends the request can write it.
+        # X-Forwarded-Host is ignored: the sender of the request can set it.
         given = _header(scope, b"host")
         address = hosts.parse(given[0]) if len(given) == 1 else None
         if address is None:
-            return Refusal(400, f"Exactly one Host header with a name is needed, got {_shown(given)}. Send one.")
+            return Refusal(400, f"The request needs exactly one Host header with a valid name, got {_shown(given)}.")
         if address.is_loopback or {address, hosts.Address(address.name)} & self.allowed:
             return None
         return Refusal(
             403,
-            f"These pages do not answer as {_shown(given)}. If they should, add the name where they are started: "
+            f"These pages do not answer as {_shown(given)}. To allow this name, start them with "
             f"ML_PIPELINE_ALLOWED_HOSTS={address.in_url}",
         )
 
@@ -103,32 +103,32 @@ class OriginGuard:
             if not _same_origin(origin, host):
                 return Refusal(
                     403,
-                    f"A page of {_shown([origin])} may not ask {_shown([host])}: only its own pages may. Open these "
-                    "pages under one address; a reverse proxy must pass the Host header of the browser on.",
+                    f"A page of {_shown([origin])} may not ask {_shown([host])}. Open these pages under "
+                    "one address; a reverse proxy must forward the browser's Host header.",
                 )
         sites = _header(scope, b"sec-fetch-site")
         if {*sites} <= {"same-origin", "none"} or _is_link(scope):
             return None
         return Refusal(
             403,
-            f"A page of another site may not ask this (Sec-Fetch-Site: {_shown(sites)}): only these pages may. "
-            "From elsewhere, open them by a link.",
+            f"A page of another site may not send this request (Sec-Fetch-Site: {_shown(sites)}). From other sites, "
+            "open these pages by a link.",
         )
 
 
 def _same_origin(origin: str, host: str) -> bool:
-    """Whether an ``Origin`` ("null" for sandboxed pages and files) is the site that a ``Host`` header names."""
+    """Whether ``Origin`` ("null" for sandboxed pages and files) and ``Host`` name the same site."""
     scheme, _, rest = origin.lower().partition("://")
     page, asked = hosts.parse(rest), hosts.parse(host)
     if scheme not in _DEFAULT_PORTS or page is None or asked is None:
         return False
-    # A proxy may end TLS, so the page's own scheme says which port is meant where none is written.
+    # A proxy may end TLS, so the default port is that of the page's scheme.
     port = _DEFAULT_PORTS[scheme]
     return (page.name, page.port or port) == (asked.name, asked.port or port)
 
 
 def _is_link(scope: Scope) -> bool:
-    """Whether the browser opens a whole page, as for a link in a mail; frames and forms that are sent are not links."""
+    """Whether the browser opens a whole page, as for a link in a mail; frames and sent forms are not links."""
     return (
         scope.get("method") in READING
         and _header(scope, b"sec-fetch-mode") == ["navigate"]
@@ -137,13 +137,14 @@ def _is_link(scope: Scope) -> bool:
 
 
 def _is_graphql(scope: Scope) -> bool:
-    return scope["path"].rstrip("/").endswith("/graphql")
+    path: str = scope["path"]
+    return path.rstrip("/").endswith("/graphql")
 
 
 def _wrong_graphql(scope: Scope) -> Refusal | None:
-    """GraphQL comes by POST as JSON, which no page can send to another site without that site's consent.
+    """Accept GraphQL by POST as JSON only, which a page can send to another site only with that site's consent.
 
-    What a query string holds is not read, so that nobody can disagree with Dagster on how to read it.
+    A query string is refused without being parsed, since Dagster might parse it differently.
     """
     if not _is_graphql(scope) or scope["type"] != "http":
         return None
@@ -152,15 +153,15 @@ def _wrong_graphql(scope: Scope) -> Refusal | None:
     if scope["method"] != "POST":
         return None
     given = _header(scope, b"content-type")
-    # Compared as a whole: "text/plain; application/json" needs no consent, and Dagster takes it for JSON. And in lower
-    # case: where it says "Application/JSON", Dagster reads the query string instead.
+    # The type must match exactly: "text/plain; application/json" needs no consent, but Dagster reads it as JSON. It
+    # must be in lower case: for "Application/JSON", Dagster reads the query string instead.
     if [value.partition(";")[0].strip() for value in given] != ["application/json"]:
         return Refusal(415, f"GraphQL is not answered to content type {_shown(given)}. Send it as application/json.")
     return None
 
 
 async def _refuse_batch(receive: Receive) -> tuple[Refusal | None, Receive]:
-    """A refusal where the body is a JSON list; and what the application then receives, which is all of the body."""
+    """A refusal if the body is a JSON list, and a ``receive`` that gives the application the whole body."""
     held: list[Message] = []
     start, more = b"", True
     while more and not start:
@@ -173,7 +174,7 @@ async def _refuse_batch(receive: Receive) -> tuple[Refusal | None, Receive]:
         return held.pop(0) if held else await receive()
 
     if start.startswith(b"["):
-        return Refusal(400, "A list of GraphQL operations is not answered. Send each by a POST of its own."), again
+        return Refusal(400, "A list of GraphQL operations is not answered. Send each operation in its own POST."), again
     return None, again
 
 
@@ -206,13 +207,13 @@ def _shown(values: list[str]) -> str:
 
 
 def exposure_warning(settings: Settings) -> str | None:
-    """What stands open where the pages listen on more than this machine itself, None where they do not."""
+    """A warning if the pages are reachable from other machines, otherwise None."""
     address = hosts.parse(settings.host)
     if address is not None and address.is_loopback:
         return None
     return (
         f"WARNING: ML_PIPELINE_HOST={settings.host} opens Dagster's pages (port {settings.dagster_port}) and MLflow's "
-        f"(port {settings.mlflow_port}) to every machine that reaches this one. Neither has a login: whoever comes can "
-        "start and stop runs, read what is kept of every tenant, and delete models. Remedy: unset ML_PIPELINE_HOST and "
+        f"(port {settings.mlflow_port}) to all machines that can reach this one. They have no login: every visitor can "
+        "start and stop runs, read the data of all tenants, and delete models. Remedy: unset ML_PIPELINE_HOST and "
         'put a reverse proxy with authentication in front (docs/how-to/operate.md, "Show the pages to others").'
     )

@@ -140,5 +140,5 @@ def test_settings_that_would_fail_a_sensor_or_the_first_alert_are_found(settings
     bad = [finding.detail for finding in examine(changed) if not finding.ok]
     assert len(bad) == 3
     assert "cooldown_days: 'soon'" in bad[0]
-    assert "ML_PIPELINE_AUTO_RETRAIN_MODELS names story_point, which is no model" in bad[1]
+    assert "ML_PIPELINE_AUTO_RETRAIN_MODELS names unknown models: story_point." in bad[1]
     assert "Set ML_PIPELINE_ALERT_TO" in bad[2]

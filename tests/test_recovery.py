@@ -125,7 +125,7 @@ def test_a_run_whose_process_was_killed_ends_and_counts_no_more_while_others_go_
     assert found == ["FAILURE", "STARTED", "STARTED"]
     assert under_way(instance, ["acme"], ["story_points"]) == {("acme", "story_points"): 2}
     (event,) = [one for one in instance.all_logs(killed) if one.dagster_event_type == dg.DagsterEventType.RUN_FAILURE]
-    assert "died without a word" in event.message
+    assert "died without an error" in event.message
     end(second)
 
 

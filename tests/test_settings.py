@@ -59,14 +59,14 @@ def test_the_names_of_the_pages_are_separated_by_commas():
 
 @pytest.mark.parametrize("name", ["*", "*.example.com", "https://pages.example.com", "pages.example.com/x", "0.0.0.0"])
 def test_a_name_of_the_pages_that_is_none_is_refused_with_what_is_expected(name: str):
-    expected = f"^ML_PIPELINE_ALLOWED_HOSTS=.*{re.escape(repr(name))} is not a host name; expected names as pages.exa"
+    expected = f"^ML_PIPELINE_ALLOWED_HOSTS=.*{re.escape(repr(name))} is not a host name; expected names such as pages"
     with pytest.raises(SettingsError, match=expected):
         load_settings({"ML_PIPELINE_ALLOWED_HOSTS": f"good.example.com,{name}"})
 
 
 @pytest.mark.parametrize("home", ["/srv/a::b", "/srv/a\nb", "/srv/a\x07b", "/srv/a\udcffb"])
 def test_a_home_that_the_artifact_store_cannot_take_is_refused_by_name(home: str):
-    with pytest.raises(SettingsError, match=r"^ML_PIPELINE_HOME=.* which the artifact store cannot take"):
+    with pytest.raises(SettingsError, match=r"^ML_PIPELINE_HOME=.* which the artifact store does not allow"):
         load_settings({"ML_PIPELINE_HOME": home})
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ml_pipeline import up
 from ml_pipeline.resources import embedded, supervisor
@@ -271,8 +272,20 @@ def test_a_database_that_stays_down_ends_everything_with_its_reason(tmp_path: Pa
     server.control.mkdir()
     (server.control / supervisor.FAILED).write_text("PostgreSQL ended 6 times within 10 minutes")
     monkeypatch.setattr(embedded, "_held", [server])
-    with pytest.raises(DatabaseUnavailable, match=r"stays down: PostgreSQL ended 6 times .*postgres\.log says why"):
+    with pytest.raises(
+        DatabaseUnavailable, match=r"stays down: PostgreSQL ended 6 times .*The reason is at the end of .*postgres\.log"
+    ):
         up._check_alive([])
+
+
+def test_a_second_up_on_the_same_database_is_refused_until_the_first_has_ended(settings: Settings):
+    with (
+        up._only_one(settings),
+        pytest.raises(up.AlreadyRunning, match=rf"`ml-pipeline up` already runs on the database of {settings.home}\. "),
+    ):
+        up.serve(settings, Console())
+    with up._only_one(settings):
+        pass
 
 
 def test_a_port_in_use_names_the_variable_that_changes_it():
@@ -293,7 +306,9 @@ def test_a_port_is_looked_for_on_every_kind_of_address():
 def test_a_service_that_ends_by_itself_is_named_with_its_log(tmp_path: Path):
     running = up._start(up.Service("MLflow", [sys.executable, "-c", "raise SystemExit(3)"]), tmp_path)
     running.process.wait(30)
-    with pytest.raises(up.ServiceEnded, match=re.escape(f"MLflow ended with code 3. The end of {tmp_path}/mlflow.log")):
+    with pytest.raises(
+        up.ServiceEnded, match=re.escape(f"MLflow ended with code 3. The reason is at the end of {tmp_path}/mlflow.log")
+    ):
         up._check_alive([running])
 
 

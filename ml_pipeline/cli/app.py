@@ -220,7 +220,7 @@ def relocate(as_json: bool) -> None:
 @main.command()
 def demo() -> None:
     """Simulate four tenants: train, monitor for twelve weeks, retrain, and roll one of the models back."""
-    from ml_pipeline.demo.run import run_demo
+    from ml_pipeline.cli.demo import run_demo
 
     run_demo()
 

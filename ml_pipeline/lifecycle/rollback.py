@@ -19,7 +19,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml_pipeline.lifecycle.promotion import Decision
-from ml_pipeline.monitoring.metrics import Floats
 from ml_pipeline.stats import losses
 
 MIN_PAIRS = 20  # of fewer, nothing is said
@@ -35,8 +34,8 @@ Numbers = dict[str, float | int | str | None]
 class Pairs:
     """Losses of a version and of the one before it on the same entities, and when these outcomes were known (UTC)."""
 
-    losses: Floats
-    previous_losses: Floats
+    losses: NDArray[np.float64]
+    previous_losses: NDArray[np.float64]
     label_times: NDArray[np.datetime64]
 
 

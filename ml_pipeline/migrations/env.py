@@ -1,4 +1,4 @@
-"""Runs the migrations on the database that the caller names."""
+"""Runs the migrations on the database of the caller (``Warehouse.migrate``)."""
 
 import sqlalchemy as sa
 from alembic import context

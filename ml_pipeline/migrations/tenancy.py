@@ -1,4 +1,4 @@
-"""The wall between tenants, as every table of the warehouse gets it."""
+"""Tenant isolation of the warehouse: roles, schemas, and the row-level security of each table."""
 
 from alembic import op
 
@@ -11,7 +11,7 @@ CURRENT_TENANT = "nullif(current_setting('app.tenant_id', true), '')"
 
 
 def create_roles() -> None:
-    """The owner that nobody logs in as, the role of the pipeline, and the reading role of operators."""
+    """Create the owner of the tables, the pipeline's role, and the operators' reading role; none of them can log in."""
     for role in (OWNER, APP, OPERATOR):
         op.execute(
             f"""
@@ -39,7 +39,7 @@ def create_schema(schema: str) -> None:
 
 
 def isolate_tenants(table: str) -> None:
-    """Ownership, grants and policies of one table (``schema.name``) whose first key column is ``tenant_id``."""
+    """Set owner, grants and policies of one table (``schema.name``) whose first key column is ``tenant_id``."""
     op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
     op.execute(

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-LEVELS = ("LOW", "MEDIUM", "HIGH", "CRITICAL")
+from ml_pipeline.severity import rank
+
 NEW, AGAIN, RAISED = "new", "again", "raised"
-
-
-def rank(level: str) -> int:
-    """Position of a level; higher is worse.
-
-    Raises
-    ------
-    ValueError
-        If the level is unknown.
-
-    >>> rank("HIGH") > rank("MEDIUM")
-    True
-    """
-    if level not in LEVELS:
-        raise ValueError(f"alert level is {level!r}; the levels are {', '.join(LEVELS)}")
-    return LEVELS.index(level)
-
-
-def highest(levels: Iterable[str]) -> str:
-    """The worst of the levels."""
-    return max(levels, key=rank)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Fan-out of one run's work over warm worker processes, in which each task fails alone."""
+"""Runs the tasks of one run in warm worker processes; a task that fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ml_pipeline.resources.folders import hide_new_files
 
 Key = TypeVar("Key", bound=Hashable)
 
-# What every worker needs. The fork server imports it once, so that a worker, also the one that replaces a killed one,
-# starts in milliseconds instead of the seconds that these imports take.
+# Modules that every worker needs. The fork server imports them once, so that a worker starts in milliseconds instead of
+# seconds.
 PRELOAD = ["ml_pipeline.work.preload"]
 
 
 @dataclass(frozen=True)
 class Result(Generic[Key]):
-    """What became of one task: its value, or the error that ended it."""
+    """The outcome of one task: its value, or the error that ended it."""
 
     key: Key
     value: Any = None
     error: str | None = None
-    traceback: str = ""  # of what the task raised, shortened
+    traceback: str = ""  # shortened
 
 
 class _Pool:
-    """The process pool of this process, made when first needed and kept warm."""
+    """The pool of worker processes; it is started at the first use and kept."""
 
     def __init__(self) -> None:
         self._pool: ProcessPool | None = None
@@ -51,7 +51,7 @@ class _Pool:
 
     def close(self) -> None:
         if self._pool is not None:
-            self._pool.stop()
+            self._pool.stop()  # type: ignore[no-untyped-call] # pebble leaves it without types
             self._pool.join()
             self._pool = None
 
@@ -61,23 +61,35 @@ atexit.register(_pool.close)
 
 
 class Compute:
-    """Runs one function over many tasks, results as they complete.
+    """Runs one function over many tasks in worker processes.
 
-    A task that raises, runs past ``timeout`` seconds or loses its process (killed, out of memory) gives a ``Result``
-    with an error; the others are not touched. A task may run twice when the whole pool has to be replaced, so its work
-    must be idempotent.
+    A task that raises, exceeds ``timeout`` or loses its process (killed, out of memory) gives a ``Result`` with an
+    error; the other tasks continue. A task may run twice if the whole pool has to be replaced, so it must be
+    idempotent.
+
+    Parameters
+    ----------
+    workers
+        Number of worker processes.
+    timeout
+        Seconds that one task may take.
+    announce
+        Called with the key of each task that has ended.
     """
 
     def __init__(self, workers: int, timeout: float, announce: Callable[[str], None] = lambda _: None) -> None:
         self.workers = workers
         self.timeout = timeout
-        self.announce = announce  # called with the key of each task that has ended
+        self.announce = announce
 
     def map(self, function: Callable[[Any], Any], tasks: Iterable[tuple[Key, Any]]) -> Iterator[Result[Key]]:
-        """One ``Result`` per (key, argument). ``function`` and its argument must be picklable."""
+        """Yield one ``Result`` per (key, argument), in order of completion.
+
+        ``function`` and the arguments must be picklable.
+        """
         waiting = dict(tasks)
         pool = _pool.get(self.workers)
-        futures: dict[Future, Key] = {
+        futures: dict[Future[Any], Key] = {
             pool.schedule(function, args=[argument], timeout=self.timeout): key for key, argument in waiting.items()
         }
         interrupted = []
@@ -90,16 +102,13 @@ class Compute:
                 self.announce(str(key))
                 yield result
         for key in interrupted:
-            result = self._alone(function, key, waiting[key])
+            # One after the other, so that a task that breaks the pool interrupts no other task.
+            future = _pool.get(self.workers).schedule(function, args=[waiting[key]], timeout=self.timeout)
+            result = self._result(key, future) or Result(key, error="its worker pool broke twice")
             self.announce(str(key))
             yield result
 
-    def _alone(self, function: Callable[[Any], Any], key: Key, argument: Any) -> Result[Key]:
-        """A task that went down with the pool of others, again in a pool that it can not share its end with."""
-        future = _pool.get(self.workers).schedule(function, args=[argument], timeout=self.timeout)
-        return self._result(key, future) or Result(key, error="its worker pool broke twice")
-
-    def _result(self, key: Key, future: Future) -> Result[Key] | None:
+    def _result(self, key: Key, future: Future[Any]) -> Result[Key] | None:
         try:
             return Result(key, value=future.result())
         except FutureTimeout:

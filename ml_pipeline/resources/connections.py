@@ -1,4 +1,4 @@
-"""How many connections the server has, how many workers that is enough for, and as whom these connect."""
+"""Connections of the PostgreSQL server: how many there are, for how many workers, and the workers' login."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import sqlalchemy as sa
 from ml_pipeline.resources import postgres
 from ml_pipeline.settings import Settings
 
-PER_WORKER = 4  # two of the warehouse's, one of each of MLflow's two stores
-RUNS = 2  # that dagster.yaml lets go at once
-RESERVE = 30  # for the pages, the daemon, the processes of the runs themselves, and people
-OF_SUPERUSERS = 3
+PER_WORKER = 4  # connections: two of the warehouse, and one of each of MLflow's two stores
+RUNS = 2  # at the same time, as dagster.yaml allows
+RESERVE = 30  # connections for the pages, the daemon, the processes of the runs themselves, and people
+OF_SUPERUSERS = 3  # superuser_reserved_connections, PostgreSQL's default
 EMBEDDED_AT_MOST = 1000
 
 
 def embedded_connections(settings: Settings) -> int:
-    """``max_connections`` of the embedded server: enough for the workers that are asked for."""
+    """``max_connections`` of the embedded server: enough for ``settings.workers``."""
     needed = RESERVE + OF_SUPERUSERS + PER_WORKER * RUNS * settings.workers
     return min(EMBEDDED_AT_MOST, max(100, needed))
 
@@ -32,12 +32,12 @@ LIMITS = """
 
 
 def bounded_workers(settings: Settings) -> int:
-    """``settings.workers``, or as many as the connections of the server are enough for; at least one."""
+    """``settings.workers``, or fewer if the server has too few connections; at least one."""
     worker = postgres.parse_url(settings.for_workers().database_url or "").username
     connecting = sa.create_engine(postgres.parse_url(settings.database_url or ""), poolclass=sa.NullPool)
     with postgres.connect(connecting) as connection:
         limits = connection.execute(sa.text(LIMITS), {"worker": worker}).one()
-    # By what an administrator would raise: the connections that it leaves to workers, and those that others take of it.
+    # Each limit that an administrator can raise, with its value and how many of its connections others use.
     rooms = {"max_connections": (limits.server, limits.reserved + RESERVE)}
     if limits.database >= 0:
         rooms["the CONNECTION LIMIT of the database"] = (limits.database, RESERVE)
@@ -45,11 +45,11 @@ def bounded_workers(settings: Settings) -> int:
         rooms[f"the CONNECTION LIMIT of the login {worker}"] = (limits.worker, 0)
     tightest = min(rooms, key=lambda name: rooms[name][0] - rooms[name][1])
     limit, others = rooms[tightest]
-    fitting = max(1, (limit - others) // (PER_WORKER * RUNS))
+    fitting: int = max(1, (limit - others) // (PER_WORKER * RUNS))
     if fitting < settings.workers:
         logging.getLogger(__name__).warning(
-            "ML_PIPELINE_WORKERS=%d is bounded to %d: %s is %d, and %d runs at once take %d connections a worker. For "
-            "all of them raise it to %d",
+            "ML_PIPELINE_WORKERS=%d is reduced to %d: %s is %d, and each worker of %d concurrent runs needs %d "
+            "connections. To use all workers, raise the limit to %d",
             settings.workers,
             fitting,
             tightest,
@@ -72,12 +72,12 @@ GRANTED = """
 
 
 def grant_worker_login(settings: Settings, schema: str) -> None:
-    """Lets the workers' login become the tenants' role and use the tables of a schema, where it is one of its own.
+    """Grant the workers' login the tenants' role and the tables of a schema; nothing if workers have no own login.
 
     Raises
     ------
     DatabaseUnavailable
-        If there is no such login; the message has the statement that makes it.
+        If the login does not exist; the message contains the statement that creates it.
     """
     login = own_login(settings)
     if login is None:
@@ -86,7 +86,7 @@ def grant_worker_login(settings: Settings, schema: str) -> None:
         name = connection.dialect.identifier_preparer.quote_identifier(login)
         if not connection.scalar(sa.text("SELECT 1 FROM pg_roles WHERE rolname = :login"), {"login": login}):
             raise postgres.DatabaseUnavailable(
-                f"ML_PIPELINE_WORKER_DATABASE_URL names the login {login!r}, which does not exist. Make it: "
+                f"ML_PIPELINE_WORKER_DATABASE_URL names the login {login!r}, which does not exist. Create it: "
                 f"CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB PASSWORD '...'"
             )
         if not connection.scalar(sa.text("SELECT pg_has_role(:login, 'ml_app', 'SET')"), {"login": login}):
@@ -99,7 +99,7 @@ def grant_worker_login(settings: Settings, schema: str) -> None:
 
 
 def own_login(settings: Settings) -> str | None:
-    """The login of the workers, where they do not share that of everything else."""
+    """The login of the workers, None if they use the login of the other processes."""
     if settings.worker_database_url is None:
         return None
     login = postgres.parse_url(settings.worker_database_url).username
@@ -115,7 +115,13 @@ RIGHTS = """
 
 
 def excessive_rights(settings: Settings) -> list[tuple[bool, str]]:
-    """What the logins may do beyond their work: whether row-level security still binds them, and a sentence."""
+    """Rights of the logins that they should not have.
+
+    Returns
+    -------
+    list of (bool, str)
+        Whether row-level security still applies to the login, and a sentence for the user.
+    """
     findings = []
     for what, one in (("", settings), ("WORKER_", settings.for_workers())):
         connecting = sa.create_engine(postgres.parse_url(one.database_url or ""), poolclass=sa.NullPool)
@@ -125,8 +131,8 @@ def excessive_rights(settings: Settings) -> list[tuple[bool, str]]:
             findings.append(
                 (
                     False,
-                    f"the login {rights.login} {'of the workers ' if what else ''}is a superuser or has BYPASSRLS: a "
-                    "statement of its own can leave the role that row-level security binds. Use logins without "
+                    f"the login {rights.login} {'of the workers ' if what else ''}is a superuser or has BYPASSRLS, so "
+                    "that an SQL statement can switch row-level security off. Use a login without these rights "
                     '(docs/how-to/operate.md, "Logins, files and processes")',
                 )
             )
@@ -134,8 +140,8 @@ def excessive_rights(settings: Settings) -> list[tuple[bool, str]]:
             findings.append(
                 (
                     True,
-                    f"the workers' login {rights.login} can also become {', '.join(sorted(rights.others))}. Give them "
-                    "one that cannot with ML_PIPELINE_WORKER_DATABASE_URL (docs/how-to/operate.md, "
+                    f"the workers' login {rights.login} can switch to {', '.join(sorted(rights.others))}. Set "
+                    "ML_PIPELINE_WORKER_DATABASE_URL to a login that cannot (docs/how-to/operate.md, "
                     '"Logins, files and processes")',
                 )
             )

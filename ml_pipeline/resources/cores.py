@@ -1,4 +1,4 @@
-"""Which of this machine's cores trainings use: as many as there may be workers, whoever started them."""
+"""Shares this machine's cores among the trainings of all processes of an installation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from ml_pipeline.settings import Settings
 
 @contextmanager
 def acquire_cores(settings: Settings, wanted: int) -> Iterator[int]:
-    """Takes up to ``wanted`` of the ``settings.workers`` cores that nobody has taken; the value is how many those are.
+    """Take up to ``wanted`` of the free cores, without waiting; yields how many were taken.
 
-    It never waits. A core is a lock on a file below ``settings.home``, which ends with its process, whatever ends it.
+    There are ``settings.workers`` cores. A core is a lock on a file under ``settings.home``, which the operating system
+    releases when the process ends, even if it is killed.
     """
     folder = settings.home / "cores"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
-"""Dagster's storage in the schema ``dagster`` of the pipeline's own database, and its files under the installation's
-home; named in ``dagster.yaml``.
+"""Dagster's storage for ``dagster.yaml``: tables in a schema of the pipeline's database, files in ``home``.
 
-The event log keeps its connections: Dagster's own storage opens one per event, which is most of the cost of a
+The event log keeps its connections. Dagster's own storage opens one per event, which is most of the cost of a
 materialization in a batched run.
 """
 
@@ -11,7 +10,7 @@ import datetime as dt
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import sqlalchemy as sa
 from dagster import Field, StringSource
@@ -33,16 +32,16 @@ SCHEMA = "dagster"
 
 
 class NoDatabase(Exception):
-    """Dagster was started without a database; the message says what to run instead."""
+    """Dagster was started without DATABASE_URL; the message says what to run instead."""
 
 
 def dagster_url(database_url: str | None) -> str:
-    """URL of Dagster's schema, which is made if it is missing.
+    """The URL of Dagster's schema; the schema is created if it is missing.
 
     Raises
     ------
     NoDatabase
-        If no database is named.
+        If ``database_url`` is not set.
     """
     if not database_url:
         raise NoDatabase(
@@ -57,7 +56,7 @@ def dagster_url(database_url: str | None) -> str:
 
 
 class _OwnSchema:
-    """Configuration shared by the three storages: a URL, or DATABASE_URL when none is given."""
+    """Configuration of the three storages: a URL, by default DATABASE_URL."""
 
     CONFIG: ClassVar[dict[str, Field]] = {"database_url": Field(StringSource, is_required=False)}
 
@@ -66,7 +65,7 @@ class _OwnSchema:
         return cls.CONFIG
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]):
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
         given = config_value.get("database_url") or load_settings().database_url
         return cls(postgres_url=dagster_url(given), inst_data=inst_data)  # type: ignore[call-arg]
 
@@ -76,16 +75,16 @@ class RunStorage(_OwnSchema, PostgresRunStorage):
 
 
 class ScheduleStorage(_OwnSchema, PostgresScheduleStorage):
-    """State and ticks of sensors and schedules."""
+    """States and ticks of sensors and schedules."""
 
 
 class EventLogStorage(_OwnSchema, PostgresEventLogStorage):
-    """Events and materializations, over kept connections."""
+    """Events and materializations, written over connections that are kept."""
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(postgres_url, inst_data=inst_data)
-        # Each statement commits by itself, and waiting for the disk each time is a fifth of a batched run's cost. If
-        # the server itself crashes, the log's last moments are missing: less is shown than was done, never more.
+        # Each statement is a transaction, and waiting for the disk each time is a fifth of a batched run's cost.
+        # After a crash of the server, the last events are missing: the log shows less than was done, never more.
         url = postgres.url_with_options(postgres.parse_url(postgres_url), synchronous_commit="off")
         self._engine = create_pg_engine(
             postgres.plain(url),
@@ -94,7 +93,7 @@ class EventLogStorage(_OwnSchema, PostgresEventLogStorage):
             pool_size=2,
             max_overflow=8,
             pool_recycle=1800,
-            pool_pre_ping=True,  # a server that was started again is found at once
+            pool_pre_ping=True,  # reconnects at once after a restart of the server
         )
 
     def dispose(self) -> None:
@@ -103,7 +102,7 @@ class EventLogStorage(_OwnSchema, PostgresEventLogStorage):
 
 
 class _OwnFolder:
-    """A folder under the installation's home, wherever and by whomever Dagster is started."""
+    """A folder under the installation's home, wherever Dagster is started."""
 
     FOLDER: ClassVar[str]
 
@@ -112,20 +111,20 @@ class _OwnFolder:
         return {}
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]):
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
         return cls(base_dir=str(load_settings().home / cls.FOLDER), inst_data=inst_data)  # type: ignore[call-arg]
 
 
 class ArtifactStorage(_OwnFolder, LocalArtifactStorage):
-    """Files of Dagster's own; the pipeline keeps none there."""
+    """Dagster's own files; the pipeline stores no artifacts there."""
 
     FOLDER = "dagster"
 
 
 class ComputeLogs(_OwnFolder, LocalComputeLogManager):
-    """What runs print, in files alone.
+    """The output of runs, in files only.
 
-    Dagster's own manager also echoes it, by four processes a step, of which two can outlive a run that is killed.
+    Dagster's own manager also echoes the output through four processes a step; two can outlive a killed run.
     """
 
     FOLDER = "dagster/logs"
@@ -138,10 +137,11 @@ class ComputeLogs(_OwnFolder, LocalComputeLogManager):
                 ensure_file(path)
                 redirected.enter_context(redirect_to_file(stream, path))
             yield CapturedLogContext(log_key)
-        touch_file(self.complete_artifact_path(log_key))  # says to the pages that nothing more will come
+        # Tells the pages that nothing more will come. Dagster leaves the method without types.
+        touch_file(self.complete_artifact_path(log_key))  # type: ignore[no-untyped-call]
 
 
-# What the partition pages, the lineage and the list of runs are drawn from.
+# Dagster's pages need these events for partitions, lineage and the list of runs.
 KEPT_EVENTS = (
     "ASSET_MATERIALIZATION",
     "ASSET_OBSERVATION",
@@ -154,9 +154,9 @@ KEPT_EVENTS = (
 
 
 def prune_events(database_url: str | None, before: dt.datetime) -> int:
-    """Deletes log rows older than ``before`` of runs that have ended; returns how many.
+    """Delete log rows older than ``before`` of runs that have ended; return their number.
 
-    Materializations stay, and of failed runs also the planned ones, from which a partition is known to have failed.
+    Materializations stay, and so do the planned ones of failed runs, which show that a partition has failed.
     """
     events = sa.table("event_logs", *map(sa.column, ("run_id", "timestamp", "dagster_event_type")))
     runs = sa.table("runs", *map(sa.column, ("run_id", "status")))

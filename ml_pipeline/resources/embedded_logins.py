@@ -1,4 +1,4 @@
-"""The logins of the embedded PostgreSQL, and its database: all that its superuser is ever used for."""
+"""Creates the logins and the database of the embedded PostgreSQL; nothing else uses its superuser."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from psycopg2 import sql
 SUPERUSER, OWNER, WORKER = "postgres", "pipeline", "pipeline_worker"
 ROLES = ("ml_owner", "ml_app", "ml_operator")  # made by the migrations
 
-# Databases that an older version made belong to the superuser, with everything that it made there.
+# An older version of the project made databases and all their objects as the superuser.
 HAND_OVER = f"""
 DO $$
 DECLARE found record;
@@ -45,7 +45,7 @@ END $$
 
 
 def prepare_logins(socket: str, database: str) -> None:
-    """Makes the logins and the database that are missing, and hands over what an older version made as superuser."""
+    """Creates missing logins and the database; objects of an older version get the owner ``pipeline``."""
     with closing(psycopg2.connect(host=socket, user=SUPERUSER, dbname="postgres")) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -59,7 +59,7 @@ def prepare_logins(socket: str, database: str) -> None:
                 cursor.execute(f"CREATE ROLE {OWNER} LOGIN NOSUPERUSER CREATEROLE NOCREATEDB")
             if WORKER not in roles:
                 cursor.execute(f"CREATE ROLE {WORKER} LOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB")
-            # Its owner may hand it on to whom it likes: to the workers, their tenants' role.
+            # With ADMIN, the owner can grant the tenants' role to the workers.
             for role in [role for role in ROLES if role in roles]:
                 cursor.execute(f"GRANT {role} TO {OWNER} WITH ADMIN TRUE, INHERIT TRUE, SET TRUE")
             name = sql.Identifier(database)
@@ -73,6 +73,6 @@ def _hand_over(socket: str, database: str) -> None:
     opened = psycopg2.connect(host=socket, user=SUPERUSER, dbname=database)
     with closing(opened) as connection, connection, connection.cursor() as cursor:
         cursor.execute(HAND_OVER)
-        # In the same transaction: who owns the database tells whether this was done.
+        # In the same transaction, since the owner of the database shows whether this was done.
         name, owner = sql.Identifier(database), sql.Identifier(OWNER)
         cursor.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, owner))

@@ -1,10 +1,10 @@
-"""Signs of life: a lease is held as long as its process lives, however that ends, and everybody can see who holds one.
+"""Leases show which processes are alive: a process holds its lease until it ends, and every process can see that.
 
-A lease is a PostgreSQL advisory lock on a connection of its own. The server lets go of it when the connection ends: at
-once where the process was killed, after a minute where its machine was lost. A heartbeat row would need a clock that
-never goes back, and an expiry that is either long after a death or shorter than a pause of the machine.
+A lease is a PostgreSQL advisory lock on a connection of its own. The server releases the lock when the connection ends:
+at once if the process is killed, after a minute if its machine is lost. The alternative, a row with a heartbeat, needs
+a clock that never goes back and an expiry time, which is either long after a death or shorter than a paused machine.
 
-A lock needs a session of its own: behind PgBouncer, DATABASE_URL must name a pool in session mode.
+A lock belongs to a session: behind PgBouncer, DATABASE_URL must name a pool in session mode.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from ml_pipeline.resources import postgres
 from ml_pipeline.resources.warehouse import APP_ROLE, Warehouse
 from ml_pipeline.settings import Settings
 
-LEASE_TAG = "ml_pipeline/lease"  # of a run: its own id, under which its process holds a lease
+LEASE_TAG = "ml_pipeline/lease"  # of a run; the value is the run's id, which is also the name of its lease
 
-# How often a process sees that it still holds its lease; after a restart of the server it takes it again.
+# Interval at which a process checks that it still holds its lease, and takes it again after a restart of the server.
 BEAT_SECONDS = 2.0
-# So long a lease may be without its holder although that lives: two beats and the time to connect.
+# Longest time for which a living process may be without its lease: two intervals, and the time to connect.
 LOST_SECONDS = 3 * BEAT_SECONDS
 
 logger = logging.getLogger(__name__)
 
 
 class LeaseTaken(UserError):
-    """Another process holds the lease; the message names it."""
+    """Another process holds the lease; the message names the lease."""
 
 
 @contextmanager
 def lease(settings: Settings, name: str) -> Iterator[None]:
-    """Holds the lease ``name`` until the block, or the process, ends.
+    """Hold the lease ``name`` until the block, or the process, ends.
 
     Raises
     ------
     DatabaseUnavailable
         If no connection can be made.
     LeaseTaken
-        If somebody holds it.
+        If another process holds it.
     """
     holder = _Holder(settings, name)
     holder.take()
@@ -61,15 +61,15 @@ def lease(settings: Settings, name: str) -> Iterator[None]:
 
 
 class _Holder:
-    """The connection that holds one lease. After ``take`` only the thread of ``keep`` uses it."""
+    """The connection that holds one lease; after ``take``, only the thread of ``keep`` uses it."""
 
     def __init__(self, settings: Settings, name: str) -> None:
         url = postgres.parse_url(settings.database_url or "")
         options = {"role": APP_ROLE, "tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10"}
-        # A connection that idles is what this is; the limits that a server sets are for others.
+        # This connection is idle by design, so the server's limit for idle sessions is switched off.
         options |= {"tcp_keepalives_count": "3", "idle_session_timeout": "0"}
         url = postgres.url_with_options(url, **options)
-        # Also a server whose machine is gone, and which therefore answers nothing, is given up.
+        # A connection ends, too, if the server's machine is lost and answers nothing.
         waiting = {"connect_timeout": 10, "tcp_user_timeout": 10_000}
         self._engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool, connect_args=waiting)
         self._key = key_of(name)
@@ -81,7 +81,10 @@ class _Holder:
         self._connection = postgres.connect(self._engine)
         if not self._connection.scalar(sa.select(sa.func.pg_try_advisory_lock(self._key))):
             self.close()
-            raise LeaseTaken(f"the lease {self.name} is held by another process, or by a connection of this one's past")
+            raise LeaseTaken(
+                f"the lease {self.name} is held by another process, or still by an earlier connection of this process. "
+                "Try again in a minute"
+            )
 
     def keep(self) -> None:
         lost = False
@@ -96,19 +99,19 @@ class _Holder:
             except (SQLAlchemyError, postgres.DatabaseUnavailable, LeaseTaken) as error:
                 if not lost:
                     detail = str(error).splitlines()[0]
-                    logger.warning("The lease %s is lost (%s); it is taken again when possible.", self.name, detail)
+                    logger.warning("The lease %s is lost (%s). It is taken again when possible.", self.name, detail)
                 lost = True
                 self.close()
 
     def close(self) -> None:
         if self._connection is not None:
-            self._connection.invalidate()  # closes it without a word to a server that may be gone
+            self._connection.invalidate()  # closes it without a message to the server, which may be gone
             self._connection.close()
             self._connection = None
 
 
 def held(warehouse: Warehouse, names: Iterable[str]) -> set[str]:
-    """Which of the leases somebody holds at this moment."""
+    """The leases that are held now."""
     keys = {key_of(name): name for name in names}
     locks = sa.text(
         "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 "
@@ -119,7 +122,7 @@ def held(warehouse: Warehouse, names: Iterable[str]) -> set[str]:
 
 
 def key_of(name: str) -> int:
-    """The number of a lease's lock: 64 bits of a hash, as PostgreSQL takes them.
+    """The 64-bit number of a lease's advisory lock, from a hash of its name.
 
     >>> key_of("a") == key_of("a") != key_of("b")
     True

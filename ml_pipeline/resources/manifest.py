@@ -1,4 +1,4 @@
-"""The manifest of a version: whose its files are, and the SHA-256 and size of each, checked whenever one is read."""
+"""The manifest of a version: its tenant and model, and SHA-256 and size of each file, checked at every read."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ml_pipeline.errors import UserError
 from ml_pipeline.resources import store
-
-if TYPE_CHECKING:
-    from ml_pipeline.resources.registry import Version
+from ml_pipeline.resources.version import Version
 
 MANIFEST = "manifest.json"
-LARGEST, LARGEST_MANIFEST = 2**31, 2**20  # bytes, where nothing says how many a file has to have
+LARGEST, LARGEST_MANIFEST = 2**31, 2**20  # bytes, if the size of a file is not known
 
 
 class TamperedArtifact(UserError):
-    """A stored file is not the one that was registered; the message names tenant, model, version and file."""
+    """A stored file differs from the registered one; the message names tenant, model, version and file."""
 
 
 def write_manifest(folder: Path, tenant: str, model: str, key: str) -> str:
-    """Writes whose the files of ``folder`` are, and SHA-256 and size of each, into its manifest; returns its hash."""
+    """Write the manifest of the files in ``folder``; return the SHA-256 of the manifest."""
     files = {
         path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.iterdir())
@@ -36,7 +33,13 @@ def write_manifest(folder: Path, tenant: str, model: str, key: str) -> str:
 
 
 def checked_file(version: Version, folder: str, name: str) -> bytes | None:
-    """One file's content, if it is the one that was registered; None where the version was registered without it."""
+    """The content of one file, None if the version was registered without this file.
+
+    Raises
+    ------
+    TamperedArtifact
+        If the manifest or the file differs from the registered one.
+    """
     expected = _listed(version, folder, _manifest(version, folder))
     return _checked(version, folder, name, *expected[name]) if name in expected else None
 
@@ -46,9 +49,9 @@ def _manifest(version: Version, folder: str) -> bytes:
 
 
 def _listed(version: Version, folder: str, manifest: bytes) -> dict[str, tuple[str, int | None]]:
-    """SHA-256 and size of each file by name, after a check that the manifest is the version's own.
+    """SHA-256 and size of each file by name, after a check that the manifest belongs to the version.
 
-    A manifest of an earlier release has hashes alone: no sizes, and ``ml.versions`` says whose they are.
+    A manifest of an earlier release contains hashes only; its tenant and model are in ``ml.versions``.
     """
     content = json.loads(manifest)
     if "files" not in content:
@@ -61,7 +64,13 @@ def _listed(version: Version, folder: str, manifest: bytes) -> dict[str, tuple[s
 
 
 def checked_files(version: Version, folder: str) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the manifest and of every file that it lists; none is missing, none was added."""
+    """Name and content of the manifest and of every file that it lists.
+
+    Raises
+    ------
+    TamperedArtifact
+        If a file differs from the registered one, is missing, or was added.
+    """
     manifest = _manifest(version, folder)
     yield MANIFEST, manifest
     expected = _listed(version, folder, manifest)
@@ -79,7 +88,7 @@ def checked_files(version: Version, folder: str) -> Iterator[tuple[str, bytes]]:
 def _checked(
     version: Version, folder: str, name: str, registered: str, size: int | None, at_most: int = LARGEST
 ) -> bytes:
-    """The content of one file, if it is the one that was registered."""
+    """The content of one file; raises ``TamperedArtifact`` if its hash is not the registered one."""
     try:
         content = store.read(f"{folder}/{name}", size=size, at_most=at_most)
     except store.Unreadable as error:

@@ -1,7 +1,7 @@
-"""The channels by which people are told of alerts: a Slack-compatible webhook, mail, and the log.
+"""The channels that send alerts to people: a Slack-compatible webhook, mail, and the log.
 
-A channel sends one message and raises ``ChannelError`` if it cannot: what to try again, and when, is decided elsewhere.
-Addresses of channels hold secrets, so no error of a library is passed on: each is told in words of our own.
+A channel sends one message, or raises ``ChannelError``; the caller decides on retries. Addresses of channels contain
+secrets, so errors of libraries are not passed on: each is replaced by a message without the address.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import smtplib
 import ssl
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage, Message
@@ -23,13 +24,13 @@ from urllib.parse import unquote, urlsplit
 
 from ml_pipeline.display import command, printable
 from ml_pipeline.display import message as as_message
-from ml_pipeline.monitoring.alert_rules import highest
 from ml_pipeline.settings import Settings
+from ml_pipeline.severity import highest
 
 WEBHOOK, SMTP, LOG = "webhook", "smtp", "log"
 
-MESSAGE_LENGTH = 2500  # of the 3,000 characters that Slack takes in one part
-SHOWN_ALERTS = 15  # of the 50 parts that Slack takes in one message
+MESSAGE_LENGTH = 2500  # Slack allows 3,000 characters in one block
+SHOWN_ALERTS = 15  # three blocks each; Slack allows 50 blocks in one message
 DETAIL_LENGTH = 20_000  # characters of each report in a mail
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -37,10 +38,14 @@ logger = logging.getLogger("ml_pipeline.alerts")
 
 
 class ChannelError(Exception):
-    """A message was not taken; the text says why, without addresses.
+    """A message was not sent; the text contains the reason, and no addresses.
 
-    ``down``: the channel itself does not work, so the next message need not be tried at once. ``retry_after``: seconds
-    that it asked for.
+    Parameters
+    ----------
+    down
+        Whether the channel itself does not work, so that other messages would fail too.
+    retry_after
+        Seconds until the next attempt, if the channel named a number.
     """
 
     def __init__(self, message: str, *, down: bool = False, retry_after: float = 0.0) -> None:
@@ -51,7 +56,7 @@ class ChannelError(Exception):
 
 @dataclass(frozen=True)
 class Alert:
-    """One alert as it is told to people."""
+    """One alert of a message."""
 
     alert_id: str
     kind: str
@@ -65,7 +70,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class Notice:
-    """What one message says: the alerts of one tenant and model that are due, worst first."""
+    """The content of one message: the due alerts of one tenant and model, worst first."""
 
     tenant: str
     model: str
@@ -83,29 +88,29 @@ class Notice:
 
     @property
     def key(self) -> str:
-        """The same for the same content, so that a receiver can see that a message came twice."""
+        """A hash of the content, by which a receiver recognizes a message that arrives twice."""
         parts = (f"{alert.alert_id} {alert.level} {alert.escalated}" for alert in self.alerts)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 class Channel(Protocol):
-    """A way to tell people; ``deadline`` is the number of seconds after which a message counts as not sent."""
+    """Sends messages; ``deadline`` is the number of seconds after which a message counts as not sent."""
 
     @property
     def deadline(self) -> float: ...
 
     def send(self, notice: Notice) -> None:
-        """Hands the message over.
+        """Send the message.
 
         Raises
         ------
         ChannelError
-            If it was not taken.
+            If it was not accepted.
         """
 
 
 def thresholds(settings: Settings) -> dict[str, str]:
-    """The channels that are set up, each with the lowest level that it gets."""
+    """The configured channels, each with the lowest level of alerts that it sends."""
     levels: dict[str, str] = {LOG: settings.alert_log_level}
     if settings.alert_webhook is not None:
         levels[WEBHOOK] = settings.alert_webhook_level
@@ -115,7 +120,7 @@ def thresholds(settings: Settings) -> dict[str, str]:
 
 
 def channels(settings: Settings) -> dict[str, Channel]:
-    """The channels that are set up."""
+    """The configured channels by name."""
     made: dict[str, Channel] = {LOG: Log()}
     if settings.alert_webhook is not None:
         made[WEBHOOK] = Webhook(settings.alert_webhook.get_secret_value(), settings.alert_webhook_timeout)
@@ -126,7 +131,7 @@ def channels(settings: Settings) -> dict[str, Channel]:
 
 
 class Log:
-    """The log of the process that delivers, which is the daemon's."""
+    """The log of the delivering process, which is Dagster's daemon."""
 
     deadline = 5.0
 
@@ -138,17 +143,16 @@ class Log:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A page that a webhook leads to takes no alert, however well it answers."""
+    """Refuses redirects: the page that a webhook redirects to does not accept alerts."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 class Webhook:
-    """A JSON document with ``text`` and ``blocks``, as Slack, Mattermost and others take it.
+    """Posts a JSON document with ``text`` and ``blocks``, the format of Slack, Mattermost and others.
 
-    An answer that is lost makes the same message come twice: each names its alerts, and carries the header
-    ``Idempotency-Key``, the same for the same content.
+    If the answer is lost, the message is sent twice; both have the same header ``Idempotency-Key``.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -177,7 +181,7 @@ class Webhook:
 
 
 def slack_message(notice: Notice) -> dict[str, Any]:
-    """The message as Slack reads it: a line for the notification, and a part for each alert.
+    """The message in Slack's format: a line for the notification, and blocks for each alert.
 
     >>> at = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     >>> slack_message(Notice("acme", "effort", (Alert("7", "drift", "HIGH", "Points rose.", at),)))["text"]
@@ -199,9 +203,9 @@ def slack_message(notice: Notice) -> dict[str, Any]:
 
 
 class Mail:
-    """A mail by SMTP: TLS from the start (``smtps://``), or STARTTLS where the server offers it (``smtp://``).
+    """Sends mail by SMTP, with TLS (``smtps://``) or with STARTTLS if the server offers it (``smtp://``).
 
-    A password is not sent in the clear, except to this machine itself.
+    A password is sent over an encrypted connection only, except to this machine.
     """
 
     def __init__(self, url: str, sender: str | None, recipients: tuple[str, ...], timeout: float) -> None:
@@ -221,7 +225,7 @@ class Mail:
 
     def send(self, notice: Notice) -> None:
         if not self.recipients:
-            raise ChannelError("nobody is named to get mails: set ML_PIPELINE_ALERT_TO", down=True)
+            raise ChannelError("mail has no recipients: set ML_PIPELINE_ALERT_TO", down=True)
         message = mail_message(notice, self.sender, self.recipients)
         try:
             with self._session() as session:
@@ -238,7 +242,7 @@ class Mail:
             logger.warning("The mail server refused %d of %d recipients of alerts", len(refused), len(self.recipients))
 
     @contextmanager
-    def _session(self):
+    def _session(self) -> Iterator[smtplib.SMTP]:
         context = ssl.create_default_context()
         if self.tls:
             session: smtplib.SMTP = smtplib.SMTP_SSL(self.host, self.port, timeout=self.timeout, context=context)
@@ -259,7 +263,7 @@ class Mail:
 
 
 def mail_message(notice: Notice, sender: str, recipients: tuple[str, ...]) -> EmailMessage:
-    """The mail: each alert with its sentence, how to acknowledge it, and its whole report."""
+    """The mail: each alert with its message, the command that acknowledges it, and its report."""
     message = EmailMessage()
     message["Subject"] = printable(f"[ml-pipeline] {notice.title}")[:200]
     message["From"] = sender
@@ -269,7 +273,9 @@ def mail_message(notice: Notice, sender: str, recipients: tuple[str, ...]) -> Em
     message["Auto-Submitted"] = "auto-generated"
     parts = []
     for alert in notice.alerts:
-        said = printable(alert.message, lines=True).replace("\n", "\n    ")  # no line of it stands as one of ours
+        said = printable(alert.message, lines=True).replace(
+            "\n", "\n    "
+        )  # indented, so that it cannot look like a line of the mail itself
         text = f"{_head(alert)}\n{said}\n\n{_facts(alert)}\nAcknowledge it: {_acknowledge(notice, alert)}\n"
         if alert.detail:
             report = printable(json.dumps(alert.detail, indent=1, ensure_ascii=False), lines=True)
@@ -297,7 +303,7 @@ def _short(text: str) -> str:
 
 
 def _plain(text: str) -> dict[str, Any]:
-    """A part that Slack shows as it is: whatever an alert quotes is no link, markup, emoji or call to anybody."""
+    """A block that Slack shows literally: text of an alert cannot become a link, markup, an emoji or a mention."""
     return {"type": "plain_text", "text": _short(printable(text, lines=True)), "emoji": False}
 
 
@@ -306,13 +312,13 @@ def _acknowledge(notice: Notice, alert: Alert) -> str:
 
 
 def _seconds(headers: Message) -> float:
-    """Seconds of a Retry-After header, at most an hour; 0 where it is missing or a date."""
+    """Seconds of a Retry-After header, at most an hour; 0 if it is missing or a date."""
     given = headers.get("Retry-After") or ""
     return min(float(given), 3600.0) if given.isdigit() else 0.0
 
 
 def _cause(error: Exception) -> str:
-    """Why a connection failed, without what a library writes of addresses."""
+    """The reason why a connection failed, without addresses."""
     reason = error.reason if isinstance(error, URLError) else error
     if isinstance(reason, smtplib.SMTPServerDisconnected):
         if not isinstance(reason.__context__, OSError):

@@ -1,4 +1,4 @@
-"""What an embedded PostgreSQL whose supervisor is gone left behind: a server that still runs, or only its files."""
+"""Stops an embedded PostgreSQL whose supervisor is gone, and removes its leftover files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import psutil
 
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 
-CLOCK_ERROR = 60.0  # seconds by which two accounts of when a process started may differ
+CLOCK_ERROR = 60.0  # seconds by which two records of a process's start may differ
 
 
 def stop_leftover(data: Path) -> None:
-    """Stops a server that runs on the folder without a supervisor, and removes what a server that is gone left there.
+    """Stop a server that runs on the folder without a supervisor, and remove the pid file of an ended one.
 
-    No process is signalled that is not proven to be that server: its command, its folder, and the time at which it
-    started. The number in ``postmaster.pid`` may be another's since: after a restart, or in a container.
+    A process is stopped only if its command, folder and start time show that it is this server: after a restart of the
+    machine, or in a container, another process may have the number in ``postmaster.pid``.
 
     Raises
     ------
     DatabaseUnavailable
-        If a process looks like that server and cannot be proven to be it, or does not stop.
+        If a process looks like this server but has another start time, or does not stop.
     """
     file = data / "postmaster.pid"
     if not file.exists():
@@ -34,8 +34,8 @@ def stop_leftover(data: Path) -> None:
     started = float(lines[2]) if len(lines) > 2 and lines[2].strip().isdecimal() else None
     if started is None or abs(found.create_time() - started) > CLOCK_ERROR:
         raise DatabaseUnavailable(
-            f"Process {found.pid} looks like a PostgreSQL server on {data}, but {file} says that it started at another "
-            f"time, so it is not stopped. If it is one: kill -INT {found.pid}"
+            f"Process {found.pid} looks like a PostgreSQL server on {data}, but its start time differs from that in "
+            f"{file}, so it was not stopped. If it is that server, stop it: kill -INT {found.pid}"
         )
     for number, patience in ((signal.SIGINT, 30), (signal.SIGQUIT, 10)):
         try:
@@ -48,11 +48,13 @@ def stop_leftover(data: Path) -> None:
             return
         except psutil.TimeoutExpired:
             continue
-    raise DatabaseUnavailable(f"PostgreSQL on {data} (process {found.pid}) does not stop. Look at it, then stop it")
+    raise DatabaseUnavailable(
+        f"PostgreSQL on {data} (process {found.pid}) does not stop. Stop it by hand: kill -QUIT {found.pid}"
+    )
 
 
 def _postmaster(data: Path, number: str) -> psutil.Process | None:
-    """The process of that number where it is PostgreSQL in this data folder."""
+    """The process with this number if it is PostgreSQL in this data folder."""
     if not number.strip().isdecimal():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, whichever server it is."""
+"""Connections to PostgreSQL, embedded or not."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DATABASE = "ml_pipeline"
 
 
 class DatabaseUnavailable(UserError):
-    """No connection can be made; the message names the server and the remedy, never the password."""
+    """PostgreSQL cannot be reached; the message names server and remedy, never the password."""
 
 
 def parse_url(url: str) -> URL:
-    """The URL with the driver that Dagster's storage needs (psycopg2), whatever spelling it came in.
+    """The URL with the driver psycopg2, which Dagster's storage needs.
 
     Raises
     ------
@@ -45,28 +45,28 @@ def parse_url(url: str) -> URL:
 
 
 def url_with_options(url: URL, **options: str) -> URL:
-    """The URL with server settings (``role``, ``search_path``, ...) that hold from the start of each connection."""
+    """The URL with server settings (``role``, ``search_path``, ...) for every connection."""
     given = url.query.get("options", "")
     added = " ".join(f"-c {name}={value}" for name, value in options.items())
     return url.update_query_dict({"options": f"{given} {added}".strip()})
 
 
 def plain(url: URL) -> str:
-    """The URL with its password, for libraries that take text."""
+    """The URL as text, with its password."""
     return url.render_as_string(hide_password=False)
 
 
 _engines: dict[URL, sa.Engine] = {}
 
-# Session settings (the tenant, the search path), a role, what is open and what is locked: all that one use of a
-# connection could leave to the next. Settings and role return to what the connection began with.
+# Resets all state that one use of a connection could leave to the next: settings such as the tenant, the role, cursors,
+# temporary tables, notifications and locks. Settings and role return to those of the connection's URL.
 FORGET = "RESET ALL; RESET ROLE; CLOSE ALL; DISCARD TEMP; UNLISTEN *; SELECT pg_advisory_unlock_all()"
 
 
 def engine(url: URL) -> sa.Engine:
-    """One engine per URL and process; a connection that returns to its pool forgets what was done with it.
+    """The engine of a URL, one per process; a connection loses its session state when it returns to the pool.
 
-    It keeps two connections: a lock is held on one while work is done on the other.
+    The pool keeps two connections: one can hold a lock while the other is used.
     """
     if url not in _engines:
         made = sa.create_engine(
@@ -81,7 +81,7 @@ def _forget(connection: Any, _record: object, state: sa.pool.PoolResetState) -> 
     if state.terminate_only:
         return
     connection.rollback()
-    connection.autocommit = True  # inside a transaction, whose end would be another round trip
+    connection.autocommit = True  # saves the round trip that ends a transaction
     try:
         with connection.cursor() as cursor:
             cursor.execute(FORGET)
@@ -94,11 +94,11 @@ FULL = ("too many clients", "remaining connection slots", "too many connections"
 
 @sa.event.listens_for(sa.Engine, "handle_error")
 def _explain_full_server(context: ExceptionContext) -> None:
-    """Also for connections of Dagster and MLflow: what to do when the server takes no more."""
+    """Replaces the error of a full server by one with a remedy, for Dagster's and MLflow's connections too."""
     said = str(context.original_exception)
     if any(words in said for words in FULL):
         raise DatabaseUnavailable(
-            f"PostgreSQL takes no more connections: {said.strip().splitlines()[-1].strip()}. Lower "
+            f"PostgreSQL accepts no more connections: {said.strip().splitlines()[-1].strip()}. Lower "
             "ML_PIPELINE_WORKERS, or raise max_connections of the server"
         ) from context.original_exception
 
@@ -109,7 +109,7 @@ def connect(engine: sa.Engine) -> sa.Connection:
     Raises
     ------
     DatabaseUnavailable
-        If the server refuses it; the message names the server and its reason.
+        If the server refuses the connection; the message names the server and the reason.
     """
     try:
         return engine.connect()
@@ -117,19 +117,19 @@ def connect(engine: sa.Engine) -> sa.Connection:
         where = f"{engine.url.host or engine.url.query.get('host', 'localhost')}/{engine.url.database}"
         detail = str(error.orig).strip().splitlines()[0]
         raise DatabaseUnavailable(
-            f"PostgreSQL at {where} refuses the connection: {detail}. Check that it runs and DATABASE_URL; "
-            "a new database is prepared by `ml-pipeline doctor`"
+            f"PostgreSQL at {where} refuses the connection: {detail}. Check that it runs and that DATABASE_URL is "
+            "right; `ml-pipeline doctor` prepares a new database"
         ) from error
 
 
 def close_engines(database: str) -> None:
-    """Closes every pooled connection of this process to one database."""
+    """Close every pooled connection of this process to one database."""
     for url in [url for url in _engines if url.database == database]:
         _engines.pop(url).dispose()
 
 
 def create_database(administration: URL, name: str) -> None:
-    """Creates the database unless it exists."""
+    """Create the database unless it exists."""
     connecting = sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with connecting.connect() as connection:
         exists = connection.scalar(sa.text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name})
@@ -140,8 +140,8 @@ def create_database(administration: URL, name: str) -> None:
 
 @contextmanager
 def exclusive(url: URL, what: str) -> Iterator[sa.Connection]:
-    """One process at a time does ``what`` on this database; yields a connection that commits each statement."""
+    """Hold the lock ``what`` of this database; yields a connection that commits each statement."""
     connecting = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with connect(connecting) as connection:
         connection.execute(sa.text("SELECT pg_advisory_lock(hashtext(:what))"), {"what": f"ml_pipeline.{what}"})
-        yield connection  # the lock goes with the connection
+        yield connection  # the lock ends with the connection

@@ -1,4 +1,4 @@
-"""Everything that the pipeline keeps in the database: its own tables and MLflow's, made when they are missing."""
+"""Prepares the database: creates the missing tables of the pipeline and of MLflow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ml_pipeline.settings import Settings
 
 
 def prepare(settings: Settings) -> None:
-    """Makes what is missing. A database that has everything is not touched, and neither Alembic nor MLflow imported."""
+    """Create what is missing. If nothing is, neither Alembic nor MLflow is imported."""
     if not is_prepared(settings):
         Warehouse(settings).migrate()
         Registry(settings).prepare()
@@ -23,7 +23,7 @@ def prepare(settings: Settings) -> None:
 
 
 def is_prepared(settings: Settings) -> bool:
-    """Whether the tables are those of the newest migration, and MLflow's are there."""
+    """Whether the newest migration has run, and MLflow's tables exist."""
     tables = sa.text(
         "SELECT to_regclass('ml.alembic_version') IS NOT NULL AND to_regclass('mlflow.alembic_version') IS NOT NULL"
     )
@@ -33,11 +33,11 @@ def is_prepared(settings: Settings) -> bool:
 
 
 def newest_revision() -> str:
-    """Number of the newest migration, from the names of the files."""
+    """The number of the newest migration, from the file names."""
     return max(file.name for file in (MIGRATIONS / "versions").glob("[0-9]*.py")).partition("_")[0]
 
 
 def quiet() -> None:
-    """Keeps the libraries' chatter off the terminal; Dagster's event log has all of it."""
+    """Hide log lines of libraries below ERROR; Dagster's event log contains them."""
     for name in ("alembic", "mlflow", "dagster", "botocore"):
         logging.getLogger(name).setLevel(logging.ERROR)

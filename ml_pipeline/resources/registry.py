@@ -1,15 +1,15 @@
-"""The door to MLflow: versions, aliases, and artifacts whose hashes are checked each time they are read."""
+"""The model registry (MLflow): versions, aliases, and artifacts whose hashes are checked at every read."""
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -19,10 +19,20 @@ from ml_pipeline.identifiers import check_model_name, check_tenant_id
 from ml_pipeline.resources import postgres, store, tables
 from ml_pipeline.resources.manifest import MANIFEST, TamperedArtifact, checked_file, checked_files, write_manifest
 from ml_pipeline.resources.scratch import scratch_folder
+from ml_pipeline.resources.version import Registration, Version
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 
-__all__ = ["MANIFEST", "NoSuchVersion", "Registry", "TamperedArtifact", "Version", "registered_name", "write_manifest"]
+__all__ = [
+    "MANIFEST",
+    "NoSuchVersion",
+    "Registration",
+    "Registry",
+    "TamperedArtifact",
+    "Version",
+    "registered_name",
+    "write_manifest",
+]
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,33 +52,16 @@ logger = logging.getLogger(__name__)
 
 
 class NoSuchVersion(UserError):
-    """The version asked for does not exist; the message lists those that do."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A registered version of one tenant's model."""
-
-    tenant: str
-    model: str
-    number: int
-    semantic: str
-    run_id: str
-    source: str
-    tags: Mapping[str, str]
-
-    @property
-    def as_of(self) -> str:
-        return self.tags["as_of"]
+    """The version does not exist; the message lists the existing ones."""
 
 
 def registered_name(model: str, tenant: str) -> str:
-    """Name of a tenant's model in MLflow; without quotes, for which MLflow's filters know no escape.
+    """Name of a tenant's model in MLflow. It contains no quotes, which MLflow's filters cannot escape.
 
     Raises
     ------
     BadIdentifier
-        If the tenant or the model has a name that is no safe part of MLflow's names and of paths.
+        If the tenant's id or the model's name is not allowed in names and paths.
 
     >>> registered_name("story_points", "acme")
     'story_points.acme'
@@ -80,7 +73,7 @@ def tracking_url(settings: Settings) -> str:
     """URL of MLflow's schema in the pipeline's database."""
     if settings.database_url is None:
         raise postgres.DatabaseUnavailable(
-            "DATABASE_URL is not set; MLflow keeps its tables there. Use `ml-pipeline up`"
+            "DATABASE_URL is not set; MLflow stores its tables there. Set it, or use `ml-pipeline up`"
         )
     url = postgres.parse_url(settings.database_url)
     return postgres.plain(postgres.url_with_options(url, search_path=SCHEMA))
@@ -96,8 +89,8 @@ def _client(url: str) -> MlflowClient:
 class Registry:
     """Registered models, one per model and tenant, named ``<model>.<tenant>``.
 
-    Anybody who reaches MLflow's pages can make versions there and copy their tags. So the hash of each manifest is kept
-    behind row-level security too (``ml.versions``), and a version that is not there is refused wherever it is met.
+    Everyone who can open MLflow's pages can create versions there and copy tags. The hash of each manifest is therefore
+    also stored behind row-level security (``ml.versions``), and a version without a row there is refused everywhere.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -110,9 +103,9 @@ class Registry:
         return _client(self.url)
 
     def prepare(self) -> None:
-        """Makes MLflow's schema and tables, once and by one process at a time.
+        """Create MLflow's schema and tables if they are missing.
 
-        Tables of an older MLflow are not touched: its own error then names ``mlflow db upgrade``.
+        Tables of an older MLflow are not changed: MLflow's own error then names ``mlflow db upgrade``.
         """
         administration = postgres.parse_url(self.settings.database_url or "")
         with postgres.exclusive(administration, "mlflow") as connection:
@@ -125,62 +118,49 @@ class Registry:
         tenant: str,
         model: str,
         folder: Path,
-        *,
-        key: str,
-        semantic: str,
-        as_of: str,
-        metrics: Mapping[str, float],
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        description: str = "",
+        registration: Registration,
     ) -> Version:
-        """Stores the files of ``folder`` with a manifest of their hashes and registers them as the next version.
+        """Store the files of ``folder`` with a manifest of their hashes, and register them as the next version.
 
-        ``key`` names the work (snapshot and specification): work done twice registers once. ``description`` is Markdown
-        of at most 5,000 characters; MLflow's pages show it with the version and with its run.
+        If a version with the same key is registered, it is returned and nothing is stored.
         """
-        name = registered_name(model, tenant)
-        existing = self.find(tenant, model, key)
+        name, given = registered_name(model, tenant), registration
+        existing = self.find(tenant, model, given.key)
         if existing is not None:
             return existing
-        manifest_hash = write_manifest(folder, tenant, model, key)
+        manifest_hash = write_manifest(folder, tenant, model, given.key)
         experiment = self._experiment(tenant, model)
         self._end_cut_off_runs(tenant, model, experiment)
-        described = {"semantic_version": semantic, "tenant": tenant, **tags, "mlflow.source.name": "ml-pipeline"}
-        described |= {"mlflow.note.content": description} if description else {}
-        run = self._logged_run(
-            experiment, f"{tenant} {model} {semantic}", metrics, {"as_of": as_of, **params}, described
-        )
-        # MLflow's pages show them in this order: what a person looks for first.
+        run_id = self._logged_run(experiment, tenant, model, given)
+        # MLflow's pages show the tags in this order.
         version_tags = {
-            "semantic_version": semantic,
-            "as_of": as_of,
-            **tags,
-            "key": key,
+            "semantic_version": given.semantic,
+            "as_of": given.as_of,
+            **given.tags,
+            "key": given.key,
             "manifest_sha256": manifest_hash,
         }
-        self._registered_model(name, tenant, model)
-        run_id, source = run.info.run_id, f"{self._run_folder(tenant, model, run.info.run_id)}/artifacts/model"
+        self._unless_exists(lambda: self.client.create_registered_model(name, tags={"tenant": tenant, "model": model}))
+        source = f"{self._run_folder(tenant, model, run_id)}/artifacts/model"
         try:
             store.put_all(source, {file.name: file.read_bytes() for file in sorted(folder.iterdir())})
-            # Before MLflow's version: cut off between the two, the work comes again, and a row without a version proves
-            # nothing but what this tenant's own training wrote.
-            self._prove(tenant, model, key, manifest_hash)
-            created = self.client.create_model_version(name, source, run_id, tags=version_tags, description=description)
+            # Before MLflow's version: if the process dies between the two, the training runs again, and the row without
+            # a version does no harm.
+            row = {"tenant_id": tenant, "model": model, "key": given.key, "manifest_sha256": manifest_hash}
+            with self._warehouse.tenant(tenant) as connection:
+                connection.execute(insert(tables.versions).values(row).on_conflict_do_nothing())
+            created = self.client.create_model_version(
+                name, source, run_id, tags=version_tags, description=given.description
+            )
         except Exception:
             self._abandon(tenant, model, run_id)
             raise
-        # Last: a run that is still under way is one whose process died before its version was there, or just after.
+        # Last, so that an MLflow run that has not ended shows an interrupted registration.
         self.client.set_terminated(run_id)
-        return _version(tenant, model, created, self._proven(tenant, model))
+        return _version(tenant, model, created, self._registered(tenant, model))
 
-    def _prove(self, tenant: str, model: str, key: str, manifest_hash: str) -> None:
-        row = {"tenant_id": tenant, "model": model, "key": key, "manifest_sha256": manifest_hash}
-        with self._warehouse.tenant(tenant) as connection:
-            connection.execute(insert(tables.versions).values(row).on_conflict_do_nothing())
-
-    def _proven(self, tenant: str, model: str) -> set[tuple[str, str]]:
-        """Key of the work and hash of the manifest of all that the pipeline registered of the tenant's model."""
+    def _registered(self, tenant: str, model: str) -> set[tuple[str, str]]:
+        """Key and manifest hash of each version that the pipeline registered for the tenant's model."""
         table = tables.versions
         query = sa.select(table.c.key, table.c.manifest_sha256).where(
             table.c.tenant_id == tenant, table.c.model == model
@@ -189,13 +169,13 @@ class Registry:
             return {(row.key, row.manifest_sha256) for row in connection.execute(query)}
 
     def _run_folder(self, tenant: str, model: str, run_id: str) -> str:
-        """The folder of a run, in the artifact store of today: MLflow's tables may still name one of before a move."""
+        """The folder of a run in the current artifact store; MLflow's tables may name that of before a move."""
         return f"{store.as_url(self.settings.artifacts)}/models/{tenant}/{model}/{run_id}"
 
     def _end_cut_off_runs(self, tenant: str, model: str, experiment: str) -> None:
-        """Ends the runs whose process died while it registered; the files of those without a version are deleted.
+        """End the runs whose process died during a registration; delete the files of those without a version.
 
-        One process at a time registers for a tenant's model (``Warehouse.alone``), so none of them is under way.
+        Only one process at a time registers for a tenant's model (``Warehouse.advisory_lock``), so no run is active.
         """
         for run in self.client.search_runs([experiment], "attributes.status = 'RUNNING'"):
             run_id = run.info.run_id
@@ -205,28 +185,35 @@ class Registry:
                 self._abandon(tenant, model, run_id)
 
     def _abandon(self, tenant: str, model: str, run_id: str) -> None:
-        """Marks a run as failed and deletes its files; where that fails too, the next registration does it."""
+        """Mark a run as failed and delete its files; if that fails, the next registration tries again."""
         from mlflow.exceptions import MlflowException
 
         try:
             store.remove(self._run_folder(tenant, model, run_id))
             self.client.set_terminated(run_id, "FAILED")
         except (OSError, MlflowException) as error:
-            logger.warning("tenant %s, model %s: run %s is not tidied up: %s", tenant, model, run_id, error)
+            logger.warning(
+                "tenant %s, model %s: the files of the failed run %s could not be deleted: %s. The next training tries "
+                "again",
+                *(tenant, model, run_id, error),
+            )
 
-    def _logged_run(self, experiment: str, name: str, metrics, params, tags):
+    def _logged_run(self, experiment: str, tenant: str, model: str, given: Registration) -> str:
+        """The id of a new MLflow run with the metrics, parameters and tags of the version."""
         from mlflow.entities import Metric, Param, RunTag
-        from mlflow.utils.time import get_current_time_millis
 
-        run = self.client.create_run(experiment, run_name=name)
-        now = get_current_time_millis()
+        tags = {"semantic_version": given.semantic, "tenant": tenant, **given.tags, "mlflow.source.name": "ml-pipeline"}
+        tags |= {"mlflow.note.content": given.description} if given.description else {}
+        run_id: str = self.client.create_run(experiment, run_name=f"{tenant} {model} {given.semantic}").info.run_id
+        now = int(time.time() * 1000)  # MLflow's unit
+        params = {"as_of": given.as_of, **given.params}
         self.client.log_batch(
-            run.info.run_id,
-            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
+            run_id,
+            metrics=[Metric(key, float(value), now, 0) for key, value in given.metrics.items()],
             params=[Param(key, str(value)) for key, value in params.items()],
             tags=[RunTag(key, str(value)) for key, value in tags.items()],
         )
-        return run
+        return run_id
 
     def _experiment(self, tenant: str, model: str) -> str:
         name = registered_name(model, tenant)
@@ -236,10 +223,6 @@ class Registry:
         location = f"{store.as_url(self.settings.artifacts)}/models/{tenant}/{model}"
         self._unless_exists(lambda: self.client.create_experiment(name, artifact_location=location))
         return self._experiment(tenant, model)
-
-    def _registered_model(self, name: str, tenant: str, model: str) -> None:
-        tags = {"tenant": tenant, "model": model}
-        self._unless_exists(lambda: self.client.create_registered_model(name, tags=tags))
 
     @staticmethod
     def _unless_exists(create: Callable[[], object]) -> None:
@@ -252,24 +235,23 @@ class Registry:
                 raise
 
     def versions(self, tenant: str, model: str) -> list[Version]:
-        """All versions that the pipeline registered, newest first; others are left out, and the log names them."""
+        """All versions that the pipeline registered, newest first; the log names others, which are left out."""
         found = self.client.search_model_versions(
             f"name = '{registered_name(model, tenant)}'", max_results=10_000, order_by=["version_number DESC"]
         )
-        proven = self._proven(tenant, model) if found else set()
-        foreign = [item for item in found if not _is_ours(item, proven)]
+        registered = self._registered(tenant, model) if found else set()
+        foreign = [item for item in found if not _is_ours(item, registered)]
         if foreign:
             numbers = ", ".join(str(item.version) for item in foreign)
             logger.warning(
-                "tenant %s, model %s: the pipeline did not register version %s, which serves nobody. Delete it in "
-                "MLflow",
+                "tenant %s, model %s: the pipeline did not register version %s. It is ignored; delete it in MLflow",
                 *(tenant, model, numbers),
             )
-        ours = [_version(tenant, model, item, proven) for item in found if item not in foreign]
+        ours = [_version(tenant, model, item, registered) for item in found if item not in foreign]
         return sorted(ours, key=lambda version: -version.number)
 
     def find(self, tenant: str, model: str, key: str) -> Version | None:
-        """The version that was registered for this key of work."""
+        """The version that was registered with this key, or None."""
         return next((version for version in self.versions(tenant, model) if version.tags.get("key") == key), None)
 
     def version(self, tenant: str, model: str, number: int) -> Version:
@@ -278,7 +260,9 @@ class Registry:
         Raises
         ------
         NoSuchVersion
-            If there is none.
+            If it does not exist.
+        TamperedArtifact
+            If the pipeline did not register it.
         """
         from mlflow.exceptions import MlflowException
 
@@ -291,7 +275,7 @@ class Registry:
             raise NoSuchVersion(
                 f"tenant {tenant}, model {model}: there is no version {number}; the versions are: {known}"
             ) from error
-        return _version(tenant, model, found, self._proven(tenant, model))
+        return _version(tenant, model, found, self._registered(tenant, model))
 
     def aliased(self, tenant: str, model: str, alias: str = CHAMPION) -> Version | None:
         """The version that an alias points at, or None."""
@@ -303,13 +287,13 @@ class Registry:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-        return _version(tenant, model, found, self._proven(tenant, model))
+        return _version(tenant, model, found, self._registered(tenant, model))
 
     def set_alias(self, tenant: str, model: str, alias: str, number: int) -> None:
         self.client.set_registered_model_alias(registered_name(model, tenant), alias, str(number))
 
     def delete_alias(self, tenant: str, model: str, alias: str) -> None:
-        """Removes an alias; nothing happens where there is none."""
+        """Remove an alias if it exists."""
         self.client.delete_registered_model_alias(registered_name(model, tenant), alias)
 
     def tag(self, version: Version, key: str, value: str) -> None:
@@ -317,12 +301,12 @@ class Registry:
         self.client.set_model_version_tag(name, str(version.number), key, value)
 
     def aliases_of(self, tenant: str, model: str) -> dict[str, int]:
-        """The aliases of one registered model, whoever registered the versions that they point at."""
+        """The aliases of one registered model, including those of versions that the pipeline did not register."""
         found = self.client.get_registered_model(registered_name(model, tenant))
         return {alias: int(number) for alias, number in found.aliases.items()}
 
     def aliases(self) -> dict[tuple[str, str], dict[str, int]]:
-        """Aliases of every registered model by (tenant, model), read from MLflow's tables: its client takes seconds."""
+        """Aliases of all registered models by (tenant, model), from MLflow's tables, since its client takes seconds."""
         result: dict[tuple[str, str], dict[str, int]] = {}
         with postgres.connect(postgres.engine(postgres.parse_url(self.settings.database_url or ""))) as connection:
             for name, alias, version in connection.execute(sa.text(ALIASES)):
@@ -333,24 +317,24 @@ class Registry:
         return result
 
     def file(self, version: Version, name: str) -> bytes | None:
-        """One of the version's files, checked against the manifest; None where the version was registered without it.
+        """The content of one file, None if the version was registered without it.
 
         Raises
         ------
         TamperedArtifact
-            If the manifest or the file is not the one that was registered.
+            If the manifest or the file differs from the registered one.
         """
         folder = self._folder(version)
         return checked_file(version, folder, name)
 
     @contextmanager
     def files(self, version: Version) -> Iterator[Path]:
-        """A local folder with the version's files, each checked against the manifest.
+        """A temporary local folder with the version's files.
 
         Raises
         ------
         TamperedArtifact
-            If a file is missing or is not the one that was registered. Nothing of it is read further.
+            If a file is missing, was added, or differs from the registered one.
         """
         stored = self._folder(version)
         with scratch_folder() as folder:
@@ -361,41 +345,47 @@ class Registry:
             yield target
 
     def check(self, version: Version) -> None:
-        """Whether the version could be loaded.
+        """Check all files of the version.
 
         Raises
         ------
         TamperedArtifact
-            If not, as for :meth:`files`.
+            As for :meth:`files`.
         """
         for _ in checked_files(version, self._folder(version)):
             pass
 
     def _folder(self, version: Version) -> str:
-        """Where the version's files are; in an installation that was moved, MLflow's tables say where they were."""
+        """The folder of the version's files, also after the installation was moved."""
         below = f"models/{version.tenant}/{version.model}"
         return store.present(self.settings.artifacts, version.source, below)
 
 
-def _is_ours(item: ModelVersion, proven: set[tuple[str, str]]) -> bool:
-    return (item.tags.get("key"), item.tags.get("manifest_sha256")) in proven
+def _is_ours(item: ModelVersion, registered: set[tuple[str, str]]) -> bool:
+    return (item.tags.get("key"), item.tags.get("manifest_sha256")) in registered
 
 
-def _version(tenant: str, model: str, item: ModelVersion, proven: set[tuple[str, str]]) -> Version:
-    """What MLflow says of a version, if it is one of those that the pipeline registered for this tenant and model."""
+def _version(tenant: str, model: str, item: ModelVersion, registered: set[tuple[str, str]]) -> Version:
+    """The version as MLflow describes it.
+
+    Raises
+    ------
+    TamperedArtifact
+        If the pipeline did not register it for this tenant and model, or a tag that it needs is lost.
+    """
     tags = dict(item.tags)
-    if not _is_ours(item, proven):
+    if not _is_ours(item, registered):
         raise TamperedArtifact(
             f"tenant {tenant}, model {model}: version {item.version} was not registered by the pipeline for this "
-            "tenant and model, so its files cannot be verified. Delete it in MLflow, and move an alias that points at "
-            "it with `ml-pipeline promote`"
+            "tenant and model, so its files cannot be verified. Delete it in MLflow. If it is the champion, make "
+            "another version the champion with `ml-pipeline promote`"
         )
     try:
         semantic = tags["semantic_version"]
         dt.datetime.fromisoformat(tags["as_of"])
     except (KeyError, ValueError) as error:
         raise TamperedArtifact(
-            f"tenant {tenant}, model {model}: version {item.version} has lost or changed its tag semantic_version or "
-            f"as_of in MLflow ({error}). Set it there as it was, or promote another version"
+            f"tenant {tenant}, model {model}: the tag semantic_version or as_of of version {item.version} was removed "
+            f"or changed in MLflow ({error}). Restore it there, or promote another version"
         ) from error
     return Version(tenant, model, int(item.version), semantic, item.run_id or "", item.source or "", tags)

@@ -1,6 +1,6 @@
-"""After a move: the addresses of files in MLflow's tables, which its pages go by.
+"""Corrects the file addresses in MLflow's tables after the installation was moved.
 
-The pipeline itself needs none of this: it looks below the artifact store of today for what was recorded elsewhere.
+Only MLflow's pages need this: the pipeline itself finds moved files in the current artifact store.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from ml_pipeline.resources import postgres, store
 from ml_pipeline.settings import Settings
 
-# Every column of MLflow's that holds an address of the artifact store.
+# One statement for each column of MLflow with an address in the artifact store.
 RELOCATED = (
     "UPDATE mlflow.runs SET artifact_uri = :new || substr(artifact_uri, length(:old) + 1) WHERE starts_with("
     "artifact_uri, :old || '/') AND experiment_id = (SELECT experiment_id FROM mlflow.experiments WHERE name = :name)",
@@ -23,9 +23,12 @@ RELOCATED = (
 
 
 def moved_locations(settings: Settings) -> list[tuple[str, str, str]]:
-    """What MLflow's tables name under another root although it is in the artifact store of today.
+    """Registered models with an old address in MLflow's tables whose files are in the current artifact store.
 
-    Of each such registered model its name, the address in the tables, and the one of today.
+    Returns
+    -------
+    list of (str, str, str)
+        Name, address in MLflow's tables, current address.
     """
     recorded = sa.text("SELECT name, artifact_location FROM mlflow.experiments ORDER BY name")
     with _connected(settings) as connection:
@@ -40,7 +43,7 @@ def moved_locations(settings: Settings) -> list[tuple[str, str, str]]:
 
 
 def relocate(settings: Settings) -> int:
-    """Writes the addresses of today into MLflow's tables; returns of how many registered models."""
+    """Write the current addresses into MLflow's tables; return the number of registered models changed."""
     moved = moved_locations(settings)
     with _connected(settings) as connection, connection.begin():
         for name, old, new in moved:

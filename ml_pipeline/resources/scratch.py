@@ -1,4 +1,4 @@
-"""Folders for the files of one piece of work, on this machine; what a killed process leaves of them is found again."""
+"""Temporary folders, and the removal of those that killed processes left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _YOUNG_SECONDS = 60.0
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder of its own, deleted at the end. A lock on it, which ends with the process, says that it is in use."""
+    """A temporary folder, deleted at the end. A lock on it, which ends with the process, marks it as in use."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -29,9 +29,9 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def remove_abandoned(young_seconds: float = _YOUNG_SECONDS) -> int:
-    """Deletes the folders of this user whose process has died; returns how many.
+    """Delete this user's temporary folders whose process has died; return their number.
 
-    Younger ones than ``young_seconds`` are left: between its making and its lock a folder looks abandoned.
+    Folders younger than ``young_seconds`` stay: a new folder has no lock for a moment, and looks abandoned.
     """
     count = 0
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
@@ -40,7 +40,7 @@ def remove_abandoned(young_seconds: float = _YOUNG_SECONDS) -> int:
             if status.st_uid != os.geteuid() or time.time() - status.st_mtime < young_seconds:
                 continue
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:  # gone meanwhile, or none of ours
+        except OSError:  # deleted meanwhile, or not a folder of ours
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Feature snapshots: one Parquet file per content, named by its hash, under the tenant's own folder."""
+"""Feature snapshots: Parquet files in the tenant's folder, named by the hash of their content."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _FILE = re.compile(r"[0-9a-f]{24}\.parquet")
 
 
 class SnapshotUnusable(UserError):
-    """A snapshot named by the database is not in the artifact store, or is not the one that was stored."""
+    """A snapshot is missing from the artifact store, or differs from the stored one."""
 
 
 class Snapshots:
-    """Writes and reads the frozen feature frames of tenants."""
+    """Writes and reads the feature snapshots of tenants."""
 
     def __init__(self, settings: Settings) -> None:
         self.root = settings.artifacts.rstrip("/")
 
     def write(self, tenant: str, model: str, frame: pd.DataFrame) -> tuple[str, str]:
-        """Stores the frame unless it is stored; returns its content hash and its URL.
+        """Store the frame unless it is stored already; return its content hash and its URL.
 
-        What is there under its name is read: a file that is cut off, or holds something else, is replaced.
+        An existing file is read and checked: an incomplete or different one is replaced.
 
         Raises
         ------
         BadIdentifier
-            If the tenant or the model has a name that is no safe part of a path.
+            If the tenant's id or the model's name is not allowed in paths.
         Unwritable
-            If the artifact store takes no file.
+            If the artifact store cannot be written.
         """
         digest = content_hash(frame)
         url = f"{self.root}/snapshots/{check_tenant_id(tenant)}/{check_model_name(model)}/{digest[:24]}.parquet"
@@ -48,8 +48,8 @@ class Snapshots:
             try:
                 self.read(url, digest, tenant=tenant)
             except SnapshotUnusable as error:
-                logger.warning("tenant %s, model %s: a snapshot is written again: %s", tenant, model, error)
-                store.remove(url)  # a folder or a link in its place would stay in the way
+                logger.warning("tenant %s, model %s: a damaged snapshot is replaced: %s", tenant, model, error)
+                store.remove(url)  # it may be a folder or a link
             else:
                 return digest, url
         buffer = io.BytesIO()
@@ -58,12 +58,12 @@ class Snapshots:
         return digest, url
 
     def check(self) -> None:
-        """Writes a file into the artifact store and removes it.
+        """Check that the artifact store can be written.
 
         Raises
         ------
         SnapshotUnusable
-            If that fails; the message names the store and what it said.
+            If it cannot; the message names store and reason.
         """
         url = f"{self.root}/{uuid.uuid4()}"
         try:
@@ -83,68 +83,71 @@ class Snapshots:
         return is_model_name(model) and _FILE.fullmatch(file) is not None
 
     def remove(self, tenant: str, url: str) -> None:
-        """Deletes a snapshot of the tenant; nothing happens if it is gone.
+        """Delete a snapshot of the tenant if it exists.
 
         Raises
         ------
         SnapshotUnusable
-            If the URL is none of the tenant's snapshots, or the store does not let it be deleted.
+            If the URL is not one of the tenant's snapshots, or the store refuses to delete it.
         """
         if not self.owns(tenant, url):
-            raise SnapshotUnusable(f"{url} is no snapshot of tenant {tenant} under {self.root}, and was not deleted")
+            raise SnapshotUnusable(f"{url} is not a snapshot of tenant {tenant} in {self.root}. It was not deleted")
         try:
             store.remove_file(self._present(url))
         except OSError as error:
             raise SnapshotUnusable(f"{url} cannot be deleted: {error}. Correct the rights on it") from error
 
     def remove_begun(self, tenant: str, older_than: float) -> int:
-        """Deletes what a killed process had begun to write for the tenant, ``older_than`` seconds ago; how many files.
+        """Delete incomplete files of the tenant that are older than ``older_than`` seconds; return their number.
 
-        Only on this machine's disk: an object store shows nothing that is not whole.
+        Killed processes leave such files on a local disk only: object stores show complete files only.
         """
         return store.remove_begun(f"{self.root}/snapshots/{tenant}", older_than)
 
     def read(self, url: str, digest: str, *, tenant: str) -> pd.DataFrame:
-        """The tenant's frame behind the hash and URL that ``write`` returned, also where the installation was moved.
+        """The frame that ``write`` stored under this hash and URL, also after the installation was moved.
 
         Raises
         ------
         SnapshotUnusable
-            If the URL is none of the tenant's snapshots, the file is gone, or it holds something else than what was
-            written.
+            If the URL is not one of the tenant's snapshots, or the file is missing or differs from the stored one.
         """
         if not self.owns(tenant, url):
             raise SnapshotUnusable(
-                f"{url} is no snapshot of tenant {tenant} under {self.root}, and was not read. Materialize the "
-                "features of the tenant again"
+                f"{url} is not a snapshot of tenant {tenant} in {self.root}. It was not read. Materialize the features "
+                "of the tenant again"
             )
         here = self._present(url)
         try:
             content = store.read(here)
             frame = pd.read_parquet(io.BytesIO(content))
         except store.Unreadable as error:
-            what = "is gone" if isinstance(error, store.Missing) else str(error)
-            raise SnapshotUnusable(f"{here} {what}. Materialize the features of its tenant again") from error
-        except (ValueError, OSError) as error:  # what the reader of Parquet raises on bytes that are none
+            what = "is missing" if isinstance(error, store.Missing) else str(error)
+            raise SnapshotUnusable(f"{here} {what}. Materialize the features of tenant {tenant} again") from error
+        except (ValueError, OSError) as error:  # raised by the reader if the bytes are not Parquet
             raise SnapshotUnusable(
-                f"{here} cannot be read as Parquet ({str(error).splitlines()[0]}). Materialize the features again"
+                f"{here} cannot be read as Parquet ({str(error).splitlines()[0]}). Materialize the features of tenant "
+                f"{tenant} again"
             ) from error
         if content_hash(frame) != digest:
-            raise SnapshotUnusable(f"{here} is not what was stored under its hash. Materialize the features again")
+            raise SnapshotUnusable(
+                f"{here} differs from what was stored: its hash is another. Materialize the features of tenant "
+                f"{tenant} again"
+            )
         return frame
 
     def _present(self, url: str) -> str:
-        """Where the snapshot is in the artifact store of today, as a URL."""
+        """The URL of the snapshot in the current artifact store."""
         folder = "/".join(url.split("/")[-4:-1])  # snapshots, tenant, model
         return store.as_url(store.present(self.root, url, folder))
 
 
 def content_hash(frame: pd.DataFrame) -> str:
-    """SHA-256 of names, types and values; equal for equal frames in any process, written to a file or not."""
+    """SHA-256 of names, types and values; the same in every process, and before and after a file was written."""
     digest = hashlib.sha256()
     for name in frame.columns:
         column = frame[name]
-        # Text comes back from a file as another dtype than it was built with, and is the same text.
+        # Text read from a file has another dtype than text that was built, so the dtype of text is not hashed.
         kind = column.dtype if column.dtype.kind in "fM" else "text"
         digest.update(f"{name}\x00{kind}\x00".encode())
         if column.dtype == np.float64:

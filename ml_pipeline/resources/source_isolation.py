@@ -1,23 +1,22 @@
-"""Whether the database itself keeps tenants apart in a model's source, whatever the pipeline's filters do.
+"""Checks that the database itself isolates tenants in a model's source, without relying on the pipeline's filters.
 
-A table does with row-level security, forced, and policies that go by ``app.tenant_id``. A view reads with the rights of
-its owner, past the policies of what is below it, unless it is ``security_invoker``; a materialized view and a foreign
-table can have no policy at all.
+A table isolates tenants if row-level security is enabled and forced, with policies on ``app.tenant_id``. A view reads
+with the rights of its owner, past the policies of its tables, unless it is ``security_invoker``. Materialized views and
+foreign tables cannot have policies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-# No tenant can have this id: who sees rows as it sees rows that are not its own.
+# No tenant can have this id, so it must not see any row.
 NOBODY = "__nobody__"
 
-# The source, everything that views below it read, and the parts of a partitioned table that the role could read past
-# their parent's policies; of each what decides whose rows the role sees in it. Of a table's rules only those of views
-# matter, for they alone read.
+# One row for the source, for each relation that it reads through views, and for each part of a partitioned table that
+# the role can read directly, past the policies of the whole table. Of all rules (pg_rewrite), only those of views read.
 _RELATIONS = sa.text("""
     WITH RECURSIVE reached (oid) AS (
         SELECT CAST(to_regclass(format('%I.%I', CAST(:schema AS text), CAST(:name AS text))) AS oid)
@@ -64,7 +63,7 @@ _RELATIONS = sa.text("""
 
 
 class Gap(NamedTuple):
-    """One way past the isolation of tenants: the relation, what is wrong with it, and the SQL that mends it, if any."""
+    """A gap in tenant isolation: the relation, the problem, and the SQL that closes the gap, if any."""
 
     name: str
     problem: str
@@ -72,9 +71,9 @@ class Gap(NamedTuple):
 
 
 def gaps(connection: sa.Connection, schema: str, name: str, tenant_column: str, role: str) -> list[Gap] | None:
-    """Every way in which ``role`` would read rows of more than one tenant from a relation; None where it is not there.
+    """All gaps through which ``role`` could read rows of other tenants; None if the relation does not exist.
 
-    From the catalogue alone; :func:`shows_rows` tries the effect.
+    The answer comes from the catalogue; :func:`shows_rows` tests the effect.
     """
     given = {"schema": schema, "name": name, "tenant": tenant_column, "role": role}
     relations = connection.execute(_RELATIONS, given).all()
@@ -85,14 +84,14 @@ def gaps(connection: sa.Connection, schema: str, name: str, tenant_column: str, 
 
 
 def shows_rows(connection: sa.Connection, schema: str, name: str) -> bool:
-    """Whether the connection, with whatever tenant it has, sees any row of the relation."""
+    """Whether the connection, as its current tenant, sees any row of the relation."""
     return bool(
         connection.scalar(sa.select(sa.exists(sa.select(sa.literal(1)).select_from(sa.table(name, schema=schema)))))
     )
 
 
 def explained(found: Sequence[Gap]) -> str:
-    """The gaps and the SQL that closes them, as one message.
+    """One message with the gaps and the SQL that closes them.
 
     >>> explained([Gap("a.b", "is a view", ("ALTER VIEW a.b SET (security_invoker = true)",))])
     'a.b is a view. Close it with: ALTER VIEW a.b SET (security_invoker = true);'
@@ -102,7 +101,7 @@ def explained(found: Sequence[Gap]) -> str:
     return said + (". Close it with: " + " ".join(f"{one};" for one in statements) if statements else ".")
 
 
-def _gaps_of(relation: sa.Row, role: str) -> list[Gap]:
+def _gaps_of(relation: sa.Row[Any], role: str) -> list[Gap]:
     name = relation.name
     match relation.kind:
         case "v":
@@ -118,14 +117,14 @@ def _gaps_of(relation: sa.Row, role: str) -> list[Gap]:
             return found
         case "m":
             return [
-                Gap(name, "is a materialized view, which can have no row-level security: use a view or a table", ())
+                Gap(name, "is a materialized view, which cannot have row-level security: use a view or a table", ())
             ]
         case "f":
-            other = "is a foreign table, which can have no row-level security: name its own database in source.url"
+            other = "is a foreign table, which cannot have row-level security: set source.url to its own database"
             return [Gap(name, other, ())]
     problems, statements = [], []
     if relation.open_policies:
-        problems.append(f"has policies that do not go by app.tenant_id ({', '.join(relation.open_policies)})")
+        problems.append(f"has policies without app.tenant_id ({', '.join(relation.open_policies)})")
         statements += [f"DROP POLICY {policy} ON {name}" for policy in relation.open_policies]
     if not relation.has_policy:
         problems.append("has no policy on app.tenant_id")
@@ -138,8 +137,8 @@ def _gaps_of(relation: sa.Row, role: str) -> list[Gap]:
     return [Gap(name, " and ".join(problems), tuple(statements))] if problems else []
 
 
-def _grants(relations: Sequence[sa.Row], role: str) -> list[Gap]:
-    """What the role needs once views read with its rights: no gap, but the rest of the SQL that mends one."""
+def _grants(relations: Sequence[sa.Row[Any]], role: str) -> list[Gap]:
+    """The grants that the role needs when views read with its rights, as a part of the SQL that closes gaps."""
     schemas = {relation.schema for relation in relations if not relation.is_reachable}
     statements = [f"GRANT USAGE ON SCHEMA {schema} TO {role}" for schema in sorted(schemas)]
     statements += [f"GRANT SELECT ON {relation.name} TO {role}" for relation in relations if not relation.is_readable]

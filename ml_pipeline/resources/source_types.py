@@ -1,4 +1,4 @@
-"""Which SQL types a source column may have for the type that the specification declares."""
+"""Checks that the SQL types of source columns fit the types that the specification declares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from ml_pipeline.specs import ModelSpec
 
-# Categories of PostgreSQL's types (pg_type.typcategory), and types of the category U, which has everything else.
+# Categories of PostgreSQL's types (pg_type.typcategory), and single types of the category U, "user-defined".
 _BOOLEAN, _NUMBERS, _TIMES = "B", "N", "D"
 _TEXTS = {"S", "E", "I", "V", _BOOLEAN, _NUMBERS, _TIMES}  # texts, enumerations, addresses, bits
 _OTHER_TEXTS = {"uuid", "macaddr", "macaddr8"}
@@ -17,10 +17,10 @@ _TYPES = sa.text("SELECT oid, typname, typcategory, format_type(oid, NULL) FROM 
 
 
 def unfit_columns(connection: sa.Connection, spec: ModelSpec, result: sa.CursorResult[Any]) -> list[str]:
-    """A sentence for each column of a query's result whose SQL type is not one for its declared type.
+    """A sentence for each result column whose SQL type does not fit its declared type.
 
-    A domain counts as what it is based on. The type decides and not the values: of a JSON column some values are texts
-    and some are objects, and a composite value looks like a text.
+    A domain has the type that it is based on. The SQL type decides, not the values: some values of a JSON column are
+    texts, and a composite value looks like a text.
     """
     described: list[tuple[str, Any]] = [(column[0], column[1]) for column in result.cursor.description or ()]
     rows = connection.execute(_TYPES, {"oids": sorted({oid for _, oid in described})})
@@ -52,7 +52,7 @@ def _fits(kind: str, name: str, category: str) -> bool:
 
 def _remedy(kind: str, category: str) -> str:
     if kind in ("category", "text"):
-        return f"which has no single text to be a {kind}. Read a view that casts it to the text that you want"
+        return f"which cannot be read as a {kind}. Read a view that casts it to text"
     fitting = {_NUMBERS: "number", _BOOLEAN: "boolean", _TIMES: "time"}.get(category, "category")
     if fitting == kind or category not in _TEXTS:
         return f"not a {kind}. Read a view that casts it"

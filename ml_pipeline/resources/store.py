@@ -1,8 +1,8 @@
-"""Files of the artifact store: written whole or not at all, and read only where they are what was stored.
+"""Files of the artifact store: a file is written completely or not at all.
 
-On this machine's disk a file is written beside its target, flushed and renamed, and its folder is flushed: neither a
-full disk, nor a killed process, nor a power cut leaves half of it under its name. Object stores show an object when it
-is whole; other stores are believed no further than the hash that each reader checks.
+On a local disk, a file is written beside its target, flushed and renamed, and its folder is flushed, so that neither a
+full disk, nor a killed process, nor a power cut leaves an incomplete file under its name. Object stores show complete
+objects only. For other stores, readers rely on the hash of each file.
 """
 
 from __future__ import annotations
@@ -13,55 +13,55 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from ml_pipeline.errors import UserError
+from ml_pipeline.resources.folders import KINDS
 
 _BEGUN = ".begun"
-KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 class Unreadable(Exception):
-    """A stored file is gone, is no ordinary file, has another size or may not be read; the message says what."""
+    """A stored file is missing, is not a regular file, has another size or cannot be read; the message says which."""
 
 
 class Missing(Unreadable):
-    """There is no such stored file or folder."""
+    """The stored file or folder does not exist."""
 
 
 class Unwritable(UserError):
-    """The artifact store takes no file; the message names the file, the cause and the remedy."""
+    """The artifact store cannot be written; the message names the folder, the cause and the remedy."""
 
 
 def put(url: str, content: bytes) -> None:
-    """Stores one file, whatever was there before.
+    """Store one file; it replaces an existing one.
 
     Raises
     ------
     Unwritable
-        If that fails; what was there before is still there.
+        If that fails. An existing file is then unchanged.
     """
     folder, _, name = url.rpartition("/")
     put_all(folder, {name: content})
 
 
 def put_all(folder: str, contents: Mapping[str, bytes]) -> None:
-    """Stores files by name in one folder (an fsspec URL or a path), which is made if it is missing.
+    """Store files in one folder, which is created if it is missing.
+
+    Parameters
+    ----------
+    folder
+        An fsspec URL or a path.
+    contents
+        The content of each file by its name.
 
     Raises
     ------
     Unwritable
-        If one fails. Each file of the folder is then whole, as it was before or as it was to be.
+        If one fails. Each file of the folder is then complete, either old or new.
     """
     filesystem, path = _filesystem(folder)
     try:
@@ -73,8 +73,8 @@ def put_all(folder: str, contents: Mapping[str, bytes]) -> None:
             filesystem.pipe_file(f"{path}/{name}", content)
     except OSError as error:
         raise Unwritable(
-            f"{folder} cannot be written: {error.strerror or error}. Free space or correct the rights on it, or name "
-            "another store with ML_PIPELINE_ARTIFACTS; then run again"
+            f"{folder} cannot be written: {error.strerror or error}. Free space or correct the rights on it, or set "
+            "ML_PIPELINE_ARTIFACTS to another store; then run again"
         ) from error
 
 
@@ -99,7 +99,7 @@ def _put_local(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Makes the folder and those above it; each new one is flushed into the one above."""
+    """Create the folder and its missing parents; each new folder is flushed to disk."""
     missing = [folder]
     while not missing[-1].parent.is_dir():
         missing.append(missing[-1].parent)
@@ -114,28 +114,40 @@ def _flush_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems flush no folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot flush a folder
             raise
     finally:
         os.close(descriptor)
 
 
 def read(url: str, *, size: int | None = None, at_most: int | None = None) -> bytes:
-    """The content of one stored file; ``size`` is what it has to have, ``at_most`` what it may have.
+    """The content of one stored file.
 
-    On this machine's disk nothing but an ordinary file is opened: a link is not followed, a named pipe not waited for.
+    On a local disk, only a regular file is read: links are not followed, and named pipes do not block.
+
+    Parameters
+    ----------
+    url
+        An fsspec URL or a path.
+    size
+        The exact size that the file must have, in bytes.
+    at_most
+        The largest size that the file may have, in bytes.
 
     Raises
     ------
+    Missing
+        If the file does not exist.
     Unreadable
-        If it is not there, is no such file, or has another size. Nothing of a file of another size is read.
+        If it is not a regular file, cannot be read, or has another size; it is then not read.
     """
     filesystem, path = _filesystem(url)
     try:
         if _is_local(filesystem):
             return _read_local(path, size, at_most)
         _check_size(int(filesystem.info(path)["size"]), size, at_most)
-        return filesystem.cat_file(path)
+        content: bytes = filesystem.cat_file(path)
+        return content
     except FileNotFoundError as error:
         raise Missing("is missing") from error
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
@@ -165,24 +177,26 @@ def _read_local(path: str, size: int | None, at_most: int | None) -> bytes:
 
 
 def _kind(mode: int) -> str | None:
-    """What it is instead of an ordinary file."""
-    return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no file")
+    """What it is instead of a regular file, None if it is one."""
+    return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
 
 
 def _check_size(found: int, size: int | None, at_most: int | None) -> None:
     if size is not None and found != size:
-        raise Unreadable(f"has {found:,} bytes, not {size:,}")
+        raise Unreadable(f"has {found:,} bytes instead of {size:,}")
     if at_most is not None and found > at_most:
-        raise Unreadable(f"has {found:,} bytes, more than the {at_most:,} that are read")
+        raise Unreadable(f"has {found:,} bytes; the limit is {at_most:,}")
 
 
 def names(folder: str) -> set[str]:
-    """The names in a stored folder; on this machine's disk a link to another folder is not followed.
+    """The names in a stored folder; on a local disk, a link to another folder is not followed.
 
     Raises
     ------
+    Missing
+        If the folder does not exist.
     Unreadable
-        If it is not there or is no folder.
+        If it is not a folder or cannot be read.
     """
     filesystem, path = _filesystem(folder)
     try:
@@ -199,18 +213,18 @@ def names(folder: str) -> set[str]:
 
 
 def exists(url: str) -> bool:
-    """Whether anything is there, whatever it is."""
+    """Whether a file, folder or link exists there."""
     filesystem, path = _filesystem(url)
     return os.path.lexists(path) if _is_local(filesystem) else bool(filesystem.exists(path))
 
 
 def remove_file(url: str) -> None:
-    """Deletes a file; nothing happens if it is gone.
+    """Delete a file if it exists.
 
     Raises
     ------
     OSError
-        If the store does not let it be deleted, or it is a folder.
+        If the store refuses to delete it, or it is a folder.
     """
     filesystem, path = _filesystem(url)
     with contextlib.suppress(FileNotFoundError):
@@ -221,12 +235,12 @@ def remove_file(url: str) -> None:
 
 
 def remove(url: str) -> None:
-    """Deletes a file or a folder with all that is in it; nothing happens if it is gone.
+    """Delete a file, or a folder with its content, if it exists.
 
     Raises
     ------
     OSError
-        If the store does not let it be deleted.
+        If the store refuses to delete it.
     """
     filesystem, path = _filesystem(url)
     local = Path(path)
@@ -237,35 +251,42 @@ def remove(url: str) -> None:
 
 
 def remove_begun(folder: str, older_than: float) -> int:
-    """Deletes what a killed process had begun to write below a folder of this machine; returns how many files.
+    """Delete incomplete files that killed processes left in a local folder; return their number.
 
-    ``older_than`` is the age in seconds below which a file may still be written by somebody.
+    ``older_than`` is an age in seconds: a process may still write a younger file.
     """
     filesystem, path = _filesystem(folder)
     if not _is_local(filesystem):
         return 0
     before = time.time() - older_than
-    found = [file for file in _walk(Path(path)) if file.lstat().st_mtime < before]
+    begun = (file for file in Path(path).rglob(f".*{_BEGUN}") if file.lstat().st_mtime < before)
+    found = list(begun)
     for file in found:
         file.unlink(missing_ok=True)
     return len(found)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for where, _, found in os.walk(folder):
-        yield from (Path(where, name) for name in found if name.startswith(".") and name.endswith(_BEGUN))
-
-
 def as_url(location: str) -> str:
-    """A path as a ``file://`` URL, a URL as it is; without a slash at its end."""
+    """The location as a URL without a slash at its end; a path becomes a ``file://`` URL."""
     return location.rstrip("/") if "://" in location else Path(location).resolve().as_uri()
 
 
 def present(root: str, recorded: str, below: str) -> str:
-    """Where something is today that was recorded with an absolute address: an installation may have been moved.
+    """The current address of a stored file or folder, since the installation may have been moved.
 
-    ``below`` is the part of the address that every artifact store has in common (``models/acme/story_points``). What
-    was recorded under another root and is found below the present one is there; all else is where it was recorded.
+    Parameters
+    ----------
+    root
+        The current artifact store.
+    recorded
+        The absolute address at the time of writing.
+    below
+        The part of the address that does not depend on the root, such as ``models/acme/story_points``.
+
+    Returns
+    -------
+    str
+        The address under ``root`` if something exists there, otherwise ``recorded``.
     """
     _, found, rest = recorded.rpartition(f"/{below}/")
     if not found or any(recorded.startswith(f"{one}/{below}/") for one in (root.rstrip("/"), as_url(root))):
@@ -278,13 +299,14 @@ def _filesystem(url: str) -> tuple[Any, str]:
     import fsspec
 
     if url.startswith("file://"):
-        # MLflow quotes the path of a file URL, fsspec takes it literally. What was once stored under a quoted name
-        # is still found there.
+        # MLflow quotes the path of a file URL, fsspec takes it literally. Older versions stored files under the quoted
+        # name, where they are still found.
         quoted = url.removeprefix("file://")
         path = unquote(quoted)
         is_old = path != quoted and not Path(path).exists() and Path(quoted).exists()
         url = quoted if is_old else path
-    return fsspec.url_to_fs(url)
+    filesystem, path = fsspec.url_to_fs(url)
+    return filesystem, path
 
 
 def _is_local(filesystem: Any) -> bool:

@@ -1,13 +1,15 @@
-"""The parent of the embedded PostgreSQL: starts it again when it dies, and stops it when nobody uses it any more.
+"""The parent process of the embedded PostgreSQL: restarts the server if it dies, and stops it after its last user.
 
-Run as a script, detached from the command that starts it. It imports the standard library alone, so that it starts in
-some 20 ms and stays small. Because it is the parent, it never has to believe a process id in a file.
+It runs as a script, detached from the command that starts it. It imports the standard library only, so that it starts
+in about 20 ms and needs little memory. As the parent, it knows the server's process without reading a pid file.
 
-Three locks in the control folder, which end with their processes whatever ends these, say who does what:
+Three file locks in the control folder coordinate the processes. The operating system releases a lock when its process
+ends, even if it is killed.
 
-- ``users.lock`` is shared by every process that uses the server. Who gets it alone knows that the last user is gone.
-- ``start.lock`` belongs to whoever starts or stops the server.
-- ``supervisor.lock`` belongs to the supervisor as long as it lives.
+- ``users.lock`` is held in shared mode by every process that uses the server; an exclusive lock succeeds after the last
+  user has ended.
+- ``start.lock`` is held by the process that starts or stops the server.
+- ``supervisor.lock`` is held by the supervisor as long as it runs.
 """
 
 from __future__ import annotations
@@ -26,20 +28,20 @@ from typing import IO
 
 START_LOCK, USERS_LOCK, SUPERVISOR_LOCK = "start.lock", "users.lock", "supervisor.lock"
 CONFIG, FAILED, LOG = "server.json", "failed", "postgres.log"
-RESTARTS, WITHIN = 5, 600.0  # a server that dies more often than so many times in so many seconds stays down
+RESTARTS, WITHIN = 5, 600.0  # most restarts within so many seconds; a server that dies more often stays down
 LOOK_SECONDS = 0.05
-PATIENCE = 30.0  # seconds for a fast shutdown, until an immediate one
+PATIENCE = 30.0  # seconds of waiting after each signal, from a fast to an immediate shutdown
 LOG_BYTES = 10_000_000
 PR_SET_PDEATHSIG = 1
 
 
 def append(path: Path) -> IO[str]:
-    """The file, opened for more; nobody but its owner reads one that is made."""
+    """The file, opened for appending; a new one has mode 0600."""
     return open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def lock(path: Path, how: int) -> IO[str] | None:
-    """The open file of a lock that was taken, or None where ``LOCK_NB`` is given and somebody has it."""
+    """The open file of a lock that was taken; None if ``LOCK_NB`` is given and another process holds the lock."""
     file = append(path)
     try:
         fcntl.flock(file, how)
@@ -50,7 +52,7 @@ def lock(path: Path, how: int) -> IO[str] | None:
 
 
 class Supervisor:
-    """Keeps one server running until it is told to stop or has died too often."""
+    """Keeps one server running until nobody uses it, a signal stops it, or it has died too often."""
 
     def __init__(self, control: Path) -> None:
         self.control = control
@@ -74,16 +76,21 @@ class Supervisor:
             now = time.monotonic()
             deaths = [death for death in deaths if now - death < WITHIN] + [now]
             if len(deaths) > RESTARTS:
-                self._give_up(server.returncode)
+                text = (
+                    f"PostgreSQL ended {RESTARTS + 1} times within {WITHIN / 60:.0f} minutes, the last time with code "
+                    f"{server.returncode}"
+                )
+                self._say(text)
+                (self.control / FAILED).write_text(text, encoding="utf-8")
                 return
-            self._say(f"PostgreSQL ended with code {server.returncode}; it is started again")
+            self._say(f"PostgreSQL ended with code {server.returncode}. It is restarted")
             time.sleep(self.config["pause"] * 2 ** len(deaths))
 
     def _terminate(self, *_: object) -> None:
         self.terminated = True
 
     def _is_unused(self) -> bool:
-        """Whether nobody uses the server and nobody is about to; from then on who comes waits until it has stopped."""
+        """Whether no process uses or starts the server. If so, new users wait until the server has stopped."""
         try:
             fcntl.flock(self.users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -95,7 +102,10 @@ class Supervisor:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._end_orphans()
-        self._remove_leftovers()
+        # The server is gone: another process may have its process id by now.
+        (Path(self.config["data"]) / "postmaster.pid").unlink(missing_ok=True)
+        for path in Path(self.config["socket"]).glob(".s.PGSQL.*"):
+            path.unlink()
         identity = {}
         if self.config["uid"] is not None:
             identity = {"user": self.config["uid"], "group": self.config["gid"], "extra_groups": []}
@@ -113,12 +123,12 @@ class Supervisor:
             )
 
     def _end_with_parent(self) -> None:
-        """The kernel asks the server for a fast shutdown when this process is killed."""
+        """Let the kernel send the server a fast shutdown signal if this process is killed."""
         assert self.libc is not None
         self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
     def _end_orphans(self) -> None:
-        """Ends what a server that was killed left at work: as long as one goes on, no other server can start."""
+        """End the child processes of a killed server: a new server cannot start while one of these runs."""
         deadline = time.monotonic() + PATIENCE
         while (orphans := self._orphans()) and time.monotonic() < deadline:
             for orphan in orphans:
@@ -127,22 +137,16 @@ class Supervisor:
             time.sleep(LOOK_SECONDS)
 
     def _orphans(self) -> list[int]:
-        """Processes of this very program in this very data folder; there is no server that they could belong to."""
+        """Processes of this PostgreSQL program in this data folder; no server runs that could own them."""
         program, data = Path(self.config["command"][0]).resolve(), Path(self.config["data"]).resolve()
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 if (folder / "exe").readlink() == program and (folder / "cwd").readlink() == data:
                     found.append(int(folder.name))
-            except OSError:  # it has ended, or is another user's
+            except OSError:  # it has ended, or belongs to another user
                 continue
         return found
-
-    def _remove_leftovers(self) -> None:
-        """Files with the process id of a server that is known to be gone, which may be somebody else's by now."""
-        (Path(self.config["data"]) / "postmaster.pid").unlink(missing_ok=True)
-        for path in Path(self.config["socket"]).glob(".s.PGSQL.*"):
-            path.unlink()
 
     def _stop(self, server: subprocess.Popen[bytes]) -> None:
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
@@ -151,15 +155,9 @@ class Supervisor:
                 server.wait(PATIENCE)
                 break
             except subprocess.TimeoutExpired:
-                self._say(f"PostgreSQL does not stop within {PATIENCE:.0f} s of {number.name}")
+                self._say(f"PostgreSQL did not stop within {PATIENCE:.0f} s after {number.name}")
         if self.config["temporary"]:
             Path(self.config["socket"]).rmdir()
-
-    def _give_up(self, code: int) -> None:
-        minutes = WITHIN / 60
-        text = f"PostgreSQL ended {RESTARTS + 1} times within {minutes:.0f} minutes, the last time with code {code}"
-        self._say(text)
-        (self.control / FAILED).write_text(text, encoding="utf-8")
 
     def _say(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
@@ -175,8 +173,8 @@ def main() -> None:
         if alive is not None:
             Supervisor(control).run()
             return
-        time.sleep(0.01)  # somebody is just asking whether there is a supervisor
-    raise SystemExit(f"another supervisor has {control / SUPERVISOR_LOCK}")
+        time.sleep(0.01)  # another process is checking for a supervisor
+    raise SystemExit(f"another supervisor holds {control / SUPERVISOR_LOCK}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The tables of the warehouse as SQLAlchemy sees them. The migrations make them; a test holds the two equal."""
+"""The tables of the warehouse for SQLAlchemy. The migrations create them; a test checks that both are equal."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -10,7 +12,7 @@ metadata = sa.MetaData()
 Time = sa.TIMESTAMP(timezone=True)
 
 
-def _table(schema: str, name: str, *columns: sa.Column, key: tuple[str, ...]) -> sa.Table:
+def _table(schema: str, name: str, *columns: sa.Column[Any], key: tuple[str, ...]) -> sa.Table:
     return sa.Table(
         name,
         metadata,
@@ -21,24 +23,20 @@ def _table(schema: str, name: str, *columns: sa.Column, key: tuple[str, ...]) ->
     )
 
 
-def _required(name: str, kind) -> sa.Column:
+def _required(name: str, kind: sa.types.TypeEngine[Any] | type[sa.types.TypeEngine[Any]]) -> sa.Column[Any]:
     return sa.Column(name, kind, nullable=False)
 
 
-def _now(name: str) -> sa.Column:
+def _now(name: str) -> sa.Column[Any]:
     return sa.Column(name, Time, nullable=False, server_default=sa.func.now())
 
 
-def _sequence() -> sa.Column:
-    """The order in which rows were written, or written anew: times do not tell it, for clocks go back."""
+def _sequence() -> sa.Column[Any]:
+    """Numbers rows in the order of writing; times cannot, since a clock may go back."""
     return sa.Column("sequence", sa.BigInteger, sa.Identity(), nullable=False)
 
 
-def _flag(name: str) -> sa.Column:
-    return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
-
-
-# What the migration checks of a tenant's id is written there, as it was then; ``ml_pipeline.identifiers`` is the rule.
+# The migration contains the check of a tenant's id, a copy of the rule in ``ml_pipeline.identifiers``.
 tenants = _table("source", "tenants", sa.Column("display_name", sa.Text), _now("created_at"), key=())
 sa.Index("tenants_without_case_twins", sa.func.lower(sa.collate(tenants.c.tenant_id, "C")), unique=True)
 
@@ -144,8 +142,8 @@ feedback = _table(
     _required("given_at", Time),
     _required("given_by", sa.Text),
     _required("verdict", sa.Text),  # accepted, corrected or rejected
-    sa.Column("value", sa.Double),  # the label that follows from it, in the reported unit; nothing of a rejection
-    _required("weight", sa.Double),  # above 0, where an outcome weighs 1
+    sa.Column("value", sa.Double),  # the label that the feedback implies, in the reported unit; NULL for a rejection
+    _required("weight", sa.Double),  # above 0; an outcome has weight 1
     _required("predicted", sa.Double),
     _required("version", sa.Integer),
     _now("recorded_at"),
@@ -186,11 +184,11 @@ drift_reports = _table(
     sa.Column("health", sa.Double),
     sa.Column("version", sa.Integer),
     _required("reason", sa.Text),
-    sa.Column("reference", sa.Text),  # what the last days were compared with: a version's profile, or earlier days
-    _flag("alert"),
+    sa.Column("reference", sa.Text),  # data that the last days were compared with: a version's profile, or earlier days
+    sa.Column("alert", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("recommendation", sa.Text),
     sa.Column("causes", JSONB),
-    sa.Column("details", JSONB),  # drift of predictions, labels and correlations, and what the thresholds stand on
+    sa.Column("details", JSONB),  # drift of predictions, labels and correlations, and the basis of the thresholds
     sa.Column("performance", JSONB),
     sa.Column("health_parts", JSONB),
     _now("computed_at"),
@@ -203,16 +201,16 @@ anomalies = _table(
     _required("model", sa.Text),
     _required("day", sa.Date),
     _required("kind", sa.Text),
-    _required("subject", sa.Text),  # an entity, or what of the day was unusual
-    _required("score", sa.Double),  # p-value: how often as much happens when nothing is wrong
+    _required("subject", sa.Text),  # an entity, or the unusual figure of the day
+    _required("score", sa.Double),  # p-value
     _required("reason", sa.Text),
     _required("detail", JSONB),
     _now("computed_at"),
     key=("model", "day", "kind", "subject"),
 )
 
-# What was registered in MLflow, where anybody who reaches its pages can write: a version whose manifest is not here for
-# its tenant and model is none of ours, whatever its tags say.
+# The versions that the pipeline registered. Everyone who can open MLflow's pages can create versions there; one whose
+# manifest is not in this table for its tenant and model is refused, whatever its tags are.
 versions = _table(
     "ml",
     "versions",
@@ -247,12 +245,12 @@ deployments = _table(
     _required("deployment_id", sa.Uuid),
     _required("model", sa.Text),
     _required("action", sa.Text),  # promote, promote_by_hand, rollback, alias_by_hand
-    _required("version", sa.Integer),  # 0 where a person took the alias away
+    _required("version", sa.Integer),  # 0 if a person removed the alias
     sa.Column("replaced", sa.Integer),
     _required("state", sa.Text),  # intent, done or undone
     _required("reason", sa.Text),
     _required("as_of", Time),
-    sa.Column("watch", sa.Text),  # open, kept, rolled_back or superseded; nothing where there is no version to compare
+    sa.Column("watch", sa.Text),  # open, kept, rolled_back or superseded; NULL without a version to compare with
     sa.Column("watched_at", Time),
     _now("created_at"),
     sa.Column("finished_at", Time),
@@ -263,7 +261,7 @@ deployments = _table(
 settings = _table(
     "ml",
     "settings",
-    _required("model", sa.Text),  # empty: every model of the tenant
+    _required("model", sa.Text),  # empty: all models of the tenant
     _required("name", sa.Text),
     _required("value", JSONB),
     _required("changed_by", sa.Text),
@@ -284,7 +282,7 @@ alerts = _table(
     _now("created_at"),
     sa.Column("occurrences", sa.Integer, nullable=False, server_default="1"),
     sa.Column("last_seen_at", Time),
-    sa.Column("raised_at", Time),  # when it reached its level, by the clock and not as_of
+    sa.Column("raised_at", Time),  # clock time (not as-of time) at which it reached its level
     sa.Column("escalated_at", Time),
     sa.Column("escalated_level", sa.Text),
     sa.Column("acknowledged_at", Time),
@@ -331,7 +329,7 @@ quarantine = _table(
     key=("file", "line"),
 )
 
-# What the sensors ask for at every tick, of all tenants at once.
+# For the queries over all tenants that sensors make at every tick.
 sa.Index(
     "decisions_waiting",
     decisions.c.tenant_id,

@@ -1,4 +1,4 @@
-"""The door to PostgreSQL: one transaction per tenant behind row-level security, and a read-only door for operators."""
+"""Access to PostgreSQL: transactions of one tenant behind row-level security, and read-only ones over all tenants."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _logger = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
-# Of the time that a tenant may take in a run: the rest is for saying so before its process is ended.
+# Share of a tenant's time in a run that it may wait for a lock; the rest is left to report the error.
 WAITING_SHARE = 0.9
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
-# The two numbers of a lock are signed where they are given, and unsigned where they are shown.
+# The two numbers of a lock are signed as arguments and unsigned in pg_locks.
 HOLDER = """
     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
     AND classid::bigint = (hashtext(:what)::bigint & 4294967295)
@@ -42,7 +42,7 @@ HOLDER = """
 
 
 class TenantBusy(UserError):
-    """Another process has done the same for a tenant for too long; the message names tenant, work and remedy."""
+    """Another process has held a tenant's lock for too long; the message names tenant, work and remedy."""
 
 
 class SourceUnreadable(UserError):
@@ -50,25 +50,25 @@ class SourceUnreadable(UserError):
 
 
 class SourceNotIsolated(SourceUnreadable):
-    """A model's source would show a tenant the rows of others; the message says where, and the SQL that mends it."""
+    """A model's source could show a tenant the rows of others; the message names the gaps and the SQL to close them."""
 
 
-# Sources that were found isolated, by database and table: asked once in a process, not once a tenant.
+# Sources that are isolated, by database and table: each process checks a source once, not once per tenant.
 _isolated: set[tuple[URL, str]] = set()
 
 
 class Warehouse:
-    """All SQL of the pipeline goes through this class.
+    """The pipeline's database, with tenant isolation.
 
-    Each transaction runs as a role that row-level security binds, with the tenant set for that transaction alone: a
-    forgotten filter finds no rows instead of somebody else's.
+    Each transaction runs as a role to which row-level security applies, with the tenant set for this transaction only.
+    A query without a filter therefore returns no rows of other tenants.
     """
 
     def __init__(self, settings: Settings) -> None:
         if settings.database_url is None:
             raise postgres.DatabaseUnavailable(
-                "DATABASE_URL is not set. The `ml-pipeline` commands start an embedded PostgreSQL; "
-                "for anything else export DATABASE_URL=postgresql://user:password@host:5432/name"
+                "DATABASE_URL is not set. Use an `ml-pipeline` command, which starts an embedded PostgreSQL, or export "
+                "DATABASE_URL=postgresql://user:password@host:5432/name"
             )
         self.settings = settings
         self.url = postgres.parse_url(settings.database_url)
@@ -79,19 +79,19 @@ class Warehouse:
 
     @contextmanager
     def tenant(self, tenant_id: str) -> Iterator[sa.Connection]:
-        """A transaction that sees and writes the rows of one tenant only; commits at the end, rolls back on error."""
+        """A transaction that reads and writes the rows of one tenant only; commits at the end, rolls back on error."""
         with self._begin(self._url_as(APP_ROLE)) as connection:
             connection.execute(sa.select(sa.func.set_config("app.tenant_id", tenant_id, True)))
             yield connection
 
     @contextmanager
     def advisory_lock(self, tenant_id: str, what: str) -> Iterator[None]:
-        """One process at a time does ``what`` for a tenant; the others wait for it.
+        """Hold a tenant's lock for the work ``what``; another process that does the same work waits.
 
         Raises
         ------
         TenantBusy
-            If it takes nearly as long as a tenant may take in a run (``ML_PIPELINE_TENANT_TIMEOUT``).
+            If the wait exceeds ``WAITING_SHARE`` of ``ML_PIPELINE_TENANT_TIMEOUT``.
         """
         seconds = WAITING_SHARE * self.settings.tenant_timeout
         key = sa.func.hashtext(f"ml_pipeline.{what}"), sa.func.hashtext(tenant_id)
@@ -106,23 +106,23 @@ class Warehouse:
                     raise
                 raise TenantBusy(
                     f"tenant {tenant_id}: waited {seconds:.1f} s to {what}, which {self._holder(what, tenant_id)} "
-                    "still does. See under Runs in Dagster whether it goes on; end what hangs, or raise "
+                    "still does. Look under Runs in Dagster: terminate the run if it hangs, otherwise raise "
                     "ML_PIPELINE_TENANT_TIMEOUT"
                 ) from error
             _set_timeouts(connection, statement, lock)
             yield
 
     def _holder(self, what: str, tenant_id: str) -> str:
-        """Who holds the lock of ``alone``, as the database knows it."""
+        """The process that holds a tenant's advisory lock, as text for a message."""
         with self.tenant(tenant_id) as connection:
             pid = connection.scalar(sa.text(HOLDER), {"what": f"ml_pipeline.{what}", "tenant": tenant_id})
         return "another process" if pid is None else f"the process behind PostgreSQL's session {pid}"
 
     @contextmanager
     def operator(self) -> Iterator[sa.Connection]:
-        """A read-only transaction that sees every tenant: for fleet status, never for a tenant's own work.
+        """A read-only transaction over all tenants, for work that is not about a single tenant.
 
-        The login of the workers may not.
+        The workers' login has no right to it.
         """
         with self._begin(self._url_as(OPERATOR_ROLE, default_transaction_read_only="on")) as connection:
             yield connection
@@ -134,7 +134,7 @@ class Warehouse:
             yield connection
 
     def migrate(self) -> None:
-        """Brings the schemas, roles, tables and policies up to date. Safe to call again."""
+        """Run the migrations that are missing."""
         from alembic import command
         from alembic.config import Config
 
@@ -144,51 +144,50 @@ class Warehouse:
         command.upgrade(config, "head")
 
     def tenants(self) -> list[str]:
-        """Every tenant, in the order in which they came."""
+        """All tenants, in the order in which they were added."""
         table = tables.tenants
         with self.operator() as connection:
             query = sa.select(table.c.tenant_id).order_by(table.c.created_at, table.c.tenant_id)
             return list(connection.scalars(query))
 
     def add_tenant(self, tenant_id: str) -> None:
-        """Makes the tenant known; nothing happens if it is. Raises as :meth:`make_known`."""
+        """Add the tenant unless it exists. Raises as :meth:`make_known`."""
         with self.tenant(tenant_id) as connection:
             self.make_known(connection, tenant_id)
 
     def make_known(self, connection: sa.Connection, tenant_id: str) -> None:
-        """Writes the tenant into ``source.tenants`` unless it is there, in a transaction of the caller's.
+        """Add the tenant to ``source.tenants`` unless it exists, in the caller's transaction.
 
         Raises
         ------
         BadIdentifier
-            If the text can be no tenant's id, or differs only in case from the id of another tenant.
+            If the id is not allowed, or differs from the id of another tenant only in upper and lower case.
         """
         check_tenant_id(tenant_id)
         added = insert(tables.tenants).values(tenant_id=tenant_id)
         try:
-            # Only the tenant itself may be there already: a twin by case is an error, not a row to be skipped.
+            # The conflict on the key is ignored. An id that differs only in case violates another index: an error.
             connection.execute(added.on_conflict_do_nothing(index_elements=[tables.tenants.c.tenant_id]))
         except IntegrityError as error:
             twin = case_conflict(tenant_id, self.tenants())
             raise BadIdentifier(
                 f"tenant id {tenant_id!r} differs only in upper and lower case from tenant {twin!r}, and file systems "
-                f"that know no case would mix their files. Use {twin!r}, or give another id"
+                f"that ignore case would mix their files. Use {twin!r}, or choose another id"
             ) from error
 
     def read_source(self, spec: ModelSpec, tenant_id: str) -> pd.DataFrame:
-        """The tenant's rows of a model's source, columns ``spec.source_columns``, in no particular order.
+        """The tenant's rows of a model's source, with the columns ``spec.source_columns``, in no particular order.
 
-        Typed by :func:`~ml_pipeline.features.typed_columns.typed_rows`, from the values as the driver gave them. A time
-        that PostgreSQL can store and Python cannot represent (infinity, before the year 1 or after 9999) is unknown;
-        the log says of how many rows that holds.
+        The values have the types of :func:`~ml_pipeline.features.typed_columns.typed_rows`. A time that Python cannot
+        represent (infinity, before the year 1 or after 9999) becomes unknown; the log gives the number of such rows.
 
         Raises
         ------
         SourceUnreadable
-            If the table, a column or the server is missing, the statement runs into its timeout, or a column holds a
+            If the table, a column or the server is missing, the statement exceeds its timeout, or a column contains a
             value that is not of its declared type.
         SourceNotIsolated
-            If the database would show the tenant rows of others, and the specification does not put up with that.
+            If the database could show the tenant rows of others, and the source is not ``isolation: filter``.
         """
         from ml_pipeline.features.typed_columns import TypeMismatch, typed_rows
 
@@ -196,7 +195,7 @@ class Warehouse:
         *values, unreadable = zip(*found, strict=True) if found else [()] * (len(spec.source_columns) + 1)
         if count := sum(times > 0 for times in unreadable):
             _logger.warning(
-                "tenant %s, model %s: %d of %d rows of %s have a time outside of the years 1 to 9999, which counts as "
+                "tenant %s, model %s: %d of %d rows of %s have a time outside the years 1 to 9999, which is read as "
                 "unknown. Correct it in the source",
                 *(tenant_id, spec.name, count, len(found), spec.source.table),
             )
@@ -213,7 +212,7 @@ class Warehouse:
         columns: list[sa.ColumnElement[Any]] = [
             sa.column(column) for column in spec.source_columns if column not in missing
         ]
-        # Without rows there is no time to guard, and a column of another type is named below and not by PostgreSQL.
+        # Without rows, times need no check, and the message about a wrong type comes from below, not from PostgreSQL.
         chosen: sa.Select[Any] = sa.select(*(columns if limit == 0 else _with_readable_times(spec)))
         query = chosen.select_from(sa.table(name, schema=schema)).where(tenant == tenant_id)
         try:
@@ -226,11 +225,11 @@ class Warehouse:
             whose = f"model {spec.name}, tenant {tenant_id}" if tenant_id else f"model {spec.name}"
             if getattr(error.orig, "pgcode", None) == QUERY_CANCELED:
                 raise SourceUnreadable(
-                    f"{whose}: {spec.source.table} was not read within {self.settings.statement_timeout:g} s. Index "
-                    f"its column {spec.source.tenant}, or raise ML_PIPELINE_STATEMENT_TIMEOUT"
+                    f"{whose}: reading {spec.source.table} took longer than {self.settings.statement_timeout:g} s. "
+                    f"Create an index on its column {spec.source.tenant}, or raise ML_PIPELINE_STATEMENT_TIMEOUT"
                 ) from error
             if limit != 0 and isinstance(error, DataError | ProgrammingError):
-                self._source_rows(spec, tenant_id, limit=0)  # names the columns of another type, if these are to blame
+                self._source_rows(spec, tenant_id, limit=0)  # raises an error that names the columns of a wrong type
             detail = str(error.orig).strip().splitlines()[0]
             raise SourceUnreadable(
                 f"{whose}: {spec.source.table} cannot be read: {detail}. "
@@ -242,9 +241,9 @@ class Warehouse:
         return rows
 
     def _check_isolation(self, spec: ModelSpec) -> None:
-        """Refuses a source in the pipeline's own database in which row-level security does not keep tenants apart.
+        """Refuse a source in the pipeline's database that row-level security does not isolate.
 
-        First by the catalogue, then by trying: neither without a tenant nor as a tenant that cannot be is there a row.
+        The catalogue is checked first, then the effect: without a tenant, and as an impossible one, no row is visible.
         """
         table = spec.source.table
         if spec.source.url is not None or spec.source.isolation == "filter" or (self.url, table) in _isolated:
@@ -253,14 +252,14 @@ class Warehouse:
         with self.tenant(source_isolation.NOBODY) as connection:
             found = source_isolation.gaps(connection, schema, name, spec.source.tenant, APP_ROLE)
         if found is None:
-            return  # reading it says that it is missing
+            return  # the error comes from reading it
         if not found and any(self._shows_rows(schema, name, nobody) for nobody in ("", source_isolation.NOBODY)):
-            lets_through = "has policies that show rows to no tenant, or to a tenant that is not theirs: correct them"
+            lets_through = "has policies that show rows without a tenant, or rows of other tenants: correct them"
             found = [source_isolation.Gap(table, lets_through, ())]
         if found:
             raise SourceNotIsolated(
-                f"model {spec.name}: row-level security does not keep tenants apart in {table}, and source does not "
-                f"say isolation: filter (the pipeline filters by {spec.source.tenant}, nothing else enforces it): "
+                f"model {spec.name}: row-level security does not isolate the tenants in {table}, and the specification "
+                f"does not set isolation: filter (only the pipeline's filter by {spec.source.tenant} isolates them): "
                 f"{source_isolation.explained(found)}"
             )
         _isolated.add((self.url, table))
@@ -269,13 +268,13 @@ class Warehouse:
         try:
             with self.tenant(tenant_id) as connection:
                 return source_isolation.shows_rows(connection, schema, name)
-        except DataError:  # a policy on a column of numbers cannot even compare with what is no tenant
+        except DataError:  # a policy on a numeric column cannot compare it with this text
             return False
 
     def source_tenants(self, spec: ModelSpec) -> list[str] | None:
-        """The tenants that a model's source has rows of; None where its policies or rights do not let that be asked.
+        """The tenants with rows in a model's source; None if policies or rights hide them.
 
-        For ``ml-pipeline doctor``: the pipeline itself takes the tenants of ``source.tenants`` and no other.
+        For ``ml-pipeline doctor``: the pipeline itself trains for the tenants in ``source.tenants`` only.
         """
         schema, name = spec.source.table.split(".")
         column: sa.ColumnClause[Any] = sa.column(spec.source.tenant)
@@ -288,12 +287,12 @@ class Warehouse:
             return None
 
     def check_source(self, spec: ModelSpec) -> int:
-        """Whether a model's table can be read and has its columns with fitting types; returns how many were checked.
+        """Check that a model's table can be read and has its columns with fitting types; return how many were checked.
 
         Raises
         ------
         SourceUnreadable
-            If not; the message names every column that is missing or of another type.
+            If a check fails; the message names every column that is missing or has a wrong type.
         SourceNotIsolated
             As :meth:`read_source`.
         """
@@ -307,11 +306,11 @@ class Warehouse:
             ) from error
         if spec.source.tenant not in found:
             raise SourceUnreadable(
-                f"model {spec.name}: {spec.source.table}: {spec.source.tenant} is missing, in which rows name their "
-                "tenant. Correct source.tenant or the table"
+                f"model {spec.name}: {spec.source.table}: the tenant's column {spec.source.tenant} is missing. Correct "
+                "source.tenant or the table"
             )
         _isolated.discard((self.url, spec.source.table))
-        # The catalogue shows a table's columns to those who may not read it, and not the base type of a domain.
+        # A query as well: the catalogue also lists columns of tables that cannot be read, and no base types of domains.
         self._source_rows(spec, "", limit=0, missing=[name for name in spec.source_columns if name not in found])
         return len(spec.source_columns) + 1
 
@@ -332,31 +331,31 @@ class Warehouse:
             yield connection
 
     def insert_missing(self, connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
-        """Writes the rows whose key does not exist: what was said first stays."""
+        """Insert rows; a row whose key exists is ignored."""
         if rows:
             connection.execute(insert(table).on_conflict_do_nothing(), rows)
 
     def upsert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
-        """Writes rows; a row that exists under the same key is replaced, its server-side defaults kept fresh."""
+        """Insert rows; a row whose key exists is replaced, and its ``computed_at`` and ``sequence`` are renewed."""
         if not rows:
             return
         statement = insert(table)
         key = [column.name for column in table.primary_key]
         updated = {name: statement.excluded[name] for name in rows[0] if name not in key}
         refreshed: dict[str, Any] = {"computed_at": sa.func.now()} if "computed_at" in table.c else {}
-        if "sequence" in table.c:  # written anew, it is the newest
+        if "sequence" in table.c:  # a replaced row becomes the newest
             refreshed["sequence"] = statement.excluded["sequence"]
         connection.execute(statement.on_conflict_do_update(index_elements=key, set_=updated | refreshed), rows)
 
 
 def _set_timeouts(connection: sa.Connection, statement: str, lock: str) -> None:
-    """For the rest of the transaction, or until they are set again."""
+    """Set both timeouts for the rest of the transaction."""
     values = {"statement_timeout": statement, "lock_timeout": lock}
     connection.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in values.items())))
 
 
 def source_url(spec: ModelSpec) -> str:
-    """The URL of a model's own database, from the specification or from the variable that it names.
+    """The URL of a model's own database: ``source.url``, or the value of the variable that it names.
 
     Raises
     ------
@@ -375,7 +374,7 @@ def source_url(spec: ModelSpec) -> str:
 
 
 def _with_readable_times(spec: ModelSpec) -> list[sa.ColumnElement[Any]]:
-    """A source's columns, times NULL where Python cannot represent them; last, how many of a row's times those are."""
+    """A source's columns, with NULL for times that Python cannot represent, and last the number of these per row."""
     declared = {name for name, column in spec.source.columns.items() if column.type == "time"}
     times = declared | {spec.source.event_time}
     unreadable: sa.ColumnElement[int] = sa.literal_column("0")
@@ -383,7 +382,7 @@ def _with_readable_times(spec: ModelSpec) -> list[sa.ColumnElement[Any]]:
     for name in spec.source_columns:
         column: sa.ColumnClause[Any] = sa.column(name)
         if name in times:
-            # Literals without a type take that of the column, be it a date or a time with zone or without.
+            # Literals without a type get that of the column: a date, or a time with or without zone.
             readable = column.between(sa.literal_column("'0001-01-02'"), sa.literal_column("'9999-12-30'"))
             columns.append(sa.case((readable, column)).label(name))
             unreadable = unreadable + sa.case((~readable, sa.literal_column("1")), else_=sa.literal_column("0"))

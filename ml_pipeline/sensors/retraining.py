@@ -11,9 +11,9 @@ import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from ml_pipeline import partitions
-from ml_pipeline.launch import retraining_request
 from ml_pipeline.recovery import recover
 from ml_pipeline.resources.dagster_resources import Installation
+from ml_pipeline.run_requests import retraining_request
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.retraining.decide import DECISION_TAG, FAILED, Approved, SweepResult, decide_for, settle, waiting

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ml_pipeline.features.temporal.business_hours import check_country
+from ml_pipeline.specs.countries import check_country
 from ml_pipeline.specs.names import feature_name
 
 LAGS = (1, 7, 30)

@@ -11,10 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from ml_pipeline.errors import UserError
-from ml_pipeline.features.temporal.business_hours import UnknownCountry, check_country
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.specs.countries import UnknownCountry, check_country
 from ml_pipeline.specs.temporal import check_time_zone
 
 EVERY_MODEL = ""

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from ml_pipeline.monitoring.alert_rules import (
     AGAIN,
-    LEVELS,
     NEW,
     RAISED,
     Notification,
@@ -19,10 +18,9 @@ from ml_pipeline.monitoring.alert_rules import (
     backoff,
     due_at,
     escalation,
-    highest,
     is_news,
-    rank,
 )
+from ml_pipeline.severity import LEVELS, highest, rank
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)

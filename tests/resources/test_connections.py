@@ -23,7 +23,7 @@ from ml_pipeline.resources.connections import (
 )
 from ml_pipeline.resources.embedded import EmbeddedServer, embedded_server
 from ml_pipeline.resources.postgres import DatabaseUnavailable
-from ml_pipeline.resources.registry import tracking_url
+from ml_pipeline.resources.registry import Registration, tracking_url
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.work.context import Clients
@@ -144,7 +144,7 @@ def use_everything(task: tuple[Settings, str, str]) -> int:
     made.mkdir()
     (made / "model.txt").write_text(tenant)
     given = {"key": "a", "semantic": "1.0.0", "as_of": "2026-01-01", "metrics": {}, "params": {}, "tags": {}}
-    return clients.registry.register(tenant, "any", made, **given).number
+    return clients.registry.register(tenant, "any", made, Registration(**given)).number
 
 
 def test_a_worker_process_has_no_more_connections_than_it_is_counted_for(
@@ -173,12 +173,15 @@ def test_a_machine_of_64_cores_gets_as_many_workers_as_the_server_has_connection
         database_url=small_server.url(), worker_database_url=small_server.url(embedded.WORKER), workers=64
     )
     assert bounded_workers(settings) == (45 - 3 - RESERVE) // (PER_WORKER * RUNS) == 1
-    assert "ML_PIPELINE_WORKERS=64 is bounded to 1: max_connections is 45, and 2 runs at once" in caplog.text
+    assert (
+        "ML_PIPELINE_WORKERS=64 is reduced to 1: max_connections is 45, and each worker of 2 concurrent runs"
+        in caplog.text
+    )
     assert embedded_connections(settings) >= 3 + RESERVE + PER_WORKER * RUNS * 64
 
     url = postgres.parse_url(settings.database_url or "")
     opened = []
-    full = r"takes no more connections: .* Lower ML_PIPELINE_WORKERS, or raise max_connections"
+    full = r"accepts no more connections: .* Lower ML_PIPELINE_WORKERS, or raise max_connections"
     with pytest.raises(DatabaseUnavailable, match=full):
         for _ in range(46):
             opened.append(sa.create_engine(url, poolclass=sa.NullPool).connect())
@@ -195,7 +198,7 @@ def test_what_a_role_or_a_database_allows_counts_too(settings: Settings, superus
         connection.execute(sa.text(f"ALTER DATABASE {database} CONNECTION LIMIT {RESERVE + 3 * PER_WORKER * RUNS}"))
     assert bounded_workers(many) == 3
     needed = RESERVE + 64 * PER_WORKER * RUNS
-    assert "is bounded to 3: the CONNECTION LIMIT of the database is" in caplog.text
+    assert "is reduced to 3: the CONNECTION LIMIT of the database is" in caplog.text
     assert f"raise it to {needed}" in caplog.text
     assert bounded_workers(settings) == settings.workers == 2
 

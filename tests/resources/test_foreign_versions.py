@@ -16,6 +16,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import (
     CHAMPION,
     MANIFEST,
+    Registration,
     Registry,
     TamperedArtifact,
     Version,
@@ -31,7 +32,7 @@ def register(registry: Registry, folder: Path, tenant: str, key: str = "a", mode
     folder.mkdir(exist_ok=True)
     (folder / "model.ubj").write_bytes(f"{tenant} {key}".encode() * 100)
     given = {"semantic": "1.0.0", "as_of": "2026-01-01", "metrics": {}, "params": {}, "tags": {}}
-    return registry.register(tenant, model, folder, key=key, **given)
+    return registry.register(tenant, model, folder, Registration(key=key, **given))
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_a_version_that_was_made_in_mlflow_is_refused_wherever_it_is_met(
             use()
     assert registry.find("acme", MODEL, "b") is None
     assert registry.versions("acme", MODEL) == [ours]
-    assert f"tenant acme, model {MODEL}: the pipeline did not register version {number}, which serves" in caplog.text
+    assert f"tenant acme, model {MODEL}: the pipeline did not register version {number}. It is ignored" in caplog.text
     assert registry.version("acme", MODEL, ours.number) == ours
 
 
@@ -104,7 +105,7 @@ def test_a_version_whose_tags_were_changed_is_refused_by_name(registry: Registry
         registry.client.delete_model_version_tag(name, number, tag)
     else:
         registry.client.set_model_version_tag(name, number, tag, value)
-    with pytest.raises(TamperedArtifact, match=r"has lost or changed its tag semantic_version or as_of"):
+    with pytest.raises(TamperedArtifact, match=r"the tag semantic_version or as_of of version \d+ was removed"):
         registry.version("acme", MODEL, ours.number)
 
 

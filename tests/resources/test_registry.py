@@ -13,7 +13,15 @@ import pandas as pd
 import pytest
 
 from ml_pipeline.resources import store
-from ml_pipeline.resources.registry import CHAMPION, NoSuchVersion, Registry, TamperedArtifact, Version, write_manifest
+from ml_pipeline.resources.registry import (
+    CHAMPION,
+    NoSuchVersion,
+    Registration,
+    Registry,
+    TamperedArtifact,
+    Version,
+    write_manifest,
+)
 from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.store import Unwritable
 from ml_pipeline.settings import Settings, load_settings
@@ -27,12 +35,7 @@ def register(registry: Registry, folder: Path, key: str, tenant: str = "acme") -
         tenant,
         "story_points",
         folder,
-        key=key,
-        semantic="1.0.0",
-        as_of="2026-01-01",
-        metrics={"mae": 1.5},
-        params={},
-        tags={},
+        Registration(key=key, semantic="1.0.0", as_of="2026-01-01", metrics={"mae": 1.5}, params={}, tags={}),
     )
 
 

@@ -73,14 +73,14 @@ def test_the_hash_of_text_does_not_depend_on_how_pandas_holds_it(values: list[st
 def test_a_snapshot_that_is_gone_says_how_to_make_it_again(snapshots: Snapshots):
     digest, url = snapshots.write("acme", "story_points", frame())
     Path(url).unlink()
-    with pytest.raises(SnapshotUnusable, match=r"is gone\. Materialize the features of its tenant again"):
+    with pytest.raises(SnapshotUnusable, match=r"is missing\. Materialize the features of tenant acme again"):
         snapshots.read(url, digest, tenant="acme")
 
 
 def test_a_snapshot_that_was_changed_is_refused(snapshots: Snapshots):
     digest, url = snapshots.write("acme", "story_points", frame())
     frame(number=[1.5, np.nan, 7.0]).to_parquet(url, index=False)
-    with pytest.raises(SnapshotUnusable, match="is not what was stored under its hash"):
+    with pytest.raises(SnapshotUnusable, match="differs from what was stored"):
         snapshots.read(url, digest, tenant="acme")
 
 
@@ -102,7 +102,7 @@ def test_a_snapshot_that_was_damaged_is_written_again(snapshots: Snapshots, dama
         snapshots.read(url, digest, tenant="acme")
     assert snapshots.write("acme", "story_points", frame()) == (digest, url)
     assert path.read_bytes() == whole and not path.is_symlink()
-    assert "tenant acme, model story_points: a snapshot is written again" in caplog.text
+    assert "tenant acme, model story_points: a damaged snapshot is replaced" in caplog.text
 
 
 def test_a_full_disk_leaves_no_half_snapshot(snapshots: Snapshots, tmp_path: Path):
@@ -125,7 +125,7 @@ def test_snapshots_in_a_store_without_folders_are_written_read_and_removed():
     assert content_hash(snapshots.read(url, digest, tenant="acme")) == digest
     snapshots.check()
     snapshots.remove("acme", url)
-    with pytest.raises(SnapshotUnusable, match="is gone"):
+    with pytest.raises(SnapshotUnusable, match="is missing"):
         snapshots.read(url, digest, tenant="acme")
 
 

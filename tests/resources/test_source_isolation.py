@@ -70,17 +70,17 @@ REFUSED = {
     "a second policy that lets all through": (
         [POLICY, FORCED, "CREATE POLICY everybody ON shop.claims USING (true)"],
         "claims",
-        r"do not go by app.tenant_id \(everybody\)\. .* DROP POLICY everybody ON shop.claims;",
+        r"has policies without app.tenant_id \(everybody\)\. .* DROP POLICY everybody ON shop.claims;",
     ),
     "a policy that only mentions the tenant": (
         [FORCED, "CREATE POLICY loose ON shop.claims USING (current_setting('app.tenant_id', true) IS NOT NULL)"],
         "claims",
-        "shows? rows to no tenant",
+        "show rows without a tenant",
     ),
     "a policy that shows all where no tenant is set": (
         [FORCED, POLICY.replace("USING (", "USING (current_setting('app.tenant_id', true) = '' OR ")],
         "claims",
-        "shows? rows to no tenant",
+        "show rows without a tenant",
     ),
     "a view with its owner's rights": (
         [POLICY, FORCED, OWNERS],
@@ -115,7 +115,7 @@ REFUSED = {
             GRANT,
         ],
         "open_claims",
-        "is a materialized view, which can have no row-level security",
+        "is a materialized view, which cannot have row-level security",
     ),
     "a foreign table": (
         [
@@ -142,7 +142,7 @@ REFUSED = {
             FORCED.replace("shop.claims", "shop.parted"),
         ],
         "parted",
-        r"keep tenants apart in shop\.parted, .*: shop.part has no policy",
+        r"isolate the tenants in shop\.parted, .*: shop.part has no policy",
     ),
 }
 
@@ -276,10 +276,10 @@ def test_the_doctor_warns_of_a_filter_and_of_rows_that_no_tenant_can_have(settin
     findings = examine(settings.model_copy(update={"specs": (tmp_path,)}))
     assert all(finding.ok for finding in findings)
     assert [finding.detail for finding in findings if finding.warning] == [
-        "shop.claims: nothing but the pipeline's filter by customer keeps tenants apart (isolation: filter)",
-        "shop.claims: rows of ids that no tenant can have are skipped: 'Acme' differs only in case from tenant 'acme'; "
-        "'q?x' holds '?'. Give them others in the source",
-        "shop.claims: rows of tenants that source.tenants does not name are skipped: 'globex'. To train for them, "
+        "shop.claims: only the pipeline's filter by customer isolates tenants (isolation: filter)",
+        "shop.claims: rows of tenants whose ids are not allowed are skipped: 'Acme' differs only in case from "
+        "tenant 'acme'; 'q?x' contains '?'. Change the ids in the source",
+        "shop.claims: rows of tenants that are not in source.tenants are skipped: 'globex'. To train for them, "
         "insert their ids there",
     ]
     assert len(warehouse.read_source(spec(isolation="filter"), "acme")) == 1
@@ -301,6 +301,6 @@ def test_rows_of_no_tenant_behind_row_level_security_are_seen_where_operators_ma
         "CREATE POLICY operator_reads ON shop.claims FOR SELECT TO ml_operator USING (true)",
     )
     assert warned() == [
-        "shop.claims: rows of ids that no tenant can have are skipped: '../../evil' starts with '.', and not with a "
-        "letter or digit. Give them others in the source"
+        "shop.claims: rows of tenants whose ids are not allowed are skipped: '../../evil' starts with '.' "
+        "instead of a letter or digit. Change the ids in the source"
     ]

@@ -101,7 +101,7 @@ WRONG: list[tuple[Callable[[Path], None], str]] = [
     (dangling, "is a symbolic link, not a file"),
     (outside, "is a symbolic link, not a file"),
     (Path.mkdir, "is a folder, not a file"),
-    (huge, r"has 10,737,418,240 bytes, not 3"),
+    (huge, r"has 10,737,418,240 bytes instead of 3"),
     (lambda path: None, "is missing"),
 ]
 

@@ -108,8 +108,8 @@ def test_stored_times_that_python_cannot_represent_are_unknown_and_counted_for_t
     assert times.loc[[str(10 + place) for place in range(len(UNREADABLE))]].isna().all(axis=None)
     assert times.loc["1"].notna().all()
     assert [record.getMessage() for record in caplog.records] == [
-        "tenant acme, model claims: 4 of 6 rows of shop.claims have a time outside of the years 1 to 9999, which "
-        "counts as unknown. Correct it in the source"
+        "tenant acme, model claims: 4 of 6 rows of shop.claims have a time outside the years 1 to 9999, which "
+        "is read as unknown. Correct it in the source"
     ]
 
 
@@ -194,7 +194,9 @@ def test_a_view_that_takes_too_long_is_a_source_that_can_not_be_read(settings: S
     with postgres.engine(postgres.parse_url(replica)).begin() as connection:
         connection.execute(sa.text(slow))
     hurried = Warehouse(settings.model_copy(update={"statement_timeout": 0.3}))
-    with pytest.raises(SourceUnreadable, match=r"acme: shop.slow was not read within 0.3 s. Index its column "):
+    with pytest.raises(
+        SourceUnreadable, match=r"acme: reading shop.slow took longer than 0.3 s. Create an index on its column "
+    ):
         hurried.read_source(claims_spec(url=replica, table="shop.slow"), "acme")
 
 
@@ -214,7 +216,7 @@ def test_a_server_that_is_not_there_is_named_without_its_password(warehouse: War
 
 
 def test_without_a_database_the_message_says_how_to_get_one():
-    with pytest.raises(DatabaseUnavailable, match=r"DATABASE_URL is not set. The `ml-pipeline` commands"):
+    with pytest.raises(DatabaseUnavailable, match=r"DATABASE_URL is not set. Use an `ml-pipeline` command"):
         Warehouse(Settings())
 
 

@@ -212,7 +212,7 @@ def test_two_content_types_are_refused(served):
 def test_a_list_of_operations_is_refused_with_the_remedy(served, body: bytes | list[bytes]):
     answered = served.ask("POST", "/graphql", JSON, body)
     assert answered.status == 400
-    assert "Send each by a POST of its own" in json.loads(answered.text)["errors"][0]["message"]
+    assert "Send each operation in its own POST" in json.loads(answered.text)["errors"][0]["message"]
     assert served.limits() == set()
 
 

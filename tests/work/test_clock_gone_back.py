@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.dagster_resources import Installation
-from ml_pipeline.resources.registry import CHAMPION
+from ml_pipeline.resources.registry import CHAMPION, Registration
 from ml_pipeline.sensors.registry_sync import registry_sync
 from ml_pipeline.sensors.rollback_watch import rollback_watch
 from ml_pipeline.specs import load_specs
@@ -65,7 +65,10 @@ def clients(settings, superuser, tmp_path: Path, monkeypatch, now) -> Clients:
     clients.warehouse.add_tenant("acme")
     for key in "abc":
         clients.registry.register(
-            "acme", SPEC.name, folder, key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS
+            "acme",
+            SPEC.name,
+            folder,
+            Registration(key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS),
         )
     for number in (1, 2):
         clients.deployer.deploy("acme", SPEC.name, number, action=PROMOTE, reason="better", as_of=now)

@@ -255,7 +255,7 @@ def test_nothing_outside_a_tenants_own_snapshots_is_deleted(settings, warehouse,
     facts = {"as_of": NOW, "rows": 1, "matured": 1, "quality_score": 100.0, "quality": {}, "created_at": NOW - 90 * DAY}
     for number, path in enumerate((theirs, outside, f"{settings.artifacts}/snapshots/acme/../../outside.parquet")):
         stored(warehouse, tables.feature_sets, {"snapshot_hash": str(number), "path": str(path), **facts})
-        with pytest.raises(SnapshotUnusable, match="no snapshot of tenant acme"):
+        with pytest.raises(SnapshotUnusable, match="not a snapshot of tenant acme"):
             Snapshots(settings).remove("acme", str(path))
     snapshot(settings, "acme", 2.0, 0)
     assert pruned(settings) == {}

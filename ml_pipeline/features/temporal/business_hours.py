@@ -5,41 +5,14 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a country is checked by commands that compute nothing
+from ml_pipeline.specs.countries import check_country
+
+if TYPE_CHECKING:
     import numpy as np
 
 OPENS, CLOSES = 9.0, 17.0
 REACH = 366  # days, the longest distance to a holiday that is reported
 MINUTES_A_DAY = 1440
-
-
-class UnknownCountry(ValueError):
-    """No holiday calendar exists for a country code; the message names the code and what is accepted."""
-
-
-def check_country(code: str) -> str:
-    """Return the code if a holiday calendar exists for it.
-
-    Raises
-    ------
-    UnknownCountry
-        If none exists.
-
-    >>> check_country("DE-BY")
-    'DE-BY'
-    """
-    import holidays
-
-    country, _, part = code.partition("-")
-    parts = holidays.list_supported_countries().get(country)
-    if parts is None:
-        raise UnknownCountry(
-            f"no holiday calendar for {code!r}. Write an ISO 3166-1 code in capitals, such as CZ or US"
-        )
-    if part and part not in parts:
-        known = f"its parts are {', '.join(parts)}" if parts else "it has no parts"
-        raise UnknownCountry(f"no holiday calendar for {code!r}: {country} is known, {known}. Write {country} alone")
-    return code
 
 
 def business_columns(country: str, wall_time: np.ndarray) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ def calendar_features(temporal: Temporal, event_time: np.ndarray) -> dict[str, n
 
     Raises
     ------
-    ml_pipeline.features.temporal.business_hours.UnknownCountry
+    ml_pipeline.specs.countries.UnknownCountry
         If ``business`` is on and no holiday calendar exists for the country.
     """
     wall_time = _wall_time(event_time, temporal.time_zone)

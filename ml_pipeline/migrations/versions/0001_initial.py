@@ -1,4 +1,4 @@
-"""Roles, schemas, tables and the wall between tenants."""
+"""Roles, schemas, tables and tenant isolation."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What became of an alert, its deliveries, and the indexes by which old rows are found."""
+"""The state of alerts, their deliveries, and indexes that find old rows."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ from ml_pipeline.migrations import tenancy
 revision = "0002"
 down_revision = "0001"
 
-# Nothing is filled in for the alerts that are there: row-level security hides them from the login that migrates.
+# Existing alerts keep NULL: row-level security hides them from the login that migrates.
 COLUMNS = {
     "occurrences": "INTEGER DEFAULT 1 NOT NULL",
     "last_seen_at": "TIMESTAMP WITH TIME ZONE",

@@ -1,4 +1,4 @@
-"""What the loop keeps: settings of tenants, anomalies, and more of each report, decision and deployment."""
+"""Tenant settings, anomalies, and more columns of drift reports, decisions and deployments."""
 
 from alembic import op
 
@@ -49,7 +49,7 @@ COLUMNS = {
     "ml.deployments": {"watch": "TEXT", "watched_at": "TIMESTAMP WITH TIME ZONE"},
 }
 
-# What the sensors ask for at every tick, of all tenants at once.
+# For the queries over all tenants that sensors make at every tick.
 INDEXES = (
     "CREATE UNIQUE INDEX decisions_waiting ON ml.decisions (tenant_id, model) WHERE state = 'approved'",
     "CREATE INDEX decisions_newest ON ml.decisions (tenant_id, model, kind, created_at)",

@@ -1,4 +1,4 @@
-"""People's reactions to predictions."""
+"""Feedback on predictions."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""How sure each prediction is."""
+"""The confidence of predictions."""
 
 from alembic import op
 

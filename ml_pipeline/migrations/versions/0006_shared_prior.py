@@ -1,4 +1,4 @@
-"""What is typical of a tenant's outcomes, for the prior of those who share."""
+"""The typical outcome of a tenant, for the prior that tenants can share."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Which ids tenants can have, and what was registered of each tenant's versions."""
+"""A rule for tenant ids, and a table of registered versions."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +9,7 @@ from ml_pipeline.migrations import tenancy
 revision = "0007"
 down_revision = "0006"
 
-# As ml_pipeline.identifiers says it; collation "C" so that no locale has other letters or another lower case.
+# The rule of ml_pipeline.identifiers. Collation "C", since letters and lower case depend on the locale.
 TENANT_RULE = """
     octet_length(tenant_id) <= 100 AND tenant_id COLLATE "C" ~ '^[A-Za-z0-9][A-Za-z0-9_-]*(\\.[A-Za-z0-9_-]+)*$'
 """
@@ -26,8 +26,8 @@ VERSIONS = """
     )
 """
 
-# Versions that were registered before there was such a table, as far as MLflow proves by more than their tags whose
-# they are: the run's experiment is that of the same tenant and model, and the files are the run's own.
+# Versions that were registered before this table existed, if MLflow shows by more than tags whose they are: the run is
+# in the experiment of this tenant and model, and the version's files are those of the run.
 REGISTERED_BEFORE = """
     INSERT INTO ml.versions (tenant_id, model, manifest_sha256, key)
     SELECT substr(version.name, strpos(version.name, '.') + 1), split_part(version.name, '.', 1), hash.value, work.value
@@ -48,14 +48,14 @@ def upgrade() -> None:
     op.execute(f"ALTER TABLE source.tenants ADD CONSTRAINT tenant_id_rule CHECK ({TENANT_RULE})")
     op.execute(f"CREATE UNIQUE INDEX tenants_without_case_twins ON source.tenants ({LOWER})")
     op.execute(VERSIONS)
-    # Before the policies are there: they would hide the rows from a login that is no superuser.
+    # Before the policies, which would hide the rows from a login that is not a superuser.
     if op.get_bind().scalar(sa.text("SELECT to_regclass('mlflow.model_versions') IS NOT NULL")):
         op.execute(REGISTERED_BEFORE)
     tenancy.isolate_tenants("ml.versions")
 
 
 def _refuse_bad_tenants() -> None:
-    """Names the tenants whose ids the new rule does not let be, before anything is changed."""
+    """Raise an error that lists the tenants whose ids break the new rule, before anything is changed."""
     op.execute(f"SET LOCAL ROLE {tenancy.OPERATOR}")  # the policies hide the tenants from the login that migrates
     query = "SELECT tenant_id FROM source.tenants ORDER BY created_at, tenant_id"
     tenants = list(op.get_bind().scalars(sa.text(query)))
@@ -69,7 +69,7 @@ def _refuse_bad_tenants() -> None:
         named = "; ".join(f"{tenant[:120]!r} {problem}" for tenant, problem in problems.items())
         remove = "DELETE FROM source.tenants WHERE tenant_id = '...'"
         raise BadIdentifier(
-            f"source.tenants holds ids that no tenant can have any more: {named}. Nothing was changed. As a superuser, "
-            f"remove each with {remove}, import its data again under another id, and start again; what was made under "
-            "the old id stays in the database, unused"
+            f"source.tenants contains ids that are no longer allowed: {named}. Nothing was changed. As a superuser, "
+            f"delete each with {remove}, import its data again under another id, and start again; other data of the "
+            "old id stay in the database, unused"
         )

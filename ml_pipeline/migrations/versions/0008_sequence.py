@@ -1,4 +1,4 @@
-"""The order in which rows were written, as a number: a clock can go back."""
+"""A number for the order in which rows were written, since a clock may go back."""
 
 from alembic import op
 
@@ -27,7 +27,7 @@ INDEXES = (
 def upgrade() -> None:
     for table in TABLES:
         op.execute(f"ALTER TABLE {table} ADD COLUMN sequence BIGINT")
-        # Forced row-level security would hide every row from the owner too; nobody else sees the table meanwhile.
+        # Forced row-level security hides all rows from the owner too. No other session sees the table meanwhile.
         op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
         op.execute(NUMBERED.replace("{table}", table))
         op.execute(f"ALTER TABLE {table} ALTER COLUMN sequence SET NOT NULL")

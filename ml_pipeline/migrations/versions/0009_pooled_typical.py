@@ -1,4 +1,4 @@
-"""The one figure that crosses tenant isolation, computed in the database: workers no longer read all tenants for it."""
+"""Computes the shared typical outcome in the database, so that workers need not read the rows of all tenants."""
 
 from alembic import op
 
@@ -7,8 +7,8 @@ from ml_pipeline.migrations import tenancy
 revision = "0009"
 down_revision = "0008"
 
-# Runs with the rights of the reading role, whose policy shows every tenant, and returns one number or nothing. Who asks
-# is the tenant of the transaction. A setting of the model goes before one of its tenant.
+# Runs with the rights of the operators' role, which can read all tenants, and returns one number or NULL. The tenant of
+# the transaction must share as well. A setting for the model overrides that for all models of the tenant.
 FUNCTION = f"""
     CREATE FUNCTION ml.pooled_typical(
         asked_model TEXT, asked_as_of TIMESTAMP WITH TIME ZONE, median BOOLEAN, fewest BIGINT)
@@ -37,6 +37,6 @@ def upgrade() -> None:
     op.execute(FUNCTION)
     op.execute(f"REVOKE ALL ON FUNCTION {SIGNATURE} FROM PUBLIC")
     op.execute(f"GRANT EXECUTE ON FUNCTION {SIGNATURE} TO {tenancy.APP}")
-    op.execute(f"GRANT CREATE ON SCHEMA ml TO {tenancy.OPERATOR}")  # whoever is to own it needs that, for a moment
+    op.execute(f"GRANT CREATE ON SCHEMA ml TO {tenancy.OPERATOR}")  # needed to become the function's owner
     op.execute(f"ALTER FUNCTION {SIGNATURE} OWNER TO {tenancy.OPERATOR}")
     op.execute(f"REVOKE CREATE ON SCHEMA ml FROM {tenancy.OPERATOR}")

@@ -1,4 +1,4 @@
-"""The words of the field in what is stored: verdicts of decisions, keys of their numbers, tags of versions and runs."""
+"""New words in stored data: verdicts and number keys of decisions, tags of versions and runs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0009"
 
 VERDICTS = {"hold": "blocked", "roll back": "roll_back", "fall back": "fall_back"}
 KEYS = {"cause": "trigger", "held_by": "blocked_by"}
-TAGS = {  # MLflow's and Dagster's own tables, where these have made them: (table, column) -> tags
+TAGS = {  # in the tables of MLflow and Dagster, if these exist: (table, column) -> tags
     ("mlflow.model_version_tags", "key"): {"cause": "trigger"},
     ("dagster.run_tags", "key"): {"ml_pipeline/cause": "ml_pipeline/trigger"},
 }
@@ -21,7 +21,7 @@ KEY = sa.text("""
 
 
 def upgrade() -> None:
-    # Forced row-level security would hide every row from the owner too; nobody else sees the table meanwhile.
+    # Forced row-level security hides all rows from the owner too. No other session sees the table meanwhile.
     op.execute("ALTER TABLE ml.decisions NO FORCE ROW LEVEL SECURITY")
     connection = op.get_bind()
     for before, after in VERDICTS.items():

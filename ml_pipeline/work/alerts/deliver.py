@@ -24,6 +24,7 @@ from ml_pipeline.monitoring import alert_rules
 from ml_pipeline.resources import notifier, tables
 from ml_pipeline.resources.notifier import Channel, ChannelError, Notice
 from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.severity import rank
 from ml_pipeline.work.alerts.raising import AHEAD, MESSAGES
 
 FIRST_PAUSE, LONGEST_PAUSE = dt.timedelta(seconds=30), dt.timedelta(hours=1)
@@ -231,9 +232,9 @@ def _update(row: Mapping[str, Any]) -> sa.Update:
 def _notice(tenant: str, model: str, rows: Sequence[Mapping[str, Any]]) -> Notice:
     """The message; an alert that got worse before anybody was told is in it once, at its worst."""
     told: dict[uuid.UUID, notifier.Alert] = {}
-    for row in sorted(rows, key=lambda row: alert_rules.rank(row["level"])):
+    for row in sorted(rows, key=lambda row: rank(row["level"])):
         facts = (row["kind"], row["level"], row["message"], row["as_of"], row["occurrences"])
         escalated = row["occasion"] == "escalated"
         told[row["alert_id"]] = notifier.Alert(str(row["alert_id"]), *facts, escalated, row["detail"])
-    worst_first = sorted(told.values(), key=lambda alert: -alert_rules.rank(alert.level))
+    worst_first = sorted(told.values(), key=lambda alert: -rank(alert.level))
     return Notice(tenant, model, tuple(worst_first))

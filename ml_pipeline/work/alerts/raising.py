@@ -17,6 +17,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.notifier import thresholds
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings, load_settings
+from ml_pipeline.severity import LEVELS, rank
 from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.monitoring.report_store import json_safe
 
@@ -116,9 +117,7 @@ def queue_deliveries(
     now: dt.datetime,
 ) -> None:
     """One row for each channel that gets alerts of this level, due when the cool-down lets it."""
-    names = [
-        name for name, lowest in thresholds(settings).items() if alert_rules.rank(level) >= alert_rules.rank(lowest)
-    ]
+    names = [name for name, lowest in thresholds(settings).items() if rank(level) >= rank(lowest)]
     if not names:
         return
     due = _due_at(connection, tenant, model, level, settings, now)
@@ -152,7 +151,7 @@ def escalate(warehouse: Warehouse, settings: Settings, *, now: dt.datetime) -> i
     if not settings.alert_escalation_hours:
         return 0
     table, deliveries = tables.alerts, tables.alert_deliveries
-    levels = [level for level in alert_rules.LEVELS if alert_rules.escalation(level)]
+    levels = [level for level in LEVELS if alert_rules.escalation(level)]
     told = sa.exists().where(deliveries.c.tenant_id == table.c.tenant_id, deliveries.c.alert_id == table.c.alert_id)
     overdue = (
         table.c.acknowledged_at.is_(None)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import pandas as pd
 import sqlalchemy as sa
 
-from ml_pipeline.monitoring.alert_rules import rank
 from ml_pipeline.monitoring.anomalies.days import daily_summary, unusual_days, volume_p_value
 from ml_pipeline.monitoring.anomalies.rows import Anomalies, unusual_inputs, unusual_outcomes, unusual_predictions
 from ml_pipeline.monitoring.degradation.report import Degradation, degradation
@@ -23,7 +22,7 @@ from ml_pipeline.monitoring.performance import window_metrics
 from ml_pipeline.monitoring.profiles.profile import Profile, profile
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
-from ml_pipeline.severity import Severity
+from ml_pipeline.severity import Severity, rank
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.alerts.raising import raise_alert

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from ml_pipeline.lifecycle.versions import SpecFingerprint, next_semantic
 from ml_pipeline.resources import tables
-from ml_pipeline.resources.registry import Version
+from ml_pipeline.resources.registry import Registration, Version
 from ml_pipeline.resources.scratch import scratch_folder
 from ml_pipeline.training.reporting.card import Origin, summary
 from ml_pipeline.training.train import Trained
@@ -114,28 +114,30 @@ def register(training: Training, trained: Trained, rows: pd.DataFrame, key: str,
             of.tenant,
             of.spec.name,
             path,
-            key=key,
-            semantic=origin.semantic,
-            as_of=origin.as_of,
-            description=summary(of.spec, trained),
-            metrics=logged_metrics(trained),
-            params={
-                "candidate": trained.candidate,
-                **search_params(of.spec, trained),
-                "loss": of.spec.training.loss,
-            },
-            tags={
-                "candidate": trained.candidate,
-                "snapshot_hash": snapshot.hash,
-                "spec_hash": fingerprint.specification,
-                "question_hash": fingerprint.question,
-                "parent_version": str(parent.number) if parent else "",
-                "rows": str(trained.rows["all"]),
-                "action": origin.action,
-                **search_tags(trained),
-                **_change_learnt(training.changed_at, rows),
-                **trigger,
-            },
+            Registration(
+                key=key,
+                semantic=origin.semantic,
+                as_of=origin.as_of,
+                description=summary(of.spec, trained),
+                metrics=logged_metrics(trained),
+                params={
+                    "candidate": trained.candidate,
+                    **search_params(of.spec, trained),
+                    "loss": of.spec.training.loss,
+                },
+                tags={
+                    "candidate": trained.candidate,
+                    "snapshot_hash": snapshot.hash,
+                    "spec_hash": fingerprint.specification,
+                    "question_hash": fingerprint.question,
+                    "parent_version": str(parent.number) if parent else "",
+                    "rows": str(trained.rows["all"]),
+                    "action": origin.action,
+                    **search_tags(trained),
+                    **_change_learnt(training.changed_at, rows),
+                    **trigger,
+                },
+            ),
         )
 
 

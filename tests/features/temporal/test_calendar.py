@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_pipeline.features.temporal.business_hours import UnknownCountry, check_country
 from ml_pipeline.features.temporal.calendar import calendar_features
+from ml_pipeline.specs.countries import UnknownCountry, check_country
 from ml_pipeline.specs.temporal import Temporal
 
 FAMILIES = ("calendar", "business", "cyclical", "fourier")

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.compute import PRELOAD
-from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS, NoSuchVersion, Registry
+from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS, NoSuchVersion, Registration, Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.work.deployment.deployer import PROMOTE_BY_HAND, Deployer, Deployment, NothingToRollBackTo
@@ -33,7 +33,10 @@ def deployer(warehouse: Warehouse, registry: Registry, tmp_path: Path) -> Deploy
     (folder / "version.json").write_text("{}")
     for key in "abc":
         registry.register(
-            "acme", "m", folder, key=key, semantic="1.0.0", as_of=NOW.isoformat(), metrics={}, params={}, tags={}
+            "acme",
+            "m",
+            folder,
+            Registration(key=key, semantic="1.0.0", as_of=NOW.isoformat(), metrics={}, params={}, tags={}),
         )
     return Deployer(warehouse, registry)
 

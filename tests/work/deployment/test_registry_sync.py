@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from ml_pipeline.jobs import rollback_job
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.dagster_resources import Installation
-from ml_pipeline.resources.registry import CHAMPION
+from ml_pipeline.resources.registry import CHAMPION, Registration
 from ml_pipeline.sensors.registry_sync import registry_sync
 from ml_pipeline.sensors.rollback_watch import rollback_watch
 from ml_pipeline.specs import load_specs
@@ -43,7 +43,10 @@ def clients(settings, tmp_path, monkeypatch) -> Clients:
         clients.warehouse.add_tenant(tenant)
         for key in "abc":
             clients.registry.register(
-                tenant, MODEL, folder, key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS
+                tenant,
+                MODEL,
+                folder,
+                Registration(key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS),
             )
         clients.deployer.deploy(tenant, MODEL, 1, action=PROMOTE, reason="better", as_of=NOW)
     return clients

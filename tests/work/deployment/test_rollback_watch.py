@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from ml_pipeline.resources import tables
-from ml_pipeline.resources.registry import CHAMPION
+from ml_pipeline.resources.registry import CHAMPION, Registration
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import PROMOTE, Deployer, Deployment
@@ -75,7 +75,10 @@ def watched(settings, tmp_path) -> Watched:
     (folder / "version.json").write_text("{}")
     for key in "abc":
         clients.registry.register(
-            "acme", SPEC.name, folder, key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS
+            "acme",
+            SPEC.name,
+            folder,
+            Registration(key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS),
         )
     clients.warehouse.add_tenant("acme")
     found = Watched(clients)

@@ -1,4 +1,4 @@
-"""``make demo``: the main job on four simulated tenants, and twelve simulated weeks of one of their models."""
+"""``ml-pipeline demo``: the main job on four simulated tenants, and twelve simulated weeks of one of their models."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pandas as pd
 
 from ml_pipeline import launch, partitions
 from ml_pipeline.cli.common import console, prepared, progress_bar, recover_and_tell
+from ml_pipeline.cli.demo_timeline import print_timeline, simulated_until
 from ml_pipeline.cli.status import show_status
 from ml_pipeline.demo.simulation import DAY, Simulated, SimulationWindow, simulate_days
 from ml_pipeline.demo.simulator import History, Organisation, demo_organisations, simulate
-from ml_pipeline.demo.story import print_timeline, simulated_until
 from ml_pipeline.importers import import_tables
 from ml_pipeline.lifecycle.retraining import Request
 from ml_pipeline.resources.compute import Compute
