@@ -148,7 +148,7 @@ def _champion_against_baseline(evidence: Evidence, rejected: Decision) -> Decisi
     since = "" if evidence.changed_at is None else f" whose outcome was known since {evidence.changed_at}"
     sentence = f"the baseline has {pairs.sentence(f'champion version {evidence.champion}')}{since}"
     reason = f"champion_worse_than_baseline: {sentence}; the challenger is no better: {rejected.reason}"
-    numbers = rejected.numbers | {"champion": evidence.champion} | pairs.numbers("constant_")
+    numbers = rejected.numbers | {"champion": evidence.champion} | pairs.numbers("baseline_")
     return Decision(FALL_BACK, reason, numbers)
 
 

@@ -103,7 +103,7 @@ class _Run:
     versions: int = 0
     drift: DriftFinding | None = None
     degradation: DegradationFinding | None = None
-    constant: float = np.nan
+    baseline: float = np.nan
 
     def __post_init__(self) -> None:
         self.history: History = self.learner.history
@@ -146,8 +146,8 @@ class _Run:
         if serving is None:
             raise ValueError("nothing serves")
         if serving.number == 0:
-            constant = serving.fitted.baseline
-            return {"value": constant, "lower": np.nan, "upper": np.nan, "baseline": constant}
+            baseline = serving.fitted.baseline
+            return {"value": baseline, "lower": np.nan, "upper": np.nan, "baseline": baseline}
         values = self.learner.predict(serving.fitted, rows)
         return {name: values[name].to_numpy() for name in self.scored}
 
@@ -197,7 +197,7 @@ class _Run:
             return
         self._fit(day, now, "train", "first", None, "There are enough labels for a first version.")
         if self.serving is not None:
-            self.constant = self.serving.fitted.baseline
+            self.baseline = self.serving.fitted.baseline
 
     def _decide(self, day: date, now: datetime) -> None:
         decision = decide(self._state(day, now), self.policy)
@@ -300,11 +300,11 @@ class _Run:
         rows = history.by_label_time[history.matured_before(day) : stop]
         rows = rows[self.version[rows] >= 0]
         label = history.label[rows]
-        rolling = history.rolling_constant[rows]
+        rolling = history.rolling_baseline[rows]
         predictions = {
             "loss": self.scored["value"][rows],
-            "constant": np.full(len(rows), self.constant),
-            "rolling": np.where(np.isnan(rolling), self.constant, rolling),
+            "baseline": np.full(len(rows), self.baseline),
+            "rolling": np.where(np.isnan(rolling), self.baseline, rolling),
         }
         sums = {
             name: float(losses(history.spec.task, label, prediction).sum()) for name, prediction in predictions.items()

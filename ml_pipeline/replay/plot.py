@@ -41,7 +41,7 @@ def plot(replays: Sequence[Replay]) -> bytes:
 
 def _draw_losses(axes: Axes, replays: Sequence[Replay]) -> None:
     first = replays[0]
-    for name, label, style in (("constant", "baseline", ":"), ("rolling", "median of the last 50", "--")):
+    for name, label, style in (("baseline", "baseline", ":"), ("rolling", "median of the last 50", "--")):
         axes.plot(_dates(first), _trailing(first.days, name), style, color="#888888", linewidth=1, label=label)
     for replay, colour in zip(replays, COLOURS, strict=False):
         mean = replay.mean_loss()

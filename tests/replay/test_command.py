@@ -46,7 +46,7 @@ def test_two_policies_are_replayed_side_by_side_from_one_past(typed, tmp_path: P
     assert (ours["first"], ours["last"], len(ours["days"])) == ("2025-02-01", "2025-02-28", 28)
     assert (ours["trainings"], weekly["trainings"]) == (0, 3)
     assert ours["outcomes"] == weekly["outcomes"] > 200
-    assert ours["mean_loss"] < ours["constant_loss"]
+    assert ours["mean_loss"] < ours["baseline_loss"]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.monitoring.drift import messages, two_sample
+from ml_pipeline.monitoring.drift import messages
 from ml_pipeline.monitoring.drift.columns import TOLERANCE, categorical_columns, numeric_columns, read_numeric
 from ml_pipeline.monitoring.drift.correlations import joint, joint_test
 from ml_pipeline.monitoring.drift.design_effects import MIN_BLOCKS, Days
@@ -230,9 +230,13 @@ def _decided(
     The rate is that of false discoveries over all tests. ``beyond``, where given, is what the largest deviation of a
     column's values must exceed too.
     """
+    from scipy.stats import false_discovery_control
+
     tests = [test for column in columns.values() for test in column.tests if test.p is not None]
     tests += [together] if together is not None else []
-    rejected = two_sample.benjamini_hochberg(np.array([test.p for test in tests]), rate).tolist()
+    if not tests:
+        return columns, together
+    rejected = (false_discovery_control([test.p for test in tests]) <= rate).tolist()  # Benjamini and Hochberg (1995)
     verdicts = {id(test): reject and _matters(test, beyond) for test, reject in zip(tests, rejected, strict=True)}
 
     def marked(test: AnyTest) -> AnyTest:

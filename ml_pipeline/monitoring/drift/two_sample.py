@@ -330,17 +330,6 @@ def _fisher_p(hits_reference, n, hits_current, m, *, middle: bool) -> Floats:
     return np.minimum(1.0, p - tied / 2)
 
 
-def benjamini_hochberg(p: Floats, rate: float) -> NDArray[np.bool_]:
-    """Which tests are rejected at false-discovery rate ``rate`` (Benjamini and Hochberg 1995).
-
-    >>> benjamini_hochberg(np.array([0.001, 0.03, 0.04, 0.9]), 0.05).tolist()
-    [True, False, False, False]
-    """
-    ordered = np.sort(p)
-    passing = np.flatnonzero(ordered <= rate * np.arange(1, len(p) + 1) / len(p))
-    return p <= ordered[passing[-1]] if len(passing) else np.zeros(len(p), dtype=bool)
-
-
 def normal_p(z: Floats) -> Floats:
     """Two-sided."""
     from scipy.special import erfc
