@@ -271,4 +271,4 @@ def relative_gain(value: float, baseline_value: float) -> float:
 def losses(task: Literal["regression", "binary"], label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Loss per entity: absolute error, or squared error of the probability."""
     error = np.abs(np.asarray(label, dtype=float) - np.asarray(prediction, dtype=float))
-    return error if task == "regression" else error**2
+    return np.asarray(error if task == "regression" else error**2)

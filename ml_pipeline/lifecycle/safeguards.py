@@ -77,7 +77,9 @@ def _overridden(
     return guard
 
 
-def _flag(name: str, what: Callable[[State], str], value: Callable[[State], bool]):
+def _flag(
+    name: str, what: Callable[[State], str], value: Callable[[State], bool]
+) -> Callable[[State, Policy], Safeguard]:
     def judge(state: State, policy: Policy) -> Safeguard:
         on = value(state)
         return Safeguard(name, on, on, True, f"automatic retraining is {'on' if on else 'off'}{what(state)}")

@@ -173,4 +173,4 @@ def _last_before_label(
 
 
 def _times(column: pd.Series) -> np.ndarray:
-    return column.array.as_unit("us").asi8.view("datetime64[us]")
+    return np.asarray(column.array.as_unit("us").asi8.view("datetime64[us]"))

@@ -83,7 +83,7 @@ class History:
 
     @cached_property
     def _sorted_label_time(self) -> np.ndarray:
-        return self.label_time[self.by_label_time]
+        return np.asarray(self.label_time[self.by_label_time])
 
     def arrived_before(self, day: date) -> int:
         """Number of entities that arrived before the day; they are the first rows of the frame."""

@@ -87,4 +87,4 @@ def _trailing(days: Sequence[DayLoss], name: str) -> np.ndarray:
     stop = np.arange(1, len(days) + 1)
     start = np.maximum(stop - WINDOW_DAYS, 0)
     count = counts[stop] - counts[start]
-    return np.divide(sums[stop] - sums[start], count, out=np.full(len(days), np.nan), where=count > 0)
+    return np.asarray(np.divide(sums[stop] - sums[start], count, out=np.full(len(days), np.nan), where=count > 0))

@@ -152,7 +152,7 @@ class Replay:
             "rollbacks": [asdict(rollback) for rollback in self.rollbacks],
             "days": self._days(),
         }
-        return _plain(summary)
+        return {key: _plain(part) for key, part in summary.items()}
 
     def _days(self) -> list[dict[str, Any]]:
         known, sums, rows = 0, {"loss": 0.0, "baseline": 0.0, "rolling": 0.0}, []

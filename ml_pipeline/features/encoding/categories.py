@@ -24,7 +24,7 @@ class Levels(NamedTuple):
     def transform(self, levels: np.ndarray) -> np.ndarray:
         """Float32 matrix of an object array (rows x columns) of levels, where '' is missing."""
         if self.encoder is not None:
-            return self.encoder.transform(levels).astype("float32", copy=False)
+            return np.asarray(self.encoder.transform(levels).astype("float32", copy=False))
         columns = zip(levels.T, self.shares or [], strict=True)
         shares = [[share.get(level, 0.0) for level in column] for column, share in columns]
         return np.array(shares, dtype="float32").reshape(len(shares), len(levels)).T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
@@ -356,9 +356,9 @@ _DIMENSIONS: dict[str, tuple[Callable[[_Data], _Finding], ...]] = {
 }
 
 
-def _mean(values) -> float:
-    values = list(values)
-    return float(sum(values)) / len(values) if values else 0.0
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return float(sum(known)) / len(known) if known else 0.0
 
 
 def _worst(shares: dict[str, float]) -> str:

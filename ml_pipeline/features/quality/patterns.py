@@ -301,12 +301,12 @@ def _monthly(weekly: _Weekly) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _months(weekly: _Weekly) -> np.ndarray:
-    return _monday(weekly.first + np.arange(len(weekly.values))).astype("datetime64[M]").astype(int)
+    return np.asarray(_monday(weekly.first + np.arange(len(weekly.values))).astype("datetime64[M]").astype(int))
 
 
 def _days(times: pd.Series) -> np.ndarray:
     """Days since 1970 in UTC."""
-    return times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[D]").astype(int)
+    return np.asarray(times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[D]").astype(int))
 
 
 def _week(days: np.ndarray) -> np.ndarray:

@@ -62,7 +62,9 @@ def daily_summary(
     values = pd.Series(value, index=predictions.index)[np.isfinite(value)]
     grouped = values.groupby(_day(predictions["predicted_at"]).loc[values.index]).agg(["count", "mean", "var"])
     of_predictions = grouped.set_axis(["predictions", "prediction_mean", "prediction_variance"], axis=1).reindex(days)
-    return pd.concat([summary, of_predictions.fillna({"predictions": 0}).astype({"predictions": "int64"})], axis=1)
+    counted = of_predictions.fillna({"predictions": 0}).astype({"predictions": "int64"})
+    joined: pd.DataFrame = pd.concat([summary, counted], axis=1)
+    return joined
 
 
 def _row_counts(spec: ModelSpec, frame: pd.DataFrame, days: pd.DatetimeIndex) -> pd.DataFrame:
@@ -155,7 +157,8 @@ def _places(summary: pd.DataFrame, days: pd.DatetimeIndex) -> list[int]:
 
 
 def _day(times: pd.Series) -> pd.Series:
-    return times.dt.tz_convert("UTC").dt.tz_localize(None).dt.normalize()
+    days: pd.Series = times.dt.tz_convert("UTC").dt.tz_localize(None).dt.normalize()
+    return days
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,7 @@ def _usual_counts(counts: np.ndarray, weekday: np.ndarray) -> np.ndarray:
     roots = 2 * np.sqrt(counts + 0.375)
     days, of_day = np.unique(weekday, return_inverse=True)
     departure = roots - np.array([np.median(roots[weekday == day]) for day in days])[of_day]
-    return np.abs(departure) <= OUTLIER * max(1.4826 * float(np.median(np.abs(departure))), 1.0)
+    return np.asarray(np.abs(departure) <= OUTLIER * max(1.4826 * float(np.median(np.abs(departure))), 1.0))
 
 
 def _nulls(days: _Days, place: int) -> Anomaly | None:
@@ -285,7 +288,7 @@ def _beta_binomial_tail(seen: np.ndarray, rows: int, share: np.ndarray, correlat
     chance = np.exp(ways + betaln(count + first, rows - count + second) - betaln(first, second))
     above = np.where(count >= seen[:, None], chance, 0).sum(axis=1)
     below = np.where(count <= seen[:, None], chance, 0).sum(axis=1)
-    return np.minimum(np.minimum(above, below), 1.0)
+    return np.asarray(np.minimum(np.minimum(above, below), 1.0))
 
 
 def _prediction_mean(days: _Days, place: int) -> Anomaly | None:
@@ -344,7 +347,7 @@ def _two_sided(distance: np.ndarray | float, freedom: int) -> np.ndarray:
     """
     from scipy.special import stdtr
 
-    return np.minimum(2 * stdtr(max(freedom / 2, 1.0), -np.asarray(distance)), 1.0)
+    return np.asarray(np.minimum(2 * stdtr(max(freedom / 2, 1.0), -np.asarray(distance)), 1.0))
 
 
 _MEASURES: dict[str, Callable[[_Days, int], Anomaly | None]] = {

@@ -167,9 +167,9 @@ def judged_columns(columns: FeatureColumns) -> FeatureColumns:
 def _residual(spec: ModelSpec, scored: pd.DataFrame, log: bool) -> np.ndarray:
     label, value = (scored[name].to_numpy(dtype="float64") for name in ("label", "value"))
     if not log or spec.task == "binary":
-        return label - value
+        return np.asarray(label - value)
     with np.errstate(invalid="ignore"):
-        return np.log1p(label) - np.log1p(value)
+        return np.asarray(np.log1p(label) - np.log1p(value))
 
 
 def _two_tails(
@@ -313,13 +313,13 @@ def _number_surprise(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
     column = np.arange(width)
 
     def quantile(share: float | np.ndarray) -> np.ndarray:
-        return ordered[np.floor(share * np.maximum(present - 1, 0)).astype(int), column]
+        return np.asarray(ordered[np.floor(share * np.maximum(present - 1, 0)).astype(int), column])
 
     middle = quantile(0.5)
     spread = _spread(ordered, quantile(0.75) - quantile(0.25), middle)
 
     def compressed(raw: np.ndarray) -> np.ndarray:
-        return np.arcsinh(np.clip((raw - middle) / spread, -HUGE, HUGE))
+        return np.asarray(np.arcsinh(np.clip((raw - middle) / spread, -HUGE, HUGE)))
 
     scaled = compressed(values)
     surprise = np.zeros(values.shape)
@@ -367,13 +367,13 @@ def _level_surprise(reference: np.ndarray, codes: np.ndarray) -> np.ndarray:
         surprise[counts == 0] = _state_surprise(np.zeros(1), rows)
     if counts[0] == 0:
         surprise[0] = _state_surprise(np.zeros(1), rows)[0]
-    return surprise[codes]
+    return np.asarray(surprise[codes])
 
 
 def _row_score(surprise: np.ndarray) -> np.ndarray:
     if surprise.shape[1] <= NAMED_COLUMNS:
-        return surprise.sum(axis=1)
-    return np.partition(surprise, -NAMED_COLUMNS, axis=1)[:, -NAMED_COLUMNS:].sum(axis=1)
+        return np.asarray(surprise.sum(axis=1))
+    return np.asarray(np.partition(surprise, -NAMED_COLUMNS, axis=1)[:, -NAMED_COLUMNS:].sum(axis=1))
 
 
 def _input_anomaly(inputs: _Inputs, rows: pd.DataFrame, at: int, surprise: np.ndarray, p_value: float) -> Anomaly:

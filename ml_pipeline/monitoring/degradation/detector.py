@@ -299,7 +299,7 @@ def _pearson_tail(z: Floats, skewness: Floats) -> Floats:
     right = skewness > 0
     argument = np.maximum(shape + np.where(right, z, -z) * np.sqrt(shape), 0.0)
     tail = np.where(right, gammaincc(shape, argument), gammainc(shape, argument))
-    return np.where(skewed, tail, ndtr(-z))
+    return np.asarray(np.where(skewed, tail, ndtr(-z)))
 
 
 def _scanned(tail: float, shares: Floats) -> float:

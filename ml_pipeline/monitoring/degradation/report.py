@@ -115,7 +115,7 @@ def _between(scored: pd.DataFrame, first: date, last: date) -> pd.DataFrame:
 
 
 def _days(scored: pd.DataFrame) -> np.ndarray:
-    return scored["label_time"].array.as_unit("us").asi8.view("datetime64[us]").astype("datetime64[D]")
+    return np.asarray(scored["label_time"].array.as_unit("us").asi8.view("datetime64[us]").astype("datetime64[D]"))
 
 
 def _history(

@@ -88,7 +88,9 @@ def _pool(reference: Floats, current: Floats, few: NDArray[np.bool_]) -> tuple[F
     return first, second
 
 
-def _most_moved(reference, current, tested, deff: float, learnt: float) -> tuple[float, float, int]:
+def _most_moved(
+    reference: Floats, current: Floats, tested: NDArray[np.intp], deff: float, learnt: float
+) -> tuple[float, float, int]:
     """Sidak p-value, z and position of the level whose share moved most; the position is -1 where there is none."""
     if not len(tested):
         return 1.0, 0.0, -1
@@ -104,7 +106,7 @@ def _most_moved(reference, current, tested, deff: float, learnt: float) -> tuple
     return _any_of(float(p[top]), len(tested)), float(z[top]), int(tested[top])
 
 
-def _rare_moved(reference, current, tested, deff: float) -> tuple[float, float, int]:
+def _rare_moved(reference: Floats, current: Floats, tested: NDArray[np.intp], deff: float) -> tuple[float, float, int]:
     if not len(tested):
         return 1.0, 0.0, -1
     p, z = proportion_tests(reference[tested], reference.sum(), current[tested], current.sum(), deff)

@@ -256,7 +256,9 @@ def _category(
     )
 
 
-def _shared_cells(reference: CategoricalColumn, by_day: Counts, levels: list[str]):
+def _shared_cells(
+    reference: CategoricalColumn, by_day: Counts, levels: list[str]
+) -> tuple[Floats, list[str], list[str]]:
     """Current rows by day over the levels of the profile, its pooled cell, and new levels; their names; the new ones.
 
     Where the profile pooled some levels, an unlisted one may be among them, and counts there.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ml_pipeline.monitoring.drift.design_effects import ONE_SIDED_Z, Days, Floats, dispersion, student_to_normal
 from ml_pipeline.monitoring.drift.results import CorrelationTest
@@ -18,6 +19,8 @@ JOINT_ROWS = 4000
 MIN_PAIR_ROWS = 30
 SMALL_MOVE = 0.05  # of a correlation
 _TOO_ALIKE = 0.999
+
+Pair = tuple[NDArray[np.intp], NDArray[np.intp]]  # positions of the first and of the second column of each pair
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def middle_ranks(values: Floats) -> Floats:
     return ranks
 
 
-def _variance(ranks, square, correlation, pair, rows) -> Floats:
+def _variance(ranks: Floats, square: Floats, correlation: Floats, pair: Pair, rows: Floats) -> Floats:
     """Mean square of what one row adds to a correlation, as if the ranks' scale were known (Hotelling 1953)."""
     both = (square @ square.T)[pair]
     cubed = (ranks * square) @ ranks.T
@@ -103,7 +106,7 @@ def _variance(ranks, square, correlation, pair, rows) -> Floats:
     return np.where(rows > 0, value / np.maximum(rows, 1), 1.0)
 
 
-def _design_effect(ranks, correlation, pair, at, days: Days) -> float:
+def _design_effect(ranks: Floats, correlation: Floats, pair: Pair, at: NDArray[np.intp], days: Days) -> float:
     """Mean over all pairs of the variance of day sums of products over that of independent rows; at least 1."""
     if len(days.numbers) < 2 or not len(correlation):
         return 1.0
@@ -162,4 +165,4 @@ def joint_test(reference: Joint, current: Joint) -> CorrelationTest | None:
 def _fisher_variance(variance: Floats, correlation: Floats) -> Floats:
     """Of Fisher's z: what the rows showed, and no less than a normal pair would have."""
     shown = variance / np.square(1 - np.square(correlation))
-    return np.maximum(shown, 1 + np.square(correlation) / 2)
+    return np.asarray(np.maximum(shown, 1 + np.square(correlation) / 2))

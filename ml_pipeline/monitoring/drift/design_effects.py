@@ -99,7 +99,7 @@ def _variance(day_sums: Floats, weights: NDArray[np.float64]) -> Floats:
     for lag, weight in enumerate(weights[: days - 1], start=1):
         variance = variance + 2 * weight * (day_sums[..., lag:] * day_sums[..., :-lag]).sum(axis=-1)
         expected -= 2 * weight * (days - lag) / days
-    return np.maximum(variance, 0.0) * days / max(expected, 0.5)
+    return np.asarray(np.maximum(variance, 0.0) * days / max(expected, 0.5))
 
 
 class CommonDesignEffect(NamedTuple):
@@ -158,7 +158,7 @@ def block_z(day_sums: Floats, day_rows: Floats, first: NDArray[np.intp], last: N
     inside = rows[last] - rows[first]
     usable = (inside > 0) & (inside < total)
     scale = np.sqrt(np.divide(total, inside * (total - inside), out=np.zeros_like(inside), where=usable))
-    return (sums[..., last] - sums[..., first]) * scale
+    return np.asarray((sums[..., last] - sums[..., first]) * scale)
 
 
 def student_to_normal(z: Floats, freedom: Floats | float) -> Floats:

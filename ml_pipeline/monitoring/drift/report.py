@@ -28,12 +28,12 @@ from ml_pipeline.monitoring.drift.results import (
     TestResult,
     ValueTest,
 )
+from ml_pipeline.monitoring.profiles.columns import NumericColumn
 from ml_pipeline.monitoring.profiles.profile import (
     LABEL,
     PREDICTION,
     STATE_PREFIX,
     TIME_DRIVEN,
-    NumericColumn,
     Profile,
     is_judged,
     numeric_names,
@@ -235,7 +235,7 @@ def _decided(
     tests = [test for column in columns.values() for test in column.tests if test.p is not None]
     tests += [together] if together is not None else []
     if not tests:
-        return columns, together
+        return dict(columns), together
     rejected = (false_discovery_control([test.p for test in tests]) <= rate).tolist()  # Benjamini and Hochberg (1995)
     verdicts = {id(test): reject and _matters(test, beyond) for test, reject in zip(tests, rejected, strict=True)}
 

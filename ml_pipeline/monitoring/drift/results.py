@@ -52,7 +52,8 @@ class ValueTest(TestResult):
 
     def to_json(self) -> dict[str, Any]:
         found = super().to_json()
-        return found | found.pop("statistics")
+        statistics: dict[str, float] = found.pop("statistics")
+        return found | statistics
 
 
 @dataclass(frozen=True, kw_only=True)

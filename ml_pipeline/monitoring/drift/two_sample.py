@@ -25,6 +25,9 @@ _COLUMNS_AT_ONCE = 8
 _DRAWS = 192
 
 
+Counted = Floats | NDArray[np.int64]
+
+
 class ColumnTests(NamedTuple):
     """One entry a column. Effects are in standard deviations: a mean shift of 0.3 sigma has an effect near 0.3."""
 
@@ -149,15 +152,16 @@ def normal_deviate(z: Floats, skewness: Floats, kurtosis: Floats) -> Floats:
     turning = 3 / np.maximum(np.abs(skewness), 1e-9)
     inside = np.clip(z, -turning, turning)
     square = np.square(inside)
-    return (
+    deviate: Floats = (
         inside
         - skewness * (square - 1) / 6
         - kurtosis * inside * (square - 3) / 24
         + np.square(skewness) * inside * (2 * square - 5) / 36
     )
+    return deviate
 
 
-def split_moments(skewness: Floats, kurtosis: Floats, n, m) -> tuple[Floats, Floats]:
+def split_moments(skewness: Floats, kurtosis: Floats, n: Floats | float, m: Floats | float) -> tuple[Floats, Floats]:
     """Skewness and excess kurtosis of the difference of two means, from those of the scores, over all relabellings."""
     total = n + m
     share = n * m / np.square(total)
@@ -240,7 +244,7 @@ def chi_square_statistic(reference: Floats, current: Floats) -> tuple[Floats, ND
     ) - 1
 
 
-def psi_statistics(reference, current, deff) -> dict[str, Floats]:
+def psi_statistics(reference: Floats, current: Floats, deff: Floats | float) -> dict[str, Floats]:
     """Population stability index of counts (columns x cells), its 95% quantile when nothing changed, and its p-value.
 
     The index is asymptotically (1/n + 1/m) * chi2(cells - 1) (Yurdakul 2018). Each cell gets half a row more, so that
@@ -266,7 +270,7 @@ def psi_statistics(reference, current, deff) -> dict[str, Floats]:
     }
 
 
-def kolmogorov_smirnov_p(distance, n, m) -> Floats:
+def kolmogorov_smirnov_p(distance: Floats | float, n: Floats | float, m: Floats | float) -> Floats:
     """Two-sided p-value of the two-sample distance: Kolmogorov's limit with the small-sample factor of Stephens (1970).
 
     >>> round(float(kolmogorov_smirnov_p(0.2, 100, 100)), 3)
@@ -275,10 +279,17 @@ def kolmogorov_smirnov_p(distance, n, m) -> Floats:
     from scipy.special import kolmogorov
 
     root = np.sqrt(n * m / (n + m))
-    return kolmogorov((root + 0.12 + 0.11 / root) * distance)
+    return np.asarray(kolmogorov((root + 0.12 + 0.11 / root) * distance))
 
 
-def proportion_tests(hits_reference, n, hits_current, m, deff=1.0, middle=False) -> tuple[Floats, Floats]:
+def proportion_tests(
+    hits_reference: Counted,
+    n: Counted | float,
+    hits_current: Counted,
+    m: Counted | float,
+    deff: Floats | float = 1.0,
+    middle: bool = False,
+) -> tuple[Floats, Floats]:
     """Two-sided p-value and z of the difference of shares: Fisher's exact test where an expected count is below 10.
 
     A design effect divides every count (Rao and Scott's effective counts); z is the one before that. ``middle`` counts
@@ -304,15 +315,15 @@ def proportion_tests(hits_reference, n, hits_current, m, deff=1.0, middle=False)
     return p, z
 
 
-def are_few(hits, n, m, deff) -> NDArray[np.bool_]:
+def are_few(hits: Counted, n: Counted | float, m: Counted | float, deff: Floats | float) -> NDArray[np.bool_]:
     """Whether an expected count is too small for the normal limit."""
-    return np.minimum(hits, n + m - hits) * (np.minimum(n, m) / (n + m)) / deff < NORMAL_MIN_EXPECTED
+    return np.asarray(np.minimum(hits, n + m - hits) * (np.minimum(n, m) / (n + m)) / deff < NORMAL_MIN_EXPECTED)
 
 
-def _fisher_p(hits_reference, n, hits_current, m, *, middle: bool) -> Floats:
+def _fisher_p(hits_reference: Floats, n: Floats, hits_current: Floats, m: Floats, *, middle: bool) -> Floats:
     from scipy.special import gammaln
 
-    def log_choose(size, chosen):
+    def log_choose(size: Floats, chosen: Floats | NDArray[np.int_]) -> Floats:
         inside = (chosen >= 0) & (chosen <= size)
         value = gammaln(size + 1) - gammaln(np.maximum(chosen, 0) + 1) - gammaln(np.maximum(size - chosen, 0) + 1)
         return np.where(inside, value, -np.inf)
@@ -327,14 +338,14 @@ def _fisher_p(hits_reference, n, hits_current, m, *, middle: bool) -> Floats:
     chance = np.exp(log_p)
     p = np.where(log_p <= seen + 1e-7, chance, 0.0).sum(axis=1)
     tied = np.where(np.abs(log_p - seen) <= 1e-7, chance, 0.0).sum(axis=1) if middle else 0.0
-    return np.minimum(1.0, p - tied / 2)
+    return np.asarray(np.minimum(1.0, p - tied / 2))
 
 
 def normal_p(z: Floats) -> Floats:
     """Two-sided."""
     from scipy.special import erfc
 
-    return erfc(np.abs(z) / np.sqrt(2))
+    return np.asarray(erfc(np.abs(z) / np.sqrt(2)))
 
 
 def _chi_square_p(statistic: Floats, freedom: NDArray[np.intp]) -> Floats:
