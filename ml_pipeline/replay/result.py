@@ -150,11 +150,11 @@ class Replay:
             "fits": [asdict(fit) for fit in self.fits],
             "blocked": [asdict(block) for block in self.blocked],
             "rollbacks": [asdict(rollback) for rollback in self.rollbacks],
-            "days": self._days(),
+            "days": self._daily_losses(),
         }
         return {key: _plain(part) for key, part in summary.items()}
 
-    def _days(self) -> list[dict[str, Any]]:
+    def _daily_losses(self) -> list[dict[str, Any]]:
         known, sums, rows = 0, {"loss": 0.0, "baseline": 0.0, "rolling": 0.0}, []
         for day in self.days:
             known += day.outcomes
