@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ml_pipeline.lifecycle.promotion import Decision, losses
+from ml_pipeline.lifecycle.promotion import Decision, Numbers, losses
 from ml_pipeline.monitoring.metrics import Floats
 
 MIN_PAIRS = 20  # pairs that a rollback needs
@@ -26,8 +26,6 @@ ENOUGH_PAIRS = 200  # pairs that end the watch early, if the version is signific
 FALSE_ROLLBACKS = 0.01  # share of equally good versions that are rolled back over the whole watch
 EARLY_SHARES = (0.25, 0.45)  # of the error rate, for the first two tests: a bad version should go within 48 hours
 NOT_WORSE_Z = 2.326  # one-sided 99%
-
-Numbers = dict[str, float | int | str | None]
 
 
 @dataclass(frozen=True)
