@@ -1,8 +1,8 @@
-"""Correlation-only change: rank correlations of all pairs of numeric columns, and a test of their largest move.
+"""Rank correlations of all pairs of numeric columns, and a test of their largest change.
 
-Every column can keep its distribution while two of them part: a copied field that is filled by hand from now on, two
-units that no longer agree. Spearman's correlation of each pair is compared by Fisher's z (Fieller and Pearson 1961 for
-its variance), the largest of all pairs by Sidak's rule.
+The relation of two columns can change while both keep their distributions, for example if a copied field is now filled
+by hand. Spearman's correlation of each pair is compared by Fisher's z (Fieller and Pearson 1961 for its variance), and
+the largest change of all pairs is tested with Sidak's correction.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Joint:
 
     columns: tuple[str, ...]
     correlation: Floats
-    variance: Floats  # of one row's contribution; 1 for independent columns
-    rows: Floats  # complete rows of each pair
+    variance: Floats  # variance of the contribution of one row; 1 for independent columns
+    rows: Floats  # number of rows with both values
     design_effect: float
 
     def merged(self, other: Joint) -> Joint:
-        """Weighted by rows, over the columns of both."""
+        """Mean of both, weighted by rows, for the columns that both have."""
         columns = tuple(name for name in self.columns if name in other.columns)
         first, second = self._of(columns), other._of(columns)
         rows = first.rows + second.rows
@@ -96,7 +96,7 @@ def middle_ranks(values: Floats) -> Floats:
 
 
 def _variance(ranks: Floats, square: Floats, correlation: Floats, pair: Pair, rows: Floats) -> Floats:
-    """Mean square of what one row adds to a correlation, as if the ranks' scale were known (Hotelling 1953)."""
+    """Variance of one row's contribution to each correlation, for a known scale of the ranks (Hotelling 1953)."""
     both = (square @ square.T)[pair]
     cubed = (ranks * square) @ ranks.T
     odd = (cubed + cubed.T)[pair]
@@ -107,7 +107,7 @@ def _variance(ranks: Floats, square: Floats, correlation: Floats, pair: Pair, ro
 
 
 def _design_effect(ranks: Floats, correlation: Floats, pair: Pair, at: NDArray[np.intp], days: Days) -> float:
-    """Mean over all pairs of the variance of day sums of products over that of independent rows; at least 1."""
+    """Variance of the day sums of products, divided by that of independent rows; mean of all pairs, at least 1."""
     if len(days.numbers) < 2 or not len(correlation):
         return 1.0
     at = np.unique(at[at < ranks.shape[1]])
@@ -121,10 +121,10 @@ def _design_effect(ranks: Floats, correlation: Floats, pair: Pair, at: NDArray[n
 
 
 def joint_test(reference: Joint, current: Joint) -> CorrelationTest | None:
-    """The pair whose correlation moved most; None where no pair has enough rows on both sides.
+    """Test the pair whose correlation changed most; None if no pair has enough rows on both sides.
 
-    The p-value is that of the largest move of Fisher's z among all pairs. A pair that moved by less than ``SMALL_MOVE``
-    is named only where no other moved: from .99 to .96 is far in z, and next to nothing.
+    The p-value is that of the largest change of Fisher's z of all pairs. A pair whose correlation changed by less than
+    ``SMALL_MOVE`` is used only if no pair changed more: from 0.99 to 0.96 is a large change of z, but irrelevant.
     """
     from scipy.special import erfc
 
@@ -163,6 +163,6 @@ def joint_test(reference: Joint, current: Joint) -> CorrelationTest | None:
 
 
 def _fisher_variance(variance: Floats, correlation: Floats) -> Floats:
-    """Of Fisher's z: what the rows showed, and no less than a normal pair would have."""
+    """Variance of Fisher's z per row: as observed, but at least that of a normal distribution."""
     shown = variance / np.square(1 - np.square(correlation))
     return np.asarray(np.maximum(shown, 1 + np.square(correlation) / 2))
