@@ -60,7 +60,8 @@ def daily_summary(
     if spec.task == "regression" and spec.label.above is not None and spec.label.above >= 0:
         value = np.log1p(np.maximum(value, 0))
     values = pd.Series(value, index=predictions.index)[np.isfinite(value)]
-    grouped = values.groupby(_day(predictions["predicted_at"]).loc[values.index]).agg(["count", "mean", "var"])
+    day = predictions["predicted_at"].dt.tz_convert("UTC").dt.tz_localize(None).dt.normalize()
+    grouped = values.groupby(day.loc[values.index]).agg(["count", "mean", "var"])
     of_predictions = grouped.set_axis(["predictions", "prediction_mean", "prediction_variance"], axis=1).reindex(days)
     counted = of_predictions.fillna({"predictions": 0}).astype({"predictions": "int64"})
     joined: pd.DataFrame = pd.concat([summary, counted], axis=1)
@@ -154,11 +155,6 @@ def _places(summary: pd.DataFrame, days: pd.DatetimeIndex) -> list[int]:
         absent = days[places < 0][0].date()
         raise ValueError(f"the summary lacks the day {absent}. Summarise the days up to it")
     return [int(place) for place in places]
-
-
-def _day(times: pd.Series) -> pd.Series:
-    days: pd.Series = times.dt.tz_convert("UTC").dt.tz_localize(None).dt.normalize()
-    return days
 
 
 @dataclass(frozen=True)
@@ -258,7 +254,8 @@ def _usual_share(sizes: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np
     """Mean share of missing values and their correlation within a day, per column."""
     size = sizes[:, None]
     pooled = (missing.sum(axis=0) + 0.5) / (sizes.sum() + 1)
-    roots = 2 * np.sqrt(size) * (_arcsine(missing, size) - np.arcsin(np.sqrt(pooled)))
+    arcsine = np.arcsin(np.sqrt((missing + 0.375) / (size + 0.75)))
+    roots = 2 * np.sqrt(size) * (arcsine - np.arcsin(np.sqrt(pooled)))
     limit = OUTLIER * np.maximum(1.4826 * np.median(np.abs(roots), axis=0), 1)
     usual = np.abs(roots - np.median(roots, axis=0)) <= limit
     n, k = np.where(usual, size, 0.0), np.where(usual, missing, 0.0)
@@ -271,10 +268,6 @@ def _usual_share(sizes: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np
     correlation = np.clip((squares - total * variance) / np.maximum(pairs * variance, 1e-300), 0.0, 0.9)
     design = 1 + np.maximum(pairs / np.maximum(total, 1), 0) * correlation
     return share, np.minimum(correlation + 1 / (total / design + 1), 0.99)
-
-
-def _arcsine(count: np.ndarray, size: np.ndarray) -> np.ndarray:
-    return np.arcsin(np.sqrt((count + 0.375) / (size + 0.75)))
 
 
 def _beta_binomial_tail(seen: np.ndarray, rows: int, share: np.ndarray, correlation: np.ndarray) -> np.ndarray:
@@ -299,7 +292,8 @@ def _prediction_mean(days: _Days, place: int) -> Anomaly | None:
     if len(past) < MIN_DAYS_WITH_ROWS or number < MIN_PREDICTIONS:
         return None
     sizes, means = days.predictions[past], days.mean[past]
-    within = _within_variance(sizes, days.variance[past])
+    variances = np.where(sizes > 1, days.variance[past], 0.0)
+    within = float(((sizes - 1) * variances).sum() / max((sizes - 1).sum(), 1.0))
     middle = float(np.median(means))
     scale = np.maximum(1.4826 * float(np.median(np.abs(means - middle))), np.sqrt(within / sizes))
     usual = np.abs(means - middle) <= OUTLIER * scale
@@ -315,11 +309,6 @@ def _prediction_mean(days: _Days, place: int) -> Anomaly | None:
         f"(scale of the target; p = {score:.2g})"
     )
     return Anomaly("prediction_mean", None, days.iso[place], score, reason, [])
-
-
-def _within_variance(sizes: np.ndarray, variances: np.ndarray) -> float:
-    several = sizes > 1
-    return float(((sizes - 1) * np.where(several, variances, 0.0)).sum() / max((sizes - 1).sum(), 1.0))
 
 
 def _between_variance(sizes: np.ndarray, means: np.ndarray, within: float) -> float:
