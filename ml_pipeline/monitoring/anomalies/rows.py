@@ -159,7 +159,14 @@ def unusual_inputs(spec: ModelSpec, reference: pd.DataFrame, rows: pd.DataFrame,
     p_value = (1 + len(calibration) - np.searchsorted(calibration, score)) / (len(calibration) + 1)
     found = np.flatnonzero(p_value <= rate)
     found = found[np.argsort(-score[found], kind="stable")]
-    anomalies = [_input_anomaly(inputs, rows, at, surprise[at], float(p_value[at])) for at in found[:AT_MOST]]
+    anomalies = []
+    for at in found[:AT_MOST]:
+        largest = np.argsort(-surprise[at], kind="stable")[:NAMED_COLUMNS]
+        order = [int(place) for place in largest if surprise[at][place] > 0]
+        parts = "; ".join(_describe_value(inputs, rows, at, place) for place in order)
+        entity, p = str(rows["entity_id"].iloc[at]), float(p_value[at])
+        names = [inputs.names[place] for place in order]
+        anomalies.append(Anomaly("input", entity, None, p, f"{parts} (p = {p:.2g})", names))
     return Anomalies(anomalies, len(found), len(rows), rate, note)
 
 
@@ -279,28 +286,20 @@ class _Inputs:
 
     def surprise(self) -> np.ndarray:
         """Surprise of the new rows, float64 (rows x columns), numeric columns first."""
-        every = np.arange(self._size)
-        starts = range(0, self._new_size, CHUNK)
-        chunks = [np.arange(start, min(start + CHUNK, self._new_size)) for start in starts]
+        every, size = np.arange(len(self.numbers)), len(self.new_numbers)
+        chunks = [np.arange(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
         return np.vstack([self._scored(every, self.new_numbers, self.new_codes, chunk) for chunk in chunks])
 
     def calibration(self) -> np.ndarray:
         """Scores of the newer reference rows; each block is scored by the rows before it."""
-        edges = np.linspace(math.floor(self._size * OLDEST), self._size, BLOCKS + 1).astype(int)
+        size = len(self.numbers)
+        edges = np.linspace(math.floor(size * OLDEST), size, BLOCKS + 1).astype(int)
         return np.concatenate(
             [
                 _row_score(self._scored(np.arange(start), self.numbers, self.codes, np.arange(start, end)))
                 for start, end in pairwise(edges)
             ]
         )
-
-    @property
-    def _size(self) -> int:
-        return len(self.numbers)
-
-    @property
-    def _new_size(self) -> int:
-        return len(self.new_numbers)
 
     def _scored(self, known: np.ndarray, numbers: np.ndarray, codes: list[np.ndarray], at: np.ndarray) -> np.ndarray:
         """Surprise of the rows at positions ``at``, given the reference rows ``known``."""
@@ -377,13 +376,6 @@ def _row_score(surprise: np.ndarray) -> np.ndarray:
     if surprise.shape[1] <= NAMED_COLUMNS:
         return np.asarray(surprise.sum(axis=1))
     return np.asarray(np.partition(surprise, -NAMED_COLUMNS, axis=1)[:, -NAMED_COLUMNS:].sum(axis=1))
-
-
-def _input_anomaly(inputs: _Inputs, rows: pd.DataFrame, at: int, surprise: np.ndarray, p_value: float) -> Anomaly:
-    order = [int(place) for place in np.argsort(-surprise, kind="stable")[:NAMED_COLUMNS] if surprise[place] > 0]
-    parts = "; ".join(_describe_value(inputs, rows, at, place) for place in order)
-    names = [inputs.names[place] for place in order]
-    return Anomaly("input", str(rows["entity_id"].iloc[at]), None, p_value, f"{parts} (p = {p_value:.2g})", names)
 
 
 def _describe_value(inputs: _Inputs, rows: pd.DataFrame, at: int, place: int) -> str:

@@ -80,7 +80,9 @@ def degradation(spec: ModelSpec, scored: pd.DataFrame, day: date, *, serving_sin
         min_outcomes=monitoring.degradation_min_outcomes,
         first=first,
     )
-    current = _current(days, day, monitoring)
+    start = int(np.searchsorted(days, np.datetime64(day, "D") - np.timedelta64(monitoring.current - 1, "D")))
+    # The current window is extended back if it has too few outcomes.
+    current = max(min(start, len(days) - monitoring.degradation_min_outcomes), 0)
     split = int(np.searchsorted(days, np.datetime64(found.since or day, "D")))
     lacking = _lacking(known, recent, found, day, monitoring)
     changed = found.alarm and not lacking and _still_risen(loss, split, current, monitoring)
@@ -132,12 +134,6 @@ def _history(
         reach = pd.Timedelta(days=monitoring.backtest_reach_days)
         known = known[known["label_time"] - known["event_time"] <= reach]
     return known, serving_since
-
-
-def _current(days: np.ndarray, day: date, monitoring: Monitoring) -> int:
-    """Position of the first outcome of the current window, which is extended back if it has too few outcomes."""
-    start = int(np.searchsorted(days, np.datetime64(day, "D") - np.timedelta64(monitoring.current - 1, "D")))
-    return max(min(start, len(days) - monitoring.degradation_min_outcomes), 0)
 
 
 def _still_risen(loss: Floats, split: int, current: int, monitoring: Monitoring) -> bool:

@@ -110,7 +110,10 @@ class Profile:
             "history": self.history.astype(np.float32),
         }
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **_smallest(arrays))
+        counts = arrays["counts"]
+        smallest = np.min_scalar_type(int(counts.max())) if len(counts) else np.dtype(np.uint8)
+        arrays["counts"] = counts.astype(smallest)
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
 
     @classmethod
@@ -315,13 +318,6 @@ class _Writer:
 
 def _scalars(design_effect: DesignEffect) -> list[float]:
     return [float(design_effect.days.days), float(design_effect.blocks), len(design_effect.block_variance)]
-
-
-def _smallest(arrays: Arrays) -> Arrays:
-    """The arrays with integer counts in the smallest sufficient dtype."""
-    counts = arrays["counts"]
-    kind = np.min_scalar_type(int(counts.max())) if len(counts) else np.dtype(np.uint8)
-    return arrays | {"counts": counts.astype(kind)}
 
 
 class _Reader:
