@@ -25,7 +25,7 @@ from benchmarks.common import (
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.specs import ModelSpec, load_specs
 from ml_pipeline.training.intervals.conformal import NEAR
-from ml_pipeline.training.intervals.online import Predictions, lived_intervals, waiting_unit
+from ml_pipeline.training.intervals.online import Predictions, live_intervals, waiting_unit
 from ml_pipeline.training.selection.model_selection import select_model
 from ml_pipeline.training.splits import Split, time_split
 from ml_pipeline.training.train import refit, train_on_split, with_interval
@@ -84,7 +84,7 @@ def coverages(spec: ModelSpec, frame: pd.DataFrame, matured: pd.DataFrame, split
     value, lower, upper = (predicted[name].to_numpy() for name in ("value", "lower", "upper"))
     label = come["label"].to_numpy()
     made = Predictions(value, lower, upper, event_time, label_time, label, is_new)
-    ends = lived_intervals(version, made, spec.training.interval, waiting_unit(spec))
+    ends = live_intervals(version, made, spec.training.interval, waiting_unit(spec))
     judged = is_new & ~np.isnan(label)
     found: dict[str, float] = {}
     for name, (low, high) in (("", ends), ("fixed_", (lower, upper))):

@@ -134,7 +134,7 @@ def every_batch(ready: Learner, trainings: int) -> Policy:
 def figures(done: Replay, policy: str) -> dict[str, Any]:
     return {
         "loss": done.mean_loss(),
-        "constant": done.mean_loss("constant"),
+        "baseline": done.mean_loss("baseline"),
         "rolling": done.mean_loss("rolling"),
         "outcomes": done.outcomes,
         "trainings": done.trainings,
@@ -180,14 +180,14 @@ def by_policy(sources: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         members = [
             row["policies"] for row in sources.values() if row["group"] == group and row["policies"][WEEKLY]["loss"]
         ]
-        for policy in (*POLICIES, "every_batch", "constant", "rolling"):
-            constant = policy in ("constant", "rolling")
-            found = [member for member in members if constant or policy in member]
+        for policy in (*POLICIES, "every_batch", "baseline", "rolling"):
+            without_model = policy in ("baseline", "rolling")
+            found = [member for member in members if without_model or policy in member]
             if not found:
                 continue
-            losses = [member[PRODUCT][policy] if constant else member[policy]["loss"] for member in found]
+            losses = [member[PRODUCT][policy] if without_model else member[policy]["loss"] for member in found]
             ratios = [loss / member[WEEKLY]["loss"] for loss, member in zip(losses, found, strict=True)]
-            own = [] if constant else [member[policy] for member in found]
+            own = [] if without_model else [member[policy] for member in found]
             rows.append(
                 {
                     "group": group,
@@ -235,7 +235,7 @@ def table(sources: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         line: dict[str, Any] = {"source": name, "days": row["days"], "outcomes": found[PRODUCT]["outcomes"]}
         for policy in (*POLICIES, "every_batch"):
             line[policy] = found[policy]["loss"] if policy in found else None
-        line |= {"constant": found[PRODUCT]["constant"], "rolling": found[PRODUCT]["rolling"]}
+        line |= {"baseline": found[PRODUCT]["baseline"], "rolling": found[PRODUCT]["rolling"]}
         line |= {"n weekly": found[WEEKLY]["trainings"], "n drift": found["drift_only"]["trainings"]}
         line |= {"n product": found[PRODUCT]["trainings"], "updates": found[PRODUCT]["updates"]}
         rows.append(line | {"alerts": found[PRODUCT]["alerts"]})

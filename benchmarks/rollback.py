@@ -20,7 +20,7 @@ import pandas as pd
 from benchmarks.common import parse_arguments, print_result, print_table
 from ml_pipeline.demo.simulator import Organisation, simulate
 from ml_pipeline.features.point_in_time import build
-from ml_pipeline.lifecycle.rollback import Pairs, watch
+from ml_pipeline.lifecycle.rollback import Activation, Pairs, watch
 from ml_pipeline.monitoring.performance import degradation
 from ml_pipeline.specs import load_specs
 from ml_pipeline.stats import losses
@@ -141,7 +141,7 @@ def watched(shape: Shape, make: Callable[[Shape, np.random.Generator], Any], hou
     ours, theirs = make(entities, rng)
     pairs = pairs_at_a_pace(entities.losses(ours), entities.losses(theirs), rng)
     now = ACTIVATED + timedelta(hours=hours)
-    return watch(pairs, task=shape.task, version=2, previous=1, activated_at=ACTIVATED, now=now).verdict
+    return watch(pairs, Activation(2, 1, ACTIVATED, shape.task), now=now).verdict
 
 
 def distorted(distort: Distort, size: float, entities: Shape, rng: np.random.Generator) -> Any:

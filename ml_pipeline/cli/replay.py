@@ -137,7 +137,7 @@ def _summary(tenant: str, replays: Sequence[Replay]) -> Any:
         table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for replay in replays:
         counts = (replay.trainings, replay.updates, replay.promotions, len(replay.alerts), replay.outcomes)
-        means = (replay.mean_loss(), replay.mean_loss("constant"), replay.mean_loss("rolling"))
+        means = (replay.mean_loss(), replay.mean_loss("baseline"), replay.mean_loss("rolling"))
         cells = [str(count) for count in counts] + ["" if mean is None else f"{mean:.4g}" for mean in means]
         table.add_row(replay.policy, *cells)
     return table

@@ -59,7 +59,9 @@ def build(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
     ValueError
         If ``as_of`` has no time zone.
     """
-    moment = _moment(as_of)
+    if as_of.tzinfo is None:
+        raise ValueError(f"as_of is {as_of.isoformat()}, a time without a zone. Give it in UTC")
+    moment = pd.Timestamp(as_of).as_unit("us").value // 1000
     entities, event_time, entity_id = _entities(spec, _typed(spec, rows), moment)
     outcomes, label_time, value = _outcomes(spec, entities, event_time)
     visible = ~np.isnan(value) & (label_time <= moment)
@@ -129,12 +131,6 @@ def repeated_rows(spec: ModelSpec, rows: pd.DataFrame, as_of: datetime) -> int:
             "identifies an entity as source.entity, or read a view with one row per entity"
         )
     return repeated
-
-
-def _moment(as_of: datetime) -> int:
-    if as_of.tzinfo is None:
-        raise ValueError(f"as_of is {as_of.isoformat()}, a time without a zone. Give it in UTC")
-    return pd.Timestamp(as_of).as_unit("us").value // 1000
 
 
 def _typed(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:

@@ -192,11 +192,11 @@ def _rank_correlation(columns: np.ndarray) -> np.ndarray:
     ranks -= ranks.mean(axis=0)
     length = np.sqrt((ranks**2).sum(axis=0))
     ranks /= np.where(length > 0, length, 1)
-    return np.abs(ranks.T @ ranks)
+    return np.asarray(np.abs(ranks.T @ ranks))
 
 
 def _filled(matrix: np.ndarray) -> np.ndarray:
     """Matrix with missing values replaced by the column's median, or by 0 in a column without values."""
     from sklearn.impute import SimpleImputer
 
-    return SimpleImputer(strategy="median", keep_empty_features=True).fit_transform(matrix)
+    return np.asarray(SimpleImputer(strategy="median", keep_empty_features=True).fit_transform(matrix))

@@ -1,4 +1,4 @@
-"""Whether a new version may serve: it must beat the baseline, and the champion on the same entities."""
+"""Promotion: a new version must beat the baseline, and must not be worse than the champion on the same entities."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-MIN_PAIRS = 30  # from which on a gain that is not negative is enough
-SIGNIFICANT_PAIRS = 10  # from which on, of fewer or of the recent pairs alone, a gain counts where it is significant
+MIN_PAIRS = 30  # with so many pairs, a gain must only not be negative
+SIGNIFICANT_PAIRS = 10  # with so many pairs, or so many recent ones, a significant gain counts
 CONFIDENCE = 0.95  # of the two-sided interval of the gain
-RESAMPLES = 2000
-MIN_BLOCKS = 10  # days from which on they are drawn whole; from fewer, single entities
+RESAMPLES = 2000  # of the bootstrap
+MIN_BLOCKS = 10  # the bootstrap resamples whole days if there are so many, else single entities
+
+Numbers = dict[str, float | int | str | None]
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,12 @@ class Decision:
 
     verdict: str
     reason: str
-    numbers: dict[str, float | int | str | None] = field(default_factory=dict)
+    numbers: Numbers = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class BusinessValue:
-    """What a challenger and the baseline reach in a business metric on the test part; ``None`` has no value there."""
+    """Value of a business metric on the test part for a challenger and the baseline; None if it is undefined."""
 
     name: str
     title: str
@@ -37,15 +39,16 @@ class BusinessValue:
 
     @property
     def reached(self) -> bool:
+        """Whether the value reaches the gate; True without a gate."""
         if self.gate is None:
             return True
         if self.value is None:
             return False
         return self.value >= self.gate if self.better == "higher" else self.value <= self.gate
 
-    def numbers(self) -> dict[str, float | int | str | None]:
+    def numbers(self) -> Numbers:
         key = f"business_{self.name}"
-        numbers: dict[str, float | int | str | None] = {key: self.value, f"{key}_baseline": self.baseline_value}
+        numbers: Numbers = {key: self.value, f"{key}_baseline": self.baseline_value}
         return numbers if self.gate is None else numbers | {f"{key}_gate": self.gate}
 
     def sentence(self) -> str:
@@ -56,14 +59,31 @@ class BusinessValue:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a challenger when it is judged.
+    """Results of a challenger, of the champion and of the baseline, from which the promotion is decided.
 
-    ``losses`` and ``champion_losses`` are per entity, for the same entities in the same order, each predicted by a fit
-    that had not seen its outcome. Both are empty where there is no champion. ``label_times`` (datetime64, UTC) say when
-    the outcomes were known, and ``changed_at`` when the outcomes began to be others, where a degradation was found: the
-    outcomes since then are what the challenger is for, and are looked at apart. ``baseline_losses`` are those of the
-    baseline on the same entities, by which a champion can be shown to be worse than no model at all. ``business`` are
-    the business metrics of the specification.
+    Parameters
+    ----------
+    metric : str
+        Name of the headline metric.
+    value, baseline_value : float
+        The metric of the challenger and of the baseline on the test part.
+    min_skill : float
+        Skill that a promotion needs.
+    candidate_is_baseline : bool
+        Whether model selection selected the baseline.
+    losses, champion_losses : array of shape (entities,)
+        Loss per entity, for the same entities in the same order, predicted by fits that did not know the outcome. Both
+        are empty without a champion.
+    champion : int or None
+        Number of the champion.
+    label_times : array of datetime64 of shape (entities,), optional
+        When the outcomes were known (UTC).
+    changed_at : datetime64 or None
+        When the outcomes changed, if a degradation was found. Outcomes since then are also compared separately.
+    baseline_losses : array of shape (entities,), optional
+        Losses of the baseline on the same entities, to find out whether the champion is worse than the baseline.
+    business : tuple of BusinessValue
+        Business metrics of the specification.
     """
 
     metric: str
@@ -86,21 +106,33 @@ FALL_BACK = "fall_back"
 def judge(evidence: Evidence) -> Decision:
     """Promote a challenger, reject it, or fall back to the baseline.
 
-    Against the baseline: skill ``1 - value / baseline_value`` on the test part must exceed ``min_skill``. Against the
-    champion: the mean of the paired loss differences must not be negative. With fewer than 30 common entities it must
-    be significant: its 95% interval, by a bootstrap of whole days, lies above 0. Where one of the two is significantly
-    better on the outcomes since ``changed_at`` alone, these overrule the older ones. With fewer than 10 common
-    entities nothing can be said and the champion stays.
+    - Baseline: the skill ``1 - value / baseline_value`` on the test part must exceed ``min_skill``.
+    - Champion: the gain (mean loss of the champion minus that of the challenger on the same entities) must not be
+      negative. With fewer than 30 common entities it must be significant: its 95% interval, from a bootstrap of whole
+      days, lies above 0. With fewer than 10, the champion stays.
+    - Change of the outcomes: if one of the two is significantly better on the outcomes since ``changed_at`` alone,
+      these decide.
+    - Fallback: if the challenger does not beat the baseline, and the champion is significantly worse than the baseline
+      on the same entities (only those since ``changed_at``, if it is given), the baseline serves instead.
+    - Business metrics: a challenger that misses a gate is rejected.
 
-    A challenger that does not beat the baseline is not promoted. Where the champion is significantly worse than the
-    baseline on the same entities (those since ``changed_at`` alone, if that is given), the baseline serves instead.
+    Parameters
+    ----------
+    evidence : Evidence
+        Results of the challenger, of the champion and of the baseline.
 
-    A challenger that would be promoted is rejected where it does not reach the gate of a business metric.
+    Returns
+    -------
+    Decision
+        ``promote``, ``reject`` or ``fall_back``, with the reason and the numbers.
 
     >>> judge(Evidence("mae", 2.1, 2.0, 0.0, False, np.array([]), np.array([]))).reason
     'baseline_not_beaten: mae 2.1 against 2 of the baseline (skill -5.0%, needed more than 0.0%)'
     """
-    decision = _by_loss(evidence)
+    decision = _against_baseline(evidence)
+    if evidence.champion is not None:
+        against_champion = _champion_against_baseline if decision.verdict == "reject" else _against_champion
+        decision = against_champion(evidence, decision)
     for metric in evidence.business:
         decision = replace(decision, numbers=decision.numbers | metric.numbers())
     missed = [metric.sentence() for metric in evidence.business if not metric.reached]
@@ -109,18 +141,9 @@ def judge(evidence: Evidence) -> Decision:
     return replace(decision, verdict="reject", reason=f"gate_not_reached: {'; '.join(missed)}; {decision.reason}")
 
 
-def _by_loss(evidence: Evidence) -> Decision:
-    baseline = _against_baseline(evidence)
-    if evidence.champion is None:
-        return baseline
-    if baseline.verdict == "reject":
-        return _champion_against_baseline(evidence, baseline)
-    return _against_champion(evidence, baseline)
-
-
 def _against_baseline(evidence: Evidence) -> Decision:
     skill = relative_gain(evidence.value, evidence.baseline_value)
-    numbers: dict[str, float | int | str | None] = {
+    numbers: Numbers = {
         "metric": evidence.metric,
         "value": evidence.value,
         "baseline_value": evidence.baseline_value,
@@ -137,7 +160,7 @@ def _against_baseline(evidence: Evidence) -> Decision:
 
 
 def _champion_against_baseline(evidence: Evidence, rejected: Decision) -> Decision:
-    """Whether the baseline, which the challenger did not beat, is significantly better than the champion."""
+    """Fall back if the baseline, which the challenger did not beat, is significantly better than the champion."""
     if evidence.baseline_losses is None:
         return rejected
     baseline = replace(evidence, losses=evidence.baseline_losses)
@@ -148,7 +171,7 @@ def _champion_against_baseline(evidence: Evidence, rejected: Decision) -> Decisi
     since = "" if evidence.changed_at is None else f" whose outcome was known since {evidence.changed_at}"
     sentence = f"the baseline has {pairs.sentence(f'champion version {evidence.champion}')}{since}"
     reason = f"champion_worse_than_baseline: {sentence}; the challenger is no better: {rejected.reason}"
-    numbers = rejected.numbers | {"champion": evidence.champion} | pairs.numbers("constant_")
+    numbers = rejected.numbers | {"champion": evidence.champion} | pairs.numbers("baseline_")
     return Decision(FALL_BACK, reason, numbers)
 
 
@@ -179,7 +202,7 @@ def _against_champion(evidence: Evidence, baseline: Decision) -> Decision:
 
 
 class _Paired(NamedTuple):
-    """Mean losses on common entities, and the interval of their difference (champion less challenger)."""
+    """Mean losses on common entities, and the interval of the gain (champion minus challenger)."""
 
     pairs: int
     mean: float
@@ -192,8 +215,8 @@ class _Paired(NamedTuple):
     def significant(self) -> bool:
         return self.pairs >= SIGNIFICANT_PAIRS and self.lower > 0
 
-    def numbers(self, prefix: str) -> dict[str, float | int | str | None]:
-        known: dict[str, float | int | str | None] = {f"{prefix}pairs": self.pairs}
+    def numbers(self, prefix: str) -> Numbers:
+        known: Numbers = {f"{prefix}pairs": self.pairs}
         if self.pairs:
             known |= {f"{prefix}mean_loss": self.mean, f"{prefix}champion_mean_loss": self.champion_mean}
             known |= {f"{prefix}gain": self.gain}
@@ -227,10 +250,21 @@ def _since_change(evidence: Evidence) -> np.ndarray:
 def mean_interval(
     values: np.ndarray, blocks: np.ndarray | None = None, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Two-sided interval of the mean, by a bootstrap of whole blocks (Kunsch 1989), studentized (Hall 1988).
+    """Two-sided confidence interval of the mean: studentized bootstrap (Hall 1988) of whole blocks (Kunsch 1989).
 
-    ``blocks`` names the block of each value, such as its day; with fewer than ten blocks, or without them, each value
-    is one. The draws are the same for the same values, whatever their order. Of one value the interval is infinite.
+    The same values give the same interval in any order. For a single value the interval is infinite.
+
+    Parameters
+    ----------
+    values : array of shape (rows,)
+    blocks : array of shape (rows,), optional
+        Block of each value, such as its day. With fewer than ten blocks, or without them, each value is a block.
+    confidence : float
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end.
 
     >>> [round(end, 2) for end in mean_interval(np.tile([1.0, 3.0], 20))]
     [1.69, 2.31]
@@ -258,7 +292,7 @@ def mean_interval(
 
 
 def relative_gain(value: float, baseline_value: float) -> float:
-    """``1 - value / baseline_value``; 0 where the baseline makes no error and neither does the model.
+    """Skill ``1 - value / baseline_value``; if ``baseline_value`` is 0: 0 for a ``value`` of 0, else minus infinity.
 
     >>> relative_gain(1.5, 2.0)
     0.25

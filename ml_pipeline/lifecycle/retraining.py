@@ -1,4 +1,4 @@
-"""Whether to retrain a tenant's model: a pure function from what is known to a decision with all its reasons."""
+"""Retraining decision: a pure function from the state of a tenant's model and a policy to a decision with reasons."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RetrainingDecision:
-    """Retrain now, blocked although there is a trigger, or no trigger; the numbers can go into JSON as they are.
+    """Result of :func:`decide`: retrain now, blocked by safeguards, or no trigger. All ``numbers`` are JSON values.
 
-    ``action`` is ``train`` or, for new labels alone, ``update``: more trees on the champion, a warm start.
+    ``action`` is ``train``, or ``update`` for the trigger ``volume``: a warm start that adds trees to the champion.
     """
 
     verdict: Literal["retrain", "blocked", "none"]
@@ -58,11 +58,13 @@ class RetrainingDecision:
 
     @property
     def blocked_by(self) -> tuple[str, ...]:
-        """Names of the safeguards that block it."""
+        """Names of the safeguards that block the retraining."""
         return tuple(guard.name for guard in self.safeguards if guard.blocks)
 
 
 class _Occasion(NamedTuple):
+    """A trigger that applies, with the sentence that explains it."""
+
     trigger: AnyTrigger
     action: Action
     severity: Severity | None
@@ -70,12 +72,25 @@ class _Occasion(NamedTuple):
 
 
 def decide(state: State, policy: Policy) -> RetrainingDecision:
-    """What ``policy`` does in ``state``.
+    """Decide whether ``policy`` retrains in ``state``.
 
-    Triggers in their order of urgency: a person's request, degradation, drift, schedule, volume. The first whose
-    safeguards all pass, or are overridden, retrains; where none does, the most urgent is blocked. A report older than
-    the newest fit is no trigger: the fit was the answer to it. Nor is one of the future, when the clock went back.
-    Whoever decides for many tenants at once adds each ``retrain`` to ``fleet_trainings`` of the next.
+    The triggers, in order of urgency, are a person's request, degradation, drift, schedule and volume. The first one
+    whose safeguards all pass or are overridden starts the retraining. If there is none, the most urgent trigger is
+    blocked. A report is a trigger only if it is newer than the last fit, which already used its data, and not dated
+    after now (the clock may have been set back).
+
+    Parameters
+    ----------
+    state : State
+        What is known about the tenant and the model. Who decides for many tenants at once must count each ``retrain``
+        in ``fleet_trainings`` of the next state.
+    policy : Policy
+        Triggers, schedule and limits.
+
+    Returns
+    -------
+    RetrainingDecision
+        Verdict, trigger, safeguards, the reason as text, and the numbers.
 
     >>> from datetime import datetime, timezone
     >>> now = datetime(2026, 3, 1, tzinfo=timezone.utc)
@@ -85,15 +100,15 @@ def decide(state: State, policy: Policy) -> RetrainingDecision:
     'Blocked: schedule. There is no version yet. Blocked by samples: 40 of 100 matured labels.'
     """
     occasions = list(_occasions(state, policy))
-    decisions = [_decided(state, policy, occasion) for occasion in occasions]
+    decisions = [_decide(state, policy, occasion) for occasion in occasions]
     if not decisions:
         numbers = _numbers(state, policy, (), [])
-        return RetrainingDecision("none", None, None, None, (), _nothing(state, policy), numbers)
+        return RetrainingDecision("none", None, None, None, (), _reason_without_trigger(state, policy), numbers)
     return next((decision for decision in decisions if decision.verdict == "retrain"), decisions[0])
 
 
 def calls_for_decision(state: CollectedState, policy: Policy) -> bool:
-    """Whether there is a trigger. The calendar alone is not one where automatic retraining is off."""
+    """Whether there is a trigger. Schedule and volume do not count if automatic retraining is off."""
     most_urgent = next(_occasions(state, policy), None)
     return most_urgent is not None and (all(state.flags) or most_urgent.trigger not in ("schedule", "volume"))
 
@@ -125,7 +140,7 @@ def _drift(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
     found = state.drift
     if found is None or found.status != "drift" or not _is_news(state, policy, found.day):
         return
-    if not found.alert and found.severity is None:  # a column or two among many, as in most weeks of a real tenant
+    if not found.alert and found.severity is None:  # one or two of many columns, as in most weeks of a real tenant
         return
     score = "" if found.score is None else f" with a score of {found.score:.2f}"
     sentence = f"Drift on {found.day}{score}" + (f": {found.reason}" if found.reason else "")
@@ -133,7 +148,7 @@ def _drift(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
 
 
 def _is_news(state: CollectedState, policy: Policy, day: date) -> bool:
-    """Whether a report is of the past, not too old, and younger than the newest fit."""
+    """Whether a report is not dated after now, not too old, and newer than the last fit."""
     end = datetime.combine(day, time(), UTC) + DAY
     past = datetime.combine(day, time(), UTC) <= state.now
     young = state.now - end <= timedelta(days=policy.report_days)
@@ -149,24 +164,24 @@ def _schedule(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
     interval = adaptive_cadence(state, policy)
     days = state.days_since(state.last_training.at)
     if days >= interval.days and state.new_labels_since_training >= interval.samples:
-        new = f"{state.new_labels_since_training} new labels (waits for {interval.samples})"
-        sentence = f"{days:.1f} days since the last training, due every {interval.days:g} ({interval.why}), {new}."
+        new = f"{state.new_labels_since_training} new labels (needed {interval.samples})"
+        sentence = f"{days:.1f} days since the last training (due after {interval.days:g}: {interval.why}), {new}."
         yield _Occasion("schedule", "train", None, sentence)
 
 
 def _volume(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
-    """An update goes on with a model that still fits: not with one that degrades, nor after a rejected update."""
+    """Warm-start update on many new labels; not for a degraded model, and not after a rejected update."""
     found, fit = state.degradation, state.last_fit
     degrading = found is not None and found.severity is not None
-    consecutive_rejections = fit is not None and fit.action == "update" and not fit.promoted
-    if state.champion is None or state.updates_left == 0 or degrading or consecutive_rejections:
+    rejected = fit is not None and fit.action == "update" and not fit.promoted
+    if state.champion is None or state.updates_left == 0 or degrading or rejected:
         return
     if state.new_labels >= policy.update_labels:
-        labels = f"{state.new_labels} labels are new since the last fit, an update comes at {policy.update_labels}"
-        yield _Occasion("volume", "update", None, f"{labels}.")
+        sentence = f"{state.new_labels} new labels since the last fit (an update needs {policy.update_labels})."
+        yield _Occasion("volume", "update", None, sentence)
 
 
-def _decided(state: State, policy: Policy, occasion: _Occasion) -> RetrainingDecision:
+def _decide(state: State, policy: Policy, occasion: _Occasion) -> RetrainingDecision:
     guards = check(state, policy, occasion.trigger, occasion.severity)
     blocking = [guard for guard in guards if guard.blocks]
     what = f"{occasion.trigger} {occasion.severity}" if occasion.severity else occasion.trigger
@@ -175,20 +190,17 @@ def _decided(state: State, policy: Policy, occasion: _Occasion) -> RetrainingDec
         blockers = "; ".join(f"{guard.name}: {guard.sentence}" for guard in blocking)
         reason = f"Blocked: {what}. {occasion.sentence} Blocked by {blockers}."
         return RetrainingDecision("blocked", None, occasion.trigger, occasion.severity, guards, reason, numbers)
+    overridden = [guard for guard in guards if guard.overridden]
+    passed = f"All {len(guards)} safeguards passed."
+    if overridden:
+        named = "; ".join(f"{guard.name} by {guard.overridden} ({guard.sentence})" for guard in overridden)
+        passed = f"{len(guards) - len(overridden)} of {len(guards)} safeguards passed, overridden: {named}."
     started = "Retrain" if occasion.action == "train" else "Update"
-    reason = f"{started}: {what}. {occasion.sentence} {_passed(guards)}"
+    reason = f"{started}: {what}. {occasion.sentence} {passed}"
     return RetrainingDecision("retrain", occasion.action, occasion.trigger, occasion.severity, guards, reason, numbers)
 
 
-def _passed(guards: tuple[Safeguard, ...]) -> str:
-    overridden = [guard for guard in guards if guard.overridden]
-    if not overridden:
-        return f"All {len(guards)} safeguards passed."
-    named = "; ".join(f"{guard.name} by {guard.overridden} ({guard.sentence})" for guard in overridden)
-    return f"{len(guards) - len(overridden)} of {len(guards)} safeguards passed, overridden: {named}."
-
-
-def _nothing(state: State, policy: Policy) -> str:
+def _reason_without_trigger(state: State, policy: Policy) -> str:
     if "schedule" not in policy.triggers:
         return "No trigger."
     if state.last_training is None:
@@ -199,7 +211,7 @@ def _nothing(state: State, policy: Policy) -> str:
     return f"No trigger; the schedule waits ({interval.why}): {waited} and {labels} since the last training."
 
 
-def _numbers(state: State, policy: Policy, guards: tuple[Safeguard, ...], holding: list[str]) -> dict[str, Any]:
+def _numbers(state: State, policy: Policy, guards: tuple[Safeguard, ...], blocked_by: list[str]) -> dict[str, Any]:
     interval = adaptive_cadence(state, policy)
     drift, degradation = state.drift, state.degradation
     return {
@@ -218,6 +230,6 @@ def _numbers(state: State, policy: Policy, guards: tuple[Safeguard, ...], holdin
         "outcomes": degradation.outcomes if degradation else None,
         "quality": state.quality,
         "champion": state.champion.number if state.champion else None,
-        "blocked_by": holding,
+        "blocked_by": blocked_by,
         "safeguards": [asdict(guard) for guard in guards],
     }

@@ -1,9 +1,9 @@
-"""Whether a version that was activated stays: compared with the one before it, which keeps predicting in shadow.
+"""Rollback watch: compare a newly activated version with the previous one, which keeps predicting in shadow.
 
-Both versions' losses on the same entities are looked at 24 hours after the activation and daily from then on. Of two
-equally good versions each is as often the better one, by as much: the signs of the paired differences are coin flips
-(Fisher's sign-flip test), whose sum has a known spread whatever the differences are (de la Pena 1999). The looks share
-one error rate by alpha spending (Lan and DeMets 1983), so that the whole watch keeps to it, however often it is run.
+The watch tests the losses of both versions on the same entities 24 hours after the activation, and once a day from then
+on. If the two versions are equally good, the sign of each paired difference is a coin flip (Fisher's sign-flip test),
+and the spread of the sum is known for any size of the differences (de la Pena 1999). The daily tests share one error
+rate by alpha spending (Lan and DeMets 1983). The error rate therefore holds for the whole watch, however often it runs.
 """
 
 from __future__ import annotations
@@ -18,25 +18,45 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ml_pipeline.lifecycle.promotion import Decision
+from ml_pipeline.lifecycle.promotion import Decision, Numbers
 from ml_pipeline.stats import losses
 
-MIN_PAIRS = 20  # of fewer, nothing is said
-ENOUGH_PAIRS = 200  # from which on a version that is provably not worse than tolerated is kept before the watch ends
-FALSE_ROLLBACKS = 0.01  # of equally good versions, over the whole watch
-EARLY_SHARES = (0.25, 0.45)  # of the error rate, for the first two looks: a bad version is to go within 48 hours
+MIN_PAIRS = 20  # pairs that a rollback needs
+ENOUGH_PAIRS = 200  # pairs that end the watch early, if the version is significantly better than the tolerance
+FALSE_ROLLBACKS = 0.01  # share of equally good versions that are rolled back over the whole watch
+EARLY_SHARES = (0.25, 0.45)  # of the error rate, for the first two tests: a bad version should go within 48 hours
 NOT_WORSE_Z = 2.326  # one-sided 99%
-
-Numbers = dict[str, float | int | str | None]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Losses of a version and of the one before it on the same entities, and when these outcomes were known (UTC)."""
+    """Losses of a version and of the previous one on the same entities, and the label times of these outcomes (UTC)."""
 
     losses: NDArray[np.float64]
     previous_losses: NDArray[np.float64]
     label_times: NDArray[np.datetime64]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The activation of a version that is watched.
+
+    Parameters
+    ----------
+    version : int
+        The version that serves since then.
+    previous : int or None
+        The version that served before, which keeps predicting in shadow; None without one.
+    at : datetime
+        Aware time of the activation.
+    task : {"regression", "binary"}
+        Task of the model.
+    """
+
+    version: int
+    previous: int | None
+    at: datetime
+    task: Literal["regression", "binary"]
 
 
 def paired(
@@ -46,17 +66,26 @@ def paired(
     version: int,
     previous: int,
 ) -> Pairs:
-    """The entities with an outcome that both versions predicted before it, live or in shadow, by label time.
+    """Losses of two versions on the entities that both predicted before the outcome was known.
 
-    Of each version and entity the last prediction before the label time counts; of an entity that is reported more than
-    once, the outcome that was known first.
+    For each version and entity, the last prediction before the label time counts, live or in shadow. If an entity has
+    several outcomes, the first one counts.
 
     Parameters
     ----------
+    task : {"regression", "binary"}
+        Decides the loss: absolute error, or squared error of the probability.
     outcomes : DataFrame
         ``entity_id``, ``label_time`` (aware), ``label``.
     predictions : DataFrame
         ``entity_id``, ``predicted_at`` (aware), ``value``, ``version``, ``origin``.
+    version, previous : int
+        Numbers of the two versions.
+
+    Returns
+    -------
+    Pairs
+        One pair per common entity, sorted by label time.
     """
     known = outcomes.dropna(subset=["label_time", "label"]).sort_values(["label_time", "entity_id", "label"])
     table = known.drop_duplicates("entity_id")[["entity_id", "label_time", "label"]]
@@ -79,39 +108,48 @@ def paired(
 
 def watch(
     pairs: Pairs,
+    activation: Activation,
     *,
-    task: Literal["regression", "binary"],
-    version: int,
-    previous: int | None,
-    activated_at: datetime,
     now: datetime,
     tolerance: float = 0.05,
     max_days: int = 28,
     false_rollbacks: float = FALSE_ROLLBACKS,
 ) -> Decision:
-    """What the watch over ``version`` has come to by ``now``: "watching", "keep" or "roll_back".
+    """Result of the watch at ``now``: ``watching``, ``keep`` or ``roll_back``.
 
-    Rolled back is a version whose mean loss lies more than ``tolerance`` above the previous one's, where the test finds
-    it worse. Every look that was due is made again from the pairs known by then, so that the answer does not depend on
-    when, or how often, this is called. After ``max_days``, or from 200 pairs on once it is provably within the
-    tolerance, the version is kept.
+    A version is rolled back if the test finds it worse and its mean loss is more than ``tolerance`` above that of the
+    previous version. It is kept after ``max_days``, or earlier if at least 200 pairs show with 99% confidence that its
+    loss is within the tolerance. Each call repeats all daily tests that are due, with the pairs known on their days.
+    The result therefore does not depend on the time or the number of the calls.
 
     Parameters
     ----------
     pairs : Pairs
-        Outcomes known before the activation or after ``now`` are left out here.
-    previous : int or None
-        None where no version served before: there is nothing to compare with, and the version is kept.
-    activated_at, now : datetime
-        Aware.
+        Pairs of the two versions; outcomes known before the activation or after ``now`` are ignored.
+    activation : Activation
+        The versions and the time of the activation. Without a previous version, the version is kept.
+    now : datetime
+        Aware time.
+    tolerance : float
+        Relative rise of the mean loss that is tolerated.
+    max_days : int
+        Length of the watch.
     false_rollbacks : float
         Share of watches over equally good versions that may end in a rollback.
+
+    Returns
+    -------
+    Decision
+        The result, with the sentence that explains it and the numbers of the last test.
     """
+    version, previous = activation.version, activation.previous
     who = f"version {version}"
     if previous is None:
         return Decision("keep", f"nothing_to_compare: no version served before {who}", {"version": version, "pairs": 0})
     against = f"version {previous}"
-    start, end = _utc(activated_at), _utc(now)
+    start, end = (
+        pd.Timestamp(time).tz_convert("UTC").tz_localize(None).to_datetime64() for time in (activation.at, now)
+    )
     due = min(int((end - start) / np.timedelta64(1, "D")), max_days)
     numbers: Numbers = {
         "version": version,
@@ -119,16 +157,14 @@ def watch(
         "tolerance": tolerance,
         "false_rollbacks": false_rollbacks,
     }
-    state = _seen(pairs, start, end, 0, 1.0, task)
+    state = _look(pairs, start, end, 0, 1.0, activation.task)
     for look, spent in enumerate(_spending(false_rollbacks, max_days, due), start=1):
-        state = _seen(pairs, start, start + np.timedelta64(look, "D"), look, spent, task)
+        state = _look(pairs, start, start + np.timedelta64(look, "D"), look, spent, activation.task)
         if state.worse and state.relative > tolerance:
             reason = f"worse: {who} has {state.sentence(against)}"
             return Decision("roll_back", reason, numbers | state.numbers)
         if state.pairs >= ENOUGH_PAIRS and state.upper < tolerance:
-            reason = (
-                f"not_worse: {who} has {state.sentence(against)}, and stays below {_percent(tolerance)} beyond chance"
-            )
+            reason = f"not_worse: {who} has {state.sentence(against)}, significantly less than {_percent(tolerance)}"
             return Decision("keep", reason, numbers | state.numbers)
     if due >= max_days:
         reason = f"not_shown_to_be_worse: in {max_days} days, {who} had {state.sentence(against)}"
@@ -139,7 +175,7 @@ def watch(
 
 @dataclass(frozen=True)
 class _Look:
-    """What one look sees of the pairs known by then."""
+    """Result of one test: of the pairs known at the time of the test."""
 
     look: int
     pairs: int
@@ -169,15 +205,15 @@ class _Look:
 
     def sentence(self, against: str) -> str:
         if not self.pairs:
-            return f"no outcome yet that {against} predicted too"
+            return f"no outcome yet that {against} also predicted"
         bound = f", at least {_percent(self.lower)}" if math.isfinite(self.lower) else ""
         return (
             f"mean loss {self.mean:.4g} against {self.previous_mean:.4g} of {against} on {self.pairs} common entities "
-            f"({_percent(self.relative)}{bound}; equally good versions differ as much in {self.p_value:.2g} of cases)"
+            f"({_percent(self.relative)}{bound}; p = {self.p_value:.2g})"
         )
 
 
-def _seen(
+def _look(
     pairs: Pairs,
     start: np.datetime64,
     end: np.datetime64,
@@ -193,7 +229,7 @@ def _seen(
     if not n:
         return _Look(look, 0, math.nan, math.nan, math.nan, -math.inf, math.inf, 1.0, allowed)
     difference = ours - theirs
-    # Few large errors decide the sum of unbounded differences; their square roots keep the sign and most of the size.
+    # A few large errors would dominate a sum of absolute errors; the square root keeps the sign and most of the size.
     weighed = difference if task == "binary" else np.sign(difference) * np.sqrt(np.abs(difference))
     size = float(np.sqrt(np.square(weighed).sum()))
     p_value = float(ndtr(-weighed.sum() / size)) if size > 0 else 1.0
@@ -215,16 +251,12 @@ def _seen(
 
 
 def _spending(total: float, max_days: int, due: int) -> Iterator[float]:
-    """Error rate of each look that is due: the early ones have their shares, the others what is left in equal parts."""
+    """Error rate of each test that is due: the first two have fixed shares, the others share the rest equally."""
     early = EARLY_SHARES[:max_days]
     left = 1 - sum(early) if max_days > len(early) else 0.0
     for look in range(due):
         yield total * (early[look] if look < len(early) else left / (max_days - len(early)))
 
 
-def _utc(moment: datetime) -> np.datetime64:
-    return pd.Timestamp(moment).tz_convert("UTC").tz_localize(None).to_datetime64()
-
-
 def _percent(share: float) -> str:
-    return f"{share:+.1%}" if math.isfinite(share) else "from none at all"
+    return f"{share:+.1%}" if math.isfinite(share) else "from 0"

@@ -1,4 +1,4 @@
-"""How long a tenant's model waits for its next scheduled training, and the hours in which it may start."""
+"""Adaptive schedule: days between scheduled trainings, and the quiet hours in which a training may start."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ml_pipeline.lifecycle.state import CollectedState
 from ml_pipeline.severity import RANK
 
 QUIET_HOURS = 8
-MAX_STEPS = 32  # more would only overflow: the longest backoff is reached long before
+MAX_STEPS = 32  # rejected trainings that count: prevents an overflow, far beyond the longest backoff
 
 
 class Cadence(NamedTuple):
-    """Days between scheduled trainings, new labels they wait for, and why it is so long or short."""
+    """Days between scheduled trainings, the new labels that they wait for, and the reason."""
 
     days: float
     samples: int
@@ -23,34 +23,53 @@ class Cadence(NamedTuple):
 
 
 def adaptive_cadence(state: CollectedState, policy: Policy) -> Cadence:
-    """The schedule of the tenant's volume class, stretched while the model holds, shortened when something slips.
+    """Schedule of the tenant's volume class, lengthened or shortened by what is known about the model.
 
-    Stretched by ``policy.backoff`` while enough matured outcomes show no loss; shortened when the loss rises by MEDIUM
-    or more or data quality is below its floor. Stretched once more for each training in a row whose version was not
-    promoted: the last ones found nothing better. Never beyond ``policy.max_backoff``.
+    The number of days is multiplied by
+
+    - ``policy.shorten`` if the loss has risen, or data quality is below ``policy.quality_floor``;
+    - else ``policy.backoff`` if enough matured outcomes show no rise of the loss;
+    - ``policy.backoff`` again for each rejected training in a row.
+
+    The product is at most ``policy.max_backoff``.
+
+    Parameters
+    ----------
+    state : CollectedState
+        What is known about the tenant and the model.
+    policy : Policy
+        Volume classes and factors.
+
+    Returns
+    -------
+    Cadence
+        Days, new labels, the factor, and the reason as text.
     """
     base = policy.volume_class(state.weekly_items)
     factor, reasons = 1.0, [f"{state.weekly_items:.0f} new items a week"]
-    slip = _slip(state, policy)
-    if slip is not None:
+    found = state.degradation
+    if found is not None and RANK[found.severity]:
         factor = policy.shorten
-        reasons.append(slip)
+        reasons.append(f"the loss has risen ({found.severity})")
+    elif state.quality is not None and state.quality < policy.quality_floor:
+        factor = policy.shorten
+        reasons.append(f"data quality is {state.quality:.0f} of 100")
     elif shows_no_loss(state, policy):
         factor = policy.backoff
-        reasons.append("the model holds")
+        reasons.append("the loss has not risen")
     if state.consecutive_rejections:
         factor *= policy.backoff ** min(state.consecutive_rejections, MAX_STEPS)
         reasons.append(
-            "the last training was no better"
+            "the last training was rejected"
             if state.consecutive_rejections == 1
-            else f"{state.consecutive_rejections} were no better"
+            else f"the last {state.consecutive_rejections} trainings were rejected"
         )
     factor = min(factor, policy.max_backoff)
     return Cadence(base.days * factor, base.samples, factor, "; ".join(reasons))
 
 
 def shows_no_loss(state: CollectedState, policy: Policy) -> bool:
-    """Whether matured outcomes are plentiful and show no loss."""
+    """Whether at least ``policy.performance_outcomes`` matured outcomes show no rise of the loss."""
     found = state.degradation
     return (
         found is not None
@@ -60,22 +79,20 @@ def shows_no_loss(state: CollectedState, policy: Policy) -> bool:
     )
 
 
-def _slip(state: CollectedState, policy: Policy) -> str | None:
-    found = state.degradation
-    if found is not None and RANK[found.severity]:
-        return f"the loss has risen ({found.severity})"
-    if state.quality is not None and state.quality < policy.quality_floor:
-        return f"data quality is {state.quality:.0f} of 100"
-    return None
-
-
 def quiet_hours(counts_by_hour: Sequence[int], length: int = QUIET_HOURS) -> tuple[int, ...]:
-    """The ``length`` hours in a row, around midnight too, with the least traffic; the earliest start of equals.
+    """The ``length`` consecutive hours with the least traffic, possibly across midnight; the earliest of equals.
 
     Parameters
     ----------
-    counts_by_hour
-        24 counts, of the hours 0 to 23 (UTC).
+    counts_by_hour : sequence of int
+        24 counts, for the hours 0 to 23 (UTC).
+    length : int
+        Number of hours.
+
+    Returns
+    -------
+    tuple of int
+        Hours (UTC) in order.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What is known about one tenant and model when it is asked whether to retrain."""
+"""State of one tenant and model from which retraining is decided."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Action = Literal["train", "update"]
 
 
 class Flags(NamedTuple):
-    """Whether retraining without being asked is on: at all, for the model, for the tenant."""
+    """Whether automatic retraining is on: in general, for the model, for the tenant. All three are needed."""
 
     master: bool = False
     model: bool = False
@@ -25,7 +25,7 @@ ALL_OFF = Flags()
 
 @dataclass(frozen=True)
 class DriftFinding:
-    """The newest drift report. ``severity`` is that of the drift score, whatever the outcomes say."""
+    """The newest drift report. ``severity`` is that of the drift score alone, without the outcomes."""
 
     day: date
     status: Literal["stable", "drift", "insufficient_data"]
@@ -37,7 +37,7 @@ class DriftFinding:
 
 @dataclass(frozen=True)
 class DegradationFinding:
-    """What the matured outcomes say of the serving version: ``rise`` of its loss (0.1 is 10%) on ``outcomes``."""
+    """The newest degradation report: relative ``rise`` of the serving version's loss on ``outcomes`` outcomes."""
 
     day: date
     status: Literal["stable", "degraded", "insufficient_data"]
@@ -49,7 +49,7 @@ class DegradationFinding:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that serves, the as-of time of its training, and when it began to serve."""
+    """The serving version, the as-of time of its training, and the time since which it serves."""
 
     number: int
     as_of: datetime
@@ -67,7 +67,7 @@ class LastFit:
 
 @dataclass(frozen=True)
 class Request:
-    """A person asks for a training."""
+    """A person's request for a training."""
 
     by: str
     reason: str = ""
@@ -75,34 +75,34 @@ class Request:
 
 @dataclass(frozen=True)
 class CollectedState:
-    """What a few queries tell of every tenant and model, and from which its triggers follow; times are aware.
+    """The part of the state that decides the triggers. A few queries collect it for the whole fleet. Times are aware.
 
     Parameters
     ----------
     matured : int
         Matured labels that a training could use.
     new_labels : int
-        Of these, known since the newest fit of either kind, or all of them before the first.
+        Matured labels that became known after the newest training or update; all before the first one.
     new_labels_since_training : int
-        The same since the newest full training.
+        Matured labels that became known after the newest full training.
     weekly_items : float
         Mean number of new entities a week.
     last_fit : LastFit or None
-        The newest finished training or update, promoted or not; what a person or another path started counts too.
+        The newest finished training or update, promoted or not, whoever started it.
     last_training : LastFit or None
         The newest finished full training.
     consecutive_rejections : int
-        Full trainings in a row, the newest included, whose version was not promoted.
+        Number of the newest full trainings in a row whose version was rejected.
     last_attempt : datetime or None
-        When a run was last started for the tenant and model, whatever became of it.
+        Start of the newest run for the tenant and model, whatever its result.
     active_runs, fleet_trainings : int
-        Runs under way for this tenant and model; trainings under way or approved in the whole fleet.
+        Runs under way for the tenant and model; trainings under way or approved in the whole fleet.
     updates_left : int or None
-        Warm-start updates that the champion can still take before a full training; None without a limit.
+        Warm-start updates until the champion needs a full training; None without a limit.
     quality : float or None
         Data-quality score of the newest snapshot, 0 to 100.
     watching : bool
-        Whether the watch over the newest promoted version is undecided.
+        Whether the rollback watch of the newest promoted version is undecided.
     """
 
     tenant: str
@@ -136,22 +136,22 @@ class CollectedState:
             )
 
     def days_since(self, moment: datetime) -> float:
-        """Days from ``moment`` to now; 0 where the clock has gone back to before it."""
+        """Days from ``moment`` to now; 0 if ``moment`` is after now, because the clock was set back."""
         return max(0.0, (self.now - moment).total_seconds() / SECONDS_PER_DAY)
 
 
 @dataclass(frozen=True)
 class State(CollectedState):
-    """Everything that :func:`ml_pipeline.lifecycle.retraining.decide` looks at.
+    """Everything that :func:`ml_pipeline.lifecycle.retraining.decide` reads.
 
-    To know the rest takes a query for each tenant, which is worth it only where there is a trigger.
+    The additional fields take one query per tenant, which is only made for tenants with a trigger.
 
     Parameters
     ----------
     labels_since_change : int or None
-        Matured labels of entities that came since the outcomes changed; None where no day of a change is known.
+        Matured labels of entities that arrived since the outcomes changed; None if no day of a change is known.
     quiet_hours : tuple of int or None
-        Hours (UTC) with the tenant's least traffic, for a policy without ``off_peak`` hours of its own.
+        Hours (UTC) with the tenant's least traffic, for a policy without ``off_peak`` hours.
     """
 
     labels_since_change: int | None = None

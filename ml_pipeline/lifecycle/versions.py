@@ -1,4 +1,4 @@
-"""Semantic versions of models: what changed between one version and its parent."""
+"""Semantic version numbers of model versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SEMANTIC = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 
 class SpecFingerprint(NamedTuple):
-    """What decides the semantic version: hashes of the question asked and of the whole specification."""
+    """Hashes of a specification: of the question (label, source, features), and of the whole specification."""
 
     question: str
     specification: str
@@ -18,8 +18,16 @@ class SpecFingerprint(NamedTuple):
 def next_semantic(parent: str | None, parent_fingerprint: SpecFingerprint | None, fingerprint: SpecFingerprint) -> str:
     """Semantic version of a new model version.
 
-    Major: it answers another question (label, source or features changed), so consumers must look. Minor: the same
-    question, learned in another way. Patch: the same specification on newer data.
+    - Major: another question (label, source or features), so consumers must check their use of it.
+    - Minor: the same question with another specification.
+    - Patch: the same specification, trained on newer data.
+
+    Parameters
+    ----------
+    parent : str or None
+        Semantic version of the parent; None for a first version.
+    parent_fingerprint, fingerprint : SpecFingerprint
+        Hashes of the specifications of the parent and of the new version.
 
     Raises
     ------
@@ -39,7 +47,7 @@ def next_semantic(parent: str | None, parent_fingerprint: SpecFingerprint | None
         return "1.0.0"
     match = _SEMANTIC.fullmatch(parent)
     if match is None:
-        raise ValueError(f"parent version {parent!r} is not of the form 1.2.3")
+        raise ValueError(f"parent version is {parent!r}; give three numbers, such as 1.2.3")
     major, minor, patch = (int(part) for part in match.groups())
     if fingerprint.question != parent_fingerprint.question:
         return f"{major + 1}.0.0"

@@ -77,4 +77,4 @@ def backoff(attempts: int, first: dt.timedelta, longest: dt.timedelta) -> dt.tim
     120.0
     """
     doublings = min(attempts - 1, 32)
-    return min(first * 2**doublings, longest)
+    return min(first * int(2**doublings), longest)

@@ -94,6 +94,7 @@ def health_score(
     50.0
     """
     gap = None if calibration is None else abs(calibration)
+    log_volume = None if volume is None else math.log(max(volume, NO_MARKS_VOLUME))
     marks = {
         "skill": _line(skill, none_at=-FULL_SKILL, full_at=FULL_SKILL),
         "performance": _line(performance_loss, none_at=NO_MARKS_LOSS, full_at=0.0),
@@ -103,7 +104,7 @@ def health_score(
         "completeness": _line(completeness, none_at=0.0, full_at=1.0),
         "errors": _line(error_share, none_at=NO_MARKS_ERRORS, full_at=0.0),
         "freshness": _line(version_age_days, none_at=STALE_DAYS, full_at=FRESH_DAYS),
-        "volume": _line(_log(volume), none_at=math.log(NO_MARKS_VOLUME), full_at=math.log(USUAL_VOLUME)),
+        "volume": _line(log_volume, none_at=math.log(NO_MARKS_VOLUME), full_at=math.log(USUAL_VOLUME)),
     }
     known = {name: mark for name, mark in marks.items() if mark is not None}
     if not known:
@@ -111,10 +112,6 @@ def health_score(
     return Health(
         sum(WEIGHTS[name] * mark for name, mark in known.items()) / sum(WEIGHTS[name] for name in known), marks
     )
-
-
-def _log(p_value: float | None) -> float | None:
-    return None if p_value is None else math.log(max(p_value, NO_MARKS_VOLUME))
 
 
 def _line(value: float | None, none_at: float, full_at: float) -> float | None:

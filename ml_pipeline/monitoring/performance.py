@@ -76,6 +76,8 @@ def window_metrics(
     of_baseline = evaluate(spec.task, label, baseline) | business_metrics(spec, label, baseline, baseline)
     origins = predictions["origin"].to_numpy(object)[used]
     versions = predictions["version"].to_numpy()[used]
+    loss = losses(spec.task, label, value)
+    standard_error = float(loss.std(ddof=1) / np.sqrt(len(loss))) if len(loss) > 1 else None
     headline, reference = metrics[spec.headline_metric], of_baseline[spec.headline_metric]
     return DailyMetrics(
         outcomes=len(entities),
@@ -89,7 +91,7 @@ def window_metrics(
         origin="backtest" if len(used) and not (origins == "live").any() else "live",
         metrics=metrics
         | {f"baseline_{name}": number for name, number in of_baseline.items()}
-        | {"standard_error": _standard_error(losses(spec.task, label, value))},
+        | {"standard_error": standard_error},
     )
 
 
@@ -140,10 +142,6 @@ def scored_outcomes(
     return scored
 
 
-def _standard_error(loss: np.ndarray) -> float | None:
-    return float(loss.std(ddof=1) / np.sqrt(len(loss))) if len(loss) > 1 else None
-
-
 def _matured(outcomes: pd.DataFrame, first: date, last: date) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Entity, label time and label of the days' outcomes, sorted by entity, because float sums depend on order."""
     start, end = np.datetime64(first, "us"), np.datetime64(last, "us") + np.timedelta64(1, "D")
@@ -173,4 +171,4 @@ def _last_before_label(
 
 
 def _times(column: pd.Series) -> np.ndarray:
-    return column.array.as_unit("us").asi8.view("datetime64[us]")
+    return np.asarray(column.array.as_unit("us").asi8.view("datetime64[us]"))

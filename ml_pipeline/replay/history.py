@@ -83,7 +83,7 @@ class History:
 
     @cached_property
     def _sorted_label_time(self) -> np.ndarray:
-        return self.label_time[self.by_label_time]
+        return np.asarray(self.label_time[self.by_label_time])
 
     def arrived_before(self, day: date) -> int:
         """Number of entities that arrived before the day; they are the first rows of the frame."""
@@ -115,7 +115,7 @@ class History:
         return (self.arrived_before(after) - self.arrived_before(after - timedelta(weeks=weeks))) / weeks
 
     @cached_property
-    def rolling_constant(self) -> np.ndarray:
+    def rolling_baseline(self) -> np.ndarray:
         """For each row, the median (binary: mean) of the last 50 labels known before its event time, else NaN."""
         values = pd.Series(self.label[self.by_label_time]).rolling(ROLLING_ROWS, min_periods=1)
         after = (values.median() if self.spec.task == "regression" else values.mean()).to_numpy()

@@ -11,6 +11,7 @@ import numpy as np
 from ml_pipeline.lifecycle.policy import Policy
 from ml_pipeline.lifecycle.promotion import FALL_BACK
 from ml_pipeline.lifecycle.retraining import RetrainingDecision, decide
+from ml_pipeline.lifecycle.rollback import Activation
 from ml_pipeline.lifecycle.state import Champion, DegradationFinding, DriftFinding, Flags, LastFit, State
 from ml_pipeline.replay.history import History
 from ml_pipeline.replay.learner import Fitted, Learner
@@ -104,7 +105,7 @@ class _Run:
     versions: int = 0
     drift: DriftFinding | None = None
     degradation: DegradationFinding | None = None
-    constant: float = np.nan
+    baseline: float = np.nan
 
     def __post_init__(self) -> None:
         self.history: History = self.learner.history
@@ -118,13 +119,15 @@ class _Run:
     def live(self, day: date) -> None:
         """Simulate one day, from midnight to midnight."""
         self._score(day)
-        self._look(day)
+        self._monitor(day)
         now = _midnight(day + timedelta(days=1))
         self._watch(day, now)
-        if self.last_fit is None:
-            self._begin(day, now)
-        else:
+        if self.last_fit is not None:
             self._decide(day, now)
+        elif self.history.new_labels(None, now) >= self.learner.spec.training.min_rows:
+            self._fit(day, now, "train", "first", None, "There are enough labels for a first version.")
+            if self.serving is not None:
+                self.baseline = self.serving.fitted.baseline
         self.result.days.append(self._losses(day))
 
     def _score(self, day: date) -> None:
@@ -137,26 +140,21 @@ class _Run:
             return
         last = self.history.arrived_before(min(day + timedelta(days=BLOCK_DAYS), self.history.last + timedelta(days=1)))
         rows = slice(start, last)
-        for name, values in self._predictions(rows).items():
-            self.scored[name][rows] = values
+        if self.serving.number == 0:
+            self.scored["value"][rows] = self.scored["baseline"][rows] = self.serving.fitted.baseline
+            self.scored["lower"][rows] = self.scored["upper"][rows] = np.nan
+        else:
+            predicted = self.learner.predict(self.serving.fitted, rows)
+            for name, values in self.scored.items():
+                values[rows] = predicted[name].to_numpy()
         self.version[rows] = self.serving.number
         self.scored_to = last
-
-    def _predictions(self, rows: slice) -> dict[str, np.ndarray | float]:
-        serving = self.serving
-        if serving is None:
-            raise ValueError("nothing serves")
-        if serving.number == 0:
-            constant = serving.fitted.baseline
-            return {"value": constant, "lower": np.nan, "upper": np.nan, "baseline": constant}
-        values = self.learner.predict(serving.fitted, rows)
-        return {name: values[name].to_numpy() for name in self.scored}
 
     def _deploy(self, fitted: Fitted, number: int, now: datetime) -> None:
         self.serving = _Serving(fitted, number, now)
         self.scored_to = self.history.arrived_before(now.date())
 
-    def _look(self, day: date) -> None:
+    def _monitor(self, day: date) -> None:
         """Run the monitors: degradation on days with new outcomes, drift on its days."""
         serving, history = self.serving, self.history
         if serving is None or serving.number == 0 or not self.watched:
@@ -164,7 +162,8 @@ class _Run:
         if history.matured_before(day + timedelta(days=1)) > history.matured_before(day):
             found = self.monitors.degradation(day, self.scored, self.version, serving.since)
             self.degradation = found
-            self._raise("degradation", found.severity in ALERTING, day, found.severity, found.since, _risen(found))
+            rise = "" if found.rise is None else f"The loss has risen by {found.rise:.0%} on {found.outcomes} outcomes."
+            self._raise("degradation", found.severity in ALERTING, day, found.severity, found.since, rise)
         if (day - history.first).days % self.drift_every == 0:
             report = self.monitors.drift(day, lambda: self.learner.reference(serving.fitted))
             self.drift = report
@@ -180,10 +179,11 @@ class _Run:
             return
         self.shadow = None
         if verdict.verdict == "roll_back":
-            self._deploy(shadow.previous, shadow.previous_number, now)
+            version, previous = shadow.activation.version, shadow.activation.previous
+            assert previous is not None  # without a previous version, the watch keeps the new one
+            self._deploy(shadow.previous, previous, now)
             self.rolled_back_at = now
-            rollback = Rollback(day, shadow.version, shadow.previous_number, verdict.reason)
-            self.result.rollbacks.append(rollback)
+            self.result.rollbacks.append(Rollback(day, version, previous, verdict.reason))
 
     def _raise(
         self, kind: str, alerting: bool, day: date, severity: str | None, since: date | None, reason: str
@@ -192,23 +192,15 @@ class _Run:
             self.result.alerts.append(AlertRaised(day, kind, severity, since, reason))
         (self.alerting.add if alerting else self.alerting.discard)(kind)
 
-    def _begin(self, day: date, now: datetime) -> None:
-        """Train the first version as soon as there are enough labels."""
-        if self.history.new_labels(None, now) < self.learner.spec.training.min_rows:
-            return
-        self._fit(day, now, "train", "first", None, "There are enough labels for a first version.")
-        if self.serving is not None:
-            self.constant = self.serving.fitted.baseline
-
     def _decide(self, day: date, now: datetime) -> None:
-        decision = decide(self._state(day, now), self.policy)
+        since = self.degradation.since if self.degradation else None
+        decision = decide(self._state(day, now, since), self.policy)
         if decision.verdict == "blocked":
-            self._hold(day, decision)
+            self._record_block(day, decision)
         elif decision.action is not None:
-            since = self.degradation.since if self.degradation else None
             self._fit(day, now, decision.action, str(decision.trigger), decision.severity, decision.reason, since)
 
-    def _state(self, day: date, now: datetime) -> State:
+    def _state(self, day: date, now: datetime, since: date | None) -> State:
         fit, training, serving = self.last_fit, self.last_training, self.serving
         champion = None
         if serving is not None and serving.number:
@@ -232,14 +224,10 @@ class _Run:
             rolled_back_at=self.rolled_back_at,
             last_attempt=self.last_attempt,
             updates_left=self.learner.updates_left(serving.fitted) if champion and serving else None,
-            labels_since_change=self._labels_since_change(now),
+            labels_since_change=None if since is None else self.history.labels_of_arrivals(since, now),
         )
 
-    def _labels_since_change(self, now: datetime) -> int | None:
-        since = self.degradation.since if self.degradation is not None else None
-        return None if since is None else self.history.labels_of_arrivals(since, now)
-
-    def _hold(self, day: date, decision: RetrainingDecision) -> None:
+    def _record_block(self, day: date, decision: RetrainingDecision) -> None:
         blocked = self.result.blocked
         if blocked:
             newest = blocked[-1]
@@ -279,21 +267,19 @@ class _Run:
             self.versions += 1
             self.shadow = None
             if champion is not None and number is not None and self.watched:
-                self.shadow = Shadow.of(self.learner, fitted, self.versions, champion, number, now)
+                activation = Activation(self.versions, number, now, self.learner.spec.task)
+                self.shadow = Shadow.of(self.learner, fitted, champion, activation)
             self._deploy(fitted, self.versions, now)
         elif champion is None:
             self._deploy(fitted, 0, now)
-        self._remember(LastFit(now, "update" if update else "train", promoted))
+        self.last_fit = LastFit(now, "update" if update else "train", promoted)
+        if not update:
+            self.last_training = self.last_fit
+            self.consecutive_rejections = 0 if promoted else self.consecutive_rejections + 1
         version = self.versions if promoted else None
         seconds = fitted.trained.seconds
         fit = Fit(day, action, trigger, severity, reason, judged.verdict, judged.reason, version, seconds)
         self.result.fits.append(fit)
-
-    def _remember(self, fit: LastFit) -> None:
-        self.last_fit = fit
-        if fit.action == "train":
-            self.last_training = fit
-            self.consecutive_rejections = 0 if fit.promoted else self.consecutive_rejections + 1
 
     def _losses(self, day: date) -> DayLoss:
         history = self.history
@@ -301,21 +287,17 @@ class _Run:
         rows = history.by_label_time[history.matured_before(day) : stop]
         rows = rows[self.version[rows] >= 0]
         label = history.label[rows]
-        rolling = history.rolling_constant[rows]
+        rolling = history.rolling_baseline[rows]
         predictions = {
             "loss": self.scored["value"][rows],
-            "constant": np.full(len(rows), self.constant),
-            "rolling": np.where(np.isnan(rolling), self.constant, rolling),
+            "baseline": np.full(len(rows), self.baseline),
+            "rolling": np.where(np.isnan(rolling), self.baseline, rolling),
         }
         sums = {
             name: float(losses(history.spec.task, label, prediction).sum()) for name, prediction in predictions.items()
         }
         serving = self.serving.number or None if self.serving is not None else None
         return DayLoss(day, len(rows), version=serving, **sums)
-
-
-def _risen(found: DegradationFinding) -> str:
-    return "" if found.rise is None else f"The loss has risen by {found.rise:.0%} on {found.outcomes} outcomes."
 
 
 def _midnight(day: date) -> datetime:

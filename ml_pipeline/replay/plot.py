@@ -41,7 +41,7 @@ def plot(replays: Sequence[Replay]) -> bytes:
 
 def _draw_losses(axes: Axes, replays: Sequence[Replay]) -> None:
     first = replays[0]
-    for name, label, style in (("constant", "baseline", ":"), ("rolling", "median of the last 50", "--")):
+    for name, label, style in (("baseline", "baseline", ":"), ("rolling", "median of the last 50", "--")):
         axes.plot(_dates(first), _trailing(first.days, name), style, color="#888888", linewidth=1, label=label)
     for replay, colour in zip(replays, COLOURS, strict=False):
         mean = replay.mean_loss()
@@ -87,4 +87,4 @@ def _trailing(days: Sequence[DayLoss], name: str) -> np.ndarray:
     stop = np.arange(1, len(days) + 1)
     start = np.maximum(stop - WINDOW_DAYS, 0)
     count = counts[stop] - counts[start]
-    return np.divide(sums[stop] - sums[start], count, out=np.full(len(days), np.nan), where=count > 0)
+    return np.asarray(np.divide(sums[stop] - sums[start], count, out=np.full(len(days), np.nan), where=count > 0))

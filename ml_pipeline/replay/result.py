@@ -64,7 +64,7 @@ class DayLoss:
     day: date
     outcomes: int
     loss: float
-    constant: float
+    baseline: float
     rolling: float
     version: int | None  # serving at the end of the day
 
@@ -74,7 +74,7 @@ class Replay:
     """Replay of one policy on one tenant's past.
 
     Losses are summed over the outcomes, known by ``last``, of entities that arrived after the first training. ``loss``
-    is that of the version that served when the entity arrived (the baseline, before the first promotion), ``constant``
+    is that of the version that served when the entity arrived (the baseline, before the first promotion), ``baseline``
     that of the baseline of the first training, and ``rolling`` that of the median (binary: mean) of the last 50 labels
     known at that time.
     """
@@ -111,7 +111,7 @@ class Replay:
         return sum(day.outcomes for day in self.days)
 
     def mean_loss(self, of: str = "loss") -> float | None:
-        """Mean of ``loss``, ``constant`` or ``rolling`` over all outcomes; None without outcomes."""
+        """Mean of ``loss``, ``baseline`` or ``rolling`` over all outcomes; None without outcomes."""
         return sum(getattr(day, of) for day in self.days) / self.outcomes if self.outcomes else None
 
     @property
@@ -139,7 +139,7 @@ class Replay:
             "interrupted": self.interrupted,
             "outcomes": self.outcomes,
             "mean_loss": self.mean_loss(),
-            "constant_loss": self.mean_loss("constant"),
+            "baseline_loss": self.mean_loss("baseline"),
             "rolling_loss": self.mean_loss("rolling"),
             "trainings": self.trainings,
             "updates": self.updates,
@@ -150,12 +150,12 @@ class Replay:
             "fits": [asdict(fit) for fit in self.fits],
             "blocked": [asdict(block) for block in self.blocked],
             "rollbacks": [asdict(rollback) for rollback in self.rollbacks],
-            "days": self._days(),
+            "days": self._daily_losses(),
         }
-        return _plain(summary)
+        return {key: _plain(part) for key, part in summary.items()}
 
-    def _days(self) -> list[dict[str, Any]]:
-        known, sums, rows = 0, {"loss": 0.0, "constant": 0.0, "rolling": 0.0}, []
+    def _daily_losses(self) -> list[dict[str, Any]]:
+        known, sums, rows = 0, {"loss": 0.0, "baseline": 0.0, "rolling": 0.0}, []
         for day in self.days:
             known += day.outcomes
             row: dict[str, Any] = {"day": day.day, "outcomes": day.outcomes, "version": day.version}

@@ -184,7 +184,7 @@ def test_a_champion_that_is_significantly_worse_than_the_baseline_gives_way_to_i
     assert decision.verdict == FALL_BACK
     assert decision.reason.startswith("champion_worse_than_baseline: the baseline has mean loss ")
     assert "the challenger is no better: baseline_not_beaten: mae 1.1 against 1 of the baseline" in decision.reason
-    assert decision.numbers["constant_gain_lower"] > 0
+    assert decision.numbers["baseline_gain_lower"] > 0
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_drift_without_harm_is_held_and_says_why():
     assert (decision.verdict, decision.blocked_by) == ("blocked", ("performance_impact",))
     assert decision.reason == (
         "Blocked: drift HIGH. Drift on 2026-03-01 with a score of 0.31: 2 of 20 columns moved. "
-        "Blocked by performance_impact: 120 matured outcomes show no loss."
+        "Blocked by performance_impact: 120 matured outcomes show no rise of the loss."
     )
 
 
@@ -263,7 +263,7 @@ def test_a_clock_that_went_back_holds_and_makes_no_cause_of_reports_of_the_futur
     assert decide(dataclasses.replace(back, degradation=DEGRADED), Policy()).verdict == "none"
     due = decide(dataclasses.replace(back, new_labels=500), Policy())
     assert due.blocked_by == ("cool_down",)
-    assert "the clock has gone back" in due.reason
+    assert "the clock was set back" in due.reason
     tomorrow = dataclasses.replace(DEGRADED, day=NOW.date() + dt.timedelta(days=1))
     assert decide(state(degradation=tomorrow), Policy()).verdict == "none"
 
@@ -297,16 +297,16 @@ def test_a_policy_file_changes_what_it_names_and_keeps_the_rest(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("cooldown: 14", "cooldown: is no parameter (value 14). Remove it; the parameters are: name, triggers"),
+        ("cooldown: 14", "cooldown is not a parameter (value 14). Remove it; the parameters are name, triggers"),
         ("cooldown_days: -1", "cooldown_days: -1: Input should be greater than or equal to 0"),
-        ("backoff: 9", "max_backoff is 2, less than backoff (9). Raise it"),
-        ("off_peak: [25]", "off_peak: [25]: takes hours from 0 to 23"),
+        ("backoff: 9", "max_backoff (2) is less than backoff (9). Increase it"),
+        ("off_peak: [25]", "off_peak: [25]: needs at least one hour; hours are from 0 to 23"),
         (
             "schedule: [{weekly_items: 5, days: 1, samples: 1}]",
-            "needs classes of different weekly_items, one of them 0",
+            "needs classes with different weekly_items; one class must have 0",
         ),
         ("schedule: [{weekly_items: 0, days: 1}]", "schedule.0.samples: is missing. Add it"),
-        ("- a", "holds list, not a mapping of parameters"),
+        ("- a", "contains list. Write a mapping of parameters"),
         ("a: [", "cannot be read as YAML"),
     ],
 )
@@ -320,7 +320,7 @@ def test_a_wrong_policy_file_is_refused_with_key_and_value(tmp_path: Path, conte
 
 
 def test_a_name_that_is_neither_policy_nor_file_is_answered_with_the_known_ones():
-    with pytest.raises(PolicyError, match=r"'weekley' is neither a policy nor a file.*product, never, weekly"):
+    with pytest.raises(PolicyError, match=r"policy 'weekley' does not exist.*product, never, weekly"):
         find_policy("weekley")
 
 

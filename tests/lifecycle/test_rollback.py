@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_pipeline.lifecycle.promotion import Decision
-from ml_pipeline.lifecycle.rollback import Pairs, paired, watch
+from ml_pipeline.lifecycle.rollback import Activation, Pairs, paired, watch
 
 ACTIVATED = dt.datetime(2025, 3, 10, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -27,8 +27,8 @@ def pairs_of(ours: np.ndarray, theirs: np.ndarray, a_day: int = 30) -> Pairs:
 
 
 def watched(pairs: Pairs, hours: float, **changed: Any) -> Decision:
-    arguments = {"task": "regression", "version": 4, "previous": 3, "activated_at": ACTIVATED} | changed
-    return watch(pairs, now=ACTIVATED + hours * HOUR, **arguments)
+    activation = {"task": "regression", "version": 4, "previous": 3, "at": ACTIVATED} | changed
+    return watch(pairs, Activation(**activation), now=ACTIVATED + hours * HOUR)
 
 
 def losses_of(seed: int, n: int) -> np.ndarray:
@@ -83,7 +83,7 @@ def test_without_pairs_it_is_watched_to_the_end():
     nothing = pairs_of(np.empty(0), np.empty(0))
     decision = watched(nothing, 72)
     assert decision.verdict == "watching"
-    assert decision.reason == "watching: day 3 of 28, version 4 has no outcome yet that version 3 predicted too"
+    assert decision.reason == "watching: day 3 of 28, version 4 has no outcome yet that version 3 also predicted"
     assert watched(nothing, 28 * 24).verdict == "keep"
 
 

@@ -63,7 +63,7 @@ def test_outcomes_that_move_alone_are_drift_and_ask_for_a_look_at_the_loss(kept,
     assert report.label is not None
     assert report.label.drifted
     assert report.alert
-    assert report.recommendation.startswith("The outcomes themselves have moved")
+    assert report.recommendation.startswith("The outcomes have changed")
 
 
 def test_predictions_and_outcomes_that_stay_are_silent(kept, current, rng):
@@ -90,7 +90,7 @@ def test_a_correlation_that_breaks_is_found_though_no_column_moved(rng, current)
     assert report.joint is not None
     assert report.joint.drifted
     assert sorted(report.joint.pair) == ["additions", "deletions"]
-    assert "no longer go together" in report.reason
+    assert "The rank correlation of" in report.reason
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.6])
@@ -120,7 +120,7 @@ def test_a_new_feature_is_named_as_not_compared(rng, current):
     kept = profile(SPEC, frame(rng, 500).drop(columns="additions"))
     report = drift.compare(SPEC, kept, current)
     assert "additions" not in report.columns
-    assert "additions (new: the profile does not have it)" in report.reason
+    assert "additions (new, not in the profile)" in report.reason
 
 
 def test_values_that_are_no_numbers_count_as_missing_and_are_mentioned(kept, current):
@@ -128,7 +128,7 @@ def test_values_that_are_no_numbers_count_as_missing_and_are_mentioned(kept, cur
     mixed.loc[:99, "additions"] = "many"
     report = drift.compare(SPEC, kept, mixed)
     assert report.columns["additions"].missing.current == 100 / 800
-    assert "additions (100 values are no numbers and count as missing)" in report.reason
+    assert "additions (100 values are not numbers and count as missing)" in report.reason
 
 
 def test_a_column_without_values_says_so(kept, current):
@@ -148,7 +148,7 @@ def test_a_change_of_unit_is_recognised(kept, current):
 def test_a_stuck_value_is_recognised(kept, current):
     current["additions"] = 1.25
     report = drift.compare(SPEC, kept, current)
-    assert report.recommendation == "Check where additions comes from: every recent value is 1.25."
+    assert report.recommendation == "Check the source of additions: every recent value is 1.25."
 
 
 def test_what_the_champion_hardly_uses_is_last_among_the_causes_and_alone_no_reason_to_act(kept, current):
@@ -157,7 +157,7 @@ def test_what_the_champion_hardly_uses_is_last_among_the_causes_and_alone_no_rea
     alone = drift.compare(SPEC, kept, current, importance=importance)
     current["deletions"] *= 1.5
     both = drift.compare(SPEC, kept, current, importance=importance)
-    assert alone.recommendation.startswith("Hold: additions moved, but the champion hardly uses it")
+    assert alone.recommendation.startswith("Do not retrain: additions moved, but the champion hardly uses it")
     assert [cause.name for cause in both.causes] == ["deletions", "additions"]
 
 

@@ -46,7 +46,7 @@ def test_two_policies_are_replayed_side_by_side_from_one_past(typed, tmp_path: P
     assert (ours["first"], ours["last"], len(ours["days"])) == ("2025-02-01", "2025-02-28", 28)
     assert (ours["trainings"], weekly["trainings"]) == (0, 3)
     assert ours["outcomes"] == weekly["outcomes"] > 200
-    assert ours["mean_loss"] < ours["constant_loss"]
+    assert ours["mean_loss"] < ours["baseline_loss"]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -63,7 +63,7 @@ def test_without_days_the_last_year_up_to_the_newest_row_is_replayed_and_told(ty
         (("--from", "2019-01-01", "--to", "2019-02-01"), "tenant acme, model story_points: no rows up to 2019-02-02"),
         (("--from", "2025-06-01", "--to", "2025-06-30"), "no row from 2025-06-01 to 2025-06-30; its rows are from"),
         (("--from", "2025-02-01", "--to", "2025-01-01"), "2025-02-01 is after 2025-01-01"),
-        (("--policy", "weekley"), "'weekley' is neither a policy nor a file"),
+        (("--policy", "weekley"), "policy 'weekley' does not exist"),
         (("--model", "nothing"), "there is no model 'nothing'"),
         (("--tenant", "nobody"), "there is no tenant 'nobody'; the tenants are: acme"),
         (("--plot", "/nowhere/at/all.png"), "there is no folder /nowhere/at"),

@@ -45,7 +45,7 @@ def test_without_retraining_the_mean_loss_is_that_of_the_first_version(quiet: Le
     values = quiet.train(begun).trained.model.predict(lived)
     assert result.outcomes == len(lived)
     assert result.mean_loss() == pytest.approx(np.abs(values["value"] - lived["label"]).mean())
-    assert result.mean_loss("constant") == pytest.approx(np.abs(values["baseline"] - lived["label"]).mean())
+    assert result.mean_loss("baseline") == pytest.approx(np.abs(values["baseline"] - lived["label"]).mean())
     assert result.values[lived.index] == pytest.approx(values["value"])
     rolling = np.abs(lived["history_recent_median"] - lived["label"]).mean()
     assert result.mean_loss("rolling") == pytest.approx(rolling)
@@ -118,7 +118,7 @@ def test_a_cause_that_is_held_is_kept_once_with_the_days_it_lasted(changed: Lear
 def test_a_result_goes_into_json_as_it_is(changed: Learner):
     content = json.loads(json.dumps(replay(changed, Policy()).to_dict(), allow_nan=False))
     assert content["days"][-1]["mean_loss"] == pytest.approx(content["mean_loss"])
-    assert content["days"][-1]["mean_constant"] == pytest.approx(content["constant_loss"])
+    assert content["days"][-1]["mean_baseline"] == pytest.approx(content["baseline_loss"])
 
 
 def test_days_without_rows_are_refused_with_those_that_have_some(quiet: Learner):

@@ -45,6 +45,7 @@ def test_stored_words_take_their_new_names_and_nothing_else_changes(warehouse: W
             ("hold", {"cause": "drift", "held_by": ["harm"], "score": 0.3}),
             ("roll back", {"loss": 1.5}),
             ("promote", {}),
+            ("fall back", {"constant_pairs": 40, "constant_gain_lower": 0.2}),
         ):
             connection.execute(
                 sa.text(
@@ -53,6 +54,13 @@ def test_stored_words_take_their_new_names_and_nothing_else_changes(warehouse: W
                 ),
                 {"verdict": verdict, "numbers": json.dumps(numbers)},
             )
+        connection.execute(
+            sa.text(
+                "INSERT INTO ml.drift_reports (tenant_id, model, day, status, baseline_rows, current_rows, drifted, "
+                "columns, reason, performance) VALUES ('acme', 'm', '2026-01-01', 'stable', 0, 0, '[]', '{}', '', "
+                """'{"rise": 0.2, "constant_rise": null}')"""
+            )
+        )
         connection.execute(sa.text("SET LOCAL session_replication_role = replica"))  # a tag without its version
         connection.execute(
             sa.text(
@@ -65,12 +73,15 @@ def test_stored_words_take_their_new_names_and_nothing_else_changes(warehouse: W
     with superuser.begin() as connection:
         found = connection.execute(sa.text("SELECT verdict, numbers FROM ml.decisions ORDER BY sequence")).all()
         tags = connection.execute(sa.text("SELECT key FROM mlflow.model_version_tags ORDER BY value")).scalars().all()
+        performance = connection.scalar(sa.text("SELECT performance FROM ml.drift_reports"))
     assert [tuple(row) for row in found] == [
         ("blocked", {"trigger": "drift", "blocked_by": ["harm"], "score": 0.3}),
         ("roll_back", {"loss": 1.5}),
         ("promote", {}),
+        ("fall_back", {"baseline_pairs": 40, "baseline_gain_lower": 0.2}),
     ]
     assert tags == ["trigger", "key"]
+    assert performance == {"rise": 0.2, "baseline_rise": None}
 
 
 def test_the_trials_that_searches_stored_are_dropped(warehouse: Warehouse, superuser: sa.Engine):

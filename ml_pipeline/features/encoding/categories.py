@@ -24,7 +24,7 @@ class Levels(NamedTuple):
     def transform(self, levels: np.ndarray) -> np.ndarray:
         """Float32 matrix of an object array (rows x columns) of levels, where '' is missing."""
         if self.encoder is not None:
-            return self.encoder.transform(levels).astype("float32", copy=False)
+            return np.asarray(self.encoder.transform(levels).astype("float32", copy=False))
         columns = zip(levels.T, self.shares or [], strict=True)
         shares = [[share.get(level, 0.0) for level in column] for column, share in columns]
         return np.array(shares, dtype="float32").reshape(len(shares), len(levels)).T
@@ -35,7 +35,13 @@ class Levels(NamedTuple):
 
         if not isinstance(self.encoder, OneHotEncoder):
             return list(columns)
-        return [name for name, width in zip(columns, _widths(self.encoder), strict=True) for _ in range(width)]
+        names = []
+        for name, levels, rare in zip(
+            columns, self.encoder.categories_, self.encoder.infrequent_categories_, strict=True
+        ):
+            infrequent = 0 if rare is None else len(rare)  # they share one column
+            names += [name] * (len(levels) - infrequent + min(infrequent, 1))
+        return names
 
 
 def fit_levels(kind: Categories, levels: np.ndarray) -> Levels | None:
@@ -51,17 +57,10 @@ def fit_levels(kind: Categories, levels: np.ndarray) -> Levels | None:
             encoder = OneHotEncoder(handle_unknown="infrequent_if_exist", sparse_output=False, dtype=np.float32, **rare)
             return Levels(encoder=encoder.fit(levels))
         case "frequency":
-            return Levels(shares=[_shares(column) for column in levels.T])
+            shares = []
+            for column in levels.T:
+                names, counts = np.unique(column.astype(str), return_counts=True)
+                shares.append(dict(zip(names.tolist(), (counts / len(column)).tolist(), strict=True)))
+            return Levels(shares=shares)
         case "target":
             return None
-
-
-def _shares(column: np.ndarray) -> dict[str, float]:
-    names, counts = np.unique(column.astype(str), return_counts=True)
-    return dict(zip(names.tolist(), (counts / len(column)).tolist(), strict=True))
-
-
-def _widths(encoder: OneHotEncoder) -> list[int]:
-    infrequent = [0 if levels is None else len(levels) for levels in encoder.infrequent_categories_]
-    pairs = zip(encoder.categories_, infrequent, strict=True)
-    return [len(levels) - rare + min(rare, 1) for levels, rare in pairs]

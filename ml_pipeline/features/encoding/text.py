@@ -34,7 +34,7 @@ class Text(NamedTuple):
     def reduced(self, terms: Any) -> np.ndarray:
         """:meth:`components` of rows whose ``terms`` are already computed."""
         assert self.reducer is not None
-        return self.reducer.transform(terms).astype("float32", copy=False)
+        return np.asarray(self.reducer.transform(terms).astype("float32", copy=False))
 
 
 def fit_text(spec: ModelSpec, frame: pd.DataFrame) -> Text | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
@@ -68,7 +68,7 @@ def assess(spec: ModelSpec, rows: pd.DataFrame, frame: pd.DataFrame, as_of: date
     if frame.empty:
         remedy = f"No entity passes source.include and source.require at {as_of.isoformat()}: load {spec.source.table}."
         nothing = [
-            Measure(_name(method), dimension, 0.0, 0.0, remedy)
+            Measure(method.__name__, dimension, 0.0, 0.0, remedy)
             for dimension, group in _DIMENSIONS.items()
             for method in group
         ]
@@ -94,12 +94,8 @@ class _Finding:
     remedy: str
 
 
-def _name(method: Callable[[_Data], _Finding]) -> str:
-    return method.__name__.removeprefix("_")
-
-
 def _measure(method: Callable[[_Data], _Finding], dimension: str, data: _Data) -> Measure:
-    finding, name = method(data), _name(method)
+    finding, name = method(data), method.__name__
     score = round(100 * min(max(float(finding.score), 0.0), 1.0), 2)
     said_below = max(_SILENT_FROM, data.spec.gate.min_quality_of.get(name, 0.0))
     return Measure(
@@ -159,7 +155,7 @@ class _Data:
         return self.frame["label"].to_numpy()[self.matured]
 
 
-def _missing(data: _Data) -> _Finding:
+def missing(data: _Data) -> _Finding:
     """Mean share of missing values over the numeric and categorical features."""
     names = map(feature_name, data.spec.features.numeric)
     shares = {name: float(np.isnan(data.numeric[name]).mean()) for name in names}
@@ -168,14 +164,14 @@ def _missing(data: _Data) -> _Finding:
     return _Finding(value, 1 - value, f"Fill {_worst(shares)} at the source, or remove what is never filled.")
 
 
-def _text_emptiness(data: _Data) -> _Finding:
+def text_emptiness(data: _Data) -> _Finding:
     """Mean share of blank texts over the text columns."""
     shares = {name: float((data.numeric[length] == 0).mean()) for name, length in data.lengths.items()}
     value = _mean(shares.values())
     return _Finding(value, 1 - value, f"Import the text of {_worst(shares)}.")
 
 
-def _label_maturity(data: _Data) -> _Finding:
+def label_maturity(data: _Data) -> _Finding:
     """Share of matured labels among the entities that are due: all except those open for at most the limit."""
     waiting = (data.frame["state"] == "open").to_numpy() & (data.age_days <= data.spec.max_open_days)
     due = len(waiting) - int(waiting.sum())
@@ -184,7 +180,7 @@ def _label_maturity(data: _Data) -> _Finding:
     return _Finding(value, value, f"{data.matured.sum()} of {due} have a label: see label.time, label.value, {limits}.")
 
 
-def _freshness(data: _Data) -> _Finding:
+def freshness(data: _Data) -> _Finding:
     """Days since the newest entity, compared with the tenant's 95th percentile gap (at least a week)."""
     value = float(data.age_days[-1])
     gaps = -np.diff(data.age_days)
@@ -193,7 +189,7 @@ def _freshness(data: _Data) -> _Finding:
     return _Finding(value, 1 - (value - usual) / (9 * usual), remedy)
 
 
-def _time_gaps(data: _Data) -> _Finding:
+def time_gaps(data: _Data) -> _Finding:
     """Share of the training window's time in gaps longer than both 30 days and 20 median gaps."""
     gaps = -np.diff(data.age_days[data.age_days < data.spec.training.window_days])
     span = float(gaps.sum())
@@ -202,7 +198,7 @@ def _time_gaps(data: _Data) -> _Finding:
     return _Finding(value, 1 - 2 * value, f"{len(long)} gaps, together {long.sum():.0f} days: import what is missing.")
 
 
-def _duplicates(data: _Data) -> _Finding:
+def duplicates(data: _Data) -> _Finding:
     """Share of source rows that repeat an entity's key, or repeat all of another row's values known at creation."""
     rows = data.rows
     key = data.spec.source.entity
@@ -216,7 +212,7 @@ def _duplicates(data: _Data) -> _Finding:
     return _Finding(value, 1 - 10 * value, remedy)
 
 
-def _inconsistent_categories(data: _Data) -> _Finding:
+def inconsistent_categories(data: _Data) -> _Finding:
     """Share of values that differ from the most common spelling of their level in case or blanks only."""
     shares = {}
     for name, (codes, levels) in data.categories.items():
@@ -230,7 +226,7 @@ def _inconsistent_categories(data: _Data) -> _Finding:
     return _Finding(value, 1 - 5 * value, f"Write each level of {_worst(shares)} in one way (case, blanks).")
 
 
-def _type_mix(data: _Data) -> _Finding:
+def type_mix(data: _Data) -> _Finding:
     """Largest share of the rarer kind, numbers or words, in a categorical feature that mixes both."""
     shares = {}
     for name, (codes, levels) in data.categories.items():
@@ -242,7 +238,7 @@ def _type_mix(data: _Data) -> _Finding:
     return _Finding(value, 1 - 4 * value, f"{_worst(shares)} mixes numbers and words: check the import's mapping.")
 
 
-def _unseen_levels(data: _Data) -> _Finding:
+def unseen_levels(data: _Data) -> _Finding:
     """Mean share of the newest fifth of entities whose level does not occur among the older ones."""
     cut = len(data.frame) - len(data.frame) // 5
     shares = {}
@@ -255,7 +251,7 @@ def _unseen_levels(data: _Data) -> _Finding:
     return _Finding(value, 1 - 2 * value, f"New levels in {_worst(shares)}: renamed or migrated? Retrain if they stay.")
 
 
-def _volume_trend(data: _Data) -> _Finding:
+def volume_trend(data: _Data) -> _Finding:
     """Entities of the last 30 days divided by the mean of up to six 30-day periods before, 1 without such periods."""
     periods = min(6, int(data.age_days[0] // _PERIOD) - 1)
     counts = [int(((data.age_days >= k * _PERIOD) & (data.age_days < (k + 1) * _PERIOD)).sum()) for k in range(7)]
@@ -265,7 +261,7 @@ def _volume_trend(data: _Data) -> _Finding:
     return _Finding(value, score, f"{counts[0]} entities in 30 days after {before:.0f} a period before: expected?")
 
 
-def _outliers(data: _Data) -> _Finding:
+def outliers(data: _Data) -> _Finding:
     """Mean share of values beyond 3 interquartile ranges from the quartiles, on a logarithmic scale (Tukey 1977)."""
     shares = {}
     for name, values in {**data.numeric, "label": data.label}.items():
@@ -279,7 +275,7 @@ def _outliers(data: _Data) -> _Finding:
     return _Finding(value, 1 - 5 * value, f"Check the unit and the typing errors of {_worst(shares)}.")
 
 
-def _impossible_times(data: _Data) -> _Finding:
+def impossible_times(data: _Data) -> _Finding:
     """Share of source rows without an event time, with one before 1990, or with a label time before the event time."""
     event_time = data.spec.source.event_time
     wrong = {event_time: (data.begun.isna() | (data.begun < _EARLIEST)).to_numpy()}
@@ -292,7 +288,7 @@ def _impossible_times(data: _Data) -> _Finding:
     return _Finding(value, 1 - 20 * value, f"Correct the order, zone or clock of {_worst(shares)}.")
 
 
-def _constant_columns(data: _Data) -> _Finding:
+def constant_columns(data: _Data) -> _Finding:
     """Share of the own features that have at most one distinct value."""
     numeric = {name: _is_constant(values) for name, values in data.numeric.items()}
     constant = numeric | {name: len(levels) < 2 for name, (_, levels) in data.categories.items()}
@@ -301,7 +297,7 @@ def _constant_columns(data: _Data) -> _Finding:
     return _Finding(value, 1 - value, f"Fill {names} at the source, or remove them from features.")
 
 
-def _leakage(data: _Data) -> _Finding:
+def leakage(data: _Data) -> _Finding:
     """Strongest association of an own feature with the label; suspicious from 0.90, certain from 0.98.
 
     For numbers: Spearman's rank correlation (binary label: Somers' D, 2 AUC - 1), of the value and of whether it is
@@ -342,7 +338,7 @@ def _label_copies(data: _Data) -> dict[str, float]:
     return found
 
 
-def _class_balance(data: _Data) -> _Finding:
+def class_balance(data: _Data) -> _Finding:
     """Share of matured labels that differ from the most common one (for a binary label, the rarer class)."""
     counts = np.unique(data.label, return_counts=True)[1]
     value = 1 - float(counts.max()) / len(data.label) if len(counts) else 0.0
@@ -350,15 +346,15 @@ def _class_balance(data: _Data) -> _Finding:
 
 
 _DIMENSIONS: dict[str, tuple[Callable[[_Data], _Finding], ...]] = {
-    "completeness": (_missing, _text_emptiness, _label_maturity, _freshness, _time_gaps),
-    "consistency": (_duplicates, _inconsistent_categories, _type_mix, _unseen_levels, _volume_trend),
-    "validity": (_outliers, _impossible_times, _constant_columns, _leakage, _class_balance),
+    "completeness": (missing, text_emptiness, label_maturity, freshness, time_gaps),
+    "consistency": (duplicates, inconsistent_categories, type_mix, unseen_levels, volume_trend),
+    "validity": (outliers, impossible_times, constant_columns, leakage, class_balance),
 }
 
 
-def _mean(values) -> float:
-    values = list(values)
-    return float(sum(values)) / len(values) if values else 0.0
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return float(sum(known)) / len(known) if known else 0.0
 
 
 def _worst(shares: dict[str, float]) -> str:

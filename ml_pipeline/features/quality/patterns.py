@@ -178,25 +178,23 @@ def _season(values: np.ndarray, phase: np.ndarray, names: tuple[str, ...], fewes
 
     Phases with fewer than ``fewest`` values are left out. The strength is the adjusted coefficient of determination.
     """
-    from scipy.special import betainc
-    from scipy.stats import rankdata
+    from scipy.stats import f_oneway, rankdata
 
     enough = np.bincount(phase, minlength=len(names)) >= fewest
     values, phase = values[enough[phase]], phase[enough[phase]]
-    groups, rows = int(enough.sum()), len(values)
-    if groups < 2 or rows <= groups:
+    phases, rows = np.flatnonzero(enough), len(values)
+    if len(phases) < 2 or rows <= len(phases):
         return None
-    ranks = rankdata(values) - (rows + 1) / 2
-    total = float(np.square(ranks).sum())
-    if not total:
+    if values.min() == values.max():
         return Season(0.0, 1.0, "none", "none")
-    count = np.bincount(phase, minlength=len(names))
-    mean = np.bincount(phase, weights=ranks, minlength=len(names)) / np.maximum(count, 1)
-    explained = min(float((count * np.square(mean)).sum()) / total, 1.0)
-    strength = max(1 - (1 - explained) * (rows - 1) / (rows - groups), 0.0)
-    p_value = float(betainc((rows - groups) / 2, (groups - 1) / 2, 1 - explained))
-    high, low = np.argmax(np.where(enough, mean, -np.inf)), np.argmin(np.where(enough, mean, np.inf))
-    return Season(round(strength, 4), p_value, names[high], names[low])
+    ranks = rankdata(values)
+    groups = [ranks[phase == one] for one in phases]
+    variance = f_oneway(*groups)
+    means = [group.mean() for group in groups]
+    freedom = rows - len(phases)
+    unexplained = (rows - 1) / (freedom + (len(phases) - 1) * float(variance.statistic))
+    high, low = phases[np.argmax(means)], phases[np.argmin(means)]
+    return Season(round(max(1 - unexplained, 0.0), 4), float(variance.pvalue), names[high], names[low])
 
 
 def _trend(months: np.ndarray, values: np.ndarray) -> Trend:
@@ -303,12 +301,12 @@ def _monthly(weekly: _Weekly) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _months(weekly: _Weekly) -> np.ndarray:
-    return _monday(weekly.first + np.arange(len(weekly.values))).astype("datetime64[M]").astype(int)
+    return np.asarray(_monday(weekly.first + np.arange(len(weekly.values))).astype("datetime64[M]").astype(int))
 
 
 def _days(times: pd.Series) -> np.ndarray:
     """Days since 1970 in UTC."""
-    return times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[D]").astype(int)
+    return np.asarray(times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[D]").astype(int))
 
 
 def _week(days: np.ndarray) -> np.ndarray:

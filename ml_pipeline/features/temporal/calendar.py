@@ -30,7 +30,9 @@ def calendar_features(temporal: Temporal, event_time: np.ndarray) -> dict[str, n
     ml_pipeline.specs.countries.UnknownCountry
         If ``business`` is on and no holiday calendar exists for the country.
     """
-    wall_time = _wall_time(event_time, temporal.time_zone)
+    local = pd.DatetimeIndex(event_time.view("datetime64[us]")).tz_localize("UTC").tz_convert(temporal.time_zone)
+    # Minutes since 1970 on the local clock.
+    wall_time = local.tz_localize(None).to_numpy().astype("datetime64[m]").astype("int64")
     columns: dict[str, np.ndarray] = {}
     if temporal.calendar:
         columns |= _calendar(wall_time)
@@ -41,12 +43,6 @@ def calendar_features(temporal: Temporal, event_time: np.ndarray) -> dict[str, n
     if temporal.fourier:
         columns |= _fourier(wall_time)
     return columns
-
-
-def _wall_time(event_time: np.ndarray, time_zone: str) -> np.ndarray:
-    """Event times in minutes since 1970 on the local clock."""
-    utc = pd.DatetimeIndex(event_time.view("datetime64[us]")).tz_localize("UTC")
-    return utc.tz_convert(time_zone).tz_localize(None).to_numpy().astype("datetime64[m]").astype("int64")
 
 
 def _begins(day: np.ndarray, months: int) -> tuple[np.ndarray, np.ndarray]:

@@ -45,9 +45,9 @@ def derived_features(
 
 def _transformed(kind: str, values: np.ndarray, before: np.ndarray) -> np.ndarray:
     if kind == "log1p":
-        return np.log1p(values)
+        return np.asarray(np.log1p(values))
     if kind == "sqrt":
-        return np.sqrt(values)
+        return np.asarray(np.sqrt(values))
     present = ~np.isnan(values)
     seen = np.concatenate([[0], np.cumsum(present)])[before]
     past = values[present]
@@ -65,4 +65,4 @@ def _zscore(values: np.ndarray, past: np.ndarray, seen: np.ndarray) -> np.ndarra
     groups = Groups.of(np.zeros(len(past), dtype="int64"), 1)
     none = np.zeros(len(seen), dtype="int64")
     moments = range_moments(groups, none, past, [Range(none, seen)])[0]
-    return (values - moments.mean) / moments.std
+    return np.asarray((values - moments.mean) / moments.std)

@@ -81,7 +81,7 @@ def history_features(
 
 
 def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0))
 
 
 def _recent_median(values: np.ndarray) -> np.ndarray:
@@ -113,7 +113,7 @@ def _level_counts(event_codes: np.ndarray, codes: np.ndarray, before: np.ndarray
     [1, 2, 1]
     """
     _, start, end = _level_search(event_codes, codes, before)
-    return end - start
+    return np.asarray(end - start)
 
 
 def _level_totals(

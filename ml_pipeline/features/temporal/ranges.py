@@ -54,7 +54,7 @@ class Groups:
 
     def at(self, codes: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Index of the event at ``position`` within the group ``codes``."""
-        return self.order[self.start[codes] + position]
+        return np.asarray(self.order[self.start[codes] + position])
 
     def cells(self) -> tuple[np.ndarray, int]:
         """First cell of each group and the number of cells; each group begins at a multiple of its rounded size.

@@ -152,7 +152,7 @@ class _Scope:
     def last(self, groups: Groups, times: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Microseconds from the last of the ``before`` events to the event time; NaN if ``before`` is 0."""
         at = _picked(groups, self.codes, times.astype("float64"), before - 1)
-        return self.events.event_time - at
+        return np.asarray(self.events.event_time - at)
 
 
 def _picked(groups: Groups, codes: np.ndarray, values: np.ndarray, position: np.ndarray) -> np.ndarray:

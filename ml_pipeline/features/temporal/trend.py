@@ -78,7 +78,7 @@ def _welch(late: Moments, early: Moments) -> np.ndarray:
 
 
 def _divided(part: np.ndarray, whole: np.ndarray, where: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=where)
+    return np.asarray(np.divide(part, whole, out=np.full(len(part), np.nan), where=where))
 
 
 def _cusum(groups: Groups, terms: np.ndarray) -> dict[str, np.ndarray]:

@@ -60,9 +60,12 @@ def daily_summary(
     if spec.task == "regression" and spec.label.above is not None and spec.label.above >= 0:
         value = np.log1p(np.maximum(value, 0))
     values = pd.Series(value, index=predictions.index)[np.isfinite(value)]
-    grouped = values.groupby(_day(predictions["predicted_at"]).loc[values.index]).agg(["count", "mean", "var"])
+    day = predictions["predicted_at"].dt.tz_convert("UTC").dt.tz_localize(None).dt.normalize()
+    grouped = values.groupby(day.loc[values.index]).agg(["count", "mean", "var"])
     of_predictions = grouped.set_axis(["predictions", "prediction_mean", "prediction_variance"], axis=1).reindex(days)
-    return pd.concat([summary, of_predictions.fillna({"predictions": 0}).astype({"predictions": "int64"})], axis=1)
+    counted = of_predictions.fillna({"predictions": 0}).astype({"predictions": "int64"})
+    joined: pd.DataFrame = pd.concat([summary, counted], axis=1)
+    return joined
 
 
 def _row_counts(spec: ModelSpec, frame: pd.DataFrame, days: pd.DatetimeIndex) -> pd.DataFrame:
@@ -154,10 +157,6 @@ def _places(summary: pd.DataFrame, days: pd.DatetimeIndex) -> list[int]:
     return [int(place) for place in places]
 
 
-def _day(times: pd.Series) -> pd.Series:
-    return times.dt.tz_convert("UTC").dt.tz_localize(None).dt.normalize()
-
-
 @dataclass(frozen=True)
 class _Days:
     """The columns of a summary as arrays with one entry per day; ``missing`` is days x features."""
@@ -225,7 +224,7 @@ def _usual_counts(counts: np.ndarray, weekday: np.ndarray) -> np.ndarray:
     roots = 2 * np.sqrt(counts + 0.375)
     days, of_day = np.unique(weekday, return_inverse=True)
     departure = roots - np.array([np.median(roots[weekday == day]) for day in days])[of_day]
-    return np.abs(departure) <= OUTLIER * max(1.4826 * float(np.median(np.abs(departure))), 1.0)
+    return np.asarray(np.abs(departure) <= OUTLIER * max(1.4826 * float(np.median(np.abs(departure))), 1.0))
 
 
 def _nulls(days: _Days, place: int) -> Anomaly | None:
@@ -255,7 +254,8 @@ def _usual_share(sizes: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np
     """Mean share of missing values and their correlation within a day, per column."""
     size = sizes[:, None]
     pooled = (missing.sum(axis=0) + 0.5) / (sizes.sum() + 1)
-    roots = 2 * np.sqrt(size) * (_arcsine(missing, size) - np.arcsin(np.sqrt(pooled)))
+    arcsine = np.arcsin(np.sqrt((missing + 0.375) / (size + 0.75)))
+    roots = 2 * np.sqrt(size) * (arcsine - np.arcsin(np.sqrt(pooled)))
     limit = OUTLIER * np.maximum(1.4826 * np.median(np.abs(roots), axis=0), 1)
     usual = np.abs(roots - np.median(roots, axis=0)) <= limit
     n, k = np.where(usual, size, 0.0), np.where(usual, missing, 0.0)
@@ -270,10 +270,6 @@ def _usual_share(sizes: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np
     return share, np.minimum(correlation + 1 / (total / design + 1), 0.99)
 
 
-def _arcsine(count: np.ndarray, size: np.ndarray) -> np.ndarray:
-    return np.arcsin(np.sqrt((count + 0.375) / (size + 0.75)))
-
-
 def _beta_binomial_tail(seen: np.ndarray, rows: int, share: np.ndarray, correlation: np.ndarray) -> np.ndarray:
     """The smaller of P(K >= seen) and P(K <= seen), per column."""
     from scipy.special import betaln, gammaln
@@ -285,7 +281,7 @@ def _beta_binomial_tail(seen: np.ndarray, rows: int, share: np.ndarray, correlat
     chance = np.exp(ways + betaln(count + first, rows - count + second) - betaln(first, second))
     above = np.where(count >= seen[:, None], chance, 0).sum(axis=1)
     below = np.where(count <= seen[:, None], chance, 0).sum(axis=1)
-    return np.minimum(np.minimum(above, below), 1.0)
+    return np.asarray(np.minimum(np.minimum(above, below), 1.0))
 
 
 def _prediction_mean(days: _Days, place: int) -> Anomaly | None:
@@ -296,7 +292,8 @@ def _prediction_mean(days: _Days, place: int) -> Anomaly | None:
     if len(past) < MIN_DAYS_WITH_ROWS or number < MIN_PREDICTIONS:
         return None
     sizes, means = days.predictions[past], days.mean[past]
-    within = _within_variance(sizes, days.variance[past])
+    variances = np.where(sizes > 1, days.variance[past], 0.0)
+    within = float(((sizes - 1) * variances).sum() / max((sizes - 1).sum(), 1.0))
     middle = float(np.median(means))
     scale = np.maximum(1.4826 * float(np.median(np.abs(means - middle))), np.sqrt(within / sizes))
     usual = np.abs(means - middle) <= OUTLIER * scale
@@ -312,11 +309,6 @@ def _prediction_mean(days: _Days, place: int) -> Anomaly | None:
         f"(scale of the target; p = {score:.2g})"
     )
     return Anomaly("prediction_mean", None, days.iso[place], score, reason, [])
-
-
-def _within_variance(sizes: np.ndarray, variances: np.ndarray) -> float:
-    several = sizes > 1
-    return float(((sizes - 1) * np.where(several, variances, 0.0)).sum() / max((sizes - 1).sum(), 1.0))
 
 
 def _between_variance(sizes: np.ndarray, means: np.ndarray, within: float) -> float:
@@ -344,7 +336,7 @@ def _two_sided(distance: np.ndarray | float, freedom: int) -> np.ndarray:
     """
     from scipy.special import stdtr
 
-    return np.minimum(2 * stdtr(max(freedom / 2, 1.0), -np.asarray(distance)), 1.0)
+    return np.asarray(np.minimum(2 * stdtr(max(freedom / 2, 1.0), -np.asarray(distance)), 1.0))
 
 
 _MEASURES: dict[str, Callable[[_Days, int], Anomaly | None]] = {

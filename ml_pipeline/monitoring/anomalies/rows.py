@@ -84,8 +84,12 @@ def unusual_outcomes(
         outcome = f"the outcome is {row['label']:.4g} {spec.label.unit}".rstrip()
         return f"{outcome}, {row['value']:.4g} was predicted; {others} are at least as far {side} their prediction"
 
-    score = _residual(spec, scored, log)
-    return _two_tails("outcome", scored, "label_time", score, since, by, rate, sentence, ["label"])
+    label, value = (scored[name].to_numpy(dtype="float64") for name in ("label", "value"))
+    if log and spec.task != "binary":
+        with np.errstate(invalid="ignore"):
+            label, value = np.log1p(label), np.log1p(value)
+    rows = _ScoredRows("outcome", scored, scored["label_time"], label - value, by, "label")
+    return _two_tails(rows, since, rate, sentence)
 
 
 def unusual_predictions(
@@ -103,7 +107,8 @@ def unusual_predictions(
         return f"{value} is predicted; {others} are at least as far {side} the median"
 
     score = predictions["value"].to_numpy(dtype="float64")
-    return _two_tails("prediction", predictions, "predicted_at", score, since, by, rate, sentence, ["value"])
+    rows = _ScoredRows("prediction", predictions, predictions["predicted_at"], score, by, "value")
+    return _two_tails(rows, since, rate, sentence)
 
 
 def unusual_inputs(spec: ModelSpec, reference: pd.DataFrame, rows: pd.DataFrame, *, rate: float = RATE) -> Anomalies:
@@ -154,7 +159,14 @@ def unusual_inputs(spec: ModelSpec, reference: pd.DataFrame, rows: pd.DataFrame,
     p_value = (1 + len(calibration) - np.searchsorted(calibration, score)) / (len(calibration) + 1)
     found = np.flatnonzero(p_value <= rate)
     found = found[np.argsort(-score[found], kind="stable")]
-    anomalies = [_input_anomaly(inputs, rows, at, surprise[at], float(p_value[at])) for at in found[:AT_MOST]]
+    anomalies = []
+    for at in found[:AT_MOST]:
+        largest = np.argsort(-surprise[at], kind="stable")[:NAMED_COLUMNS]
+        order = [int(place) for place in largest if surprise[at][place] > 0]
+        parts = "; ".join(_describe_value(inputs, rows, at, place) for place in order)
+        entity, p = str(rows["entity_id"].iloc[at]), float(p_value[at])
+        names = [inputs.names[place] for place in order]
+        anomalies.append(Anomaly("input", entity, None, p, f"{parts} (p = {p:.2g})", names))
     return Anomalies(anomalies, len(found), len(rows), rate, note)
 
 
@@ -164,46 +176,50 @@ def judged_columns(columns: FeatureColumns) -> FeatureColumns:
     return FeatureColumns(steady, columns.categorical, ())
 
 
-def _residual(spec: ModelSpec, scored: pd.DataFrame, log: bool) -> np.ndarray:
-    label, value = (scored[name].to_numpy(dtype="float64") for name in ("label", "value"))
-    if not log or spec.task == "binary":
-        return label - value
-    with np.errstate(invalid="ignore"):
-        return np.log1p(label) - np.log1p(value)
+@dataclass(frozen=True)
+class _ScoredRows:
+    """Rows with the score that is tested; ``by`` is the column within whose levels they are compared."""
+
+    kind: Kind
+    rows: pd.DataFrame
+    time: pd.Series
+    score: np.ndarray
+    by: str | None
+    column: str  # named in the anomalies
+
+    @property
+    def level(self) -> np.ndarray:
+        """Level of each row in the column ``by`` as text; empty text without the column."""
+        if self.by is None:
+            return np.full(len(self.rows), "", dtype=object)
+        values = self.rows[self.by]
+        return values.astype(object).where(values.notna(), "missing").astype(str).to_numpy(dtype=object)
 
 
 def _two_tails(
-    kind: Kind,
-    rows: pd.DataFrame,
-    time: str,
-    score: np.ndarray,
-    since: datetime,
-    by: str | None,
-    rate: float,
-    sentence: Callable[[pd.Series, str, str], str],
-    columns: list[str],
+    scored: _ScoredRows, since: datetime, rate: float, sentence: Callable[[pd.Series, str, str], str]
 ) -> Anomalies:
     """Rows from ``since`` on whose score is in a tail of the earlier scores."""
-    usable = np.isfinite(score)
-    is_new = (rows[time] >= pd.Timestamp(since)).to_numpy()
+    usable = np.isfinite(scored.score)
+    is_new = (scored.time >= pd.Timestamp(since)).to_numpy()
     earlier, new = np.flatnonzero(usable & ~is_new), np.flatnonzero(usable & is_new)
     left_out = int((~usable & is_new).sum())
     note = f"{left_out} rows left out, because their value is not finite" if left_out else ""
     needed = math.ceil(2 / rate) - 1
     if len(earlier) < needed:
         return _nothing(rate, f"{len(earlier)} earlier ones, a rate of {rate:g} needs {needed}", note)
-    level = _kinds(rows, by)
-    tails = _tails(score, level, earlier, new, needed)
+    level, by = scored.level, scored.by
+    tails = _tails(scored.score, level, earlier, new, needed)
     order = np.lexsort((-tails.beyond, tails.p_value))
     found = order[tails.p_value[order] <= rate]
     anomalies = []
     for place in found[:AT_MOST]:
-        row, which = rows.iloc[new[place]], "above" if tails.high[place] else "below"
+        row, which = scored.rows.iloc[new[place]], "above" if tails.high[place] else "below"
         of_kind = f" with {by} {level[new[place]]!r}" if tails.own_kind[place] and by is not None else ""
         p_value = float(tails.p_value[place])
         others = f"{tails.rank[place]} of {tails.size[place]} earlier ones{of_kind}"
         reason = f"{sentence(row, which, others)} (p = {p_value:.2g})"
-        anomalies.append(Anomaly(kind, str(row["entity_id"]), None, p_value, reason, columns))
+        anomalies.append(Anomaly(scored.kind, str(row["entity_id"]), None, p_value, reason, [scored.column]))
     return Anomalies(anomalies, len(found), len(new), rate, note)
 
 
@@ -235,12 +251,6 @@ def _tails(score: np.ndarray, level: np.ndarray, earlier: np.ndarray, new: np.nd
         tails.beyond[at] = np.abs(values - before[len(before) // 2])
         tails.size[at], tails.own_kind[at] = len(before), own_kind
     return tails
-
-
-def _kinds(rows: pd.DataFrame, by: str | None) -> np.ndarray:
-    if by is None:
-        return np.full(len(rows), "", dtype=object)
-    return rows[by].astype(object).where(rows[by].notna(), "missing").astype(str).to_numpy(dtype=object)
 
 
 def _nothing(rate: float, why: str, note: str) -> Anomalies:
@@ -276,28 +286,20 @@ class _Inputs:
 
     def surprise(self) -> np.ndarray:
         """Surprise of the new rows, float64 (rows x columns), numeric columns first."""
-        every = np.arange(self._size)
-        starts = range(0, self._new_size, CHUNK)
-        chunks = [np.arange(start, min(start + CHUNK, self._new_size)) for start in starts]
+        every, size = np.arange(len(self.numbers)), len(self.new_numbers)
+        chunks = [np.arange(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
         return np.vstack([self._scored(every, self.new_numbers, self.new_codes, chunk) for chunk in chunks])
 
     def calibration(self) -> np.ndarray:
         """Scores of the newer reference rows; each block is scored by the rows before it."""
-        edges = np.linspace(math.floor(self._size * OLDEST), self._size, BLOCKS + 1).astype(int)
+        size = len(self.numbers)
+        edges = np.linspace(math.floor(size * OLDEST), size, BLOCKS + 1).astype(int)
         return np.concatenate(
             [
                 _row_score(self._scored(np.arange(start), self.numbers, self.codes, np.arange(start, end)))
                 for start, end in pairwise(edges)
             ]
         )
-
-    @property
-    def _size(self) -> int:
-        return len(self.numbers)
-
-    @property
-    def _new_size(self) -> int:
-        return len(self.new_numbers)
 
     def _scored(self, known: np.ndarray, numbers: np.ndarray, codes: list[np.ndarray], at: np.ndarray) -> np.ndarray:
         """Surprise of the rows at positions ``at``, given the reference rows ``known``."""
@@ -313,13 +315,13 @@ def _number_surprise(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
     column = np.arange(width)
 
     def quantile(share: float | np.ndarray) -> np.ndarray:
-        return ordered[np.floor(share * np.maximum(present - 1, 0)).astype(int), column]
+        return np.asarray(ordered[np.floor(share * np.maximum(present - 1, 0)).astype(int), column])
 
     middle = quantile(0.5)
     spread = _spread(ordered, quantile(0.75) - quantile(0.25), middle)
 
     def compressed(raw: np.ndarray) -> np.ndarray:
-        return np.arcsinh(np.clip((raw - middle) / spread, -HUGE, HUGE))
+        return np.asarray(np.arcsinh(np.clip((raw - middle) / spread, -HUGE, HUGE)))
 
     scaled = compressed(values)
     surprise = np.zeros(values.shape)
@@ -367,23 +369,16 @@ def _level_surprise(reference: np.ndarray, codes: np.ndarray) -> np.ndarray:
         surprise[counts == 0] = _state_surprise(np.zeros(1), rows)
     if counts[0] == 0:
         surprise[0] = _state_surprise(np.zeros(1), rows)[0]
-    return surprise[codes]
+    return np.asarray(surprise[codes])
 
 
 def _row_score(surprise: np.ndarray) -> np.ndarray:
     if surprise.shape[1] <= NAMED_COLUMNS:
-        return surprise.sum(axis=1)
-    return np.partition(surprise, -NAMED_COLUMNS, axis=1)[:, -NAMED_COLUMNS:].sum(axis=1)
+        return np.asarray(surprise.sum(axis=1))
+    return np.asarray(np.partition(surprise, -NAMED_COLUMNS, axis=1)[:, -NAMED_COLUMNS:].sum(axis=1))
 
 
-def _input_anomaly(inputs: _Inputs, rows: pd.DataFrame, at: int, surprise: np.ndarray, p_value: float) -> Anomaly:
-    order = [int(place) for place in np.argsort(-surprise, kind="stable")[:NAMED_COLUMNS] if surprise[place] > 0]
-    parts = "; ".join(_described(inputs, rows, at, place) for place in order)
-    names = [inputs.names[place] for place in order]
-    return Anomaly("input", str(rows["entity_id"].iloc[at]), None, p_value, f"{parts} (p = {p_value:.2g})", names)
-
-
-def _described(inputs: _Inputs, rows: pd.DataFrame, at: int, place: int) -> str:
+def _describe_value(inputs: _Inputs, rows: pd.DataFrame, at: int, place: int) -> str:
     name, size, numeric = inputs.names[place], len(inputs.numbers), len(inputs.columns.numeric)
     if place >= numeric:
         code = inputs.new_codes[place - numeric][at]

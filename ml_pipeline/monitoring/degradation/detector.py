@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_pipeline.monitoring.drift.design_effects import student_to_normal
 from ml_pipeline.monitoring.metrics import Floats
 
 MIN_OUTCOMES = 20
@@ -158,19 +159,15 @@ class _Scores:
         for group in groups:
             members = np.flatnonzero(strata == group)
             scores[members] = savage_scores(losses[members])
-            self._add_moments(scores[members], np.bincount(day[members], minlength=days))
+            n = float(len(members))
+            if n >= 3:
+                before = np.cumsum(np.bincount(day[members], minlength=days))[:-1]
+                pairs = before * (n - before) / (n * (n - 1))
+                self.variance += pairs * (scores[members] ** 2).sum()
+                self.third += pairs * (2 * before - n) / (n - 2) * (scores[members] ** 3).sum()
         self.count, self.total, self.squares = (
             np.bincount(day, weights, days).astype(float) for weights in (np.ones(len(day)), scores, scores**2)
         )
-
-    def _add_moments(self, scores: Floats, count: NDArray[np.intp]) -> None:
-        n = float(len(scores))
-        if n < 3:
-            return
-        before = np.cumsum(count)[:-1]
-        pairs = before * (n - before) / (n * (n - 1))
-        self.variance += pairs * (scores**2).sum()
-        self.third += pairs * (2 * before - n) / (n - 2) * (scores**3).sum()
 
 
 class _Clearest(NamedTuple):
@@ -223,7 +220,7 @@ def _standardised(scores: _Scores, candidates: NDArray[np.intp], lags: int) -> t
     safe = np.where(varies, variance, 1.0)
     z = np.where(varies, -np.cumsum(scores.total)[candidates] / np.sqrt(safe * inflation), 0.0)
     skewness = np.where(varies, scores.third[candidates] / safe**1.5, 0.0)
-    return z, _pearson_tail(_normal_for_t(z, freedom), skewness), inflation
+    return z, _pearson_tail(student_to_normal(z, freedom), skewness), inflation
 
 
 def savage_scores(values: Floats) -> Floats:
@@ -285,11 +282,6 @@ class _Side:
         return pairs(t, t) - self.mean * (pairs(t, c) + pairs(c, t)) + self.mean**2 * pairs(c, c)
 
 
-def _normal_for_t(z: Floats, freedom: Floats) -> Floats:
-    """Normal quantile with the tail probability of ``z`` in Student's t (Wallace 1959, within 0.01 at 10 degrees)."""
-    return np.sign(z) * np.sqrt(freedom * np.log1p(z**2 / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
-
-
 def _pearson_tail(z: Floats, skewness: Floats) -> Floats:
     """Upper tail of the Pearson type III distribution with mean 0, variance 1 and the given skewness."""
     from scipy.special import gammainc, gammaincc, ndtr
@@ -299,7 +291,7 @@ def _pearson_tail(z: Floats, skewness: Floats) -> Floats:
     right = skewness > 0
     argument = np.maximum(shape + np.where(right, z, -z) * np.sqrt(shape), 0.0)
     tail = np.where(right, gammaincc(shape, argument), gammainc(shape, argument))
-    return np.where(skewed, tail, ndtr(-z))
+    return np.asarray(np.where(skewed, tail, ndtr(-z)))
 
 
 def _scanned(tail: float, shares: Floats) -> float:

@@ -35,7 +35,7 @@ class Degradation:
     baseline_outcomes: int
     since: str | None  # estimated first day of the change, ISO; None unless degraded
     evidence: Numbers  # of the sequential test
-    constant_rise: float | None  # relative rise of the baseline's loss on the same outcomes
+    baseline_rise: float | None  # relative rise of the baseline's loss on the same outcomes
     relative_rise: float | None  # relative rise of the loss divided by the baseline's loss: the model's own loss
     rule: Numbers  # current window compared with the reference window, without a significance test
     targets: dict[str, dict[str, float | bool | None]]  # health targets: target, value, met
@@ -80,7 +80,9 @@ def degradation(spec: ModelSpec, scored: pd.DataFrame, day: date, *, serving_sin
         min_outcomes=monitoring.degradation_min_outcomes,
         first=first,
     )
-    current = _current(days, day, monitoring)
+    start = int(np.searchsorted(days, np.datetime64(day, "D") - np.timedelta64(monitoring.current - 1, "D")))
+    # The current window is extended back if it has too few outcomes.
+    current = max(min(start, len(days) - monitoring.degradation_min_outcomes), 0)
     split = int(np.searchsorted(days, np.datetime64(found.since or day, "D")))
     lacking = _lacking(known, recent, found, day, monitoring)
     changed = found.alarm and not lacking and _still_risen(loss, split, current, monitoring)
@@ -99,7 +101,7 @@ def degradation(spec: ModelSpec, scored: pd.DataFrame, day: date, *, serving_sin
         baseline_outcomes=compared.before,
         since=found.since.isoformat() if severity and found.since else None,
         evidence=_evidence(found, monitoring),
-        constant_rise=compared.constant_rise,
+        baseline_rise=compared.baseline_rise,
         relative_rise=compared.relative_rise,
         rule=_rule(known, day, monitoring),
         targets=_targets(spec, recent),
@@ -115,7 +117,7 @@ def _between(scored: pd.DataFrame, first: date, last: date) -> pd.DataFrame:
 
 
 def _days(scored: pd.DataFrame) -> np.ndarray:
-    return scored["label_time"].array.as_unit("us").asi8.view("datetime64[us]").astype("datetime64[D]")
+    return np.asarray(scored["label_time"].array.as_unit("us").asi8.view("datetime64[us]").astype("datetime64[D]"))
 
 
 def _history(
@@ -134,12 +136,6 @@ def _history(
     return known, serving_since
 
 
-def _current(days: np.ndarray, day: date, monitoring: Monitoring) -> int:
-    """Position of the first outcome of the current window, which is extended back if it has too few outcomes."""
-    start = int(np.searchsorted(days, np.datetime64(day, "D") - np.timedelta64(monitoring.current - 1, "D")))
-    return max(min(start, len(days) - monitoring.degradation_min_outcomes), 0)
-
-
 def _still_risen(loss: Floats, split: int, current: int, monitoring: Monitoring) -> bool:
     """Whether the latest outcomes since the change are still high enough above the earlier ones for a severity."""
     needed = 1 + min(monitoring.degradation_severity.values())
@@ -154,7 +150,7 @@ class _Compared(NamedTuple):
     expected: float | None
     loss: float | None
     rise: float | None
-    constant_rise: float | None
+    baseline_rise: float | None
     relative_rise: float | None
 
 
@@ -162,9 +158,9 @@ def _compare(history: pd.DataFrame, split: int) -> _Compared:
     before, after = history.iloc[:split], history.iloc[split:]
     expected, loss = _mean(before["loss"]), _mean(after["loss"])
     ours = _relative(loss, expected)
-    constant = _relative(_mean(after["baseline_loss"]), _mean(before["baseline_loss"]))
-    relative = None if ours is None or constant is None or constant <= -1 else (1 + ours) / (1 + constant) - 1
-    return _Compared(len(before), len(after), expected, loss, ours, constant, relative)
+    baseline = _relative(_mean(after["baseline_loss"]), _mean(before["baseline_loss"]))
+    relative = None if ours is None or baseline is None or baseline <= -1 else (1 + ours) / (1 + baseline) - 1
+    return _Compared(len(before), len(after), expected, loss, ours, baseline, relative)
 
 
 def _mean(column: pd.Series) -> float | None:
@@ -261,10 +257,10 @@ def _sentence(spec: ModelSpec, status: str, found: Rise, compared: _Compared) ->
         return f"no significant rise of the {name}: {compared.loss:.3g} on the last {compared.after} outcomes, " + (
             f"{against} ({change}; {chance})"
         )
-    constant = "" if compared.constant_rise is None else f", baseline {_percent(compared.constant_rise)}"
+    baseline = "" if compared.baseline_rise is None else f", baseline {_percent(compared.baseline_rise)}"
     return (
         f"the {name} rose to {compared.loss:.3g} on the {compared.after} outcomes since {found.since}, {against} "
-        f"({change}{constant}; {chance})"
+        f"({change}{baseline}; {chance})"
     )
 
 

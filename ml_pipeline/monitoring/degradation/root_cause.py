@@ -34,13 +34,13 @@ def root_cause_of(
         return RootCause("none", "no degradation")
     if drift_status == "drift":
         return RootCause("data_drift", "data drift: the inputs have drifted as well, see the drift report")
-    ours, constant = degradation.rise, degradation.constant_rise
+    ours, baseline = degradation.rise, degradation.baseline_rise
     if drift_status != "stable":
         return RootCause("unknown", "cause unknown: too few rows to test the inputs for drift")
-    if ours is None or constant is None:
+    if ours is None or baseline is None:
         return RootCause("concept_drift", "concept drift: the inputs are stable, but their outcomes have changed")
-    numbers = f"(loss of the model {ours:+.0%}, of the baseline {constant:+.0%})"
-    if math.log1p(constant) >= SHARED * math.log1p(ours):
+    numbers = f"(loss of the model {ours:+.0%}, of the baseline {baseline:+.0%})"
+    if math.log1p(baseline) >= SHARED * math.log1p(ours):
         return RootCause(
             "outcome_change",
             f"outcome change: the inputs are stable and the outcomes are harder for the baseline too {numbers}",

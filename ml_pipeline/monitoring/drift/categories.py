@@ -1,4 +1,4 @@
-"""Two-sample test of a categorical column from the counts of its levels."""
+"""Two-sample test of a categorical column, from the counts of its levels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ml_pipeline.monitoring.drift.two_sample import (
 CHI_SQUARE_MIN_EXPECTED = 5.0
 RARE_MIN_ROWS = 5
 NAMED_BELOW = 0.05
-RARE_WEIGHT = 5.0  # rare levels spend a fifth of a test
+RARE_WEIGHT = 5.0  # factor on the p-value of rare levels: they get a fifth of the significance level
 _DRAWS = 600
 
 
@@ -31,25 +31,36 @@ def category_test(
     learnt: float = INDEPENDENT,
     rare: NDArray[np.bool_] | None = None,
 ) -> tuple[ValueTest, int]:
-    """Drift of one categorical column from the counts of its levels, and the position of the level that moved most.
+    """Test a categorical column for drift, and find the level whose share moved most.
 
-    The p-value is that of the smaller of two: the two-sample chi-square test, levels with an expected count below 5
-    pooled into one cell, and the level that moved most, for chi-square spreads one level's move over all of them.
-    What that makes of the p-value is computed for these very cells. A rare level that moved most is tested exactly
-    (Fisher, Bonferroni): pooling would hide a new one.
+    The column is tested by the smaller of two p-values: of the two-sample chi-square test, with levels of expected
+    counts below 5 pooled into one cell, and of the level that moved most, because chi-square has little power against
+    the move of a single level. The smaller p-value is corrected for being the smaller of two. Rare levels are also
+    tested by Fisher's exact test with Bonferroni's correction, because pooling would hide a new level.
 
     Parameters
     ----------
     reference, current : array of shape (levels,)
-    deff, learnt : float
-        Design effect, and the degrees of freedom that it was learnt with.
-    rare : array of shape (levels,), optional
-        Cells that stand for many levels: never the level that moved most.
+        Counts.
+    deff : float
+        Design effect.
+    learnt : float
+        Degrees of freedom of the estimated design effect.
+    rare : array of bool of shape (levels,), optional
+        Cells that contain many levels, which are never the level that moved most.
+
+    Returns
+    -------
+    tuple of ValueTest and int
+        The test, and the position of the level that moved most, -1 without one.
     """
     n, m = reference.sum(), current.sum()
     root = np.sqrt(n * m / (n + m))
     few = (reference + current) * (min(n, m) / (n + m)) < CHI_SQUARE_MIN_EXPECTED
-    cells = _pool(reference, current, few)
+    cells = reference[None], current[None]
+    if few.any():
+        before, after = (np.append(side[~few], side[few].sum())[None] for side in (reference, current))
+        cells = before, after
     statistic, freedom = (value[0] for value in chi_square_statistic(*cells))
     chi_square_p = _variance_ratio_p(statistic / deff, int(freedom), learnt)
     single = ~few if rare is None else ~few & ~rare
@@ -80,16 +91,10 @@ def category_test(
     return result, level
 
 
-def _pool(reference: Floats, current: Floats, few: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Both sides as one-row tables with the levels of few rows in one last cell."""
-    if not few.any():
-        return reference[None], current[None]
-    first, second = (np.append(side[~few], side[few].sum())[None] for side in (reference, current))
-    return first, second
-
-
-def _most_moved(reference, current, tested, deff: float, learnt: float) -> tuple[float, float, int]:
-    """Sidak p-value, z and position of the level whose share moved most; the position is -1 where there is none."""
+def _most_moved(
+    reference: Floats, current: Floats, tested: NDArray[np.intp], deff: float, learnt: float
+) -> tuple[float, float, int]:
+    """Sidak p-value, z and position of the level whose share moved most; the position is -1 without levels."""
     if not len(tested):
         return 1.0, 0.0, -1
     n, m = reference.sum(), current.sum()
@@ -101,10 +106,12 @@ def _most_moved(reference, current, tested, deff: float, learnt: float) -> tuple
     limit = normal_p(student_to_normal(normal_deviate(z, *moments) / np.sqrt(deff), learnt))
     p = np.where(are_few(hits, n, m, deff) & (learnt >= INDEPENDENT), exact, limit)
     top = int(np.lexsort((-np.abs(z), p))[0])
-    return _any_of(float(p[top]), len(tested)), float(z[top]), int(tested[top])
+    single, tests = float(p[top]), len(tested)
+    sidak = float(-np.expm1(tests * np.log1p(-min(single, 1 - 1e-16)))) if single > 1e-12 else tests * single
+    return sidak, float(z[top]), int(tested[top])
 
 
-def _rare_moved(reference, current, tested, deff: float) -> tuple[float, float, int]:
+def _rare_moved(reference: Floats, current: Floats, tested: NDArray[np.intp], deff: float) -> tuple[float, float, int]:
     if not len(tested):
         return 1.0, 0.0, -1
     p, z = proportion_tests(reference[tested], reference.sum(), current[tested], current.sum(), deff)
@@ -112,15 +119,11 @@ def _rare_moved(reference, current, tested, deff: float) -> tuple[float, float, 
     return min(1.0, RARE_WEIGHT * float(p[top]) * len(tested)), float(z[top]), int(tested[top])
 
 
-def _any_of(p: float, tests: int) -> float:
-    return float(-np.expm1(tests * np.log1p(-min(p, 1 - 1e-16)))) if p > 1e-12 else tests * p
-
-
 def _smaller_p(pooled: Floats, alone: NDArray[np.bool_], smallest: float) -> float:
-    """Probability that the chi-square or the largest move of a level (``alone``) has a p-value as small as that.
+    """Probability that the smaller p-value of chi-square and of the levels ``alone`` is at most ``smallest``.
 
-    To the chi-square's own probability comes that of a level beyond while the chi-square is not, by the importance
-    sampling of :func:`two_sample.largest_p`, in the normal limit of the counts.
+    The sum of the probability for chi-square and the probability that a level is beyond while chi-square is not. The
+    latter is computed by importance sampling as in :func:`two_sample.largest_p`, in the normal limit of the counts.
     """
     from scipy.special import chdtri, ndtri
 
@@ -135,7 +138,7 @@ def _smaller_p(pooled: Floats, alone: NDArray[np.bool_], smallest: float) -> flo
     uniform = (draws.permutation(_DRAWS) + 0.5) / _DRAWS
     beyond = -ndtri(single / 2 * uniform)
     row, level = np.arange(_DRAWS), np.resize(levels, _DRAWS)
-    # A deviation of the level has its share of every other cell's, the opposite way.
+    # A deviation of one level implies opposite deviations of the other cells, in proportion to their shares.
     direction = -root * (root[level] / spread[level])[:, None]
     direction[row, level] += 1 / spread[level]
     deviates += direction * (beyond - deviates[row, level] / spread[level])[:, None]
@@ -145,7 +148,7 @@ def _smaller_p(pooled: Floats, alone: NDArray[np.bool_], smallest: float) -> flo
 
 
 def _variance_ratio_p(statistic: float, freedom: int, learnt: float) -> float:
-    """Of a chi-square over a design effect that was itself learnt: Fisher's F."""
+    """P-value of chi-square divided by a design effect; Fisher's F distribution if the design effect is estimated."""
     from scipy.special import chdtrc, fdtrc
 
     if freedom < 1:

@@ -1,4 +1,4 @@
-"""The tests of single columns: current rows against what a profile keeps of earlier ones."""
+"""Tests of single columns: current rows compared with the profile of earlier rows."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from ml_pipeline.monitoring.profiles.columns import (
 from ml_pipeline.monitoring.profiles.profile import is_judged
 
 NAMED_LEVELS = 5
-TOLERANCE = 0.05  # standard deviations; a shift of 0.02 sigma stays silent in any number of rows
+TOLERANCE = 0.05  # standard deviations; a shift of 0.02 sigma is not reported, however many rows there are
 CLEARLY, BY_ITSELF = 3.5, 5.0  # standard errors
-LOOKED_AT = 0.05  # p-value above which nothing is decided
+LOOKED_AT = 0.05  # p-value up to which :func:`negligible` is computed
 _COLUMNS_AT_ONCE = 16
 
 
@@ -49,14 +49,20 @@ def numeric_columns(
     min_rows: int,
     common: CommonDesignEffect = NO_COMMON_EFFECT,
 ) -> dict[str, ColumnDrift]:
-    """The report of numeric columns that both sides have.
+    """Test the numeric columns that both sides have.
 
     Parameters
     ----------
+    reference : dict of NumericColumn
+        Columns of the profile.
     values : dict of arrays of shape (rows,)
-        NaN where missing.
+        Current values in time order, NaN if missing.
+    days : Days
+        Days of the current rows.
+    min_rows : int
+        Number of values that a test needs on each side.
     common : CommonDesignEffect
-        Of the tenant's columns.
+        Design effect that the tenant's columns share.
     """
     columns: dict[str, ColumnDrift] = {}
     names = list(values)
@@ -89,7 +95,7 @@ def numeric_columns(
 def _value_tests(
     found: two_sample.ColumnTests, reference: list[NumericColumn], by_day: list[Counts]
 ) -> Iterator[ValueTest]:
-    """One result a column, from the arrays of all."""
+    """One result per column, from the arrays of all columns."""
     fields = {"p": found.p, "effect": found.effect, "lower": found.lower, "largest": found.largest} | found.statistics
     table = np.array(list(fields.values())).T.tolist()
     for column, counts, row in zip(reference, by_day, table, strict=True):
@@ -118,7 +124,7 @@ def _numeric_tests(
 
 
 def _dispersion(before: Floats, after: Floats, scores: Floats) -> Dispersion:
-    """Of the current days, each score in units of its standard deviation among all rows."""
+    """Dispersion of the current days, with each score in units of its standard deviation over all rows."""
     current = after.sum(axis=1)
     pooled = before + current
     share = (pooled / pooled.sum(axis=1, keepdims=True))[:, None, :]
@@ -133,9 +139,9 @@ def _dispersion(before: Floats, after: Floats, scores: Floats) -> Dispersion:
 def design_effects(
     reference: list[DesignEffect], current: Dispersion, common: CommonDesignEffect
 ) -> tuple[Floats, Floats]:
-    """Design effects and their degrees of freedom (columns x scores).
+    """Design effects and their degrees of freedom, two arrays of shape (columns, scores).
 
-    From the blocks of the history where at least ``MIN_BLOCKS`` fit into it; otherwise from the days of both windows.
+    Estimated from the blocks of the history if there are at least ``MIN_BLOCKS``, else from the days of both windows.
     """
     kept = Dispersion(
         np.array([part.days.variance for part in reference]),
@@ -158,12 +164,12 @@ def design_effects(
 
 
 def negligible(reference: NumericColumn, counts: Counts, deff: float) -> bool:
-    """Whether a shift of every value by no more than ``TOLERANCE`` standard deviations could be all that there is.
+    """Whether a shift of all values by at most ``TOLERANCE`` standard deviations could explain the difference.
 
-    Ranks cannot tell: where a distribution begins steeply, as an exponential one does at zero, the smallest shift
-    empties the tail. So where the distribution function clearly moved, it must leave the band between the earlier one
-    moved to the left and to the right, by more than its standard error. The standard deviation is that of a normal
-    distribution with the same quartiles, or the same 5 and 95% quantiles where the quartiles are equal.
+    Rank tests cannot tell: if a distribution begins steeply, as an exponential one does at zero, a tiny shift empties
+    its tail. Therefore the current distribution function must leave the band between the earlier one shifted to the
+    left and to the right, by more than its standard error, at a place where it clearly moved. The standard deviation is
+    that of a normal distribution with the same quartiles, or with the same 5% and 95% quantiles for equal quartiles.
     """
     from scipy.interpolate import PchipInterpolator
 
@@ -183,14 +189,14 @@ def negligible(reference: NumericColumn, counts: Counts, deff: float) -> bool:
     share = np.clip((n * before + m * after) / (n + m), 1 / (n + m), 1 - 1 / (n + m))
     error = np.sqrt(share * (1 - share) * (1 / n + 1 / m) * deff)
     moved = np.abs(after - before) / error
-    # Of many places that moved little, one is outside by chance.
+    # Of many places with small moves, one is outside by chance.
     needed = np.where(moved >= moved.max() / 2, ONE_SIDED_Z, BY_ITSELF)
     outside = np.maximum(after - left, right - after) / error >= needed
     return bool(moved.max() >= CLEARLY and not (outside & (moved >= CLEARLY)).any())
 
 
 def _middle(reference: NumericColumn, counts: Counts, values: Floats) -> tuple[Medians | None, float | None]:
-    """Medians (of cells, but exact where the current one is outside them), and the one value where there is but one."""
+    """Medians of both sides (exact to a cell), and the value of a column that is now constant, else None."""
     cell = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
     inside = 0 < cell < len(reference.edges)
     median = float(reference.edges[cell]) if inside else float(np.nanmedian(values))
@@ -210,7 +216,7 @@ def categorical_columns(
     min_rows: int,
     common: CommonDesignEffect = NO_COMMON_EFFECT,
 ) -> dict[str, ColumnDrift]:
-    """The report of categorical columns that both sides have, as of :func:`numeric_columns`."""
+    """Test the categorical columns ``names``, which both sides have. Parameters as of :func:`numeric_columns`."""
     columns: dict[str, ColumnDrift] = {}
     for name in names:
         positions, levels = codes(frame[name])
@@ -229,7 +235,9 @@ def categorical_columns(
 def _category(
     column: ColumnDrift, reference: CategoricalColumn, by_day: Counts, levels: list[str], common: CommonDesignEffect
 ) -> ColumnDrift:
-    """The column with the test of its values."""
+    """Add the test of the values to a column."""
+    from scipy.special import ndtri
+
     cells, names, new = _shared_cells(reference, by_day, levels)
     current = cells.sum(axis=0)
     before = np.append(reference.counts, reference.pooled_rows).astype(float)
@@ -246,20 +254,22 @@ def _category(
     if top >= 0:
         level = np.flatnonzero(used)[top]
         most_moved = LevelMove(names[level], float(before[level] / before.sum()), float(share[level]))
-    many = f"levels beyond the {len(reference.levels)} most frequent are one cell: a new one may be a rare one"
+    many = f"levels beyond the {len(reference.levels)} most frequent are one cell: a new level may be a rare one"
     return replace(
         column,
-        value=replace(test, largest=_deviate(test.p)),
+        value=replace(test, largest=float(-ndtri(max(test.p, 1e-300) / 2))),  # as a normal deviate
         new_levels=tuple(new[:NAMED_LEVELS]),
         most_moved=most_moved,
         note=many if new and reference.pooled_levels else None,
     )
 
 
-def _shared_cells(reference: CategoricalColumn, by_day: Counts, levels: list[str]):
-    """Current rows by day over the levels of the profile, its pooled cell, and new levels; their names; the new ones.
+def _shared_cells(
+    reference: CategoricalColumn, by_day: Counts, levels: list[str]
+) -> tuple[Floats, list[str], list[str]]:
+    """Counts per day of the profile's levels, its pooled cell and new levels; the names of the cells; the new levels.
 
-    Where the profile pooled some levels, an unlisted one may be among them, and counts there.
+    If the profile pooled rare levels, a level that it does not list may be one of them and is counted in that cell.
     """
     listed = {level: position for position, level in enumerate(reference.levels)}
     pooled = len(listed)
@@ -273,18 +283,11 @@ def _shared_cells(reference: CategoricalColumn, by_day: Counts, levels: list[str
     return cells.T, [*reference.levels, "(other levels)", *own], new
 
 
-def _deviate(p: float) -> float:
-    """The two-sided normal deviate of a p-value."""
-    from scipy.special import ndtri
-
-    return float(-ndtri(max(p, 1e-300) / 2))
-
-
 def _too_few(before: int, days: Days, nulls: Counts, min_rows: int) -> str | None:
-    """Why the values cannot be tested; None where both sides have enough."""
+    """Why the values cannot be tested, as text; None if both sides have enough values."""
     after = int(days.starts[-1]) - int(nulls.sum())
     if before == 0 and after == 0:
-        return "no value on either side"
+        return "no values on either side"
     sides = [
         f"{count} of {min_rows} {side}" for count, side in ((before, "earlier"), (after, "recent")) if count < min_rows
     ]
@@ -314,6 +317,6 @@ def _missing(
 
 
 def read_numeric(frame: pd.DataFrame, names: list[str]) -> tuple[dict[str, Floats], dict[str, int]]:
-    """Values of numeric columns, and how many of each were there but are no numbers (counted as missing)."""
+    """Values of numeric columns, and per column the number of values that are not numbers and count as missing."""
     read = {name: numbers(frame[name]) for name in names}
     return {name: values for name, (values, _) in read.items()}, {name: bad for name, (_, bad) in read.items() if bad}

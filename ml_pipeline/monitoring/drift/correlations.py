@@ -1,8 +1,8 @@
-"""Correlation-only change: rank correlations of all pairs of numeric columns, and a test of their largest move.
+"""Rank correlations of all pairs of numeric columns, and a test of their largest change.
 
-Every column can keep its distribution while two of them part: a copied field that is filled by hand from now on, two
-units that no longer agree. Spearman's correlation of each pair is compared by Fisher's z (Fieller and Pearson 1961 for
-its variance), the largest of all pairs by Sidak's rule.
+The relation of two columns can change while both keep their distributions, for example if a copied field is now filled
+by hand. Spearman's correlation of each pair is compared by Fisher's z (Fieller and Pearson 1961 for its variance), and
+the largest change of all pairs is tested with Sidak's correction.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ml_pipeline.monitoring.drift.design_effects import ONE_SIDED_Z, Days, Floats, dispersion, student_to_normal
 from ml_pipeline.monitoring.drift.results import CorrelationTest
@@ -19,6 +20,8 @@ MIN_PAIR_ROWS = 30
 SMALL_MOVE = 0.05  # of a correlation
 _TOO_ALIKE = 0.999
 
+Pair = tuple[NDArray[np.intp], NDArray[np.intp]]  # positions of the first and of the second column of each pair
+
 
 @dataclass(frozen=True)
 class Joint:
@@ -26,12 +29,12 @@ class Joint:
 
     columns: tuple[str, ...]
     correlation: Floats
-    variance: Floats  # of one row's contribution; 1 for independent columns
-    rows: Floats  # complete rows of each pair
+    variance: Floats  # variance of the contribution of one row; 1 for independent columns
+    rows: Floats  # number of rows with both values
     design_effect: float
 
     def merged(self, other: Joint) -> Joint:
-        """Weighted by rows, over the columns of both."""
+        """Mean of both, weighted by rows, for the columns that both have."""
         columns = tuple(name for name in self.columns if name in other.columns)
         first, second = self._of(columns), other._of(columns)
         rows = first.rows + second.rows
@@ -92,8 +95,8 @@ def middle_ranks(values: Floats) -> Floats:
     return ranks
 
 
-def _variance(ranks, square, correlation, pair, rows) -> Floats:
-    """Mean square of what one row adds to a correlation, as if the ranks' scale were known (Hotelling 1953)."""
+def _variance(ranks: Floats, square: Floats, correlation: Floats, pair: Pair, rows: Floats) -> Floats:
+    """Variance of one row's contribution to each correlation, for a known scale of the ranks (Hotelling 1953)."""
     both = (square @ square.T)[pair]
     cubed = (ranks * square) @ ranks.T
     odd = (cubed + cubed.T)[pair]
@@ -103,8 +106,8 @@ def _variance(ranks, square, correlation, pair, rows) -> Floats:
     return np.where(rows > 0, value / np.maximum(rows, 1), 1.0)
 
 
-def _design_effect(ranks, correlation, pair, at, days: Days) -> float:
-    """Mean over all pairs of the variance of day sums of products over that of independent rows; at least 1."""
+def _design_effect(ranks: Floats, correlation: Floats, pair: Pair, at: NDArray[np.intp], days: Days) -> float:
+    """Variance of the day sums of products, divided by that of independent rows; mean of all pairs, at least 1."""
     if len(days.numbers) < 2 or not len(correlation):
         return 1.0
     at = np.unique(at[at < ranks.shape[1]])
@@ -118,10 +121,10 @@ def _design_effect(ranks, correlation, pair, at, days: Days) -> float:
 
 
 def joint_test(reference: Joint, current: Joint) -> CorrelationTest | None:
-    """The pair whose correlation moved most; None where no pair has enough rows on both sides.
+    """Test the pair whose correlation changed most; None if no pair has enough rows on both sides.
 
-    The p-value is that of the largest move of Fisher's z among all pairs. A pair that moved by less than ``SMALL_MOVE``
-    is named only where no other moved: from .99 to .96 is far in z, and next to nothing.
+    The p-value is that of the largest change of Fisher's z of all pairs. A pair whose correlation changed by less than
+    ``SMALL_MOVE`` is used only if no pair changed more: from 0.99 to 0.96 is a large change of z, but irrelevant.
     """
     from scipy.special import erfc
 
@@ -160,6 +163,6 @@ def joint_test(reference: Joint, current: Joint) -> CorrelationTest | None:
 
 
 def _fisher_variance(variance: Floats, correlation: Floats) -> Floats:
-    """Of Fisher's z: what the rows showed, and no less than a normal pair would have."""
+    """Variance of Fisher's z per row: as observed, but at least that of a normal distribution."""
     shown = variance / np.square(1 - np.square(correlation))
-    return np.maximum(shown, 1 + np.square(correlation) / 2)
+    return np.asarray(np.maximum(shown, 1 + np.square(correlation) / 2))

@@ -1,10 +1,10 @@
-"""How much more the mean of a window varies than with independent rows: by its days, and by blocks of the history.
+"""Design effects: the factor by which the mean of a window varies more than the mean of independent rows.
 
-Rows of one day resemble each other (a sprint planning, a release, one busy reporter), and neighbouring days do too. A
-test that takes every row for an independent one then finds drift where there is only a busy week. Each statistic is
-therefore divided by its design effect. It is learnt from day sums, with the covariance of neighbouring days (Kish
-1965; Rao and Scott 1984 for chi-square; Driscoll and Kraay 1998 for the day sums), and, where the history is long
-enough, from blocks as long as the current window, each against all the rest: that sees every kind of design_effect.
+Rows of the same day are similar (a sprint planning, a release, one busy reporter), and so are rows of neighbouring
+days. A test that assumes independent rows would report drift in every busy week. Each statistic is therefore divided
+by its design effect, which is estimated from day sums with the covariance of neighbouring days (Kish 1965; Rao and
+Scott 1984 for chi-square; Driscoll and Kraay 1998 for day sums). If the history is long enough, it is estimated from
+blocks as long as the current window instead, each compared with all other days, which covers every kind of dependence.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ml_pipeline.timeutil import MICROSECONDS_PER_DAY
 
 Floats = NDArray[np.float64]
 
-ONE_SIDED_Z = 1.645
-LAG_WEIGHTS = np.array([2 / 3, 1 / 3])  # Bartlett, two days
-WEEK_WEIGHTS = np.arange(6, 0, -1) / 7
+ONE_SIDED_Z = 1.645  # one-sided 95%
+LAG_WEIGHTS = np.array([2 / 3, 1 / 3])  # Bartlett weights for lags of up to two days
+WEEK_WEIGHTS = np.arange(6, 0, -1) / 7  # Bartlett weights for lags of up to six days
 MAX_WEEKLY_FACTOR = 3.0
-MIN_BLOCKS = 8.0
-INDEPENDENT = 1e9  # degrees of freedom where nothing had to be learnt
+MIN_BLOCKS = 8.0  # blocks from which a design effect can be estimated
+INDEPENDENT = 1e9  # degrees of freedom of a design effect that was not estimated
 
 
 class Days(NamedTuple):
-    """The days of rows in time order: day numbers since 1970 (UTC), and where each begins; ``starts`` ends with n."""
+    """Days of rows in time order: day numbers since 1970 (UTC), and the first row of each; ``starts`` ends with n."""
 
     numbers: NDArray[np.int64]
     starts: NDArray[np.intp]
@@ -42,12 +42,12 @@ class Days(NamedTuple):
 
 
 class Dispersion(NamedTuple):
-    """Variance of a window's sums and what independent rows would have; sums of both windows may be added."""
+    """Variance of a window's sums, and the variance with independent rows. Dispersions of two windows can be added."""
 
     variance: Floats
     independent: Floats
     days: float
-    weekly: Floats  # the variance again, with the covariance of all days of a week: without bias, but noisier
+    weekly: Floats  # variance with the covariance of all days of a week: less biased than ``variance``, but noisier
 
     def __add__(self, other: object) -> Dispersion:
         if not isinstance(other, Dispersion):
@@ -60,10 +60,10 @@ class Dispersion(NamedTuple):
         )
 
     def design_effect(self, typical: Floats | float = 1.0) -> Floats:
-        """How many times more the mean varies than with independent rows; 1 where that is within noise.
+        """Ratio of ``variance`` to ``independent``; 1 if the difference is not significant.
 
-        Where the tenant's columns typically vary more (``typical``), half of what the days of this one say and half of
-        that, whichever way the noise went.
+        If ``typical``, the typical design effect of the tenant's columns, is above 1, the result is the mean of the
+        ratio and ``typical``, at least 1.
         """
         known = self.independent > 1e-9
         ratio = np.divide(self.variance, self.independent, out=np.ones_like(self.independent), where=known)
@@ -76,14 +76,14 @@ class Dispersion(NamedTuple):
 
 
 def dispersion(day_sums: Floats, independent: Floats) -> Dispersion:
-    """Dispersion of one window; a window of one day says nothing.
+    """Dispersion of one window; zeros for a window of one day, from which it cannot be estimated.
 
     Parameters
     ----------
     day_sums : array of shape (..., days)
-        Sums of a score of the rows of each day, the score centred in the window.
+        Sum of a score over the rows of each day. The score has mean 0 in the window.
     independent : array of shape (...)
-        Rows times the variance of the score.
+        Number of rows times the variance of the score.
     """
     days = day_sums.shape[-1]
     if days < 2:
@@ -93,27 +93,31 @@ def dispersion(day_sums: Floats, independent: Floats) -> Dispersion:
 
 
 def _variance(day_sums: Floats, weights: NDArray[np.float64]) -> Floats:
-    """Centring makes neighbouring days look opposed; scaled so that independent days have their true variance."""
+    """Variance of the sums with weighted covariances.
+
+    The centred score makes the covariance of neighbouring days negative. The result is scaled so that it is unbiased
+    for independent days.
+    """
     days = day_sums.shape[-1]
     variance, expected = np.square(day_sums).sum(axis=-1), days - 1.0
     for lag, weight in enumerate(weights[: days - 1], start=1):
         variance = variance + 2 * weight * (day_sums[..., lag:] * day_sums[..., :-lag]).sum(axis=-1)
         expected -= 2 * weight * (days - lag) / days
-    return np.maximum(variance, 0.0) * days / max(expected, 0.5)
+    return np.asarray(np.maximum(variance, 0.0) * days / max(expected, 0.5))
 
 
 class CommonDesignEffect(NamedTuple):
-    """What the columns of a tenant have in common: one column's days are too few to tell it well."""
+    """Design effect that the columns of a tenant share, because the days of one column give a noisy estimate."""
 
     typical: Floats  # median design effect of each score
-    weekly_factor: float  # how many times more a whole week's mean varies than the two-day covariance says
+    weekly_factor: float  # ratio of the variance with the covariance of a week to that with two days
 
 
 NO_COMMON_EFFECT = CommonDesignEffect(np.ones(1), 1.0)
 
 
 def common_design_effect(columns: list[Dispersion]) -> CommonDesignEffect:
-    """Of columns with the same scores; none where their typical design effect is within noise of 1."""
+    """Common design effect of columns with the same scores; 1 if it is not significantly larger."""
     columns = [column for column in columns if column.days > 1 and column.independent[0] > 1e-9]
     if not columns:
         return NO_COMMON_EFFECT
@@ -129,7 +133,7 @@ def common_design_effect(columns: list[Dispersion]) -> CommonDesignEffect:
 
 
 def blocks(numbers: NDArray[np.int64], length: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """First and one-past-last position of the blocks of ``length`` calendar days, one beginning on every day.
+    """First and last position (exclusive) of the blocks of ``length`` calendar days, one for each first day.
 
     >>> [part.tolist() for part in blocks(np.array([0, 1, 3, 4]), 2)]
     [[0, 1, 2], [2, 2, 4]]
@@ -139,18 +143,19 @@ def blocks(numbers: NDArray[np.int64], length: int) -> tuple[NDArray[np.intp], N
 
 
 def block_z(day_sums: Floats, day_rows: Floats, first: NDArray[np.intp], last: NDArray[np.intp]) -> Floats:
-    """Each block's mean against the mean of all other days, standardised as if rows were independent.
+    """Difference between the mean of each block and of all other days, in standard errors of independent rows.
 
     Parameters
     ----------
     day_sums : array of shape (..., days)
-        Of a score with mean 0 and variance 1 over all days.
+        Sum per day of a score with mean 0 and variance 1 over all days.
     day_rows : array of shape (days,)
+        Number of rows per day.
 
     Returns
     -------
     array of shape (..., blocks)
-        0 for a block without rows, or with all of them.
+        0 for a block without rows or with all rows.
     """
     total = float(day_rows.sum())
     rows = np.append(0.0, np.cumsum(day_rows))
@@ -158,11 +163,11 @@ def block_z(day_sums: Floats, day_rows: Floats, first: NDArray[np.intp], last: N
     inside = rows[last] - rows[first]
     usable = (inside > 0) & (inside < total)
     scale = np.sqrt(np.divide(total, inside * (total - inside), out=np.zeros_like(inside), where=usable))
-    return (sums[..., last] - sums[..., first]) * scale
+    return np.asarray((sums[..., last] - sums[..., first]) * scale)
 
 
 def student_to_normal(z: Floats, freedom: Floats | float) -> Floats:
-    """The normal deviate as likely as a value of Student's t with ``freedom`` degrees (Wallace 1959, within 6%).
+    """Normal deviate with the same p-value as Student's t with ``freedom`` degrees (Wallace 1959, error below 6%).
 
     >>> [round(float(student_to_normal(np.array(z), freedom)), 2) for z, freedom in ((12.706, 1.0), (2.0, 1e9))]
     [1.85, 2.0]

@@ -1,4 +1,4 @@
-"""What a drift report says in words: how each thing moved, what may have caused it, and what to do about it."""
+"""Texts of a drift report: how each column moved, likely causes of changed predictions, and a recommendation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNIT_TOLERANCE = 0.08
 
 
 def how(column: ColumnDrift) -> str:
-    """How a column moved, in a few words.
+    """How a column moved, as a short text.
 
     >>> from ml_pipeline.monitoring.drift.results import MissingTest
     >>> missing = MissingTest(p=0.001, effect=0.4, lower=0.2, drifted=True, baseline=0.0, current=0.1)
@@ -41,7 +41,10 @@ def how(column: ColumnDrift) -> str:
 
 
 def _unit_factor(column: ColumnDrift) -> str:
-    """'60 times larger' where the medians differ by about a factor between units, and the values hardly overlap."""
+    """Text such as '60 times larger' if the medians differ by a factor between common units; else empty.
+
+    The distributions must hardly overlap (a Kolmogorov-Smirnov distance of at least 0.8).
+    """
     medians, value = column.median, column.value
     if medians is None or value is None or value.statistics.get("ks", 0.0) < 0.8:
         return ""
@@ -56,15 +59,19 @@ def _unit_factor(column: ColumnDrift) -> str:
 def causes(
     moved: Mapping[str, ColumnDrift], joint: CorrelationTest | None, importance: Mapping[str, float] | None
 ) -> tuple[Cause, ...]:
-    """What moved, most likely cause of a changed prediction first.
+    """Likely causes of changed predictions, the most likely one first.
 
-    The weight is the effect (capped at 1) times the feature's share of the champion's importance, where it is known;
-    a feature that the champion hardly uses hardly matters, however far it moved.
+    The weight of a cause is its effect (at most 1) times the feature's share of the champion's importance, if it is
+    known. A feature that the champion hardly uses has a small weight, however far it moved.
 
     Parameters
     ----------
     moved : dict of str to ColumnDrift
-        Drifted columns, and ``prediction`` or ``label`` where they drifted.
+        Drifted columns, and ``prediction`` or ``label`` if they drifted.
+    joint : CorrelationTest or None
+        The pair of columns whose correlation changed most.
+    importance : dict or None
+        Feature importance of the champion, in any unit.
     """
     total = sum(importance.values()) if importance else 0.0
     found = []
@@ -91,20 +98,19 @@ def reason(
     rows: tuple[int, int],
     unknown: Sequence[str],
 ) -> str:
-    """One sentence on what moved, and one on what could not be known."""
+    """A sentence on the columns that moved, the sentences ``others``, and a sentence on what could not be tested."""
     compared = f"{rows[1]} recent against {rows[0]} earlier rows"
     if drifted:
         named = ", ".join(f"{name} ({how(columns[name])})" for name in drifted[:NAMED])
         rest = f" and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
         first = f"{len(drifted)} of {len(columns)} columns moved: {named}{rest} ({compared})."
     else:
-        first = f"None of {len(columns)} columns moved ({compared})."
-    return " ".join([first, *others, *([_unknown(unknown)] if unknown else [])])
-
-
-def _unknown(unknown: Sequence[str]) -> str:
-    rest = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-    return f"Not known: {'; '.join(unknown[:NAMED])}{rest}."
+        first = f"No column of {len(columns)} moved ({compared})."
+    last = []
+    if unknown:
+        rest = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+        last = [f"Not tested: {'; '.join(unknown[:NAMED])}{rest}."]
+    return " ".join([first, *others, *last])
 
 
 def recommendation(
@@ -114,7 +120,7 @@ def recommendation(
     prediction: ColumnDrift | None,
     alert: bool,
 ) -> str:
-    """What to do, as a person would say it."""
+    """What to do about the drift."""
     if not found:
         return "Nothing to do."
     top = next((cause.name for cause in found if cause.name in columns), None)
@@ -123,54 +129,53 @@ def recommendation(
         return broken
     if label is not None and label.drifted:
         return (
-            "The outcomes themselves have moved: compare the loss of the last days with what was promised, "
-            "and retrain once enough outcomes of the new kind are known."
+            "The outcomes have changed: compare the loss of the last days with the expected loss, "
+            "and retrain as soon as enough outcomes since the change are known."
         )
     urgency = "Look at it today" if alert else "Nothing urgent"
     first = found[0]
     used = first.importance
     if used is not None and used < 0.02 and not (prediction is not None and prediction.drifted):
         return (
-            f"Hold: {first.name} moved, but the champion hardly uses it ({used:.0%} of its importance) "
+            f"Do not retrain: {first.name} moved, but the champion hardly uses it ({used:.0%} of its importance), "
             "and its predictions did not move."
         )
-    follow = "and the predictions moved with it" if prediction is not None and prediction.drifted else "first"
+    follow = ". The predictions moved too" if prediction is not None and prediction.drifted else ""
     return (
-        f"{urgency}: ask what changed in {first.name} ({first.how}), {follow}; "
-        "retrain when the loss on new outcomes rises, not for the drift alone."
+        f"{urgency}: find out what changed in {first.name} ({first.how}){follow}. "
+        "Retrain if the loss on new outcomes rises, not because of drift alone."
     )
 
 
 def _looks_broken(name: str, column: ColumnDrift) -> str:
-    """The sentence for a move that a fault at the source explains better than a changed world; empty if none."""
+    """Recommendation for a move that a fault of the source probably caused; else empty."""
     missing, value = column.missing, column.value
     if column.gone:
-        return f"Restore {name}: the version was trained on it and the rows no longer have it. Do not retrain before."
+        return f"Restore {name}: the version was trained with it, but the recent rows lack it. Do not retrain before."
     if missing.drifted and missing.current > missing.baseline:
         return (
-            f"Check where {name} comes from: {missing.current:.0%} of it is missing, {missing.baseline:.0%} was "
-            "before. Retraining on the gap would teach the gap."
+            f"Check the source of {name}: {missing.current:.0%} of its values are missing, {missing.baseline:.0%} were "
+            "before. Do not retrain on the gap."
         )
     if value is None or not value.drifted:
         return ""
     if column.stuck_at is not None:
-        return f"Check where {name} comes from: every recent value is {column.stuck_at:g}."
+        return f"Check the source of {name}: every recent value is {column.stuck_at:g}."
     factor = _unit_factor(column)
     if factor:
         return (
-            f"Check the unit of {name}: its median is {factor} than before. Convert it at the source; do not retrain."
+            f"Check the unit of {name}: its median is {factor} than before. Convert it at the source. Do not retrain."
         )
     return ""
 
 
 def other_moves(singles: Mapping[str, ColumnDrift], together: CorrelationTest | None) -> list[str]:
-    """Sentences on the predictions, the labels and the correlation that moved."""
+    """Sentences on predictions, labels and the correlation, if they moved."""
     subjects = {"prediction": "The predictions", "label": "The outcomes"}
     found = [f"{subjects[name]} moved ({how(column)})." for name, column in singles.items()]
     if together is not None:
         one, other = together.pair
         found.append(
-            f"{one} and {other} no longer go together as before (rank correlation {together.baseline:.2f} -> "
-            f"{together.current:.2f})."
+            f"The rank correlation of {one} and {other} changed ({together.baseline:.2f} -> {together.current:.2f})."
         )
     return found

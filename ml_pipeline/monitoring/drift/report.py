@@ -1,8 +1,8 @@
-"""Drift of one tenant and model: the last days against a profile of earlier ones, as one calibrated report.
+"""Drift report of one tenant and model: the rows of the last days compared with a profile of earlier rows.
 
-Every column has a test of its values and one of its missingness; predictions, labels and the correlations of the
-columns have theirs. The report rejects under false-discovery control over all of them, and a rejected test counts only
-where the lower bound of its effect exceeds ``TOLERANCE``: a large sample finds differences that matter to nobody.
+Each column has a test of its values and a test of its missing values. Predictions, labels and the correlations between
+columns are tested too. The false-discovery rate over all tests is controlled. A rejected test counts as drift only if
+the lower confidence bound of its effect exceeds ``TOLERANCE``, because large samples also show irrelevant differences.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pandas as pd
 
-from ml_pipeline.monitoring.drift import messages, two_sample
+from ml_pipeline.monitoring.drift import messages
 from ml_pipeline.monitoring.drift.columns import TOLERANCE, categorical_columns, numeric_columns, read_numeric
 from ml_pipeline.monitoring.drift.correlations import joint, joint_test
 from ml_pipeline.monitoring.drift.design_effects import MIN_BLOCKS, Days
@@ -28,12 +28,12 @@ from ml_pipeline.monitoring.drift.results import (
     TestResult,
     ValueTest,
 )
+from ml_pipeline.monitoring.profiles.columns import NumericColumn
 from ml_pipeline.monitoring.profiles.profile import (
     LABEL,
     PREDICTION,
     STATE_PREFIX,
     TIME_DRIVEN,
-    NumericColumn,
     Profile,
     is_judged,
     numeric_names,
@@ -48,24 +48,33 @@ __all__ = ["STATE_PREFIX", "TIME_DRIVEN", "compare", "severity", "too_few_rows",
 
 AnyTest = TypeVar("AnyTest", bound=TestResult)
 
-FULL_EFFECT = 0.5  # standard deviations, a population stability index of about 0.25: the column counts in full
+FULL_EFFECT = 0.5  # standard deviations with which a column counts in full (population stability index about 0.25)
 LOSS_THRESHOLDS: dict[Severity, float] = {"CRITICAL": 0.20, "HIGH": 0.10, "MEDIUM": 0.05}
 SCORE_THRESHOLDS: dict[Severity, float] = {"CRITICAL": 0.50, "HIGH": 0.25, "MEDIUM": 0.10}
-# Half of the budget is left for what limit distributions and learnt design effects get wrong.
+# The other half of the alert budget covers the errors of asymptotic distributions and estimated design effects.
 BUDGET_USED = 0.5
-HISTORY_BLOCKS = 20.0  # fewer blocks of history say nothing about what one report in a hundred looks like
+HISTORY_BLOCKS = 20.0  # blocks of history that the estimate of an extreme quantile needs
 
 
 def windows(frame: pd.DataFrame, day: date, monitoring: Monitoring) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Baseline and current rows of a feature frame for the report of ``day`` (UTC).
 
-    Current are the entities of the last ``monitoring.current`` days, ``day`` included; baseline those of the days from
-    ``baseline_from`` to ``baseline_to`` days before it, the latter excluded.
+    The current window is the last ``monitoring.current`` days including ``day``. The baseline window begins
+    ``baseline_from`` days before ``day`` and ends ``baseline_to`` days before it (exclusive).
 
     Parameters
     ----------
     frame : DataFrame
-        Sorted by ``event_time``.
+        Feature frame, sorted by ``event_time``.
+    day : date
+        Day of the report.
+    monitoring : Monitoring
+        Settings of the specification.
+
+    Returns
+    -------
+    tuple of DataFrame
+        Baseline rows and current rows.
     """
     midnight = pd.Timestamp(day, tz="UTC")
     end = midnight + pd.Timedelta(days=1)
@@ -88,29 +97,39 @@ def compare(
     outcomes: pd.DataFrame | None = None,
     importance: dict[str, float] | None = None,
 ) -> DriftReport:
-    """The drift report of current rows against a profile.
+    """Compare current rows with a profile and report the drift.
 
-    Numeric columns: location, scale, both tails and the distribution function at five deciles as one p-value;
-    categorical: chi-square and the level that moved most as one p-value; missingness: Fisher's exact test or its normal
-    limit (:mod:`ml_pipeline.monitoring.drift.two_sample`). Kolmogorov-Smirnov, chi-square and the population stability
-    index with their own p-values stand beside them; the one p-value is the consensus, calibrated as one rule.
-    Benjamini-Hochberg over all tests holds the false-discovery rate at ``spec.monitoring.false_discovery_rate``, and
-    again, for ``alert``, at a rate that keeps to ``spec.monitoring.alerts_per_1000_days``. A column with fewer than
-    ``spec.monitoring.min_rows`` values on a side has only its missingness tested. The text and the columns of
-    ``TIME_DRIVEN`` are left out; history features are reported but not judged, see ``STATE_PREFIX``.
+    - A numeric column has one p-value for location, scale, both tails and the distribution function at five deciles.
+    - A categorical column has one p-value for the chi-square test and the level whose share moved most.
+    - Missing values are tested by Fisher's exact test or its normal limit.
+
+    The methods are in :mod:`ml_pipeline.monitoring.drift.two_sample`. Kolmogorov-Smirnov, chi-square and the population
+    stability index are reported with their own p-values, but do not decide. The procedure of Benjamini and Hochberg
+    over all tests keeps the false-discovery rate at ``spec.monitoring.false_discovery_rate``. For ``alert`` it uses a
+    lower rate, which keeps within ``spec.monitoring.alerts_per_1000_days``.
+
+    If one side has fewer than ``spec.monitoring.min_rows`` values of a column, only its missing values are tested. Text
+    and the columns ``TIME_DRIVEN`` are left out. History features are reported but not judged, see ``STATE_PREFIX``.
 
     Parameters
     ----------
-    reference : Profile
-        Of the training snapshot or of a baseline window. Rows are made a profile first.
+    spec : ModelSpec
+        The model.
+    reference : Profile or DataFrame
+        Profile of the training snapshot or of a baseline window, or the rows of one.
     current : DataFrame
         Rows of a feature frame, sorted by ``event_time``.
     predictions : DataFrame, optional
-        With ``predicted_at`` and ``value``: those made in the current window.
+        Predictions made in the current window, with ``predicted_at`` and ``value``.
     outcomes : DataFrame, optional
-        With ``label_time`` and ``label``: those that became known in the current window.
+        Outcomes that became known in the current window, with ``label_time`` and ``label``.
     importance : dict, optional
-        The champion's feature importance, any unit.
+        Feature importance of the champion, in any unit.
+
+    Returns
+    -------
+    DriftReport
+        With the status ``insufficient_data`` if one side has too few rows.
     """
     kept = profile(spec, reference) if isinstance(reference, pd.DataFrame) else reference
     if lacking := too_few_rows(spec.monitoring, kept.rows, len(current)):
@@ -121,12 +140,15 @@ def compare(
         PREDICTION: _single(PREDICTION, kept.prediction, predictions, ("predicted_at", "value"), spec.monitoring),
         LABEL: _single(LABEL, kept.label, outcomes, ("label_time", "label"), spec.monitoring),
     }
-    together = _joint(spec, kept, current, days)
+    together = None
+    names = [name for name in kept.joint.columns if name in current]
+    if len(names) >= 2:
+        together = joint_test(kept.joint, joint(read_numeric(current, names)[0], days))
     known = {name: column for name, column in singles.items() if column is not None}
     compared = {name: column for name, column in columns.items() if column.judged} | known
-    compared, together = _decided(compared, together, spec.monitoring.false_discovery_rate, "drifted")
+    compared, together = _decide(compared, together, spec.monitoring.false_discovery_rate, "drifted")
     calibration = _calibration(spec.monitoring, kept, columns)
-    compared, together = _decided(
+    compared, together = _decide(
         compared, together, calibration.alert_rate, "alert", beyond=calibration.history_largest
     )
     found = {name: compared.get(name, column) for name, column in columns.items()}
@@ -136,9 +158,16 @@ def compare(
 
 
 def severity(performance_loss: float | None, drift_score: float | None) -> Severity | None:
-    """How bad it is, from the measured relative rise of the loss (0.1 is 10%), else from the drift score.
+    """Severity by the measured relative rise of the loss (0.1 is 10%), or by the drift score if no loss is measured.
 
-    Measured loss overrules: drift that costs nothing has no severity.
+    Drift that does not raise a measured loss has no severity.
+
+    Parameters
+    ----------
+    performance_loss : float or None
+        Relative rise of the loss; None if it is not measured.
+    drift_score : float or None
+        Score of the drift report, from 0 to 1.
 
     >>> severity(0.12, 0.9), severity(None, 0.1), severity(None, 0.01)
     ('HIGH', 'MEDIUM', None)
@@ -152,7 +181,7 @@ def severity(performance_loss: float | None, drift_score: float | None) -> Sever
 
 
 def too_few_rows(monitoring: Monitoring, baseline_rows: int, current_rows: int) -> DriftReport | None:
-    """The report that :func:`compare` gives where either side has too few rows, without a profile; else None."""
+    """Report of :func:`compare` if one side has too few rows, else None. Needs no profile."""
     if current_rows < monitoring.min_rows:
         rows, where = current_rows, f"in the last {monitoring.current} days"
     elif baseline_rows < monitoring.min_rows:
@@ -160,7 +189,7 @@ def too_few_rows(monitoring: Monitoring, baseline_rows: int, current_rows: int) 
     else:
         return None
     reason = f"insufficient_data: {rows} of {monitoring.min_rows} rows {where}"
-    wait = "Wait for more rows, or lengthen the window: nothing can be said about drift yet."
+    wait = "Wait for more rows, or use a longer window. Drift cannot be tested yet."
     return DriftReport(
         "insufficient_data", None, None, [], reason, {}, baseline_rows, current_rows, recommendation=wait
     )
@@ -169,7 +198,7 @@ def too_few_rows(monitoring: Monitoring, baseline_rows: int, current_rows: int) 
 def _columns(
     spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days
 ) -> tuple[dict[str, ColumnDrift], list[str]]:
-    """The report of every column, and what could not be known."""
+    """Test every column. Also returns which columns could not be tested, and why."""
     numeric, categorical = numeric_names(spec), list(spec.feature_columns.categorical)
     columns: dict[str, ColumnDrift] = {}
     unknown = []
@@ -181,9 +210,9 @@ def _columns(
             missing = MissingTest(baseline=0.0, current=1.0, p=0.0, effect=1.0, lower=1.0)
             kind: Literal["numeric", "categorical"] = "numeric" if name in numeric else "categorical"
             columns[name] = ColumnDrift(kind=kind, judged=is_judged(name), missing=missing, gone=True)
-            unknown.append(f"{name} (the recent rows do not have it)")
+            unknown.append(f"{name} (missing in the recent rows)")
         elif name in current:
-            unknown.append(f"{name} (new: the profile does not have it)")
+            unknown.append(f"{name} (new, not in the profile)")
     values, unreadable = read_numeric(current, [name for name in numeric if name in current and name in kept.numeric])
     columns |= numeric_columns(kept.numeric, values, days, spec.monitoring.min_rows, kept.common_effect)
     present = [name for name in categorical if name in current and name in kept.categorical]
@@ -191,7 +220,7 @@ def _columns(
         kept.categorical, current, present, days, spec.monitoring.min_rows, kept.common_effect
     )
     for name, count in unreadable.items():
-        note = f"{count} values are no numbers and count as missing"
+        note = f"{count} values are not numbers and count as missing"
         columns[name] = replace(columns[name], note=note)
         unknown.append(f"{name} ({note})")
     unknown += [f"{name} ({column.unknown})" for name, column in columns.items() if column.unknown and column.judged]
@@ -201,7 +230,7 @@ def _columns(
 def _single(
     name: str, kept: NumericColumn | None, rows: pd.DataFrame | None, names: tuple[str, str], monitoring: Monitoring
 ) -> ColumnDrift | None:
-    """The report of predictions or labels; None where no current ones were given or the profile has none."""
+    """Test predictions or labels; None if the profile or the current rows have none."""
     if kept is None or rows is None or rows.empty:
         return None
     values, days = single_values(rows, *names)
@@ -210,14 +239,7 @@ def _single(
     return numeric_columns({name: kept}, {name: values}, days, monitoring.min_rows)[name]
 
 
-def _joint(spec: ModelSpec, kept: Profile, current: pd.DataFrame, days: Days) -> CorrelationTest | None:
-    names = [name for name in kept.joint.columns if name in current]
-    if len(names) < 2:
-        return None
-    return joint_test(kept.joint, joint(read_numeric(current, names)[0], days))
-
-
-def _decided(
+def _decide(
     columns: Mapping[str, ColumnDrift],
     together: CorrelationTest | None,
     rate: float,
@@ -225,14 +247,18 @@ def _decided(
     *,
     beyond: float | None = None,
 ) -> tuple[dict[str, ColumnDrift], CorrelationTest | None]:
-    """The columns and the correlation with ``mark`` set: rejected at ``rate``, and large enough to matter.
+    """Set ``mark`` on the columns and the correlation whose test is rejected and whose effect is large enough.
 
-    The rate is that of false discoveries over all tests. ``beyond``, where given, is what the largest deviation of a
-    column's values must exceed too.
+    ``rate`` is the false-discovery rate over all tests. If ``beyond`` is given, the largest deviation of a column's
+    values must exceed it as well.
     """
+    from scipy.stats import false_discovery_control
+
     tests = [test for column in columns.values() for test in column.tests if test.p is not None]
     tests += [together] if together is not None else []
-    rejected = two_sample.benjamini_hochberg(np.array([test.p for test in tests]), rate).tolist()
+    if not tests:
+        return dict(columns), together
+    rejected = (false_discovery_control([test.p for test in tests]) <= rate).tolist()  # Benjamini and Hochberg (1995)
     verdicts = {id(test): reject and _matters(test, beyond) for test, reject in zip(tests, rejected, strict=True)}
 
     def marked(test: AnyTest) -> AnyTest:
@@ -247,7 +273,7 @@ def _decided(
 
 
 def _matters(test: TestResult, beyond: float | None) -> bool:
-    """Whether an effect is more than ``TOLERANCE``, and unusual for the tenant where its history says what is usual."""
+    """Whether an effect exceeds ``TOLERANCE``, and ``beyond``, the tenant's usual deviations, if they are known."""
     if test.lower is None or not test.lower > TOLERANCE:
         return False
     if not isinstance(test, ValueTest):
@@ -256,15 +282,17 @@ def _matters(test: TestResult, beyond: float | None) -> bool:
 
 
 def _calibration(monitoring: Monitoring, kept: Profile, columns: Mapping[str, ColumnDrift]) -> Calibration:
-    """What the thresholds stand on."""
+    """Rates and thresholds of the report, and the data that they are based on."""
     rate = monitoring.alerts_per_1000_days / 1000
     effects = [column.value.design_effect for column in columns.values() if column.value is not None]
     blocks = kept.blocks
     beyond = float(np.quantile(kept.history, 1 - rate, method="higher")) if blocks >= HISTORY_BLOCKS else None
     if blocks >= MIN_BLOCKS:
-        stands_on = f"{blocks:.0f} blocks of {kept.block_days} days of the tenant's own history, each against the rest"
+        stands_on = (
+            f"{blocks:.0f} blocks of {kept.block_days} days of the tenant's history, each compared with the rest"
+        )
     else:
-        stands_on = f"{kept.days} earlier and the recent days as clusters of rows"
+        stands_on = f"clusters of rows: {kept.days} earlier days and the recent days"
     return Calibration(
         false_discovery_rate=monitoring.false_discovery_rate,
         alert_rate=rate * BUDGET_USED,
@@ -281,7 +309,7 @@ def _calibration(monitoring: Monitoring, kept: Profile, columns: Mapping[str, Co
 
 @dataclass(frozen=True)
 class _Found:
-    """Everything that was compared and decided: ``singles`` are predictions and labels, ``rows`` counts both sides."""
+    """Results of all tests; ``singles`` are predictions and labels, ``rows`` the numbers of both sides."""
 
     columns: dict[str, ColumnDrift]
     singles: dict[str, ColumnDrift]

@@ -1,4 +1,4 @@
-"""What a drift report consists of, and how it goes into JSON."""
+"""Data classes of a drift report, with their JSON form."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ml_pipeline.severity import Severity
 
 @dataclass(frozen=True, kw_only=True)
 class TestResult:
-    """One two-sample test.
+    """Result of a two-sample test.
 
     Parameters
     ----------
     p : float or None
-        None where both sides are the same by definition: no value, or every value, is missing.
+        P-value; None without a test, because no value or every value is missing on both sides.
     effect, lower : float or None
-        In standard deviations (of a correlation: its move), and the lower confidence bound of it.
+        Effect in standard deviations (for a correlation, its difference) and its one-sided 95% lower bound.
     drifted, alert : bool or None
-        Whether the test is rejected at the rate of the report and at the stricter one of alerts, and the effect large
-        enough; None where nothing was decided.
+        Whether the test is rejected at the rate of the report, or at the lower rate of alerts, with a large enough
+        effect; None if the test was not judged.
     """
 
     p: float | None
@@ -36,10 +36,10 @@ class TestResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ValueTest(TestResult):
-    """The test of a column's values.
+    """Test of a column's values.
 
-    ``largest`` is its largest deviation in standard errors; ``negligible`` says that a shift of all values by a
-    twentieth of a standard deviation explains it; ``statistics`` are the well-known tests that stand beside it.
+    ``largest`` is the largest deviation in standard errors. ``negligible`` tells whether a shift of all values by 0.05
+    standard deviations explains the difference. ``statistics`` are well-known tests, which do not decide.
     """
 
     p: float
@@ -52,12 +52,13 @@ class ValueTest(TestResult):
 
     def to_json(self) -> dict[str, Any]:
         found = super().to_json()
-        return found | found.pop("statistics")
+        statistics: dict[str, float] = found.pop("statistics")
+        return found | statistics
 
 
 @dataclass(frozen=True, kw_only=True)
 class MissingTest(TestResult):
-    """The test of a column's missingness: shares of the rows without a value."""
+    """Test of a column's missing values, with their shares of the rows."""
 
     baseline: float
     current: float
@@ -65,7 +66,7 @@ class MissingTest(TestResult):
 
 @dataclass(frozen=True, kw_only=True)
 class CorrelationTest(TestResult):
-    """The pair of columns whose rank correlation moved most, tested among all ``pairs``."""
+    """The pair of columns, of all ``pairs``, whose rank correlation changed most."""
 
     p: float
     effect: float
@@ -91,24 +92,26 @@ class LevelMove:
 
 @dataclass(frozen=True)
 class Medians:
+    """Medians of a numeric column."""
+
     baseline: float
     current: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnDrift:
-    """What is found of one column, of the predictions or of the labels.
+    """Tests of one column, of the predictions, or of the labels.
 
     Parameters
     ----------
     judged : bool
-        Whether the column counts in the report; history features are shown only.
+        Whether the column counts in the report; history features do not.
     value : ValueTest or None
-        None where too few values are known; ``unknown`` then says so.
+        None if there are too few values; ``unknown`` then tells how many.
     gone : bool
         Whether the current rows do not have the column.
     stuck_at : float or None
-        The one value that all current rows have, where the earlier ones had several.
+        The value that all current rows have, if the earlier rows had several values.
     """
 
     kind: Literal["numeric", "categorical"]
@@ -131,7 +134,7 @@ class ColumnDrift:
 
     @property
     def drift_effect(self) -> float:
-        """The largest effect among the drifted tests; 0 without one."""
+        """Largest effect of the tests that found drift; 0 without drift."""
         return max((test.effect or 0.0 for test in self.tests if test.drifted), default=0.0)
 
     def to_json(self) -> dict[str, Any]:
@@ -155,7 +158,7 @@ class ColumnDrift:
 
 @dataclass(frozen=True)
 class Cause:
-    """Something that moved, and how much of a changed prediction it explains: ``weight``, at most 1."""
+    """A possible cause of changed predictions; ``weight`` (0 to 1) is its effect times its importance."""
 
     name: str
     how: str
@@ -166,7 +169,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the thresholds of a report stand on."""
+    """Rates and thresholds of a report, and the data that they are based on (``stands_on``)."""
 
     false_discovery_rate: float
     alert_rate: float
@@ -182,17 +185,17 @@ class Calibration:
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What moved between the rows of a profile and current ones."""
+    """Result of the comparison of current rows with a profile."""
 
     status: Literal["stable", "drift", "insufficient_data"]
-    score: float | None  # 0-1: mean over judged columns of effect / FULL_EFFECT, at most 1 each, 0 where not drifted
+    score: float | None  # mean over the judged columns of effect / FULL_EFFECT, at most 1; 0 for columns without drift
     severity: Severity | None
     drifted: list[str]  # columns, largest effect first
     reason: str
     columns: dict[str, ColumnDrift]
     baseline_rows: int
     current_rows: int
-    alert: bool = False  # whether a person is told: the stricter level, which keeps to the alert budget
+    alert: bool = False  # drift at the lower rate that keeps within the alert budget: people are notified
     prediction: ColumnDrift | None = None
     label: ColumnDrift | None = None
     joint: CorrelationTest | None = None
@@ -201,7 +204,7 @@ class DriftReport:
     calibration: Calibration | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The report as it is stored."""
+        """The report as it is stored in the database."""
         parts = {"prediction": self.prediction, "label": self.label, "joint": self.joint}
         return {
             "status": self.status,

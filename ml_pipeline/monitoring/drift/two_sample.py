@@ -1,8 +1,8 @@
-"""Two-sample tests over many columns at once, all of them comparisons of two rows of counts over the same cells.
+"""Two-sample tests of many columns at once. Each test compares the counts of two samples over the same cells.
 
-Numeric columns have ordered cells, categorical ones their levels, missingness two. Counts are all that a profile keeps
-of the past, and counting the present needs one sort a column. What one day's rows have in common is corrected for by
-design effects (:mod:`ml_pipeline.monitoring.drift.design_effects`).
+The cells are intervals for a numeric column, levels for a categorical column, and present or missing for missing
+values. A profile contains only counts of the earlier rows. Counting the current rows takes one sort per column. Design
+effects (:mod:`ml_pipeline.monitoring.drift.design_effects`) correct for the similarity of rows of the same day.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ from ml_pipeline.monitoring.drift.design_effects import INDEPENDENT, ONE_SIDED_Z
 
 PSI_BINS = 10
 PSI_ALPHA = 0.05
-NORMAL_MIN_EXPECTED = 10.0
-TAIL_SHARE = 0.01
+NORMAL_MIN_EXPECTED = 10.0  # expected count from which the normal limit is used
+TAIL_SHARE = 0.01  # of the rows, or more if that are fewer than ``TAIL_MIN_EXPECTED``
 TAIL_MIN_EXPECTED = 10.0
 SPLITS = np.arange(1, 10, 2) / 10
 COMPONENTS = ("location", "scale", "upper_tail", "lower_tail", *(f"below_{share:.0%}" for share in SPLITS))
 _COLUMNS_AT_ONCE = 8
 _DRAWS = 192
 
+Counted = Floats | NDArray[np.int64]
+
 
 class ColumnTests(NamedTuple):
-    """One entry a column. Effects are in standard deviations: a mean shift of 0.3 sigma has an effect near 0.3."""
+    """One entry per column. Effects are in standard deviations: a mean shift of 0.3 sigma has an effect near 0.3."""
 
     p: Floats
     effect: Floats
-    lower: Floats  # 95% one-sided lower confidence bound of the effect
-    largest: Floats  # the largest standardised deviation, corrected for the design effect
+    lower: Floats  # one-sided 95% lower confidence bound of the effect
+    largest: Floats  # largest standardised deviation, corrected for the design effect
     statistics: dict[str, Floats]
 
 
 def rank_scores(reference: Floats, current: Floats) -> Floats:
-    """What each cell counts for in each of ``COMPONENTS``, from the pooled ranks of the cells.
+    """Score of each cell in each of ``COMPONENTS``, from the pooled ranks of the cells.
 
-    Location (Wilcoxon 1945), scale (Klotz 1962), the two tails, and the share below five deciles: of the process whose
-    largest value is the Kolmogorov-Smirnov distance. A cell that a tail begins in counts in proportion.
+    The components are location (Wilcoxon 1945), scale (Klotz 1962), both tails, and the shares below five deciles,
+    which approximate the Kolmogorov-Smirnov test. A cell that is partly in a tail counts in proportion.
 
     Parameters
     ----------
     reference, current : array of shape (columns, cells)
-        Counts, cells in order of value; columns with fewer cells end with cells that are empty on both sides.
+        Counts, with the cells in order of value. Columns with fewer cells are padded with empty cells.
 
     Returns
     -------
@@ -78,30 +80,31 @@ def numeric_tests(
     freedom: Floats | float = INDEPENDENT,
     counted: Floats | None = None,
 ) -> ColumnTests:
-    """Drift of numeric columns from counts over ordered cells.
+    """Test numeric columns for drift, from counts over ordered cells.
 
-    The p-value of a column is the probability that the largest of its standardised components (:func:`rank_scores`)
-    is as large as it is when nothing changed (:func:`largest_p`): one rule over location, scale, tails and the
-    distribution function, ties included. Kolmogorov-Smirnov, chi-square over ten equal cells and the population
-    stability index are reported beside it.
+    The p-value of a column is the probability, without a change, that the largest of its standardised components
+    (:func:`rank_scores`) is at least as large as observed (:func:`largest_p`). It is one test of location, scale, tails
+    and distribution function, and valid with ties. Kolmogorov-Smirnov, chi-square over ten equal cells and the
+    population stability index are also reported.
 
     Parameters
     ----------
     reference, current : array of shape (columns, cells)
-        Every column needs rows on both sides.
+        Counts. Every column needs rows on both sides.
     scores : array of shape (columns, cells, components)
+        Result of :func:`rank_scores`.
     deff : array of shape (columns, components)
         Design effects.
     freedom : array of shape (columns, components), or a number
-        Degrees of freedom that the design effects were learnt with.
+        Degrees of freedom of the estimated design effects.
     counted : array of shape (columns, cells), optional
-        Rows of the reference, where ``reference`` is what they make one expect: for the reported distances.
+        Raw counts of the reference, if ``reference`` contains expected counts. Used for the reported distances.
 
     Returns
     -------
     ColumnTests
-        With the statistics ``ks``, ``ks_p``, ``chi_square``, ``chi_square_p``, ``psi``, ``psi_null`` (its 95 %
-        quantile when nothing changed), ``psi_p``, ``location_p``, ``scale_p``, ``upper_tail_p``, ``lower_tail_p`` and
+        With the statistics ``ks``, ``ks_p``, ``chi_square``, ``chi_square_p``, ``psi``, ``psi_null`` (its 95%
+        quantile without a change), ``psi_p``, ``location_p``, ``scale_p``, ``upper_tail_p``, ``lower_tail_p`` and
         ``design_effect``.
     """
     n, m = reference.sum(axis=1), current.sum(axis=1)
@@ -110,7 +113,11 @@ def numeric_tests(
     corrected = student_to_normal(deviate / np.sqrt(deff), freedom)
     largest = np.abs(corrected).max(axis=1)
     rows = reference if counted is None else counted
-    statistics = _distance(rows, current, deff[:, 0]) | _ten_cells(rows, current, deff[:, 0])
+    before, after = (np.cumsum(side, axis=1) / side.sum(axis=1)[:, None] for side in (rows, current))
+    distance = np.abs(after - before).max(axis=1)
+    effective = (side.sum(axis=1) / deff[:, 0] for side in (rows, current))
+    statistics = {"ks": distance, "ks_p": kolmogorov_smirnov_p(distance, *effective)}
+    statistics |= _ten_cells(rows, current, deff[:, 0])
     for position, name in enumerate(COMPONENTS[:4]):
         statistics[f"{name}_p"] = normal_p(corrected[:, position])
     statistics["design_effect"] = deff[:, 0]
@@ -120,7 +127,7 @@ def numeric_tests(
 
 
 def _standardised(reference: Floats, current: Floats, scores: Floats) -> tuple[Floats, Floats, Floats]:
-    """Difference of the mean scores over its standard error, as a normal deviate too, and the scores' correlation."""
+    """Difference of the mean scores in standard errors, its normal deviate, and the correlation of the scores."""
     n, m = reference.sum(axis=1)[:, None], current.sum(axis=1)[:, None]
     total = n + m
     weight = ((reference + current) / total)[..., None]
@@ -142,40 +149,46 @@ def _standardised(reference: Floats, current: Floats, scores: Floats) -> tuple[F
 
 
 def normal_deviate(z: Floats, skewness: Floats, kurtosis: Floats) -> Floats:
-    """The normal deviate as likely as a standardised sum of that skewness and excess kurtosis.
+    """Normal deviate with the same p-value as a standardised sum of given skewness and excess kurtosis.
 
-    The expansion of Cornish and Fisher (1938) to second order; it holds up to where the first order turns back.
+    Uses the second-order expansion of Cornish and Fisher (1938), limited to the range where the first order increases.
     """
     turning = 3 / np.maximum(np.abs(skewness), 1e-9)
     inside = np.clip(z, -turning, turning)
     square = np.square(inside)
-    return (
+    deviate: Floats = (
         inside
         - skewness * (square - 1) / 6
         - kurtosis * inside * (square - 3) / 24
         + np.square(skewness) * inside * (2 * square - 5) / 36
     )
+    return deviate
 
 
-def split_moments(skewness: Floats, kurtosis: Floats, n, m) -> tuple[Floats, Floats]:
-    """Skewness and excess kurtosis of the difference of two means, from those of the scores, over all relabellings."""
+def split_moments(skewness: Floats, kurtosis: Floats, n: Floats | float, m: Floats | float) -> tuple[Floats, Floats]:
+    """Skewness and excess kurtosis of the difference of two means under permutation, from those of the scores."""
     total = n + m
     share = n * m / np.square(total)
     return skewness * (n - m) / np.sqrt(n * m * total), kurtosis * (1 - 6 * share) / (total * share)
 
 
 def largest_p(largest: Floats, correlation: Floats) -> Floats:
-    """Probability that the largest of correlated standard normal deviates, in size, is at least ``largest``.
+    """Probability that the largest absolute value of correlated standard normal deviates is at least ``largest``.
 
-    By importance sampling of the union (Naiman and Priebe 2001; Shi, Siegmund and Yakir 2007): the sum of the single
-    probabilities, times the mean of 1 / (deviates beyond) given that one of them is. The draws are fixed, the error is
-    about 1% of the probability, however small it is.
+    Importance sampling of the union (Naiman and Priebe 2001; Shi, Siegmund and Yakir 2007): the sum of the single
+    probabilities, times the mean of 1 / (number of deviates beyond) given that one is beyond. The draws are fixed. The
+    error is about 1% of the probability, also for very small ones.
 
     Parameters
     ----------
     largest : array of shape (columns,)
+        Observed largest absolute deviate.
     correlation : array of shape (columns, components, components)
-        A component without variance has zeros.
+        Correlation of the deviates, zeros for a component without variance.
+
+    Returns
+    -------
+    array of shape (columns,)
 
     >>> same, apart = np.ones((1, 2, 2)), np.eye(2)[None]
     >>> [round(float(largest_p(np.array([1.96]), matrix)[0]), 3) for matrix in (same, apart)]
@@ -207,14 +220,8 @@ def _union_p(largest: Floats, correlation: Floats, normal: Floats, uniform: Floa
     return np.where(active.any(axis=1), np.minimum(1.0, single * (share * active).sum(axis=1)), 1.0)
 
 
-def _distance(reference: Floats, current: Floats, deff: Floats) -> dict[str, Floats]:
-    n, m = reference.sum(axis=1), current.sum(axis=1)
-    gap = np.cumsum(current, axis=1) / m[:, None] - np.cumsum(reference, axis=1) / n[:, None]
-    distance = np.abs(gap).max(axis=1)
-    return {"ks": distance, "ks_p": kolmogorov_smirnov_p(distance, n / deff, m / deff)}
-
-
 def _ten_cells(reference: Floats, current: Floats, deff: Floats) -> dict[str, Floats]:
+    """Chi-square and population stability index over ten cells with the same number of pooled rows."""
     pooled = reference + current
     upper = np.cumsum(pooled, axis=1) / pooled.sum(axis=1, keepdims=True)
     middle = upper - pooled / pooled.sum(axis=1, keepdims=True) / 2
@@ -231,7 +238,7 @@ def _ten_cells(reference: Floats, current: Floats, deff: Floats) -> dict[str, Fl
 
 
 def chi_square_statistic(reference: Floats, current: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """Two-sample chi-square of counts (columns x cells) and its degrees of freedom; empty cells do not count."""
+    """Two-sample chi-square statistic of counts (columns x cells), and its degrees of freedom without empty cells."""
     n, m = reference.sum(axis=-1, keepdims=True), current.sum(axis=-1, keepdims=True)
     pooled = reference + current
     square = np.square(current * np.sqrt(n / m) - reference * np.sqrt(m / n))
@@ -240,11 +247,11 @@ def chi_square_statistic(reference: Floats, current: Floats) -> tuple[Floats, ND
     ) - 1
 
 
-def psi_statistics(reference, current, deff) -> dict[str, Floats]:
-    """Population stability index of counts (columns x cells), its 95% quantile when nothing changed, and its p-value.
+def psi_statistics(reference: Floats, current: Floats, deff: Floats | float) -> dict[str, Floats]:
+    """Population stability index of counts (columns x cells), its 95% quantile without a change, and its p-value.
 
-    The index is asymptotically (1/n + 1/m) * chi2(cells - 1) (Yurdakul 2018). Each cell gets half a row more, so that
-    an empty one gives a finite index. Cells that are empty on both sides do not count.
+    The index is asymptotically (1/n + 1/m) * chi2(cells - 1) (Yurdakul 2018). Half a row is added to each cell, so that
+    the index is finite. Cells that are empty on both sides are left out.
 
     >>> same = psi_statistics(np.array([[50, 50]]), np.array([[50, 50]]), 1.0)
     >>> float(same["psi"][0]), round(float(same["psi_null"][0]), 4)
@@ -266,7 +273,7 @@ def psi_statistics(reference, current, deff) -> dict[str, Floats]:
     }
 
 
-def kolmogorov_smirnov_p(distance, n, m) -> Floats:
+def kolmogorov_smirnov_p(distance: Floats | float, n: Floats | float, m: Floats | float) -> Floats:
     """Two-sided p-value of the two-sample distance: Kolmogorov's limit with the small-sample factor of Stephens (1970).
 
     >>> round(float(kolmogorov_smirnov_p(0.2, 100, 100)), 3)
@@ -275,14 +282,21 @@ def kolmogorov_smirnov_p(distance, n, m) -> Floats:
     from scipy.special import kolmogorov
 
     root = np.sqrt(n * m / (n + m))
-    return kolmogorov((root + 0.12 + 0.11 / root) * distance)
+    return np.asarray(kolmogorov((root + 0.12 + 0.11 / root) * distance))
 
 
-def proportion_tests(hits_reference, n, hits_current, m, deff=1.0, middle=False) -> tuple[Floats, Floats]:
-    """Two-sided p-value and z of the difference of shares: Fisher's exact test where an expected count is below 10.
+def proportion_tests(
+    hits_reference: Counted,
+    n: Counted | float,
+    hits_current: Counted,
+    m: Counted | float,
+    deff: Floats | float = 1.0,
+    middle: bool = False,
+) -> tuple[Floats, Floats]:
+    """Two-sided p-value and z of the difference of two shares; Fisher's exact test if an expected count is below 10.
 
-    A design effect divides every count (Rao and Scott's effective counts); z is the one before that. ``middle`` counts
-    what is as likely as the observed by half (Lancaster 1961): not conservative, where many such p-values are combined.
+    The p-value uses counts divided by the design effect ``deff`` (effective counts of Rao and Scott), z does not.
+    ``middle`` gives mid-p-values (Lancaster 1961), which are not conservative if many p-values are combined.
 
     >>> p, z = proportion_tests(np.array([0]), 200, np.array([6]), 60)
     >>> round(float(p[0]), 5), round(float(z[0]), 2)
@@ -304,15 +318,15 @@ def proportion_tests(hits_reference, n, hits_current, m, deff=1.0, middle=False)
     return p, z
 
 
-def are_few(hits, n, m, deff) -> NDArray[np.bool_]:
-    """Whether an expected count is too small for the normal limit."""
-    return np.minimum(hits, n + m - hits) * (np.minimum(n, m) / (n + m)) / deff < NORMAL_MIN_EXPECTED
+def are_few(hits: Counted, n: Counted | float, m: Counted | float, deff: Floats | float) -> NDArray[np.bool_]:
+    """Whether an expected count is below the minimum for the normal limit."""
+    return np.asarray(np.minimum(hits, n + m - hits) * (np.minimum(n, m) / (n + m)) / deff < NORMAL_MIN_EXPECTED)
 
 
-def _fisher_p(hits_reference, n, hits_current, m, *, middle: bool) -> Floats:
+def _fisher_p(hits_reference: Floats, n: Floats, hits_current: Floats, m: Floats, *, middle: bool) -> Floats:
     from scipy.special import gammaln
 
-    def log_choose(size, chosen):
+    def log_choose(size: Floats, chosen: Floats | NDArray[np.int_]) -> Floats:
         inside = (chosen >= 0) & (chosen <= size)
         value = gammaln(size + 1) - gammaln(np.maximum(chosen, 0) + 1) - gammaln(np.maximum(size - chosen, 0) + 1)
         return np.where(inside, value, -np.inf)
@@ -327,25 +341,14 @@ def _fisher_p(hits_reference, n, hits_current, m, *, middle: bool) -> Floats:
     chance = np.exp(log_p)
     p = np.where(log_p <= seen + 1e-7, chance, 0.0).sum(axis=1)
     tied = np.where(np.abs(log_p - seen) <= 1e-7, chance, 0.0).sum(axis=1) if middle else 0.0
-    return np.minimum(1.0, p - tied / 2)
-
-
-def benjamini_hochberg(p: Floats, rate: float) -> NDArray[np.bool_]:
-    """Which tests are rejected at false-discovery rate ``rate`` (Benjamini and Hochberg 1995).
-
-    >>> benjamini_hochberg(np.array([0.001, 0.03, 0.04, 0.9]), 0.05).tolist()
-    [True, False, False, False]
-    """
-    ordered = np.sort(p)
-    passing = np.flatnonzero(ordered <= rate * np.arange(1, len(p) + 1) / len(p))
-    return p <= ordered[passing[-1]] if len(passing) else np.zeros(len(p), dtype=bool)
+    return np.asarray(np.minimum(1.0, p - tied / 2))
 
 
 def normal_p(z: Floats) -> Floats:
-    """Two-sided."""
+    """Two-sided p-value of a normal deviate."""
     from scipy.special import erfc
 
-    return erfc(np.abs(z) / np.sqrt(2))
+    return np.asarray(erfc(np.abs(z) / np.sqrt(2)))
 
 
 def _chi_square_p(statistic: Floats, freedom: NDArray[np.intp]) -> Floats:

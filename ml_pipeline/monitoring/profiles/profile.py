@@ -35,6 +35,7 @@ from ml_pipeline.specs.model_spec import ModelSpec
 from ml_pipeline.specs.temporal import SEASONAL, factors
 
 Floats = NDArray[np.float64]
+Arrays = dict[str, NDArray[Any]]
 
 FORMAT = 2
 # Left out, because they differ between windows without a change: the number of outcomes so far, and the season.
@@ -109,7 +110,10 @@ class Profile:
             "history": self.history.astype(np.float32),
         }
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **_smallest(arrays))
+        counts = arrays["counts"]
+        smallest = np.min_scalar_type(int(counts.max())) if len(counts) else np.dtype(np.uint8)
+        arrays["counts"] = counts.astype(smallest)
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
 
     @classmethod
@@ -248,7 +252,9 @@ def _merged_single(first: NumericColumn | None, second: NumericColumn | None) ->
     return merged_numeric(first, second)
 
 
-def _numeric(spec: ModelSpec, frame: pd.DataFrame, days: Days, block_days: int):
+def _numeric(
+    spec: ModelSpec, frame: pd.DataFrame, days: Days, block_days: int
+) -> tuple[dict[str, NumericColumn], dict[str, Floats], list[Floats]]:
     columns, values, history = {}, {}, []
     for name in numeric_names(spec):
         if name in frame:
@@ -259,7 +265,9 @@ def _numeric(spec: ModelSpec, frame: pd.DataFrame, days: Days, block_days: int):
     return columns, values, history
 
 
-def _categorical(spec: ModelSpec, frame: pd.DataFrame, days: Days, block_days: int):
+def _categorical(
+    spec: ModelSpec, frame: pd.DataFrame, days: Days, block_days: int
+) -> tuple[dict[str, CategoricalColumn], list[Floats]]:
     names = [name for name in spec.feature_columns.categorical if name in frame]
     keep = min(MAX_LEVELS, ALL_LEVELS // max(len(names), 1))
     made = [categorical_column(*codes(frame[name]), days, block_days, keep) for name in names]
@@ -312,19 +320,12 @@ def _scalars(design_effect: DesignEffect) -> list[float]:
     return [float(design_effect.days.days), float(design_effect.blocks), len(design_effect.block_variance)]
 
 
-def _smallest(arrays: dict[str, NDArray]) -> dict[str, NDArray]:
-    """The arrays with integer counts in the smallest sufficient dtype."""
-    counts = arrays["counts"]
-    kind = np.min_scalar_type(int(counts.max())) if len(counts) else np.dtype(np.uint8)
-    return arrays | {"counts": counts.astype(kind)}
-
-
 class _Reader:
-    def __init__(self, arrays: dict[str, NDArray]) -> None:
+    def __init__(self, arrays: Arrays) -> None:
         self.arrays = {name: arrays[name] for name in ("edges", "counts", "design_effect")}
         self.at = dict.fromkeys(self.arrays, 0)
 
-    def take(self, name: str, length: int) -> NDArray:
+    def take(self, name: str, length: int) -> NDArray[Any]:
         start = self.at[name]
         part = self.arrays[name][start : start + length]
         if len(part) != length:
@@ -350,7 +351,7 @@ class _Reader:
         return DesignEffect(Dispersion(variance, independent, days, weekly), of_blocks, blocks)
 
 
-def _read(header: dict[str, Any], arrays: dict[str, NDArray]) -> Profile:
+def _read(header: dict[str, Any], arrays: Arrays) -> Profile:
     reader = _Reader(arrays)
     correlation, variance, rows = arrays["joint"].astype(np.float64)
     numeric = {name: reader.numeric(part) for name, part in header["numeric"].items()}

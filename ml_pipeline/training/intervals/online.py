@@ -178,7 +178,7 @@ def waiting_unit(spec: ModelSpec) -> float | None:
     return spec.label.unit_size if terms == [spec.label.times[0].column, spec.source.event_time] else None
 
 
-def lived_intervals(
+def live_intervals(
     version: Adaptable, made: Predictions, coverage: float, unit: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends, float64, that adaptation would have given new entities at their event times.

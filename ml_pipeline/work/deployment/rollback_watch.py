@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ml_pipeline.display import command
 from ml_pipeline.lifecycle.promotion import Decision
-from ml_pipeline.lifecycle.rollback import Pairs, paired, watch
+from ml_pipeline.lifecycle.rollback import Activation, Pairs, paired, watch
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
 from ml_pipeline.specs import ModelSpec
@@ -85,10 +85,7 @@ def look_at(clients: Clients, spec: ModelSpec, watched: Watched, now: dt.datetim
     comparable = _comparable(clients, spec, watched)
     decision = watch(
         _pairs(clients, spec, watched, now),
-        task=spec.task,
-        version=watched.version,
-        previous=watched.replaced if comparable else None,
-        activated_at=watched.activated_at,
+        Activation(watched.version, watched.replaced if comparable else None, watched.activated_at, spec.task),
         now=now,
         max_days=WATCHED_DAYS,
     )

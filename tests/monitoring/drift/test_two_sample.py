@@ -110,12 +110,6 @@ def test_the_level_that_moved_most_is_pointed_out():
     assert level == 1
 
 
-def test_benjamini_and_hochberg_agree_with_scipy():
-    p = np.random.default_rng(2).beta(0.3, 2, size=40)
-    expected = stats.false_discovery_control(p) <= 0.05
-    assert two_sample.benjamini_hochberg(p, 0.05).tolist() == expected.tolist()
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000))
 def test_only_the_order_of_the_values_matters(seed):

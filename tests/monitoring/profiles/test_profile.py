@@ -68,8 +68,9 @@ def test_a_profile_is_the_same_after_writing_and_reading():
     current["additions"] *= 2
     first, second = drift.compare(SPEC, made, current), drift.compare(SPEC, read, current)
     assert first.drifted == second.drifted == ["additions"]
-    before, after = (found.columns["additions"].value for found in (first, second))
-    assert before is not None and after is not None and after.p == pytest.approx(before.p, rel=1e-3)
+    before, after = (report.columns["additions"].value for report in (first, second))
+    assert before is not None and after is not None
+    assert before.p == pytest.approx(after.p, rel=1e-3)
 
 
 @pytest.mark.parametrize(

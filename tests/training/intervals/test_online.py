@@ -12,7 +12,7 @@ from ml_pipeline.training.intervals.online import (
     Known,
     Predictions,
     adaptive_interval,
-    lived_intervals,
+    live_intervals,
     waiting_unit,
 )
 from ml_pipeline.training.selection.predictors import Baseline
@@ -58,21 +58,21 @@ def test_under_drift_the_interval_goes_on_covering_where_the_fixed_one_does_not(
     version = version_of(rng.normal(size=100))
     made = predictions(version, drifting(kind, rng, 600), every=1.0, delay=delay)
     assert coverage_of(made, (made.lower, made.upper)) < 0.8
-    assert coverage_of(made, lived_intervals(version, made, 0.9, None)) >= 0.87
+    assert coverage_of(made, live_intervals(version, made, 0.9, None)) >= 0.87
 
 
 def test_without_drift_the_coverage_stays_as_declared():
     rng = np.random.default_rng(4)
     version = version_of(rng.normal(size=100))
     made = predictions(version, rng.normal(size=800), every=1.0, delay=5.0)
-    assert coverage_of(made, lived_intervals(version, made, 0.9, None)) == pytest.approx(0.9, abs=0.02)
+    assert coverage_of(made, live_intervals(version, made, 0.9, None)) == pytest.approx(0.9, abs=0.02)
 
 
 def test_residuals_that_shrink_narrow_the_interval():
     rng = np.random.default_rng(5)
     version = version_of(rng.normal(size=100))
     made = predictions(version, rng.normal(0, 0.2, 600), every=1.0, delay=1.0)
-    lower, upper = lived_intervals(version, made, 0.9, None)
+    lower, upper = live_intervals(version, made, 0.9, None)
     assert (upper - lower)[-100:].mean() < 0.5 * (made.upper - made.lower)[0]
 
 
@@ -81,7 +81,7 @@ def test_what_waits_for_longer_than_its_upper_end_widens_the_interval_before_its
     version = version_of(rng.normal(0, 2, 60), value=6.0, least=0.0)
     label = np.where(np.arange(120) % 2, 6.0, 60.0)
     made = predictions(version, label, every=1.0, delay=label)
-    waiting, not_waiting = (lived_intervals(version, made, 0.9, unit)[1][20:55].mean() for unit in (DAY, None))
+    waiting, not_waiting = (live_intervals(version, made, 0.9, unit)[1][20:55].mean() for unit in (DAY, None))
     assert waiting > not_waiting + 1
 
 
@@ -102,7 +102,7 @@ def test_no_outcome_that_is_known_later_changes_an_interval(data):
     )
     then = made.event_time <= now
     for before, after in zip(
-        lived_intervals(version, made, 0.9, unit), lived_intervals(version, changed, 0.9, unit), strict=True
+        live_intervals(version, made, 0.9, unit), live_intervals(version, changed, 0.9, unit), strict=True
     ):
         np.testing.assert_array_equal(before[then], after[then])
 

@@ -123,14 +123,15 @@ def test_outcomes_that_changed_on_a_day_are_learnt_once_enough_of_what_came_sinc
     found = tick(serving)
     (stored,) = decisions(serving)
     assert (found.approved, stored["numbers"]["blocked_by"]) == ([], ["since_change"])
-    assert "0 of 100 matured labels of what came since the outcomes changed on 2026-02-14" in stored["reason"]
+    expected = "0 of 100 matured labels of entities that arrived since the outcomes changed on 2026-02-14"
+    assert expected in stored["reason"]
 
 
 def test_harmless_drift_is_held_with_the_reason(serving):
     report(serving, dt.date(2026, 2, 28), status="drift", score=0.4, alert=True, reason="2 of 5 columns moved")
     ((_, decision),) = tick(serving).blocked
     assert decision.blocked_by == ("performance_impact",)
-    assert "60 matured outcomes show no loss" in decisions(serving)[0]["reason"]
+    assert "60 matured outcomes show no rise of the loss" in decisions(serving)[0]["reason"]
 
 
 def test_hours_that_a_tenant_calls_off_peak_hold_what_is_not_critical(serving):
