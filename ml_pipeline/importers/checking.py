@@ -47,8 +47,8 @@ class Problems:
             if values is not None:
                 self.value[fresh] = values[fresh]
 
-    def told(self, position: int) -> str:
-        """Text of the problem of the row at ``position``, with the value."""
+    def message(self, position: int) -> str:
+        """The problem of the row at ``position`` in words, with the value."""
         kind, value = self.kind.iloc[position], self.value.iloc[position]
         return f"{kind}: {value[:200]!r}" if isinstance(value, str) else str(kind)
 

@@ -89,7 +89,7 @@ def store_one(
     problems = Problems(given.index)
     stored = store_feedback(warehouse, spec, tenant, given, problems, now)
     if stored.empty:
-        raise BadFeedback(f"tenant {tenant}, model {spec.name}, {entity_id}: {problems.told(0)}. Nothing was stored")
+        raise BadFeedback(f"tenant {tenant}, model {spec.name}, {entity_id}: {problems.message(0)}. Nothing was stored")
     return _rows(spec, tenant, stored)[0]
 
 
@@ -192,7 +192,7 @@ def _forget(warehouse: Warehouse, tenant: str, file: str) -> None:
 
 def _set_aside(warehouse: Warehouse, tenant: str, file: str, chunk: Chunk, problems: Problems) -> None:
     bad = [(record, record.problem) for record in chunk.rejected]
-    bad += [(chunk.records[at], problems.told(at)) for at in np.flatnonzero(~problems.good).tolist()]
+    bad += [(chunk.records[at], problems.message(at)) for at in np.flatnonzero(~problems.good).tolist()]
     rows = [
         {
             "tenant_id": tenant,

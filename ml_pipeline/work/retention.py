@@ -20,6 +20,7 @@ from ml_pipeline.settings import Settings
 from ml_pipeline.timeutil import SECONDS_PER_DAY
 from ml_pipeline.work.alerts.run_failures import NO_TENANT
 from ml_pipeline.work.context import Clients
+from ml_pipeline.work.failures import log_failure
 
 BATCH = 5000
 BEGUN_SECONDS = float(SECONDS_PER_DAY)  # from which age on nobody writes at a file any more
@@ -114,8 +115,8 @@ def prune(
         try:
             for name, count in _prune_tenant(clients, tenant, now, dry_run):
                 pruned.counts[name] += count
-        except Exception as error:  # reported as the tenant's failure, which fails the run at its end
-            logger.exception("tenant %s: pruning failed", tenant)
+        except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
+            log_failure(logger, f"tenant {tenant}: pruning", error)
             pruned.failures[tenant] = f"{type(error).__name__}: {error}"
         announce(tenant)
     return pruned

@@ -9,13 +9,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ml_pipeline.errors import short_traceback
 from ml_pipeline.monitoring.performance import DailyMetrics, daily_metrics, lacks_predictions
 from ml_pipeline.resources import tables
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.alerts.raising import raise_alert
+from ml_pipeline.work.failures import log_failure
 from ml_pipeline.work.monitoring.report import write_reports
 from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.monitoring.tenant_days import TenantDays, midnight, records
@@ -43,7 +43,7 @@ class MonitoringReport:
 
     done: dict[tuple[str, dt.date], dict[str, Any]]
     error: str | None = None
-    traceback: str = ""  # of the error, shortened
+    traceback: str = ""  # of an unexpected error, shortened
 
 
 def run_monitoring(task: MonitoringTask) -> MonitoringReport:
@@ -55,10 +55,9 @@ def run_monitoring(task: MonitoringTask) -> MonitoringReport:
             continue
         try:
             report.done |= {(step, day): metadata for day, metadata in write(tenant).items()}
-        except Exception as error:  # reported as the tenant's failure, which fails the run at its end
-            logger.exception("tenant %s, model %s: step %s failed", task.tenant, task.spec.name, step)
+        except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
+            report.traceback = log_failure(logger, f"tenant {task.tenant}, model {task.spec.name}: step {step}", error)
             report.error = f"{step}: {type(error).__name__}: {error}"
-            report.traceback = short_traceback(error)
             break
     return report
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.features.feedback import VERDICT, with_feedback
 from ml_pipeline.features.point_in_time import repeated_rows
 from ml_pipeline.features.quality.gates import failed_gates
@@ -22,8 +23,8 @@ from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.training.sharing import typical
 
 
-class SnapshotUnknown(Exception):
-    """A model is to be trained for a tenant that has no feature snapshot."""
+class SnapshotUnknown(UserError):
+    """The tenant has no feature snapshot of the model that is to be trained; the message says how to make one."""
 
 
 @dataclass(frozen=True)

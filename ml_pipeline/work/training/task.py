@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from ml_pipeline.errors import short_traceback
 from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.quality.gates import failed_gates
@@ -28,6 +27,7 @@ from ml_pipeline.training.train import Trained, train
 from ml_pipeline.training.training_window import choose_training_window
 from ml_pipeline.training.update import update, updates_left
 from ml_pipeline.work.context import LATEST, Clients, resolve_as_of
+from ml_pipeline.work.failures import log_failure
 from ml_pipeline.work.retraining.decide import DONE, FAILED, settle
 from ml_pipeline.work.scoring import is_compatible, load_version, score_open_entities
 from ml_pipeline.work.tenant_settings import spec_for
@@ -63,7 +63,7 @@ class TaskReport:
 
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: str | None = None
-    traceback: str = ""  # of the error, shortened
+    traceback: str = ""  # of an unexpected error, shortened
 
 
 def run_training(task: TrainingTask) -> TaskReport:
@@ -80,10 +80,9 @@ def run_training(task: TrainingTask) -> TaskReport:
             continue
         try:
             report.done[step] = methods[step]()
-        except Exception as error:  # reported as the tenant's failure, which fails the run at its end
-            logger.exception("tenant %s, model %s: step %s failed", task.tenant, task.spec.name, step)
+        except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
+            report.traceback = log_failure(logger, f"tenant {task.tenant}, model {task.spec.name}: step {step}", error)
             report.error = f"{step}: {type(error).__name__}: {error}"
-            report.traceback = short_traceback(error)
             break
     if task.decision:
         settle(tenant.clients.warehouse, task.tenant, uuid.UUID(task.decision), FAILED if report.error else DONE)

@@ -279,14 +279,17 @@ def test_without_a_champion_predictions_say_why_there_are_none(tenant, make_issu
     assert report.done[PREDICTIONS] == {"scored": 0, "reason": "no version serves: see the decision of the model"}
 
 
-def test_a_model_without_a_snapshot_asks_for_its_features(tenant, make_issues):
+def test_a_model_without_a_snapshot_asks_for_its_features_in_one_line_of_the_log(tenant, make_issues, caplog):
     report = tenant.holds(make_issues(40)).train(40, (MODEL,))
     assert report.error == (
         "model: SnapshotUnknown: tenant acme, model story_points: there is no feature snapshot. "
         "Materialize story_points/features for it first"
     )
-    assert report.traceback.startswith("Traceback (most recent call last):")
-    assert report.traceback.endswith(report.error.removeprefix("model: SnapshotUnknown: "))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "tenant acme, model story_points: step model failed: " + report.error.removeprefix("model: SnapshotUnknown: ")
+    )
+    assert (record.exc_info, report.traceback) == (None, "")
 
 
 @pytest.mark.parametrize(
