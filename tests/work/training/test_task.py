@@ -21,7 +21,7 @@ from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS, registered_name
 from ml_pipeline.resources.snapshots import Snapshots, content_hash
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.work.retraining.decisions import record_decision
+from ml_pipeline.work.retraining.decisions import DecisionRecord, record_decision
 from ml_pipeline.work.training import task as training
 from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS, TrainingTask, run_training
 
@@ -404,8 +404,7 @@ def decided(tenant, since: str) -> str:
     identifier, now = uuid.uuid4(), pd.Timestamp.now("UTC").to_pydatetime()
     numbers = {"trigger": "degradation", "severity": "CRITICAL", "since": since, "action": "train"}
     with Warehouse(tenant.settings).tenant(tenant.name) as connection:
-        record_decision(
-            connection,
+        record = DecisionRecord(
             tenant.name,
             tenant.spec.name,
             kind="retrain",
@@ -416,6 +415,7 @@ def decided(tenant, since: str) -> str:
             decision_id=identifier,
             state="approved",
         )
+        record_decision(connection, record)
     return str(identifier)
 
 
