@@ -114,25 +114,15 @@ def test_the_sensors_go_on(folder, settings: Settings):
 
 
 def test_an_approved_retraining_waits_until_the_file_is_corrected(folder, settings: Settings):
-    from ml_pipeline.work.retraining.decisions import record_decision
+    from ml_pipeline.work.retraining.decisions import DecisionRecord, record_decision
 
     warehouse = Warehouse(settings)
     now = dt.datetime.now(dt.UTC)
     numbers = {"trigger": "drift", "severity": "HIGH", "scheduled_for": None, "action": "train"}
     numbers |= dict.fromkeys(SCORES)
     with warehouse.tenant("acme") as connection:
-        record_decision(
-            connection,
-            "acme",
-            "claims",
-            kind="retrain",
-            verdict="retrain",
-            reason="it drifted",
-            as_of=now,
-            numbers=numbers,
-            version=None,
-            state=APPROVED,
-        )
+        record = DecisionRecord("acme", "claims", "retrain", "retrain", "it drifted", now, numbers, state=APPROVED)
+        record_decision(connection, record)
     with dg.DagsterInstance.local_temp(str(settings.home)) as instance:
         assert unlaunched(instance, Clients(load_settings()), ["acme"], now) == []
     assert [item.model for item in waiting(warehouse)] == ["claims"]

@@ -14,7 +14,7 @@ from ml_pipeline.cli.alerts import acknowledge_command, alerts_command, prune_co
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.alerts.raising import raise_alert
+from ml_pipeline.work.alerts.raising import NewAlert, raise_alert
 
 COMMANDS = {"alerts": alerts_command, "acknowledge": acknowledge_command, "prune": prune_command}
 NOW = dt.datetime.now(dt.UTC)
@@ -37,9 +37,9 @@ def raised(settings: Settings, tenant: str, kind: str, level: str = "HIGH", as_o
     """Raises an alert; returns its id."""
     warehouse = Warehouse(settings)
     warehouse.add_tenant(tenant)
-    facts = {"message": f"{kind} [of] points", "detail": {"score": 0.4}, "settings": settings}
+    alert = NewAlert(tenant, "story_points", kind, level, f"{kind} [of] points", as_of, detail={"score": 0.4})
     with warehouse.tenant(tenant) as connection:
-        raise_alert(connection, tenant, "story_points", kind=kind, level=level, as_of=as_of, **facts)
+        raise_alert(connection, alert, settings=settings)
         found = sa.select(tables.alerts.c.alert_id).where(tables.alerts.c.kind == kind)
         return str(connection.scalar(found))
 
@@ -88,8 +88,8 @@ def test_all_alerts_of_a_model_are_acknowledged_at_once(typed, settings: Setting
 def test_an_alert_of_a_run_for_no_tenant_is_acknowledged_under_its_own_name(typed, settings: Settings):
     alert = raised(settings, "acme", "drift")
     with Warehouse(settings).tenant("__global__") as connection:
-        facts = {"kind": "run_failed", "level": "HIGH", "message": "", "as_of": NOW, "detail": {}}
-        raise_alert(connection, "__global__", "*", settings=settings, **facts)
+        about_no_tenant = NewAlert("__global__", "*", "run_failed", "HIGH", message="", as_of=NOW, detail={})
+        raise_alert(connection, about_no_tenant, settings=settings)
     assert typed("acknowledge", "--tenant", "__global__", "--model", "*", "--all").exit_code == 0
     assert [row["alert_id"] for row in json.loads(typed("alerts", "--open", "--json").stdout)] == [alert]
 
@@ -103,7 +103,10 @@ def test_an_alert_of_a_run_for_no_tenant_is_acknowledged_under_its_own_name(type
         ),
         (("acknowledge", "--tenant", "acme", "1234", "--all"), "name one alert by its id"),
         (("acknowledge", "--tenant", "acme", "1234", "--model", "story_points"), "--model goes with --all"),
-        (("acknowledge", "--tenant", "acme", "1234"), "tenant acme: there is no alert '1234'; open ones are: none"),
+        (
+            ("acknowledge", "--tenant", "acme", "1234"),
+            "tenant acme: there is no alert '1234'; the open alerts are: none",
+        ),
         (("acknowledge", "--tenant", "nobody", "--all"), "there is no tenant 'nobody'; known are: acme"),
         (("alerts", "--model", "nothing"), "there is no model 'nothing'; known are: lead_time, rework_risk"),
         (("prune", "--tenant", "nobody"), "there is no tenant 'nobody'"),

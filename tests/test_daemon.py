@@ -26,6 +26,7 @@ from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings
 from ml_pipeline.specs import load_specs
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.monitoring.task import MonitoringTask, run_monitoring
 from ml_pipeline.work.retraining.decide import decide_for, waiting
 from ml_pipeline.work.tenant_settings import EVERY_MODEL, write_setting
@@ -167,7 +168,7 @@ def test_a_daemon_retrains_once_what_lost_its_knowledge_also_if_killed_in_betwee
     days = tuple(partitions.today() - dt.timedelta(days=ago) for ago in range(30, 0, -1))
     assert run_monitoring(MonitoringTask(settings, spec, "acme", days)).error is None
     lose_what_it_knew(warehouse, "acme")
-    tick = decide_for(warehouse, settings, {spec.name: spec}, ["acme"], dt.datetime.now(dt.UTC))
+    tick = decide_for(Clients(settings), {spec.name: spec}, ["acme"], dt.datetime.now(dt.UTC))
     (approved,) = tick.approved  # and there the process that decided ends, before it asked for the run
 
     with daemon(log):

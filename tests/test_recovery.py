@@ -29,6 +29,7 @@ from ml_pipeline.resources.warehouse import TenantBusy, Warehouse
 from ml_pipeline.sensors.retraining import under_way
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.retraining.decide import DECISION_TAG, TENANT_TAG, decide_for, waiting
 
 pytestmark = pytest.mark.long
@@ -152,7 +153,7 @@ def asked_for(settings: Settings, warehouse: Warehouse, lease_name: str = "") ->
     with warehouse.tenant("acme") as connection:
         warehouse.upsert(connection, tables.feature_sets, [row])
     specs = {"story_points": load_specs()["story_points"]}
-    return decide_for(warehouse, settings, specs, ["acme"], now, request=Request("ann", ""), lease=lease_name).approved
+    return decide_for(Clients(settings), specs, ["acme"], now, request=Request("ann", ""), lease=lease_name).approved
 
 
 def test_a_killed_retrain_settles_its_decision_and_can_be_asked_for_again_at_once(instance, settings, warehouse):

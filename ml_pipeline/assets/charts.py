@@ -1,4 +1,4 @@
-"""Small pictures for Dagster's pages: SVG of a few hundred bytes, as data URIs in Markdown."""
+"""Small charts for Dagster's pages: SVG of a few hundred bytes, as data URIs in Markdown."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MODEL_COLOUR, BASELINE_COLOUR, ALARM_COLOUR = "#2b7de9", "#9aa4b2", "#d64545"
 
 
 def image(alternative: str, uri: str) -> str:
-    """The picture in Markdown, with the text that stands in for it."""
+    """A Markdown image with its alternative text."""
     return f"![{alternative}]({uri})"
 
 
 def bars(ours: float, baseline: float) -> str:
-    """Two bars, the version's above the baseline's, the longer of which fills the width."""
+    """Two bars, the version's above the baseline's; the longer one fills the width."""
     longest = max(ours, baseline) or 1.0
     return _uri(
         40,
@@ -36,12 +36,12 @@ def shares(values: Mapping[str, float]) -> str:
 
 
 def line(values: Sequence[float], alarm: float, height: int = 80) -> str:
-    """Values from left to right, from 0 up, and a dashed line at ``alarm``.
+    """A line chart of the values, starting at 0, with a dashed line at ``alarm``.
 
     Raises
     ------
     ValueError
-        If there is no value to draw.
+        If there are no values.
     """
     if not values:
         raise ValueError("a line needs at least one value, got none")

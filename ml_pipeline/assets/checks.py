@@ -1,7 +1,7 @@
-"""Asset checks: one verdict per check and run, over all tenants of the run.
+"""Asset checks: one result per check and run, over all tenants of the run.
 
-A check per tenant would cost a query and an event each. These read what the run has just returned, count the tenants
-that fail, and name the worst; what is known of each single tenant is in the tables of the pipeline.
+A check per tenant would cost a query and an event each. These checks evaluate the metadata that the run returns, count
+the tenants that fail, and name the worst. The details of each tenant are in the pipeline's tables.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ History = Callable[[], Sequence[float]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check says of one tenant. The largest ``badness`` comes first among those that fail."""
+    """The result of a check for one tenant. Failing tenants are listed by ``badness``, largest first."""
 
     failed: bool
     badness: float
@@ -39,12 +39,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Check:
-    """A question about one tenant, asked of the facts of one step: of each day, the oldest first, or of the one run."""
+    """A check of one tenant by the metadata of one step: of each day, oldest first, or of the one run."""
 
     name: CheckName
     step: str
     description: str
-    judge: Callable[[ModelSpec, Sequence[Facts]], Verdict | None]  # None: nothing is known of this tenant
+    judge: Callable[[ModelSpec, Sequence[Facts]], Verdict | None]  # None: the check does not apply to this tenant
 
 
 def data_quality(model: ModelSpec, facts: Sequence[Facts]) -> Verdict | None:
@@ -56,7 +56,7 @@ def data_quality(model: ModelSpec, facts: Sequence[Facts]) -> Verdict | None:
 def beats_baseline(model: ModelSpec, facts: Sequence[Facts]) -> Verdict | None:
     (only,) = facts
     skill = only.get("skill")
-    if skill is None:  # nothing was trained
+    if skill is None:  # no model was trained
         return None
     return Verdict(skill <= 0, -skill, f"skill {skill:.1%}, decision {only['decision']}")
 
@@ -86,12 +86,17 @@ def health(model: ModelSpec, facts: Sequence[Facts]) -> Verdict | None:
 
 
 CHECKS = (
-    Check("data_quality", FEATURES, "The snapshot reaches every bar of gate: the model may be trained.", data_quality),
+    Check(
+        "data_quality",
+        FEATURES,
+        "The snapshot passes every quality gate, so that a model may be trained.",
+        data_quality,
+    ),
     Check("beats_baseline", MODEL, "The trained version is better than the baseline on the test part.", beats_baseline),
     Check(
         "outcome_completeness",
         DAILY_METRICS,
-        "As many outcomes as monitoring.min_completeness asks for had a prediction before them.",
+        "At least the share monitoring.min_completeness of the outcomes had a prediction before them.",
         outcome_completeness,
     ),
     Check("drift", DRIFT_REPORT, "The newest report raises no drift alert.", drift),
@@ -106,7 +111,7 @@ def check_specs(model: ModelSpec, steps: Sequence[str]) -> list[dg.AssetCheckSpe
         dg.AssetCheckSpec(
             check.name,
             asset=dg.AssetKey([model.name, check.step]),
-            description=f"{check.description} More than {tolerated} of a run's tenants without that fail the check.",
+            description=f"{check.description} The check fails if more than {tolerated} of a run's tenants do not.",
         )
         for check in CHECKS
         if check.step in steps
@@ -120,9 +125,9 @@ class _Count:
 
 
 class Tally:
-    """Counts, tenant by tenant, what the selected checks of one run say.
+    """Counts the verdicts of the selected checks over the tenants of one run.
 
-    ``loss_by_day`` is asked once, if the check ``health`` is selected: the loss of the fleet as a share of the
+    ``loss_by_day`` is called at most once, for the check ``health``. It returns the loss of the fleet as a share of the
     baseline's, oldest day first.
     """
 
@@ -137,7 +142,7 @@ class Tally:
         self._drifted: Counter[str] = Counter()
 
     def add(self, tenant: str, done: Mapping[str, Sequence[Facts]]) -> None:
-        """The facts of a tenant, by step."""
+        """Adds a tenant: its metadata by step."""
         for check, count in self._counts.items():
             facts = done.get(check.step)
             verdict = check.judge(self._model, facts) if facts else None
@@ -172,7 +177,7 @@ class Tally:
             severity=dg.AssetCheckSeverity.ERROR if check.name in checks.error else dg.AssetCheckSeverity.WARN,
             description=f"{failing} of {count.evaluated} tenants fail."
             if count.evaluated
-            else "Nothing is known of the tenants of this run.",
+            else "The check does not apply to any tenant of this run.",
             metadata=shown,
         )
 

@@ -29,7 +29,7 @@ DESCRIPTIONS = {
 }
 
 
-# The nightly run begins at 02:00 and predictions are made each hour: an asset that misses one warns, and then fails.
+# The nightly run begins at 02:00, and predictions are made each hour. An asset that misses one run warns, then fails.
 DAILY = dg.FreshnessPolicy.time_window(warn_window=dt.timedelta(hours=26), fail_window=dt.timedelta(hours=48))
 HOURLY = dg.FreshnessPolicy.time_window(warn_window=dt.timedelta(hours=2), fail_window=dt.timedelta(hours=6))
 FRESHNESS = {PREDICTIONS: HOURLY, DAILY_METRICS: DAILY, DRIFT_REPORT: DAILY}
@@ -39,8 +39,8 @@ class TrainingConfig(dg.Config):
     """The as-of time of a training run, and the decision that requested it."""
 
     as_of: str = ""  # empty: now; 'latest': each tenant's newest row; otherwise a date or time
-    decision: str = ""  # identifier in ml.decisions of the retraining that was approved
-    action: str = TRAIN  # or 'update': the champion learns from new rows, where its learner can
+    decision: str = ""  # identifier in ml.decisions of the approved retraining
+    action: str = TRAIN  # or 'update': add trees to the champion, if its learner can
 
 
 def _asset_specs(model: ModelSpec, chain: tuple[str, ...], upstream: dg.AssetKey) -> list[dg.AssetSpec]:
@@ -62,7 +62,7 @@ def _asset_specs(model: ModelSpec, chain: tuple[str, ...], upstream: dg.AssetKey
 
 
 def with_checks(events: Iterator[Any], tally: Tally) -> Iterator[Any]:
-    """The events of a run, then its checks: also where the run fails in the end because some of its tenants failed."""
+    """The events of a run, then its checks, even if the run fails at its end because some tenants failed."""
     try:
         yield from events
     except dg.Failure:
@@ -72,7 +72,7 @@ def with_checks(events: Iterator[Any], tally: Tally) -> Iterator[Any]:
 
 
 def by_step(done: Mapping[tuple[str, dt.date], Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The facts of a tenant's days, by step, the oldest day first."""
+    """The metadata of a tenant's days by step, oldest day first."""
     found: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for (step, _), facts in sorted(done.items(), key=lambda item: item[0][1]):
         found[step].append(facts)
@@ -99,7 +99,9 @@ def training_assets(model: ModelSpec) -> dg.AssetsDefinition:
         can_subset=True,
         pool="training",
     )
-    def training(context: dg.AssetExecutionContext, config: TrainingConfig, installation: Installation) -> Iterator:
+    def training(
+        context: dg.AssetExecutionContext, config: TrainingConfig, installation: Installation
+    ) -> Iterator[Any]:
         as_of = parse_as_of(config.as_of or dt.datetime.now(dt.UTC).isoformat())
         settings, steps = installation.settings(), _selected(context)
         tenants = requested(context)
@@ -133,7 +135,7 @@ def monitoring_assets(model: ModelSpec) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.single_run(),
         can_subset=True,
     )
-    def monitoring(context: dg.AssetExecutionContext, installation: Installation) -> Iterator:
+    def monitoring(context: dg.AssetExecutionContext, installation: Installation) -> Iterator[Any]:
         settings, steps = installation.settings(), _selected(context)
         days_of: defaultdict[str, list[dt.date]] = defaultdict(list)
         for key in requested(context):

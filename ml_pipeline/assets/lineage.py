@@ -1,7 +1,7 @@
-"""Where the lineage of a model begins and ends: the table it reads, its versions in MLflow, its prediction log.
+"""The ends of a model's lineage: the table that it reads, its versions in MLflow, and its prediction log.
 
-Dagster shows these as external assets: the pipeline reads or writes them, and no run materializes them. Their keys have
-three parts, or begin with the model, so that none can be the key of a model's own asset.
+Dagster shows them as external assets, which the pipeline reads or writes but does not materialize. Their keys have
+three parts or other names than the model's own assets, so that no two keys are equal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KNOWN_AT = {"created": "known when the row is created", "label": "known with the
 
 
 def external_assets(models: Iterable[ModelSpec]) -> list[dg.AssetSpec]:
-    """The source tables, each once, and what each model leaves in MLflow and in the prediction log."""
+    """The source tables, each once, and each model's versions in MLflow and prediction log."""
     chosen = list(models)
     readers: dict[dg.AssetKey, list[ModelSpec]] = {}
     for model in chosen:
@@ -34,8 +34,8 @@ def external_assets(models: Iterable[ModelSpec]) -> list[dg.AssetSpec]:
 def source_key(model: ModelSpec) -> dg.AssetKey:
     """Database, schema and table of a model's source.
 
-    A database of the model's own is named as in its URL, or like the variable that holds the URL; host, user and
-    password stay out.
+    A database of the model's own is named as in its URL, or like the variable that holds the URL. Host, user and
+    password are left out.
     """
     return dg.AssetKey([_database(model.source.url), *model.source.table.split(".")])
 
@@ -47,7 +47,7 @@ def _database(url: str | None) -> str:
         return url.removeprefix("env:").lower()
     try:
         name = urlsplit(url).path.strip("/")
-    except ValueError:  # the URL is refused, with a reason, where it is used
+    except ValueError:  # an invalid URL is reported where it is used
         name = ""
     return name if re.fullmatch(r"\w+", name) else "database"
 

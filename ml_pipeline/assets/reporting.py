@@ -1,4 +1,4 @@
-"""How a batched run reports each tenant: materialized or failed, with the facts that a person wants to know."""
+"""Reports each tenant of a batched run to Dagster: materialized or failed, with metadata for people."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ml_pipeline.work.alerts.run_failures import ERRORS, FAILED
 
 PREFIX = "ml_pipeline/"
 SHOWN_FAILURES = 20
-SHOWN_TRACEBACKS = 5  # what fails in many tenants mostly fails in one way
-LONGEST_ERROR = 1000  # characters; a run lists at most SHOWN_FAILURES of these
-PAGE = "MLflow"  # the only fact shown as a link: any other may hold text that a tenant wrote
+SHOWN_TRACEBACKS = 5  # many tenants usually fail for the same reason
+LONGEST_ERROR = 1000  # characters of each of the listed errors
+PAGE = "MLflow"  # the only value shown as a link; others may contain text of a tenant
 
 
 def materialization(key: dg.AssetKey, partition: str, facts: Mapping[str, Any]) -> dg.AssetMaterialization:
@@ -28,9 +28,9 @@ def materialization(key: dg.AssetKey, partition: str, facts: Mapping[str, Any]) 
 
 
 def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts as Dagster shows them: under uniform names, a table as Markdown with a small chart, four digits a number.
+    """Facts as Dagster's metadata: uniform names, tables as Markdown with a small chart, numbers with four digits.
 
-    A value that Dagster's pages cannot show (infinity, which JSON does not know) is left out, and so is an unknown one.
+    Empty values are left out, and so are infinity and NaN, which JSON and thus Dagster's pages cannot show.
     """
     shown: dict[str, Any] = {}
     for name, value in facts.items():
@@ -40,7 +40,7 @@ def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
         match value:
             case list():
                 shown[key] = dg.MetadataValue.md(comparison(value))
-            case dg.MetadataValue():  # which is a tuple too
+            case dg.MetadataValue():  # before tuple, because it is one
                 shown[key] = value
             case tuple():
                 shown[key] = ", ".join(value)
@@ -55,7 +55,7 @@ def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)  # the same few names for each of thousands of tenants
 def metadata_key(name: str) -> str:
-    """The name of a fact in Dagster, told apart from those of Dagster and of other tools.
+    """The name of a fact in Dagster, with a prefix that separates it from names of other tools.
 
     >>> metadata_key("weakest measure"), metadata_key("Hours saved, of the baseline")
     ('ml_pipeline/weakest_measure', 'ml_pipeline/hours_saved_of_the_baseline')
@@ -64,7 +64,7 @@ def metadata_key(name: str) -> str:
 
 
 def comparison(rows: Sequence[tuple[str, float | None, float | None]]) -> str:
-    """Markdown table of metric, version and baseline, below two bars for the first metric."""
+    """Two bars for the first metric, and below them a Markdown table of metric, version and baseline."""
     table = ["| metric | version | baseline |", "|---|---|---|"]
     table += [f"| {markdown(name)} | {number(ours)} | {number(baseline)} |" for name, ours, baseline in rows]
     _, ours, baseline = rows[0]
@@ -74,18 +74,18 @@ def comparison(rows: Sequence[tuple[str, float | None, float | None]]) -> str:
 
 
 def requested(context: dg.AssetExecutionContext) -> list[Any]:
-    """The partitions that a run is for.
+    """The partitions of a run.
 
     Raises
     ------
     Failure
-        If the range is empty: Dagster runs a reversed or unknown range, does nothing, and calls that a success.
+        If there are none. Without this error, Dagster would report a reversed or unknown range as a success.
     """
     keys = list(context.partition_keys)
     if not keys:
         raise dg.Failure(
-            "The range of this run holds no partition: it is reversed, or names an unknown tenant or day. Tenants are "
-            "ordered by when they were added. Start the run again with the two ends in that order",
+            "The range of this run contains no partition: it is reversed, or names an unknown tenant or day. Tenants "
+            "are ordered by when they were added. Start the run again with the two ends in that order",
             allow_retries=False,
         )
     return keys
@@ -94,12 +94,12 @@ def requested(context: dg.AssetExecutionContext) -> list[Any]:
 def each_tenant(
     context: dg.AssetExecutionContext, results: Iterable[Result[str]], total: int
 ) -> Iterator[tuple[str, dict[Any, Mapping[str, Any]]]]:
-    """Each tenant with the results of its task, including those from before the task failed.
+    """Each tenant with the results of its task; of a failed task, the results from before the failure.
 
     Raises
     ------
     Failure
-        After the last tenant, if any failed. Dagster then shows FAILED for exactly the partitions that got no event.
+        After the last tenant, if any failed. Dagster then shows exactly the partitions without an event as failed.
     """
     failures: dict[str, str] = {}
     tracebacks: dict[str, str] = {}
@@ -121,9 +121,9 @@ def each_tenant(
 
 
 def _failure(failures: Mapping[str, str], tracebacks: Mapping[str, str], total: int) -> dg.Failure:
-    """The tenants and tracebacks are for people. Programs read the JSON, in which no error can forge an entry."""
+    """The failure of a run. Programs read the errors as JSON, in which the text of an error cannot forge an entry."""
     shown = {tenant: error[:LONGEST_ERROR] for tenant, error in list(failures.items())[:SHOWN_FAILURES]}
-    lines = [f"{tenant}: {_one_line(error)}" for tenant, error in shown.items()]
+    lines = [f"{tenant}: {' '.join(error.split())}" for tenant, error in shown.items()]
     more = [f"- and {len(failures) - SHOWN_FAILURES} more"] if len(failures) > SHOWN_FAILURES else []
     listed = "\n".join([*(f"- {_escaped(line)}" for line in lines), *more])
     return dg.Failure(
@@ -138,12 +138,8 @@ def _failure(failures: Mapping[str, str], tracebacks: Mapping[str, str], total: 
     )
 
 
-def _one_line(error: str) -> str:
-    return " ".join(error.split())
-
-
 def _escaped(text: str) -> str:
-    """The text escaped, so that Markdown neither formats it nor takes it for a tag."""
+    """The text with Markdown and HTML characters escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", text)
 
 

@@ -26,19 +26,19 @@ from ml_pipeline.cli.common import (
 from ml_pipeline.cli.completion import complete_models
 from ml_pipeline.display import printable
 
-SHOWN_LENGTH = 8  # of an id: enough to name it
+SHOWN_LENGTH = 8  # characters of an id, which usually identify an alert
 
 
 @click.command("alerts")
 @tenants_option
 @models_option
 @click.option("--open", "only_open", is_flag=True, help="Only alerts that nobody has acknowledged.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="Maximum number of alerts.")
 @json_option
 def alerts_command(tenants: Sequence[str], models: Sequence[str], only_open: bool, limit: int, as_json: bool) -> None:
-    """List alerts, newest first: what happened, where it was sent, who acknowledged it."""
+    """List alerts, newest first, with their deliveries and acknowledgements."""
     from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.alerts.raising import list_alerts
+    from ml_pipeline.work.alerts.acknowledging import list_alerts
 
     with prepared() as settings:
         warehouse = Warehouse(settings)
@@ -53,7 +53,7 @@ def alerts_command(tenants: Sequence[str], models: Sequence[str], only_open: boo
     for alert in found:
         _print(alert)
     if len(found) == limit:
-        output.say(f"These are the newest {limit}. Older ones: --limit")
+        output.say(f"Only the newest {limit} are shown. Show more with --limit")
     if any(alert["acknowledged_at"] is None for alert in found):
         console.say("Acknowledge one: ml-pipeline acknowledge --tenant TENANT ID --note '...'")
 
@@ -62,7 +62,7 @@ COLOURS = {"CRITICAL": "bold red", "HIGH": "red", "MEDIUM": "yellow"}
 
 
 def _print(alert: dict[str, Any]) -> None:
-    """A line that says what and whose it is; below it, indented, its message and who knows of it."""
+    """Prints the alert in one line, and below it, indented, its message and its deliveries."""
     from rich.padding import Padding
 
     level = alert["level"] if alert["escalated_at"] is None else f"{alert['level']} (escalated)"
@@ -76,13 +76,13 @@ def _print(alert: dict[str, Any]) -> None:
 
 
 def _deliveries(deliveries: Sequence[dict[str, Any]]) -> str:
-    """The newest delivery of each channel: what was sent, what is tried, and why it failed."""
+    """The newest delivery of each channel, with its state and its error."""
     newest = {delivery["channel"]: delivery for delivery in deliveries}
     parts = []
     for channel, delivery in sorted(newest.items()):
         error = delivery["last_error"] if delivery["state"] != "sent" else None
         parts.append(f"{channel} {delivery['state']}" + (f": {error}" if error else ""))
-    return "sent: " + (", ".join(parts) or "to nobody, for it was not news when it was found")
+    return "sent: " + (", ".join(parts) or "to nobody, because it was about a time too long ago")
 
 
 def _acknowledged(alert: dict[str, Any]) -> str:
@@ -97,38 +97,35 @@ def _acknowledged(alert: dict[str, Any]) -> str:
 @tenant_option
 @click.option("--model", help="With --all: every open alert of this model.", shell_complete=complete_models)
 @click.option("--all", "everything", is_flag=True, help="Every open alert of the tenant, or of the --model.")
-@click.option("--note", help="What was found, for whoever looks next.")
+@click.option("--note", help="What was found, for the next reader.")
 @by_option
 @json_option
 def acknowledge_command(
     alert: str | None, tenant: str, model: str | None, everything: bool, note: str | None, by: str, as_json: bool
 ) -> None:
-    """Acknowledge an alert: it does not escalate any more. The beginning of its id is enough."""
+    """Acknowledge an alert, so that it does not escalate. The beginning of its id is enough."""
     from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.alerts.raising import NoSuchAlert, acknowledge
+    from ml_pipeline.work.alerts.acknowledging import acknowledge
 
     if (alert is None) == (not everything):
-        raise click.UsageError("name one alert by its id (ml-pipeline alerts --open shows them), or give --all")
+        raise click.UsageError("Give the id of one alert (ml-pipeline alerts --open lists them), or --all.")
     if alert is not None and model is not None:
-        raise click.UsageError("--model goes with --all; an alert is named by its id alone")
+        raise click.UsageError("--model needs --all: the id alone identifies an alert.")
     with prepared() as settings:
         warehouse = Warehouse(settings)
         _check(warehouse, settings, [tenant], [] if model is None else [model])
-        try:
-            now = dt.datetime.now(dt.UTC)
-            done = acknowledge(warehouse, tenant, by=by, now=now, alert=alert, model=model, note=note)
-        except NoSuchAlert as error:
-            raise click.ClickException(str(error)) from error
+        now = dt.datetime.now(dt.UTC)
+        done = acknowledge(warehouse, tenant, by=by, now=now, alert=alert, model=model, note=note)
     if as_json:
         print_json({"acknowledged": done})
     elif done:
         output.say(f"Acknowledged: {', '.join(done)}")
     else:
-        output.print("Nothing to do: it was acknowledged before." if alert else "Nothing to do: no open alerts.")
+        output.print("Nothing to do: it is acknowledged already." if alert else "Nothing to do: no open alerts.")
 
 
 def _check(warehouse: Any, settings: Any, tenants: Sequence[str], models: Sequence[str]) -> None:
-    """Unknown names are answered with the known ones; alerts of runs for no tenant have names of their own."""
+    """Refuses unknown names; alerts about no tenant or model have names of their own."""
     from ml_pipeline.specs import load_specs
     from ml_pipeline.work.alerts.run_failures import NO_MODEL
     from ml_pipeline.work.retention import everyone
@@ -145,10 +142,10 @@ def _check(warehouse: Any, settings: Any, tenants: Sequence[str], models: Sequen
 
 @click.command("prune")
 @tenants_option
-@click.option("--dry-run", is_flag=True, help="Count what would be deleted, and delete nothing.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
 @json_option
 def prune_command(tenants: Sequence[str], dry_run: bool, as_json: bool) -> None:
-    """Delete what has been kept long enough: features of predictions, predictions, snapshots, alerts, log rows.
+    """Delete data that is too old: features of predictions, predictions, snapshots, alerts, log rows.
 
     The ages are settings (ML_PIPELINE_..._RETENTION_DAYS). Ctrl-C is safe: the next pruning deletes the rest.
     """
@@ -166,7 +163,7 @@ def prune_command(tenants: Sequence[str], dry_run: bool, as_json: bool) -> None:
             done = prune(settings, now=now, tenants=chosen, dry_run=dry_run, announce=advance)
         counts = dict(done.counts)
         if not dry_run and not tenants:
-            with dagster_instance(settings):  # makes Dagster's tables where there are none yet
+            with dagster_instance(settings):  # creates Dagster's tables if there are none yet
                 before = now - dt.timedelta(days=settings.event_retention_days)
                 counts["Dagster log rows"] = prune_events(settings.database_url, before)
     if as_json:

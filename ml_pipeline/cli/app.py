@@ -1,4 +1,4 @@
-"""The command line: its group, the commands that run, serve and move versions, and all others, gathered."""
+"""The command line: the group of all commands, and those that run, serve and deploy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ml_pipeline.cli.importing import import_group
 from ml_pipeline.cli.loop import explain_command, retrain_command, set_command, unset_command
 from ml_pipeline.cli.prediction import explain_prediction_command
 from ml_pipeline.cli.replay import replay_command
-from ml_pipeline.cli.status import show_status, status_command
+from ml_pipeline.cli.status import Selection, show_status, status_command
 
 if TYPE_CHECKING:
     from ml_pipeline.settings import Settings
@@ -63,16 +63,16 @@ SHOWN_FAILURES = 20
     type=click.IntRange(0, 3650),
     default=1,
     show_default=True,
-    help="Days of metrics and drift up to yesterday; none with --as-of.",
+    help="Days of metrics and drift up to yesterday; not used with --as-of.",
 )
-@click.option("--reports-only", is_flag=True, help="Only metrics and reports of the days; nothing is trained.")
+@click.option("--reports-only", is_flag=True, help="Only metrics and drift reports; no training.")
 @json_option
 def run(
     tenants: tuple[str, ...], models: tuple[str, ...], as_of: str, days: int, reports_only: bool, as_json: bool
 ) -> None:
-    """Train, predict, measure and look for drift, for every tenant, through Dagster.
+    """Train, predict, and compute metrics and drift for every tenant, through Dagster.
 
-    Prints the status of these models when it is done.
+    Prints the status of these models at the end.
     """
     from ml_pipeline.specs import load_specs
     from ml_pipeline.work.context import parse_as_of
@@ -80,10 +80,10 @@ def run(
     if as_of:
         parse_as_of(as_of)
         if reports_only:
-            raise click.UsageError("--reports-only looks at days up to yesterday: leave --as-of out.")
+            raise click.UsageError("--reports-only covers days up to yesterday: leave --as-of out.")
     with prepared() as settings:
         failures = run_pipeline(settings, tenants, models, as_of, days, trains=not reports_only)
-        show_status(settings, load_specs(settings.specs), tenants, models, as_json, sort="state")
+        show_status(settings, load_specs(settings.specs), tenants, models, as_json, Selection(sort="state"))
     for failure in failures[: None if as_json else SHOWN_FAILURES]:
         failed(failure, as_json)
     if failures:
@@ -91,7 +91,7 @@ def run(
             more = len(failures) - SHOWN_FAILURES
             console.print(
                 (f"And {more} more. " if more > 0 else "")
-                + "The others are done. Correct the cause and run again: what is done is not done twice."
+                + "The others are done. Correct the cause and run again: finished work is not repeated."
             )
         sys.exit(1)
 
@@ -105,7 +105,7 @@ def run_pipeline(
     *,
     trains: bool = True,
 ) -> list[str]:
-    """The whole main job; returns the errors of the tenants that failed."""
+    """Runs the whole pipeline; returns the errors of the tenants that failed."""
     from ml_pipeline import launch, partitions
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.context import Clients
@@ -128,7 +128,7 @@ def run_pipeline(
         yesterday = partitions.today() - dt.timedelta(days=1)
         since = max(partitions.days.start.date(), yesterday - dt.timedelta(days=days - 1))
         if as_of:
-            console.print("Metrics and drift are kept for the days up to yesterday; with --as-of they are left out.")
+            console.print("With --as-of, metrics and drift are left out: they are computed for days up to yesterday.")
         elif days > 0:
             with progress_bar(f"Metrics and drift, {(yesterday - since).days + 1} days", total) as advance:
                 failures += launch.monitor(instance, known, tenants, models, since, yesterday, advance).failures
@@ -138,7 +138,7 @@ def run_pipeline(
 @main.command()
 @tenant_option
 @model_option
-@click.option("--version", required=True, type=int, help="Its number in MLflow.")
+@click.option("--version", required=True, type=int, help="Number of the version in MLflow.")
 @click.option("--reason", default="promoted by hand", show_default=True, help="Why, for the record.")
 @json_option
 def promote(tenant: str, model: str, version: int, reason: str, as_json: bool) -> None:
@@ -158,7 +158,7 @@ def promote(tenant: str, model: str, version: int, reason: str, as_json: bool) -
 @main.command()
 @tenant_option
 @model_option
-@click.option("--to", type=int, help="The version to return to; otherwise the one that served before.")
+@click.option("--to", type=int, help="The version to return to; default: the one that served before.")
 @click.option("--reason", default="rolled back by hand", show_default=True, help="Why, for the record.")
 @json_option
 def rollback(tenant: str, model: str, to: int | None, reason: str, as_json: bool) -> None:
@@ -178,7 +178,7 @@ def _show_deployment(done: Any, as_json: bool) -> None:
         return
     whose = f"{done.tenant} {done.model}"
     if done.replaced == done.version:
-        output.say(f"{whose}: version {done.version} serves already.")
+        output.say(f"{whose}: version {done.version} is the champion already.")
         return
     before = "no version" if done.replaced is None else f"version {done.replaced}"
     output.say(f"{whose}: version {done.version} serves now; before it, {before} served.")

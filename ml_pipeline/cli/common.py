@@ -1,4 +1,4 @@
-"""What all commands share: consoles, errors, the prepared installation, progress, and what names a tenant or model."""
+"""Shared by all commands: consoles, errors, the prepared installation, progress, options for tenants and models."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:  # `--help` and completion need neither settings nor specifica
 
 
 class PlainConsole(Console):
-    """A console to which text is text: no markup, no emoji names, and control characters are written out.
+    """A console that prints text literally: no markup, no emoji names, control characters escaped.
 
-    Colour is given beside a text, never inside it: what a tenant, a reason or an error holds is not known.
+    Colour is given beside a text, never inside it, because the text of a tenant or an error may hold anything.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -46,32 +46,32 @@ class PlainConsole(Console):
 
 
 class Rows(Table):
-    """A table with a line for each row that is added: no cell goes on in a line of its own, as if it were a row."""
+    """A table with one line per row: no cell continues on another line, where it could look like a row."""
 
     def __init__(self, *headers: str, **options: Any) -> None:
         super().__init__(*headers, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), **options)
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        super().add_row(*map(_one_line, cells), **options)
-
-
-def _one_line(cell: Any) -> Any:
-    if not isinstance(cell, Text):
-        return printable(cell)
-    return Text(printable(cell.plain), cell.style, no_wrap=cell.no_wrap, overflow=cell.overflow)
+        lines = [
+            Text(printable(cell.plain), cell.style, no_wrap=cell.no_wrap, overflow=cell.overflow)
+            if isinstance(cell, Text)
+            else printable(cell)
+            for cell in cells
+        ]
+        super().add_row(*lines, **options)
 
 
 def shortened(text: object) -> Text:
-    """A cell that ends in an ellipsis where the line does."""
+    """A cell that is cut with an ellipsis at the end of the line."""
     return Text(printable(text), no_wrap=True, overflow="ellipsis")
 
 
-FILE_WIDTH = 100  # columns of what is written into a file or a pipe; COLUMNS overrides it
+FILE_WIDTH = 100  # columns of output to a file or a pipe; COLUMNS overrides it
 
 console = PlainConsole(stderr=True)
 output = PlainConsole(width=shutil.get_terminal_size((FILE_WIDTH, 24)).columns)
 
-INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
+INTERRUPTED = 130  # as in a shell: 128 + SIGINT
 EXIT_CODES = """\b
 Exit codes:
   0    done
@@ -84,7 +84,7 @@ With --json, the output is one JSON document, and an error is one line of JSON o
 
 
 class JsonError(click.ClickException):
-    """An error of a command that was asked for JSON: ``{"error": ..., "exit_code": ...}``."""
+    """An error of a command with --json: ``{"error": ..., "exit_code": ...}``."""
 
     def __init__(self, error: click.ClickException) -> None:
         message = error.format_message()
@@ -96,7 +96,7 @@ class JsonError(click.ClickException):
 
 
 class Group(click.Group):
-    """Shows the errors that a user can act on as one sentence, and every other with its traceback."""
+    """Shows errors that a user can correct as one sentence, and all others with their traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         as_json = "--json" in [*context._protected_args, *context.args]
@@ -113,7 +113,7 @@ class Group(click.Group):
             shown = click.ClickException(printable(error, lines=True))
             raise (JsonError(shown) if as_json else shown) from error
         except BaseException as error:
-            # Dagster turns Ctrl-C in a run into an exception of its own, known by its name so as not to be imported.
+            # Dagster raises its own exception for Ctrl-C in a run; its name is compared to avoid the import.
             if not isinstance(error, KeyboardInterrupt) and type(error).__name__ != "DagsterExecutionInterruptedError":
                 raise
             click.echo("Interrupted.", err=True)
@@ -126,7 +126,7 @@ def print_json(value: Any) -> None:
 
 
 def failed(message: str, as_json: bool) -> None:
-    """Says on the error output that a part of the work failed; the command goes on and ends with 1."""
+    """Prints on the error output that a part of the work failed; the command continues and exits with 1."""
     if as_json:
         click.echo(json.dumps({"failed": message}), err=True)
     else:
@@ -134,7 +134,7 @@ def failed(message: str, as_json: bool) -> None:
 
 
 def this_user() -> str:
-    """Who is recorded as having done something, unless --by says so: the user of this machine."""
+    """The user of this machine, who is recorded as the author of a change unless --by names another."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may have a user without a name
@@ -143,7 +143,7 @@ def this_user() -> str:
 
 @contextmanager
 def installation() -> Iterator[Settings]:
-    """The settings with a database behind them: the one named by DATABASE_URL, or the embedded one while this lasts."""
+    """The settings with a running database: that of DATABASE_URL, or the embedded one, which stops at the end."""
     from ml_pipeline.resources.folders import hide_new_files
     from ml_pipeline.settings import load_settings
 
@@ -153,7 +153,8 @@ def installation() -> Iterator[Settings]:
         yield settings
         return
     from ml_pipeline.resources.connections import embedded_connections
-    from ml_pipeline.resources.embedded import WORKER, embedded_server
+    from ml_pipeline.resources.embedded import embedded_server
+    from ml_pipeline.resources.embedded_logins import WORKER
 
     with embedded_server(settings.home / "postgres", embedded_connections(settings)) as server:
         urls = {"database_url": server.url(), "worker_database_url": server.url(WORKER)}
@@ -162,7 +163,7 @@ def installation() -> Iterator[Settings]:
 
 @contextmanager
 def prepared() -> Iterator[Settings]:
-    """``installation`` with its tables made."""
+    """``installation`` with its tables created."""
     with installation() as settings:
         from ml_pipeline.resources.preparation import is_prepared, prepare, quiet
 
@@ -174,7 +175,7 @@ def prepared() -> Iterator[Settings]:
 
 
 def recover_and_tell(instance: Any, warehouse: Any) -> None:
-    """Ends what a killed command or a lost machine has left, so that it holds nobody's place; see ``recovery``."""
+    """Ends runs that a killed command or a lost machine left behind, so that they block no others; see ``recovery``."""
     from ml_pipeline.recovery import recover, run_ids
 
     done = recover(instance, warehouse)
@@ -184,10 +185,10 @@ def recover_and_tell(instance: Any, warehouse: Any) -> None:
 
 @contextmanager
 def _past_redirection() -> Iterator[PlainConsole]:
-    """A console that shows its lines also while a run of Dagster sends what this process prints to a file."""
+    """A console that prints to the terminal even while a Dagster run redirects this process's output to a file."""
     try:
         descriptor = os.dup(sys.stderr.fileno())
-    except (OSError, ValueError):  # no stream of the operating system: nothing redirects it
+    except (OSError, ValueError):  # not a stream of the operating system, so nothing redirects it
         yield console
         return
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
@@ -196,7 +197,7 @@ def _past_redirection() -> Iterator[PlainConsole]:
 
 @contextmanager
 def progress_bar(title: str, total: int | None) -> Iterator[Callable[[Any], None]]:
-    """A bar that moves by one each time the function it yields is called; where there is no terminal, lines."""
+    """Yields a function that advances a progress bar by one; without a terminal, it prints lines."""
     with _past_redirection() as shown:
         if not shown.is_terminal:
             yield _lines(shown, title, total)
@@ -222,7 +223,7 @@ SECONDS_BETWEEN_LINES = 1.0
 
 
 def _lines(shown: PlainConsole, title: str, total: int | None) -> Callable[[Any], None]:
-    """Says at once what begins, then how far it is, at most once a second, and when all is done."""
+    """Prints a line at the start, then the progress at most once a second, and a line at the end."""
     done, said = 0, time.monotonic()
     of = "" if total is None else f" of {total:,}"
     shown.say(f"{title}: 0{of}")
@@ -239,7 +240,7 @@ def _lines(shown: PlainConsole, title: str, total: int | None) -> Callable[[Any]
 
 
 def usable_specs(settings: Settings) -> Specs:
-    """The specifications; what is wrong with those that are left out is said once."""
+    """The valid specifications; prints the error of each invalid one."""
     from ml_pipeline.specs import load_specs
 
     specs = load_specs(settings.specs)
@@ -266,7 +267,7 @@ def chosen_tenants(known: Sequence[str], chosen: Sequence[str]) -> list[str]:
 
 
 def check_model_and_tenant(settings: Settings, tenant: str, model: str | None) -> None:
-    """Refuses a tenant or model that does not exist; the message names those that do."""
+    """Refuses an unknown tenant or model; the message names the known ones."""
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.specs import load_specs
 
@@ -275,7 +276,7 @@ def check_model_and_tenant(settings: Settings, tenant: str, model: str | None) -
 
 
 def checked_spec(settings: Settings, tenant: str, model: str) -> ModelSpec:
-    """The specification of a model; refuses a tenant or model that does not exist."""
+    """The specification of a model; refuses an unknown tenant or model."""
     from ml_pipeline.specs import load_specs
 
     check_model_and_tenant(settings, tenant, model)

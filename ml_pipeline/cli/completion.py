@@ -1,4 +1,4 @@
-"""``ml-pipeline completion``, and what is offered for tenants and models while a command is typed."""
+"""``ml-pipeline completion``, and the completion of tenants and models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def completion_command(context: click.Context, shell: str) -> None:
     zsh:  echo 'eval "$(ml-pipeline completion zsh)"' >> ~/.zshrc
     fish: ml-pipeline completion fish > ~/.config/fish/completions/ml-pipeline.fish
 
-    Tenants are completed while the database runs: completion starts no server.
+    Tenants are completed only while the database runs: completion does not start it.
     """
     from click.shell_completion import get_completion_class
 
@@ -36,7 +36,7 @@ def completion_command(context: click.Context, shell: str) -> None:
 
 
 def complete_tenants(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
-    """Tenants that begin with what was typed; none where no database answers."""
+    """Tenants that begin with the typed text; none if the database does not run."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from ml_pipeline.errors import UserError
@@ -48,12 +48,12 @@ def complete_tenants(_context: click.Context, _option: click.Parameter, begun: s
         from ml_pipeline.resources.warehouse import Warehouse
 
         return _beginning(Warehouse(settings).tenants(), begun)
-    except (UserError, SQLAlchemyError, OSError):  # a completion says nothing: the command itself will name the cause
+    except (UserError, SQLAlchemyError, OSError):  # a completion prints no errors; the command itself will
         return []
 
 
 def complete_models(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
-    """Models that begin with what was typed."""
+    """Models that begin with the typed text."""
     from ml_pipeline.errors import UserError
     from ml_pipeline.settings import load_settings
     from ml_pipeline.specs import load_specs
@@ -65,7 +65,7 @@ def complete_models(_context: click.Context, _option: click.Parameter, begun: st
 
 
 def _with_running_database() -> Settings | None:
-    """The settings, if the database that they name, or the embedded one, runs already."""
+    """The settings, if they name a database or the embedded one runs already; otherwise None."""
     from ml_pipeline.settings import load_settings
 
     settings = load_settings()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import dagster as dg
 import pandas as pd
@@ -14,7 +14,7 @@ from ml_pipeline import launch, partitions
 from ml_pipeline.cli.common import console, prepared, progress_bar, recover_and_tell
 from ml_pipeline.cli.demo_timeline import print_timeline, simulated_until
 from ml_pipeline.cli.status import show_status
-from ml_pipeline.demo.simulation import DAY, Simulated, SimulationWindow, simulate_days
+from ml_pipeline.demo.simulation import DAY, SimulationWindow, simulate_days
 from ml_pipeline.demo.simulator import History, Organisation, demo_organisations, simulate
 from ml_pipeline.importers import import_tables
 from ml_pipeline.lifecycle.retraining import Request
@@ -24,6 +24,7 @@ from ml_pipeline.resources.leases import lease
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import COMMAND, Settings
 from ml_pipeline.specs import load_specs
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.retraining.decide import Approved, decide_for
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, OFF_PEAK, write_setting
 
@@ -60,14 +61,11 @@ class Demo:
                 history = _moved(organisation, monday - OFFSET)
                 self.histories[organisation.tenant_id] = history
                 if organisation.tenant_id not in there:
-                    self._switch_on(organisation.tenant_id)
+                    write_setting(self.warehouse, organisation.tenant_id, MODEL, AUTO_RETRAIN, True, "demo")
+                    write_setting(self.warehouse, organisation.tenant_id, MODEL, OFF_PEAK, "0-0", "demo")
                 import_tables(self.warehouse, organisation.tenant_id, history.issues, history.pull_requests)
                 advance(organisation)
         self.known = launch.add_partitions(self.instance, self.warehouse.tenants())
-
-    def _switch_on(self, tenant: str) -> None:
-        write_setting(self.warehouse, tenant, MODEL, AUTO_RETRAIN, True, "demo")
-        write_setting(self.warehouse, tenant, MODEL, OFF_PEAK, "0-0", "demo")
 
     @property
     def tenants(self) -> list[str]:
@@ -94,16 +92,18 @@ class Demo:
                 self._mislead(broken_on)
             self._live_until(self.yesterday, self.tenants, advance)
 
-    def _live_until(self, until: dt.date, tenants: Sequence[str], advance) -> None:
+    def _live_until(self, until: dt.date, tenants: Sequence[str], advance: Callable[[str], None]) -> None:
         waiting = list(tenants)
         while waiting:
             windows = [(tenant, window) for tenant in waiting if (window := self._window(tenant, until)) is not None]
             compute = Compute(bounded_workers(self.settings), self.settings.tenant_timeout, advance)
             waiting = []
-            for simulated in self._simulated(compute, windows):
-                if simulated.approved is not None:
-                    self._run([simulated.approved], simulated.last)
-                    waiting.append(simulated.approved.tenant)
+            for result in list(compute.map(simulate_days, windows)):
+                if result.error is not None:
+                    self.failures.append(f"{result.key}: {result.error}")
+                elif (approved := result.value.approved) is not None:
+                    self._run([approved], result.value.last)
+                    waiting.append(approved.tenant)
 
     def _window(self, tenant: str, until: dt.date) -> SimulationWindow | None:
         last = simulated_until(self.warehouse, tenant, MODEL)
@@ -113,13 +113,6 @@ class Demo:
             if since <= until
             else None
         )
-
-    def _simulated(self, compute: Compute, windows: Sequence[tuple[str, SimulationWindow]]) -> Iterable[Simulated]:
-        for result in list(compute.map(simulate_days, windows)):
-            if result.error is not None:
-                self.failures.append(f"{result.key}: {result.error}")
-            else:
-                yield result.value
 
     def _run(self, approved: Sequence[Approved], day: dt.date) -> None:
         as_of = f"{day + DAY}T03:00:00+00:00"
@@ -133,7 +126,7 @@ class Demo:
         now = dt.datetime.combine(day + DAY, dt.time(3), dt.UTC)
         request = Request("demo", "a new export came in, whose story points are hours")
         specs = {MODEL: self.spec}
-        tick = decide_for(self.warehouse, self.settings, specs, [MISLED], now, request=request, lease=self.lease)
+        tick = decide_for(Clients(self.settings), specs, [MISLED], now, request=request, lease=self.lease)
         self._run(tick.approved, day)
         import_tables(self.warehouse, MISLED, right, None)
 
@@ -160,7 +153,11 @@ def run_demo() -> None:
             recover_and_tell(instance, demo.warehouse)
             demo.simulate()
             demo.train()
-            _first_table(settings, demo)
+            show_status(settings, load_specs(settings.specs), demo.tenants, (), as_json=False)
+            console.print(
+                f"Next: {SIMULATED_DAYS} days of the loop for {MODEL}, with drift, degradation and rollbacks; about a "
+                "minute."
+            )
             demo.simulate_days()
             demo.monitor()
         show_status(settings, load_specs(settings.specs), demo.tenants, (), as_json=False)
@@ -182,19 +179,12 @@ def run_demo() -> None:
         raise SystemExit(1)
 
 
-def _first_table(settings: Settings, demo: Demo) -> None:
-    show_status(settings, load_specs(settings.specs), demo.tenants, (), as_json=False)
-    console.print(
-        f"Next: {SIMULATED_DAYS} days of the loop for {MODEL}, with drift, degradation and rollbacks; about a minute."
-    )
-
-
 def _moved(organisation: Organisation, by: pd.Timedelta) -> History:
     """Simulated history of an organisation, with all times moved by whole weeks."""
     history = simulate(organisation)
-    return History(*(_later(frame, by) for frame in (history.issues, history.pull_requests)))
-
-
-def _later(frame: pd.DataFrame, by: pd.Timedelta) -> pd.DataFrame:
-    times = frame.select_dtypes("datetimetz").columns
-    return frame.assign(**{name: frame[name] + by for name in times})
+    return History(
+        *(
+            frame.assign(**{name: frame[name] + by for name in frame.select_dtypes("datetimetz").columns})
+            for frame in (history.issues, history.pull_requests)
+        )
+    )

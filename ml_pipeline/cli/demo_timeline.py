@@ -18,7 +18,8 @@ def simulated_until(warehouse: Warehouse, tenant: str, model: str) -> dt.date | 
     table = tables.drift_reports
     with warehouse.tenant(tenant) as connection:
         query = sa.select(sa.func.max(table.c.day)).where(table.c.tenant_id == tenant, table.c.model == model)
-        return connection.scalar(query)
+        last: dt.date | None = connection.scalar(query)
+    return last
 
 
 def print_timeline(warehouse: Warehouse, tenants: Sequence[str], model: str) -> None:

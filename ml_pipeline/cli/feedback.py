@@ -1,11 +1,11 @@
-"""``ml-pipeline feedback``: what somebody says to a prediction, or a file of it."""
+"""``ml-pipeline feedback``: feedback of a person on one prediction, or a file of feedback."""
 
 from __future__ import annotations
 
 import datetime as dt
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,23 +21,22 @@ from ml_pipeline.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from ml_pipeline.settings import Settings
-    from ml_pipeline.specs import ModelSpec
+    from ml_pipeline.importers.summary import ImportSummary
 
-VERDICTS = ("accepted", "corrected", "rejected")  # of features.feedback, which is not imported to parse a command line
+VERDICTS = ("accepted", "corrected", "rejected")  # as in features.feedback, which would be slow to import here
 
 
 @click.command("feedback")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @tenant_option
 @model_option
-@click.option("--entity", help="What the prediction was about.")
+@click.option("--entity", help="Entity of the prediction.")
 @click.option("--verdict", type=click.Choice(VERDICTS))
 @click.option("--value", type=float, help="The corrected value, in the unit of the label.")
-@click.option("--weight", type=float, default=1.0, show_default=True, help="Beside an outcome, which weighs 1.")
+@click.option("--weight", type=float, default=1.0, show_default=True, help="Weight in training; an outcome has 1.")
 @by_option
-@click.option("--at", type=click.DateTime(), help="When it was said (UTC); now unless given.")
-@click.option("--timezone", default="UTC", show_default=True, help="Zone of a file's times that name none.")
+@click.option("--at", type=click.DateTime(), help="Time of the feedback (UTC); default: now.")
+@click.option("--timezone", default="UTC", show_default=True, help="Time zone of a file's times without offset.")
 @json_option
 def feedback_command(
     file: Path | None,
@@ -54,55 +53,42 @@ def feedback_command(
 ) -> None:
     """Record that a prediction was accepted, corrected or rejected: one, or each of a CSV FILE.
 
-    The columns of a file are entity_id, verdict, value, weight, given_by, given_at; the first two are required. A row
-    without given_by has that of --by. Bad rows are set aside in ml.quarantine and counted.
+    The columns of a file are entity_id, verdict, value, weight, given_by, given_at; the first two are required. Rows
+    without given_by get that of --by. Invalid rows are stored in ml.quarantine and counted.
     """
     of_one = [given is not None for given in (entity, verdict, value)]
     if any(of_one) if file is not None else not all(of_one[:2]):
         raise click.UsageError("Give a FILE, or --entity with --verdict (and --value, if corrected).")
     now = dt.datetime.now(dt.UTC)
     with prepared() as settings:
-        spec = checked_spec(settings, tenant, model)
+        from ml_pipeline.resources.warehouse import Warehouse
+        from ml_pipeline.work.feedback import FeedbackRecord, import_feedback, store_one
+
+        spec, warehouse = checked_spec(settings, tenant, model), Warehouse(settings)
         if file is not None:
-            _import(settings, spec, tenant, file, by, timezone, now, as_json)
+            summary = import_feedback(warehouse, spec, tenant, file, given_by=by, timezone=timezone, now=now)
+            result, lines = asdict(summary), _import_lines(summary)
         else:
-            said = {"entity_id": entity, "verdict": verdict, "value": value, "weight": weight, "given_by": by}
-            _store(settings, spec, tenant, said | {"given_at": at.replace(tzinfo=dt.UTC) if at else now}, now, as_json)
-    if not spec.label.feedback and not as_json:
-        output.say(f"Kept, but not trained on: label.feedback of {model} is off.")
-
-
-def _import(
-    settings: Settings,
-    spec: ModelSpec,
-    tenant: str,
-    file: Path,
-    by: str,
-    timezone: str,
-    now: dt.datetime,
-    as_json: bool,
-) -> None:
-    from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.feedback import import_feedback
-
-    summary = import_feedback(Warehouse(settings), spec, tenant, file, given_by=by, timezone=timezone, now=now)
+            given_at = at.replace(tzinfo=dt.UTC) if at else now
+            record = FeedbackRecord(str(entity), given_at, by, str(verdict), value, weight)
+            result = store_one(warehouse, spec, tenant, record, now)
+            lines = [_record_line(tenant, model, result)]
     if as_json:
-        print_json(asdict(summary))
+        print_json(result)
         return
+    if not spec.label.feedback:
+        lines.append(f"Stored, but not used in training: label.feedback of {model} is off.")
+    for line in lines:
+        output.say(line)
+
+
+def _import_lines(summary: ImportSummary) -> list[str]:
     stored = f"{summary.file}: {summary.rows_loaded:,} of {summary.rows_read:,} stored"
-    output.say(f"{stored}, {summary.quarantined:,} set aside")
-    for reason, count in summary.reasons.items():
-        output.say(f"  {count} {reason}")
+    reasons = [f"  {count} {reason}" for reason, count in summary.reasons.items()]
+    return [f"{stored}, {summary.quarantined:,} quarantined", *reasons]
 
 
-def _store(settings: Settings, spec: ModelSpec, tenant: str, said: dict, now: dt.datetime, as_json: bool) -> None:
-    from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.feedback import store_one
-
-    stored = store_one(Warehouse(settings), spec, tenant, **said, now=now)
-    if as_json:
-        print_json(stored)
-        return
+def _record_line(tenant: str, model: str, stored: dict[str, Any]) -> str:
     what = f"{stored['verdict']} to {stored['value']:g}" if stored["verdict"] == "corrected" else stored["verdict"]
     about = f"version {stored['version']} predicted {stored['predicted']:.3g}"
-    output.say(f"{tenant} {spec.name} {stored['entity_id']}: {what}; {about}.")
+    return f"{tenant} {model} {stored['entity_id']}: {what}; {about}."

@@ -1,4 +1,4 @@
-"""``ml-pipeline import``: exports of other systems into the source tables."""
+"""``ml-pipeline import``: loads exports of other systems into the source tables."""
 
 from __future__ import annotations
 
@@ -14,36 +14,39 @@ import click
 from ml_pipeline.cli.common import Rows, failed, json_option, output, prepared, print_json, progress_bar
 
 if TYPE_CHECKING:
+    from ml_pipeline.importers import ImportSummary
     from ml_pipeline.settings import Settings
 
 
 @click.group("import")
 def import_group() -> None:
-    """Load an export. Bad rows are set aside in ml.quarantine and counted."""
+    """Load an export. Invalid rows are stored in ml.quarantine and counted."""
 
 
 shift_option = click.option(
     "--shift-to-today",
     is_flag=True,
-    help="Move each tenant's times so that its newest is yesterday or a little before.",
+    help="Move each tenant's times by whole weeks, so that the newest is in the week up to yesterday.",
 )
-timezone_option = click.option("--timezone", default="UTC", show_default=True, help="Zone of times that name none.")
+timezone_option = click.option(
+    "--timezone", default="UTC", show_default=True, help="Time zone of times without offset."
+)
 files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 
 
 @import_group.command("jira")
 @files_argument
-@click.option("--tenant", help="The tenant; otherwise the name of each file.")
+@click.option("--tenant", help="The tenant; default: the name of each file.")
 @shift_option
 @timezone_option
 @json_option
 def import_jira_command(
     files: tuple[Path, ...], tenant: str | None, shift_to_today: bool, timezone: str, as_json: bool
-):
+) -> None:
     """Load issues from Jira CSV exports, plain or gzip."""
     from ml_pipeline.importers import import_jira
 
-    def load(settings: Settings, file: Path, label: str):
+    def load(settings: Settings, file: Path, label: str) -> ImportSummary:
         from ml_pipeline.resources.warehouse import Warehouse
 
         warehouse, shift = Warehouse(settings), _shift(shift_to_today)
@@ -61,11 +64,11 @@ def import_jira_command(
 @json_option
 def import_github_command(
     files: tuple[Path, ...], tenant: str | None, tenant_from: Any, shift_to_today: bool, timezone: str, as_json: bool
-):
+) -> None:
     """Load pull requests from CSV or JSON Lines, plain or gzip."""
     from ml_pipeline.importers import import_github
 
-    def load(settings: Settings, file: Path, label: str):
+    def load(settings: Settings, file: Path, label: str) -> ImportSummary:
         from ml_pipeline.resources.warehouse import Warehouse
 
         chosen = {"tenant": tenant, "tenant_from": tenant_from, "shift_to": _shift(shift_to_today)}

@@ -1,4 +1,4 @@
-"""``ml-pipeline set``, ``unset``, ``explain`` and ``retrain``: what retrains a model by itself, why, and by hand."""
+"""``ml-pipeline set``, ``unset``, ``explain`` and ``retrain``: the settings, decisions and runs of retraining."""
 
 from __future__ import annotations
 
@@ -33,11 +33,9 @@ if TYPE_CHECKING:
 SETTINGS = ("auto_retrain", "auto_rollback", "off_peak", "country", "time_zone", "share")
 
 
-def _complete_names(_context: click.Context, _argument: click.Parameter, begun: str) -> list[str]:
-    return [name for name in SETTINGS if name.startswith(begun)]
-
-
-name_argument = click.argument("name", shell_complete=_complete_names)
+name_argument = click.argument(
+    "name", shell_complete=lambda _context, _argument, begun: [name for name in SETTINGS if name.startswith(begun)]
+)
 only_model_option = click.option("--model", help="Only this model of the tenant.", shell_complete=complete_models)
 
 
@@ -61,7 +59,7 @@ def set_command(name: str, value: str, tenant: str, model: str | None, by: str, 
     from ml_pipeline.work.tenant_settings import parse_setting
 
     if value == "-":
-        raise click.UsageError(f"{name} is taken back by: ml-pipeline unset {name}")
+        raise click.UsageError(f"'-' is not a value. To remove the setting: ml-pipeline unset {name}")
     _write(name, parse_setting(name, value), tenant, model, by)
     if as_json:
         print_json({"tenant": tenant, "model": model, "name": name, "value": value})
@@ -76,7 +74,7 @@ def set_command(name: str, value: str, tenant: str, model: str | None, by: str, 
 @by_option
 @json_option
 def unset_command(name: str, tenant: str, model: str | None, by: str, as_json: bool) -> None:
-    """Take a setting back: the value of the installation, or of the specification, holds again."""
+    """Remove a setting of a tenant: the installation's or the specification's value applies again."""
     from ml_pipeline.work.tenant_settings import check_setting_name
 
     check_setting_name(name)
@@ -84,7 +82,7 @@ def unset_command(name: str, tenant: str, model: str | None, by: str, as_json: b
     if as_json:
         print_json({"tenant": tenant, "model": model, "name": name, "value": None})
     else:
-        output.say(f"{name} is not set any more for {_whose(tenant, model)}.")
+        output.say(f"{name} is no longer set for {_whose(tenant, model)}.")
 
 
 def _write(name: str, value: Any, tenant: str, model: str | None, by: str) -> None:
@@ -103,10 +101,10 @@ def _whose(tenant: str, model: str | None) -> str:
 @click.command("explain")
 @tenant_option
 @model_option
-@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="As it was decided by the end of this day (UTC).")
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Decisions up to the end of this day (UTC).")
 @json_option
 def explain_command(tenant: str, model: str, day: dt.datetime | None, as_json: bool) -> None:
-    """Explain the last decisions about a tenant's model: each safeguard with its numbers."""
+    """Explain the last decisions about a tenant's model, with each safeguard and its numbers."""
     from ml_pipeline.work.context import Clients
     from ml_pipeline.work.retraining.explain import explain
 
@@ -119,7 +117,7 @@ def explain_command(tenant: str, model: str, day: dt.datetime | None, as_json: b
         return
     output.say((f"{tenant} {model}", "bold"))
     if not found.decisions:
-        output.print("Nothing was decided yet.")
+        output.print("No decision yet.")
     for question, decision in found.decisions.items():
         _print_decision(question, decision)
     if found.now is not None:
@@ -127,7 +125,7 @@ def explain_command(tenant: str, model: str, day: dt.datetime | None, as_json: b
         output.say(("now", "bold"), f": {found.now.reason}")
     if found.undecided:
         output.say("")
-        output.say(("now", "bold"), f": nothing is decided: {found.undecided}")
+        output.say(("now", "bold"), f": no decision: {found.undecided}")
 
 
 def _print_decision(question: str, decision: Mapping[str, Any]) -> None:
@@ -158,7 +156,7 @@ def _safeguard_table(safeguards: Sequence[Mapping[str, Any]]) -> Rows:
     table = Rows()
     table.add_column("safeguard", no_wrap=True, overflow="ellipsis")
     table.add_column("")
-    table.add_column("what it says", ratio=1)
+    table.add_column("why", ratio=1)
     for guard in safeguards:
         mark = Text("passed", "green") if guard["passed"] else Text("blocks", "red")
         if guard["overridden"]:
@@ -176,13 +174,15 @@ def _safeguard_table(safeguards: Sequence[Mapping[str, Any]]) -> Rows:
 def retrain_command(tenant: str, model: str, reason: str, by: str, as_json: bool) -> None:
     """Retrain a tenant's model now.
 
-    Flags, cool-downs, off-peak hours and an undecided watch are overridden; the other safeguards are not.
+    This overrides flags, cool-downs, off-peak hours and an open rollback watch, but no other safeguard.
     """
     from ml_pipeline import launch
     from ml_pipeline.lifecycle.retraining import Request
     from ml_pipeline.resources.leases import lease
     from ml_pipeline.resources.warehouse import Warehouse
+    from ml_pipeline.work.context import Clients
     from ml_pipeline.work.retraining.decide import decide_for, waiting
+    from ml_pipeline.work.retraining.fleet_state import Running
 
     own = str(uuid.uuid4())
     with prepared() as settings, launch.dagster_instance(settings) as instance, lease(settings, own):
@@ -190,12 +190,11 @@ def retrain_command(tenant: str, model: str, reason: str, by: str, as_json: bool
         warehouse = Warehouse(settings)
         recover_and_tell(instance, warehouse)
         tick = decide_for(
-            warehouse,
-            settings,
+            Clients(settings),
             specs,
             [tenant],
             dt.datetime.now(dt.UTC),
-            under_way=len(waiting(warehouse)),
+            running=Running(fleet=len(waiting(warehouse))),
             request=Request(by, reason),
             lease=own,
         )

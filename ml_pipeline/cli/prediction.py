@@ -1,4 +1,4 @@
-"""``ml-pipeline explain-prediction``: what each feature adds to one prediction."""
+"""``ml-pipeline explain-prediction``: the contribution of each feature to one prediction."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ LARGEST_WORDS = 5
 @click.command("explain-prediction")
 @tenant_option
 @model_option
-@click.option("--entity", required=True, help="As the source names it (an issue key).")
+@click.option("--entity", required=True, help="Identifier in the source, such as an issue key.")
 @json_option
 def explain_prediction_command(tenant: str, model: str, entity: str, as_json: bool) -> None:
-    """Explain one prediction of the serving version: what each feature adds to it."""
+    """Explain one prediction of the serving version: the contribution of each feature."""
     from ml_pipeline.work.context import Clients
     from ml_pipeline.work.explain_prediction import explain_prediction
     from ml_pipeline.work.monitoring.report_store import json_safe
@@ -52,7 +52,7 @@ def explain_prediction_command(tenant: str, model: str, entity: str, as_json: bo
 
 
 def _sentences(found: PredictionExplanation, spec: ModelSpec) -> list[list[str | tuple[str, str]]]:
-    """Lines in parts, a part with its style where it has one."""
+    """Lines as parts; a part may have a style."""
     between = ""
     if found.lower is not None and found.upper is not None:
         between = f", between {found.lower:.4g} and {_quantity(found.upper, spec)}"
@@ -94,7 +94,7 @@ def _table(found: PredictionExplanation) -> Rows:
 
 
 def _said(feature: str, value: object, found: PredictionExplanation) -> str:
-    """A value as a person reads it; of a text the words that weigh most, where they are known."""
+    """The text of a value; for the text feature, the words with the largest contributions, if known."""
     if feature == "text":
         weighed = [(word, adds) for word, adds in found.words.items() if adds][:LARGEST_WORDS]
         return ", ".join(f"{word} {adds:+.2g}" for word, adds in weighed)

@@ -1,4 +1,4 @@
-"""``ml-pipeline replay``: what a retraining policy would have done on a tenant's own past."""
+"""``ml-pipeline replay``: simulates a retraining policy on a tenant's own past."""
 
 from __future__ import annotations
 
@@ -26,11 +26,17 @@ day_type = click.DateTime(["%Y-%m-%d"])
 @click.command("replay")
 @tenant_option
 @model_option
-@click.option("--from", "first", type=day_type, help="First day (UTC); otherwise a year before the last.")
-@click.option("--to", "last", type=day_type, help="Last day; otherwise that of the tenant's newest row.")
+@click.option("--from", "first", type=day_type, help="First day (UTC); default: a year before the last.")
+@click.option("--to", "last", type=day_type, help="Last day; default: day of the tenant's newest row.")
 @click.option("--policy", default="product", show_default=True, help="A YAML file or a built-in policy.")
-@click.option("--against", help="A second policy on the same past, file or name.")
-@click.option("--change", "changes", type=day_type, multiple=True, help="A day on which something changed.")
+@click.option("--against", help="A second policy to compare with: file or name.")
+@click.option(
+    "--change",
+    "changes",
+    type=day_type,
+    multiple=True,
+    help="Day of a known change, to measure how soon it was detected.",
+)
 @click.option("--drift-every", default=7, show_default=True, type=click.IntRange(1), help="Days between drift reports.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG.")
 @json_option
@@ -51,9 +57,11 @@ def replay_command(
     Built-in policies: product, never, weekly, monthly, every_batch, drift_only. Ctrl-C ends a replay early and shows
     the days that were replayed.
     """
-    policies = [_policy(name) for name in (policy, against) if name is not None]
+    from ml_pipeline.lifecycle.policy import find_policy
+
+    policies = [find_policy(name) for name in (policy, against) if name is not None]
     if picture is not None and not picture.parent.is_dir():
-        raise click.ClickException(f"--plot {picture}: there is no folder {picture.parent}. Make it first")
+        raise click.ClickException(f"--plot {picture}: the folder {picture.parent} does not exist. Create it first")
     with prepared() as settings:
         learner = _learner(settings, tenant, model, first, last)
     days = [change.date() for change in changes]
@@ -72,19 +80,10 @@ def replay_command(
             output.say(line)
 
 
-def _policy(name: str) -> Policy:
-    from ml_pipeline.lifecycle.policy import PolicyError, find_policy
-
-    try:
-        return find_policy(name)
-    except PolicyError as error:
-        raise click.ClickException(str(error)) from error
-
-
 def _learner(
     settings: Settings, tenant: str, model: str, first: dt.datetime | None, last: dt.datetime | None
 ) -> Learner:
-    """The tenant's history between the days, with its features built once."""
+    """A learner over the tenant's history between the days; its features are built once."""
     from ml_pipeline.cli.common import check_model_and_tenant
     from ml_pipeline.features.point_in_time import build
     from ml_pipeline.replay.history import History, NoHistory
@@ -144,7 +143,7 @@ def _summary(tenant: str, replays: Sequence[Replay]) -> Any:
 
 
 def _story(replay: Replay) -> list[str]:
-    """What happened, oldest first: fits, alerts, what was blocked, and how long changes went unnoticed."""
+    """The events, oldest first: fits, alerts, rollbacks, blocked retrainings; then the delay of each alert."""
     events: list[tuple[dt.date, str]] = []
     for fit in replay.fits:
         events.append((fit.day, f"{fit.action}, {fit.trigger}: {fit.verdict}. {fit.judgement}"))
@@ -160,11 +159,7 @@ def _story(replay: Replay) -> list[str]:
     lines += [f"  {day}  {what}" for day, what in events[:SHOWN]]
     if len(events) > SHOWN:
         lines.append(f"  and {len(events) - SHOWN} more: --json lists them all")
-    lines += [f"  {_noticed(delay)}" for delay in replay.delays]
+    for delay in replay.delays:
+        raised = f"an alert ({delay['kind']}) after {delay['days']} days" if delay["days"] is not None else "no alert"
+        lines.append(f"  The change of {delay['change']} raised {raised}.")
     return lines
-
-
-def _noticed(delay: dict[str, Any]) -> str:
-    if delay["days"] is None:
-        return f"The change of {delay['change']} raised no alert."
-    return f"The change of {delay['change']} raised an alert ({delay['kind']}) after {delay['days']} days."

@@ -1,9 +1,9 @@
-"""``ml-pipeline status``: every tenant and model, the worst first."""
+"""``ml-pipeline status``: the state of every tenant's models, worst first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,7 +44,7 @@ COLOURS = {"failing": "bold red", "degraded": "red", "drifting": "yellow", "poor
     show_default=True,
     help="State, health, skill and rows: lowest first.",
 )
-@click.option("--limit", type=click.IntRange(1), help=f"At most so many models.  [default: {LIMIT}; with --json all]")
+@click.option("--limit", type=click.IntRange(1), help=f"Maximum number of models.  [default: {LIMIT}; with --json all]")
 @json_option
 def status_command(
     tenants: Sequence[str], models: Sequence[str], unhealthy: bool, sort: str, limit: int | None, as_json: bool
@@ -63,9 +63,20 @@ def status_command(
     Value and baseline are in the model's own metric; skill is the share of the baseline's loss that the version saves.
     """
     with prepared() as settings:
-        show_status(
-            settings, usable_specs(settings), tenants, models, as_json, unhealthy=unhealthy, sort=sort, limit=limit
-        )
+        selection = Selection(unhealthy, sort, limit)
+        show_status(settings, usable_specs(settings), tenants, models, as_json, selection)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of the models are shown, and in which order."""
+
+    unhealthy: bool = False  # only models that are not well
+    sort: str = "tenant"
+    limit: int | None = None
+
+
+ALL = Selection()
 
 
 def show_status(
@@ -74,12 +85,9 @@ def show_status(
     only_tenants: Sequence[str],
     only_models: Sequence[str],
     as_json: bool,
-    *,
-    unhealthy: bool = False,
-    sort: str = "tenant",
-    limit: int | None = None,
+    selection: Selection = ALL,
 ) -> None:
-    """Prints the counts of all models that were chosen, and the first ``limit`` of these."""
+    """Prints the number of models in each state, and the selected models."""
     from ml_pipeline.resources.registry import Registry
     from ml_pipeline.resources.warehouse import Warehouse
     from ml_pipeline.work.fleet import fleet_status, in_order
@@ -87,18 +95,18 @@ def show_status(
     warehouse = Warehouse(settings)
     chosen = {name: specs[name] for name in chosen_models(specs, only_models)}
     rows = fleet_status(warehouse, Registry(settings), chosen, chosen_tenants(warehouse.tenants(), only_tenants))
-    wanted = in_order([row for row in rows if row.state != "well"] if unhealthy else rows, sort)
+    wanted = in_order([row for row in rows if row.state != "well"] if selection.unhealthy else rows, selection.sort)
     if as_json:
-        print_json([asdict(row) for row in wanted[:limit]])
+        print_json([asdict(row) for row in wanted[: selection.limit]])
         return
     output.say(_counts(rows))
-    shown = wanted[: limit or LIMIT]
+    shown = wanted[: selection.limit or LIMIT]
     if not shown:
         return
     output.print(_table(shown))
     if len(shown) < len(wanted):
         output.say(f"{len(wanted) - len(shown):,} more are not shown: use --limit, --unhealthy, --tenant, --model.")
-    output.say("All that led to a state: ml-pipeline explain --tenant TENANT --model MODEL")
+    output.say("The decisions behind a state: ml-pipeline explain --tenant TENANT --model MODEL")
 
 
 def _counts(rows: Sequence[Status]) -> str:

@@ -33,7 +33,8 @@ class Arrivals:
         """The draw called ``name``, converted to a standard normal number."""
         from scipy.special import ndtri
 
-        return ndtri(self.draws[name])
+        normal: np.ndarray = ndtri(self.draws[name])
+        return normal
 
 
 def arrivals(

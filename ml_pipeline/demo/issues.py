@@ -64,12 +64,13 @@ def simulated_issues(organisation: Organisation, staff: Staff) -> pd.DataFrame:
     effort += 0.25 * arrived.normal("hidden_effort")
     hours = _working_hours(organisation, arrived, items, kind, priority, effort)
     summary, description = texts(organisation, arrived, items, opening, usually_missing=_NO_DESCRIPTION)
+    no_priority = organisation.missing_share(_NO_PRIORITY, arrived.created)
     frame = pd.DataFrame(
         {
             "issue_type": _TYPE_NAMES[kind],
             "team": staff.teams[items.team],
             "reporter": items.author,
-            "priority": _priorities(organisation, arrived, priority),
+            "priority": omit(_PRIORITIES[priority], arrived.draws["priority_missing"] < no_priority),
             "created_at": as_times(arrived.created),
             **_course(organisation, arrived, items, kind, hours, effort),
             "summary": summary,
@@ -85,11 +86,6 @@ def _openings(kind: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     bug = _TYPE_NAMES[kind] == "Bug"
     actions = uniform * vocabulary.ACTIONS
     return np.where(bug, vocabulary.ACTIONS + uniform * vocabulary.SYMPTOMS, actions).astype(int)
-
-
-def _priorities(organisation: Organisation, arrived: Arrivals, priority: np.ndarray) -> np.ndarray:
-    share = organisation.missing_share(_NO_PRIORITY, arrived.created)
-    return omit(_PRIORITIES[priority], arrived.draws["priority_missing"] < share)
 
 
 def _course(
@@ -125,7 +121,8 @@ def _working_hours(
     hours = organisation.factor("label", created) * _TYPE_HOURS[kind] * np.exp(log_factor)
     in_work = _open_items(created, add_working_hours(created, hours), items.team)
     weekly = organisation.issues_per_week / organisation.teams
-    return hours * ((1 + in_work) / (1 + weekly)) ** 0.3
+    slowed: np.ndarray = hours * ((1 + in_work) / (1 + weekly)) ** 0.3
+    return slowed
 
 
 def _open_items(created: np.ndarray, finished: np.ndarray, team: np.ndarray) -> np.ndarray:

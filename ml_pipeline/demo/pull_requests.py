@@ -67,7 +67,8 @@ def simulated_pull_requests(organisation: Organisation, staff: Staff) -> pd.Data
 def _lines(organisation: Organisation, arrived: Arrivals, opening: np.ndarray) -> np.ndarray:
     """Changed lines: lognormal, more for openings that indicate more work, and in a campaign."""
     log_factor = _LINES_SPREAD * arrived.normal("lines") + 0.5 * vocabulary.OPENING_EFFORT[opening]
-    return _MEDIAN_LINES * np.exp(log_factor) * (1 + organisation.share("covariate", arrived.created))
+    changed: np.ndarray = _MEDIAN_LINES * np.exp(log_factor) * (1 + organisation.share("covariate", arrived.created))
+    return changed
 
 
 def _diff(organisation: Organisation, arrived: Arrivals, lines: np.ndarray) -> dict[str, np.ndarray]:
@@ -92,7 +93,8 @@ def _changes_requested(
     log_odds += np.where(kind == _HUMAN, items.habits.rework, _MACHINE_LOG_ODDS[kind]) + items.style.rework
     log_odds += 0.4 * arrived.normal("hidden_risk") + np.log(organisation.factor("label", arrived.created))
     again = -np.log1p(np.exp(-log_odds))
-    return np.minimum(np.floor(np.log1p(-arrived.draws["requests"]) / again), _MOST_REQUESTS)
+    requests: np.ndarray = np.minimum(np.floor(np.log1p(-arrived.draws["requests"]) / again), _MOST_REQUESTS)
+    return requests
 
 
 def _closing_times(arrived: Arrivals, lines: np.ndarray, requested: np.ndarray) -> np.ndarray:

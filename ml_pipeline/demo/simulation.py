@@ -68,7 +68,7 @@ def simulate_days(window: SimulationWindow) -> Simulated:
                 look_at(clients, window.spec, watched, now)
         if window.decides:
             specs = {window.spec.name: window.spec}
-            tick = decide_for(clients.warehouse, window.settings, specs, [window.tenant], now, lease=window.lease)
+            tick = decide_for(clients, specs, [window.tenant], now, lease=window.lease)
             if tick.approved and tick.approved[0].trigger not in ROUTINE:
                 return Simulated(day, tick.approved[0])
             if tick.approved:

@@ -48,7 +48,7 @@ class Traits:
     rework: np.ndarray
     verbosity: np.ndarray
 
-    def of(self, index) -> Traits:
+    def of(self, index: np.ndarray | tuple[np.ndarray, ...]) -> Traits:
         return Traits(self.points[index], self.duration[index], self.rework[index], self.verbosity[index])
 
 
@@ -79,7 +79,8 @@ class Staff:
 
     def topic(self, team: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """Topics of items, drawn by the interests of the teams."""
-        return (self.interests[team, :-1] <= uniform[:, None]).sum(axis=1)
+        topics: np.ndarray = (self.interests[team, :-1] <= uniform[:, None]).sum(axis=1)
+        return topics
 
     def holder(self, seat: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Index into ``names`` and ``habits`` of the person on each seat at each time."""

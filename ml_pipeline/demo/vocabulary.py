@@ -125,7 +125,8 @@ def descriptions(sentences: np.ndarray, opening: np.ndarray, topic: np.ndarray, 
 def _words(topic: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     on_topic = _pick(uniform / _ON_TOPIC, _TOPIC_WORDS)
     general = _TOPIC_WORDS + _pick((uniform - _ON_TOPIC) / (1 - _ON_TOPIC), len(_GENERAL))
-    return _LEXICON[topic[:, None], np.where(uniform < _ON_TOPIC, on_topic, general)]
+    words: np.ndarray = _LEXICON[topic[:, None], np.where(uniform < _ON_TOPIC, on_topic, general)]
+    return words
 
 
 def _pick(uniform: np.ndarray, count: int) -> np.ndarray:

@@ -23,7 +23,8 @@ def _share_of_week() -> np.ndarray:
     day[12] = 0.6
     day[18:22] = 0.1
     arrived = np.cumsum([0.0, *np.tile(day, _DAYS_A_WEEK), *np.full(48, 0.03)])
-    return arrived / arrived[-1]
+    shares: np.ndarray = arrived / arrived[-1]
+    return shares
 
 
 _SHARES = _share_of_week()
@@ -35,7 +36,8 @@ def moment_in_week(uniform: np.ndarray) -> np.ndarray:
     >>> (moment_in_week(np.array([0.0, 1.0])) / DAY).tolist()
     [0.0, 7.0]
     """
-    return np.interp(uniform, _SHARES, np.arange(169) * HOUR)
+    seconds: np.ndarray = np.interp(uniform, _SHARES, np.arange(169) * HOUR)
+    return seconds
 
 
 def season(seconds: np.ndarray) -> np.ndarray:
@@ -66,4 +68,5 @@ def add_working_hours(seconds: np.ndarray, hours: np.ndarray) -> np.ndarray:
     worked = week * hours_a_week + np.where(day < _DAYS_A_WEEK, day * HOURS_A_DAY + today, hours_a_week) + hours
     week, rest = np.divmod(worked, hours_a_week)
     day, hour = np.divmod(rest, HOURS_A_DAY)
-    return np.ceil(FIRST_MONDAY + week * WEEK + day * DAY + (_OPENS + hour) * HOUR - 1e-3)
+    finished: np.ndarray = np.ceil(FIRST_MONDAY + week * WEEK + day * DAY + (_OPENS + hour) * HOUR - 1e-3)
+    return finished

@@ -47,8 +47,8 @@ class Problems:
             if values is not None:
                 self.value[fresh] = values[fresh]
 
-    def told(self, position: int) -> str:
-        """Text of the problem of the row at ``position``, with the value."""
+    def message(self, position: int) -> str:
+        """The problem of the row at ``position`` in words, with the value."""
         kind, value = self.kind.iloc[position], self.value.iloc[position]
         return f"{kind}: {value[:200]!r}" if isinstance(value, str) else str(kind)
 
@@ -89,16 +89,13 @@ def type_columns(
 def _first_value(raw: pd.DataFrame, name: str) -> pd.Series:
     """For each row, the first value among the columns with the name, else the first text that is not blank."""
     places = [place for place, given in enumerate(raw.columns) if given == name]
-    written = [_not_blank(raw.iloc[:, place].astype("str")) for place in places]
+    texts = [raw.iloc[:, place].astype("str") for place in places]
+    written = [text.mask(text.str.strip() == "") for text in texts]
     with_value = [text.mask(_is_no_value(text)) for text in written] if len(written) > 1 else []
     result = pd.Series(None, index=raw.index, dtype="str")
     for candidate in with_value + written:
         result = result.where(result.notna(), candidate)
     return result
-
-
-def _not_blank(text: pd.Series) -> pd.Series:
-    return text.mask(text.str.strip() == "")
 
 
 def _is_no_value(text: pd.Series) -> pd.Series:

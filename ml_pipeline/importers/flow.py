@@ -146,7 +146,7 @@ def check(chunk: Chunk, layout: Layout, zone: ZoneInfo, now: datetime) -> Parsed
 
 def _rejection(record: Record, kind: str, value: object, tenant_id: str) -> tuple[str, int, str, str, str]:
     reason = kind if not isinstance(value, str) else f"{kind}: {value[:200]!r}"
-    return tenant_id, record.line, reason, record.content.replace("\x00", "\N{REPLACEMENT CHARACTER}"), kind
+    return tenant_id, record.line, reason, record.storable_content, kind
 
 
 def _shifts(source: _Source, shift_to: pd.Timestamp | datetime) -> dict[str, pd.Timedelta]:

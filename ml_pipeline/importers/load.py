@@ -109,7 +109,7 @@ def last_of_each_key(frame: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
     return frame[~frame.duplicated(list(key), keep="last")]
 
 
-def _cells(values: pd.Series, kind: sa.types.TypeEngine) -> Sequence[str]:
+def _cells(values: pd.Series, kind: sa.types.TypeEngine[Any]) -> Sequence[str]:
     if isinstance(kind, sa.TIMESTAMP):
         times = pd.to_datetime(values, utc=True).dt.tz_localize(None).to_numpy("datetime64[us]")
         return [f"{time}Z" if time != "NaT" else r"\N" for time in np.datetime_as_string(times).tolist()]

@@ -48,6 +48,11 @@ class Record(NamedTuple):
         values = self.values.values() if isinstance(self.values, dict) else self.values or ()
         return max(sum(map(getsizeof, values)) - _EMPTY_TEXT * len(values), getsizeof(self.content) - _EMPTY_TEXT)
 
+    @property
+    def storable_content(self) -> str:
+        """The raw text without NUL, which PostgreSQL does not store."""
+        return self.content.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
 
 @dataclass
 class Chunk:

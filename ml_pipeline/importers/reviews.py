@@ -81,16 +81,12 @@ def _counts(review: dict[str, Any], author: str | None) -> bool:
     """Whether the review is submitted and by a person other than the author."""
     if (_text(review, [("state",)]) or "").upper() == "PENDING":
         return False
-    who = _person(review)
+    who: dict[str, Any] = next((review[key] for key in ("user", "author") if isinstance(review.get(key), dict)), {})
     written = _text(review, _LOGINS) or ""
     bot = "Bot" in (who.get("type"), who.get("__typename")) or who.get("is_bot") is True
     if bot or written.endswith("[bot]") or written.startswith("app/"):
         return False
     return author is None or _login(review) != author
-
-
-def _person(item: dict[str, Any]) -> dict[str, Any]:
-    return next((item[key] for key in ("user", "author") if isinstance(item.get(key), dict)), {})
 
 
 def _login(item: dict[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from ml_pipeline.work.alerts.raising import escalate
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends alerts by webhook, mail and log, again after a failure, and escalates what nobody acknowledged.",
+    description="Sends alerts by webhook, mail and log, retries failures, and escalates unacknowledged alerts.",
 )
 def alert_delivery(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SkipReason:
     settings = installation.settings()

@@ -14,7 +14,7 @@ from ml_pipeline.work.deployment.registry_sync import follow_aliases
 @dg.sensor(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Records a champion alias that a person moved in MLflow, and starts the watch over its version.",
+    description="Records a champion alias that a person moved in MLflow, and starts the rollback watch.",
 )
 def registry_sync(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SkipReason:
     followed = follow_aliases(Clients(installation.settings()), dt.datetime.now(dt.UTC))

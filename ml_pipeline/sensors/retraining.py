@@ -17,7 +17,7 @@ from ml_pipeline.run_requests import retraining_request
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.retraining.decide import DECISION_TAG, FAILED, Approved, SweepResult, decide_for, settle, waiting
-from ml_pipeline.work.retraining.fleet_state import Key
+from ml_pipeline.work.retraining.fleet_state import Key, Running
 
 TENANTS_AT_ONCE = 250
 SECONDS_PER_TICK = 35.0  # Dagster ends a tick after 60
@@ -29,41 +29,41 @@ GIVEN_UP_AFTER = dt.timedelta(days=2)
     job_name="train",
     minimum_interval_seconds=120,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Weighs drift, degradation, schedule and new labels against every safeguard, and requests a run for "
-    "each approved retraining. A tick without time for all tenants continues at the next one.",
+    description="Decides from drift, degradation, schedule, new labels and safeguards which models to retrain, and "
+    "requests a run for each approved retraining. A tick that runs out of time is continued by the next.",
 )
 def retraining(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult | dg.SkipReason:
     clients, now = Clients(installation.settings()), dt.datetime.now(dt.UTC)
-    recover(context.instance, clients.warehouse)  # a run whose process died is not active
+    recover(context.instance, clients.warehouse)  # so that runs whose process died do not count as active
     known = list(context.instance.get_dynamic_partitions(str(partitions.tenants.name)))
-    to_ask = unlaunched(context.instance, clients, known, now)
+    to_request = unlaunched(context.instance, clients, known, now)
     tick, cursor = evaluate_fleet(context, clients, known, now)
     for state, decision in tick.blocked[:LOGGED]:
         context.log.info(f"{state.tenant} {state.model}: {decision.reason}")
     for approved in tick.approved:
         context.log.info(f"{approved.tenant} {approved.model}: {approved.reason}")
-    to_ask += [approved for approved in tick.approved if approved.tenant in known]
-    if to_ask:
-        return dg.SensorResult(run_requests=[retraining_request(approved) for approved in to_ask], cursor=cursor)
+    to_request += [approved for approved in tick.approved if approved.tenant in known]
+    if to_request:
+        return dg.SensorResult(run_requests=[retraining_request(approved) for approved in to_request], cursor=cursor)
     context.update_cursor(cursor)
     return dg.SkipReason(summary(tick))
 
 
 def summary(tick: SweepResult) -> str:
-    """The message on Dagster's page of a tick that requests no run."""
+    """The message of a tick that requests no run, for Dagster's page."""
     if not tick.blocked:
-        return f"{tick.looked_at} models of tenants looked at: none has a trigger."
-    holding = Counter(name for _, decision in tick.blocked for name in decision.blocked_by)
-    named = ", ".join(f"{name} {count}" for name, count in holding.most_common())
+        return f"{tick.looked_at} models evaluated: no triggers."
+    safeguards = Counter(name for _, decision in tick.blocked for name in decision.blocked_by)
+    named = ", ".join(f"{name} {count}" for name, count in safeguards.most_common())
     state, decision = tick.blocked[0]
     first = f"{state.tenant} {state.model}: {decision.reason}"
-    return f"{tick.looked_at} models of tenants looked at, {len(tick.blocked)} blocked ({named}). First: {first}"
+    return f"{tick.looked_at} models evaluated, {len(tick.blocked)} blocked ({named}). First: {first}"
 
 
 def evaluate_fleet(
     context: dg.SensorEvaluationContext, clients: Clients, known: Sequence[str], now: dt.datetime
 ) -> tuple[SweepResult, str]:
-    """Decides for the tenants after the cursor until time is up; the cursor names the last tenant reached."""
+    """Decides for the tenants after the cursor until the tick's time is up; returns the last one as the new cursor."""
     specs = load_specs(clients.settings.specs)
     active = under_way(context.instance, known, specs)
     deadline = time.monotonic() + SECONDS_PER_TICK
@@ -71,10 +71,8 @@ def evaluate_fleet(
     tick = SweepResult()
     for at in range(start, len(known), TENANTS_AT_ONCE):
         chosen = known[at : at + TENANTS_AT_ONCE]
-        running = len(waiting(clients.warehouse))
-        tick.merge(
-            decide_for(clients.warehouse, clients.settings, specs, chosen, now, active=active, under_way=running)
-        )
+        running = Running(active, fleet=len(waiting(clients.warehouse)))
+        tick.merge(decide_for(clients, specs, chosen, now, running=running))
         if time.monotonic() > deadline:
             return tick, chosen[-1]
     return tick, ""
@@ -92,7 +90,7 @@ def under_way(instance: dg.DagsterInstance, known: Sequence[str], models: Iterab
 def unlaunched(
     instance: dg.DagsterInstance, clients: Clients, known: Sequence[str], now: dt.datetime
 ) -> list[Approved]:
-    """Approved retrainings without a run: the sensor died between deciding and requesting.
+    """Approved retrainings that have no run, because the sensor died between deciding and requesting.
 
     An approved retraining fails if its run has ended without a result (killed, out of memory), if its tenant or model
     no longer exists, or if it has waited for two days. One with a lease is run by the command that approved it.
@@ -107,10 +105,10 @@ def unlaunched(
         ended[decision] = ended.get(decision, True) and run.is_finished
     specs, waits = load_specs(clients.settings.specs), []
     for item in approved:
-        # Approved in the future is what was approved before the clock went back: as long ago as it is ahead, or longer.
+        # An approval dated in the future was made before the clock was set back, at least as long ago as it is ahead.
         age, decision = abs(now - item.approved_at), str(item.decision_id)
         if specs.is_broken(item.model) and age <= GIVEN_UP_AFTER:
-            continue  # it waits until its file is corrected
+            continue  # it waits until the specification is corrected
         if ended.get(decision, False) or item.tenant not in known or item.model not in specs or age > GIVEN_UP_AFTER:
             settle(clients.warehouse, item.tenant, item.decision_id, FAILED)
         elif decision not in ended and not item.lease:

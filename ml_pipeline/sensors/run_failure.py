@@ -1,4 +1,4 @@
-"""Turns a failed run into an alert for each tenant that failed in it."""
+"""Raises an alert for each tenant that failed in a failed run."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ml_pipeline.work.alerts.run_failures import ERRORS, FailedRun, alert_failed
 @dg.run_failure_sensor(
     name="run_failure",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Raises an alert for the tenants that a failed run lists, or for those that it was for.",
+    description="Raises an alert for each tenant that a failed run lists, or without a list, for each of its tenants.",
 )
 def run_failure(context: dg.RunFailureSensorContext, installation: Installation) -> None:
     unlisted = alert_failed_run(Warehouse(installation.settings()), failed_run(context))
     if unlisted:
-        context.log.warning(f"{len(unlisted)} more tenants failed and got no alert of their own: {', '.join(unlisted)}")
+        context.log.warning(f"{len(unlisted)} more tenants failed and got no alert: {', '.join(unlisted)}")
 
 
 def failed_run(context: dg.RunFailureSensorContext) -> FailedRun:
-    """The failed run as its event log and its tags describe it."""
+    """The failed run, read from its event log and its tags."""
     run = context.dagster_run
     record = context.instance.get_run_record_by_id(run.run_id)
     ended = record.end_time if record is not None else None

@@ -1,4 +1,4 @@
-"""What happens at fixed times: the nightly run, hourly predictions, retention, pruning."""
+"""The schedules: nightly run, hourly predictions, retention, pruning."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.work.fleet import days_to_monitor
 
-# Larger runs are no faster per tenant, and of several runs one that dies loses less.
+# Larger runs are not faster per tenant, and a run that dies loses less if it is small.
 TENANTS_PER_RUN = 1000
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
 
 
 def chunks(tenants: list[str]) -> Iterator[tuple[str, str]]:
-    """First and last tenant of each run's share, in partition order."""
+    """First and last tenant of each run, in partition order."""
     for start in range(0, len(tenants), TENANTS_PER_RUN):
         yield tenants[start], tenants[min(start + TENANTS_PER_RUN, len(tenants)) - 1]
 
@@ -32,12 +32,12 @@ def known_tenants(context: dg.ScheduleEvaluationContext) -> list[str]:
     cron_schedule="0 2 * * *",
     execution_timezone="UTC",
     default_status=RUNNING,
-    description="Metrics and drift reports of every tenant for yesterday and for days that were missed.",
+    description="Metrics and drift reports of every tenant for yesterday and for missed days.",
 )
 def nightly(context: dg.ScheduleEvaluationContext, installation: Installation) -> list[dg.RunRequest] | dg.SkipReason:
     tenants = known_tenants(context)
     if not tenants:
-        return dg.SkipReason("No tenant is known yet. Import rows with `ml-pipeline import`")
+        return dg.SkipReason("There are no tenants yet. Import rows with `ml-pipeline import`")
     yesterday = context.scheduled_execution_time.astimezone(dt.UTC).date() - dt.timedelta(days=1)
     window = partitions.days.start.date()
     since = days_to_monitor(Warehouse(installation.settings()), len(tenants), window, yesterday)
@@ -57,12 +57,12 @@ def nightly(context: dg.ScheduleEvaluationContext, installation: Installation) -
     cron_schedule="15 * * * *",
     execution_timezone="UTC",
     default_status=RUNNING,
-    description="Predicts the entities that have come since the last hour.",
+    description="Predicts the entities that were created in the last hour.",
 )
 def hourly_predictions(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     tenants = known_tenants(context)
     if not tenants:
-        return dg.SkipReason("No tenant is known yet. Import rows with `ml-pipeline import`")
+        return dg.SkipReason("There are no tenants yet. Import rows with `ml-pipeline import`")
     hour = context.scheduled_execution_time.isoformat()
     return [
         dg.RunRequest(run_key=f"predictions {hour} {first}", tags=partitions.tenant_range(tenants, first, last))

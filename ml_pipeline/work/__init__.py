@@ -1,1 +1,1 @@
-"""One tenant's share of an asset, start to end: rows in, pure functions, rows out. Runs in worker processes."""
+"""The work for one tenant, in worker processes: read rows, call pure functions, write rows."""

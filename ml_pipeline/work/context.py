@@ -1,4 +1,4 @@
-"""What a worker process needs for one tenant: its clients, and the as-of time."""
+"""The clients that a worker process uses for a tenant, and the as-of time of its work."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from ml_pipeline.resources.snapshots import Snapshots
 
 LATEST = "latest"
-LAST_YEAR = 9998  # one more day than the last of 9999 is no time
+LAST_YEAR = 9998  # a date means its end, and the end of 9999-12-31 is out of range
 
 
 @dataclass(frozen=True)
 class Clients:
-    """The clients to the outside, opened in this process when first used."""
+    """Database, registry, snapshots and deployer; each is opened at its first use in this process."""
 
     settings: Settings
 
@@ -50,16 +50,16 @@ class Clients:
 
 
 class InvalidAsOf(UserError, ValueError):
-    """An ``as_of`` that is not a time; the message names the value and what is accepted."""
+    """The text of an as-of time is invalid; the message names it and the accepted forms."""
 
 
 def parse_as_of(text: str) -> str:
-    """``latest`` or an ISO time in UTC, as it is passed between processes; a date means its end.
+    """``latest`` unchanged, or the as-of time as ISO text in UTC; a date means its end.
 
     Raises
     ------
     InvalidAsOf
-        If it is neither.
+        If the text is neither ``latest`` nor a date or time between 1970 and 9998.
 
     >>> parse_as_of("2020-06-30")
     '2020-07-01T00:00:00+00:00'
@@ -67,24 +67,24 @@ def parse_as_of(text: str) -> str:
     if text == LATEST:
         return text
     try:
-        moment = dt.datetime.fromisoformat(text)
+        time = dt.datetime.fromisoformat(text)
     except ValueError as error:
         raise InvalidAsOf(
             f"as-of is {text!r}. Write 'latest', a date (2026-01-31) or a time (2026-01-31T12:00)"
         ) from error
-    if not 1970 <= moment.year <= LAST_YEAR:
+    if not 1970 <= time.year <= LAST_YEAR:
         raise InvalidAsOf(f"as-of is {text!r}. Write a date or time between the years 1970 and {LAST_YEAR}")
     if len(text) == len("2026-01-31"):
-        moment += DAY
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=dt.UTC)
-    return moment.astimezone(dt.UTC).isoformat()
+        time += DAY
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=dt.UTC)
+    return time.astimezone(dt.UTC).isoformat()
 
 
 def resolve_as_of(as_of: str, spec: ModelSpec, rows: pd.DataFrame) -> dt.datetime:
-    """The as-of time of a tenant: the one named, or for ``latest`` just after its newest row; at most now.
+    """The as-of time of a tenant: the given time, or for ``latest`` just after its newest row; at most now.
 
-    A version of the future could predict nothing until that time has come.
+    A version with an as-of time in the future could not predict until that time.
     """
     import pandas as pd
 
@@ -95,4 +95,5 @@ def resolve_as_of(as_of: str, spec: ModelSpec, rows: pd.DataFrame) -> dt.datetim
     newest = rows[times].max().max()
     if pd.isna(newest):
         return dt.datetime.fromtimestamp(0, dt.UTC)
-    return min((newest + pd.Timedelta(microseconds=1)).to_pydatetime(), now)
+    just_after: dt.datetime = (newest + pd.Timedelta(microseconds=1)).to_pydatetime()
+    return min(just_after, now)

@@ -1,12 +1,10 @@
-"""Why the version that serves predicts what it does for one entity, as it is known now."""
+"""Explains the serving version's prediction for one entity, from what is known now."""
 
 from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
 from typing import Any
-
-import pandas as pd
 
 from ml_pipeline.display import command
 from ml_pipeline.errors import UserError
@@ -20,12 +18,12 @@ from ml_pipeline.work.tenant_settings import spec_for
 
 
 class NothingToExplain(UserError):
-    """No version answers for the tenant; the message names tenant, model and the remedy."""
+    """No version can predict for the tenant; the message names tenant, model and the remedy."""
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one feature adds to the prediction, and its value (None where it is missing, or is no single feature)."""
+    """What one feature adds to the prediction, and its value (None if missing, or if several features are grouped)."""
 
     feature: str
     value: Any
@@ -34,10 +32,10 @@ class Contribution:
 
 @dataclass(frozen=True)
 class PredictionExplanation:
-    """One prediction taken apart: ``offset`` and what ``contributions`` add, the largest first, sum to it.
+    """One prediction as the sum of ``offset`` and ``contributions``, the largest first.
 
-    They are in the reported unit, or in log odds of the probability (``in_log_odds``). ``words`` of the text, the
-    largest first, are what a linear member makes of them. ``lower`` and ``upper`` are None without an interval.
+    Both are in the reported unit, or in log odds of the probability (``in_log_odds``). ``words`` are the contributions
+    of single words in a linear member, the largest first. ``lower`` and ``upper`` are None without an interval.
     """
 
     tenant: str
@@ -62,14 +60,14 @@ class PredictionExplanation:
 def explain_prediction(
     clients: Clients, spec: ModelSpec, tenant: str, entity: str, now: dt.datetime
 ) -> PredictionExplanation:
-    """The champion's prediction for an entity from the features that it has at ``now``, taken apart.
+    """Explains the champion's prediction for an entity from its features at ``now``.
 
-    Nothing is logged: it is asked for by a person, and the entity may have its outcome already.
+    The prediction is not stored: a person asked for it, and the outcome of the entity may be known already.
 
     Raises
     ------
     NothingToExplain
-        If no version serves, or the one that does answers another question than the specification's.
+        If no version serves, or the one that does no longer fits the specification.
     FeatureError
         If the tenant has no such entity.
     """
@@ -78,7 +76,7 @@ def explain_prediction(
     if champion is None or not is_compatible(spec, champion):
         why = "no version serves"
         if champion is not None:
-            why = f"version {champion.number} answers another question: the specification has changed since"
+            why = f"version {champion.number} does not fit the specification, which has changed since"
         train = command("ml-pipeline", "run", "--tenant", tenant, "--model", spec.name)
         raise NothingToExplain(
             f"tenant {tenant}, model {spec.name}: {why}. Train one with `{train}`; `ml-pipeline explain` says why none "
@@ -89,6 +87,8 @@ def explain_prediction(
     (predicted,) = json_safe(model.predict(row).to_dict("records"))
     (known,) = json_safe(row.to_dict("records"))
     found = contributions(model, row).iloc[0]
+    added = found.drop(OFFSET)
+    largest_first = added[added != 0].sort_values(key=abs, ascending=False, kind="stable")
     return PredictionExplanation(
         tenant=tenant,
         model=spec.name,
@@ -102,12 +102,8 @@ def explain_prediction(
         **{name: predicted[name] for name in ("value", "lower", "upper", "baseline")},
         in_log_odds=in_log_odds(model),
         offset=float(found[OFFSET]),
-        contributions=_largest_first(found, known),
+        contributions=tuple(
+            Contribution(str(name), known.get(str(name)), float(adds)) for name, adds in largest_first.items()
+        ),
         words=dict(sorted(words(model, row)[0].items(), key=lambda word: -abs(word[1]))),
     )
-
-
-def _largest_first(found: pd.Series, known: dict[str, Any]) -> tuple[Contribution, ...]:
-    added = found.drop(OFFSET)
-    ordered = added[added != 0].sort_values(key=abs, ascending=False, kind="stable")
-    return tuple(Contribution(str(name), known.get(str(name)), float(adds)) for name, adds in ordered.items())

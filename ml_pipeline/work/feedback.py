@@ -1,9 +1,10 @@
-"""What people said to predictions: checked, stored in ``ml.feedback``, and read as it was known at an as-of time."""
+"""Feedback of people on predictions: checked, stored in ``ml.feedback``, and read as known at an as-of time."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,46 @@ COLUMNS = (
 
 
 class BadFeedback(UserError, ValueError):
-    """A single record cannot be stored; the message says what is wrong with it."""
+    """A feedback record cannot be stored; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class FeedbackRecord:
+    """What one person said about one prediction.
+
+    Parameters
+    ----------
+    verdict : str
+        ``accepted``, ``corrected`` or ``rejected``.
+    value : float or None
+        The corrected value in the label's reported unit; None unless the verdict is ``corrected``.
+    weight : float
+        Weight in a training, above 0 and at most 1; an outcome has weight 1.
+    """
+
+    entity_id: str
+    given_at: dt.datetime
+    given_by: str
+    verdict: str
+    value: float | None
+    weight: float
 
 
 def store_feedback(
     warehouse: Warehouse, spec: ModelSpec, tenant: str, given: pd.DataFrame, problems: Problems, now: dt.datetime
 ) -> pd.DataFrame:
-    """Stores the rows that nothing is wrong with, and marks the others in ``problems``; returns what was stored.
+    """Stores the valid rows and marks the others in ``problems``; returns the stored rows.
 
-    Every row must be a reaction to a prediction that was logged before it; what that said is stored with it. The same
-    row again (entity, person and time) replaces the one before.
+    Each row must follow a live prediction of its entity, whose value and version are stored with it. A row with the
+    entity, person and time of a stored row replaces that one. For a binary model, an accepted probability counts as the
+    class that it makes more likely.
 
     Parameters
     ----------
-    given
-        ``FEEDBACK_COLUMNS``, typed; ``value`` in the label's reported unit, given for a correction and nothing else.
-        Of a binary model an accepted probability counts as the class that it makes likelier.
-    problems
-        Of the same index as ``given``.
+    given : DataFrame
+        Typed ``FEEDBACK_COLUMNS``; ``value`` in the label's reported unit, given for corrections only.
+    problems : Problems
+        With the same index as ``given``.
     """
     _check(spec, given, problems, now)
     with warehouse.tenant(tenant) as connection:
@@ -65,49 +88,43 @@ def store_feedback(
 
 
 def store_one(
-    warehouse: Warehouse,
-    spec: ModelSpec,
-    tenant: str,
-    *,
-    entity_id: str,
-    verdict: str,
-    value: float | None,
-    weight: float,
-    given_by: str,
-    given_at: dt.datetime,
-    now: dt.datetime,
+    warehouse: Warehouse, spec: ModelSpec, tenant: str, record: FeedbackRecord, now: dt.datetime
 ) -> dict[str, Any]:
     """Stores a single record; returns it with the prediction that it is about.
 
     Raises
     ------
     BadFeedback
-        If something is wrong with it.
+        If the record is invalid.
     """
-    record = (entity_id, given_at, given_by, verdict, value, weight)
-    given = _typed(pd.DataFrame([record], columns=list(FEEDBACK_COLUMNS)))
+    given = _typed(pd.DataFrame([astuple(record)], columns=list(FEEDBACK_COLUMNS)))
     problems = Problems(given.index)
     stored = store_feedback(warehouse, spec, tenant, given, problems, now)
     if stored.empty:
-        raise BadFeedback(f"tenant {tenant}, model {spec.name}, {entity_id}: {problems.told(0)}. Nothing was stored")
+        raise BadFeedback(
+            f"tenant {tenant}, model {spec.name}, {record.entity_id}: {problems.message(0)}. Nothing was stored"
+        )
     return _rows(spec, tenant, stored)[0]
 
 
 def import_feedback(
     warehouse: Warehouse, spec: ModelSpec, tenant: str, path: Path, *, given_by: str, timezone: str, now: dt.datetime
 ) -> ImportSummary:
-    """Stores the rows of a CSV file; bad ones are set aside in ``ml.quarantine`` with their reason.
+    """Stores the rows of a CSV file; invalid rows are stored in ``ml.quarantine`` with their reason.
 
-    ``given_by`` and ``now`` stand in where a row names nobody or no time, ``timezone`` where its time has no offset.
+    ``given_by`` and ``now`` apply to rows without a person or time, ``timezone`` to times without an offset.
 
     Raises
     ------
     ImportFailed
-        If the file cannot be read, lacks ``entity_id`` or ``verdict``, the time zone is unknown, or no row is usable.
+        If the file cannot be read, lacks ``entity_id`` or ``verdict``, the time zone is unknown, or all rows are
+        invalid.
     """
     read, loaded, zone = 0, 0, time_zone(timezone)
     reasons: Counter[str] = Counter()
-    _forget(warehouse, tenant, path.name)
+    with warehouse.tenant(tenant) as connection:  # of an earlier import of the file
+        table = tables.quarantine
+        connection.execute(sa.delete(table).where(table.c.tenant_id == tenant, table.c.file == path.name))
     for chunk in read_chunks(path, COLUMNS):
         raw = pd.DataFrame([record.values for record in chunk.records], columns=chunk.names)
         problems = Problems(raw.index)
@@ -119,15 +136,15 @@ def import_feedback(
         loaded += len(store_feedback(warehouse, spec, tenant, given.fillna(missing), problems, now))
         read += len(chunk)
         reasons.update([record.problem for record in chunk.rejected] + problems.kind.dropna().tolist())
-        _set_aside(warehouse, tenant, path.name, chunk, problems)
+        _quarantine(warehouse, tenant, path.name, chunk, problems)
     if not loaded:
         found = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-        raise ImportFailed(f"{path.name}: none of {read:,} rows is usable: {found}. See ml.quarantine for each row")
+        raise ImportFailed(f"{path.name}: all {read:,} rows are invalid: {found}. See ml.quarantine for each row")
     return ImportSummary(path.name, read, loaded, 0, read - loaded, dict(reasons.most_common()), (tenant,))
 
 
 def read_feedback(warehouse: Warehouse, spec: ModelSpec, tenant: str, as_of: dt.datetime) -> pd.DataFrame:
-    """``FEEDBACK_COLUMNS`` of what was given up to ``as_of``."""
+    """``FEEDBACK_COLUMNS`` of the feedback that was given up to ``as_of``."""
     table = tables.feedback
     query = sa.select(*(table.c[name] for name in FEEDBACK_COLUMNS)).where(
         table.c.tenant_id == tenant, table.c.model == spec.name, table.c.given_at <= as_of
@@ -139,7 +156,7 @@ def read_feedback(warehouse: Warehouse, spec: ModelSpec, tenant: str, as_of: dt.
 def _check(spec: ModelSpec, given: pd.DataFrame, problems: Problems, now: dt.datetime) -> None:
     verdict, value = given["verdict"], given["value"]
     corrected = verdict == CORRECTED
-    problems.add(~verdict.isin(VERDICTS), f"verdict is none of {', '.join(VERDICTS)}", verdict)
+    problems.add(~verdict.isin(VERDICTS), f"verdict is not one of {', '.join(VERDICTS)}", verdict)
     problems.add(corrected & value.isna(), "a correction needs a value")
     problems.add(~corrected & value.notna(), f"value is given, which is for {CORRECTED} alone", value.astype(str))
     problems.add(corrected & ~usable(spec, value), "value cannot be a label of this model", value.astype(str))
@@ -184,22 +201,16 @@ def _rows(spec: ModelSpec, tenant: str, stored: pd.DataFrame) -> list[dict[str, 
     return rows
 
 
-def _forget(warehouse: Warehouse, tenant: str, file: str) -> None:
-    table = tables.quarantine
-    with warehouse.tenant(tenant) as connection:
-        connection.execute(sa.delete(table).where(table.c.tenant_id == tenant, table.c.file == file))
-
-
-def _set_aside(warehouse: Warehouse, tenant: str, file: str, chunk: Chunk, problems: Problems) -> None:
+def _quarantine(warehouse: Warehouse, tenant: str, file: str, chunk: Chunk, problems: Problems) -> None:
     bad = [(record, record.problem) for record in chunk.rejected]
-    bad += [(chunk.records[at], problems.told(at)) for at in np.flatnonzero(~problems.good).tolist()]
+    bad += [(chunk.records[at], problems.message(at)) for at in np.flatnonzero(~problems.good).tolist()]
     rows = [
         {
             "tenant_id": tenant,
             "file": file,
             "line": record.line,
             "reason": reason,
-            "content": record.content.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
+            "content": record.storable_content,
         }
         for record, reason in bad
     ]

@@ -1,4 +1,4 @@
-"""What an operator asks about all tenants at once; read-only."""
+"""The status of all tenants' models, for operators; read-only."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DAY = dt.timedelta(days=1)
 
 
 def days_to_monitor(warehouse: Warehouse, tenants: int, window: dt.date, yesterday: dt.date) -> dt.date | None:
-    """First day that the nightly run has to do, None if all is done; never before ``window``.
+    """The first day that the nightly run has to monitor, not before ``window``; None if no day is left.
 
-    A day counts as done when at least half of the ``tenants`` have a report of it: one tenant that fails every night
-    does not make the nightly run repeat itself, and one that was backfilled by hand does not hide a missed night. The
-    days before the first done one were never asked for.
+    A day is done when at least half of the ``tenants`` have a report of it. Thus a tenant that fails every night does
+    not make the run repeat itself, and a single backfilled tenant does not hide a missed night. Days before the first
+    day that is done are not monitored.
     """
     table = tables.drift_reports
     reported = sa.func.count(sa.distinct(table.c.tenant_id))
@@ -45,7 +45,7 @@ def days_to_monitor(warehouse: Warehouse, tenants: int, window: dt.date, yesterd
 # From the worst to the best.
 FleetState = Literal["failing", "degraded", "drifting", "poor", "not_serving", "untrained", "well"]
 STATES: tuple[FleetState, ...] = ("failing", "degraded", "drifting", "poor", "not_serving", "untrained", "well")
-POOR_HEALTH = 50.0  # below it a model is ``poor``, though no single check raised an alarm
+POOR_HEALTH = 50.0  # a model below is ``poor``, even if no single check raised an alarm
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ NEVER_TRAINED = "never trained: `ml-pipeline run`, or materialize its features a
 
 KINDS = (RETRAIN, TRAIN, WATCH, PROMOTE, PROMOTE_BY_HAND, ROLLBACK, ALIAS_BY_HAND)
 
-# One step into an index for each tenant, model and kind: what is stored of earlier days costs nothing.
+# One index look-up for each tenant, model and kind, however many decisions are stored.
 DECISIONS = """
     SELECT tenant_id, model, verdict, reason, state, created_at, numbers -> 'matured' AS matured
     FROM unnest(CAST(:tenants AS text[])) AS tenant_id CROSS JOIN unnest(CAST(:models AS text[])) AS model
@@ -97,7 +97,7 @@ REPORTS = """
         WHERE one.tenant_id = tenant_id.tenant_id AND one.model = model.model ORDER BY day DESC LIMIT 1
     ) AS last
 """
-# The judgement of the version that is shown: its numbers are those shown while it serves.
+# The judgement of the shown version; its numbers are shown as long as it serves.
 PROMOTIONS = """
     SELECT shown.tenant_id, shown.model, last.as_of, (
         SELECT jsonb_object_agg(key, value) FROM jsonb_each(last.numbers)
@@ -125,7 +125,7 @@ def fleet_status(
     specs: Mapping[str, ModelSpec],
     tenants: Iterable[str] | None = None,
 ) -> list[Status]:
-    """Status of every tenant and model, by tenant and model name; a few queries, however many there are."""
+    """Status of every tenant and model, ordered by both; a few queries for any number of tenants."""
     chosen = sorted(warehouse.tenants()) if tenants is None else sorted(tenants)
     aliases = registry.aliases()
     shown = {key: _shown(aliases.get(key, {})) for key in ((tenant, model) for tenant in chosen for model in specs)}
@@ -152,7 +152,7 @@ def _by_key(connection: sa.Connection, query: str, values: Mapping[str, Any]) ->
 
 
 def _shown(aliases: Mapping[str, int]) -> tuple[int | None, str | None]:
-    """The version that is shown and its alias: the champion, or the newest with an alias where none serves."""
+    """The shown version and its alias: the champion, or without one the newest version that has an alias."""
     champion = aliases.get(CHAMPION)
     shown = champion if champion is not None else max(aliases.values(), default=None)
     return shown, next((name for name, number in sorted(aliases.items()) if number == shown), None)
@@ -184,7 +184,7 @@ def _status(
         decision=decision["verdict"] if decision else None,
         reason=reason,
         health=report["health"] if report else None,
-        drift=_drift(report),
+        drift=" ".join(filter(None, (report["status"], report["severity"]))) if report else None,
         business={
             metric.name: {
                 "value": numbers.get(f"business_{metric.name}"),
@@ -204,9 +204,9 @@ def _state(
     report: sa.RowMapping | None,
     failure: sa.RowMapping | None,
 ) -> tuple[FleetState, str]:
-    """The worst that holds of a model, and the sentence of the check that says so; empty where the last decision does.
+    """The worst state that applies to a model, and its reason; an empty reason if that is the last decision's.
 
-    A run that failed counts until something newer was decided or reported, or somebody acknowledged its alert.
+    A failed run counts until a newer decision or report exists, or somebody acknowledges its alert.
     """
     newer = [row[column] for row, column in ((decision, "created_at"), (report, "computed_at")) if row is not None]
     if failure is not None and all(time < failure["as_of"] for time in newer):
@@ -228,17 +228,11 @@ def _state(
     return "well", ""
 
 
-def _drift(report: sa.RowMapping | None) -> str | None:
-    if report is None:
-        return None
-    return f"{report['status']} {report['severity']}" if report["severity"] else str(report["status"])
-
-
 ORDERS = ("state", "health", "skill", "rows", "tenant", "model")
 
 
 def in_order(rows: Iterable[Status], order: str) -> list[Status]:
-    """The rows as ``ml-pipeline status --sort`` asks for them: worst first, and by tenant and model where equal."""
+    """The rows in an order of ``ml-pipeline status --sort``: worst first, equal ones by tenant and model."""
 
     def lowest_first(value: float | None) -> tuple[bool, float]:
         return value is None, value or 0.0
@@ -255,6 +249,6 @@ def in_order(rows: Iterable[Status], order: str) -> list[Status]:
 
 
 def counted(rows: Sequence[Status]) -> dict[FleetState, int]:
-    """How many models are in each state, worst first; only the states that there are."""
+    """Number of models in each state that occurs, worst state first."""
     found = [row.state for row in rows]
     return {state: found.count(state) for state in STATES if state in found}

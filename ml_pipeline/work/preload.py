@@ -1,4 +1,4 @@
-"""Imports of the fork server of the worker processes; nobody else imports this module."""
+"""Modules that the fork server of the worker processes imports in advance; only the fork server imports this one."""
 
 import dagster  # noqa: F401 - what a run is started with: each worker imports the main module of its parent
 import lightgbm  # noqa: F401

@@ -1,6 +1,6 @@
-"""What is kept for how long. Old rows go in batches, tenant by tenant, each batch a transaction of its own.
+"""Retention: deletes old rows, tenant by tenant, in batches of one transaction each.
 
-An interrupted pruning has deleted a part of what it would have, and the next one deletes the rest.
+A pruning may be interrupted at any time; the next one deletes the rest.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from ml_pipeline.settings import Settings
 from ml_pipeline.timeutil import SECONDS_PER_DAY
 from ml_pipeline.work.alerts.run_failures import NO_TENANT
 from ml_pipeline.work.context import Clients
+from ml_pipeline.work.failures import log_failure
 
 BATCH = 5000
-BEGUN_SECONDS = float(SECONDS_PER_DAY)  # from which age on nobody writes at a file any more
+BEGUN_SECONDS = float(SECONDS_PER_DAY)  # age from which a half-written file is abandoned
 
-# What a serving version is shown and judged with is kept as long as its deployments are.
+# Kinds of decision that are never deleted: a serving version is shown and judged with them.
 KEPT_DECISIONS = ("promote", "promote_by_hand", "rollback", "alias_by_hand")
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ Condition = sa.ColumnElement[bool]
 
 @dataclass
 class Pruned:
-    """How much was deleted (or, in a dry run, would be), and the tenants where it failed, each with its error."""
+    """Number of deleted rows by rule (in a dry run: of rows to delete), and the error of each tenant that failed."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
@@ -45,7 +46,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Rule:
-    """Rows of a table that are too old, and what becomes of them: gone, or without some of their values."""
+    """Rows of a table that are too old. They are deleted, or only their ``emptied`` columns are cleared."""
 
     name: str
     table: sa.Table
@@ -54,7 +55,7 @@ class Rule:
 
 
 def rules(settings: Settings, now: dt.datetime) -> list[Rule]:
-    """What is too old at ``now``, for every table but the feature snapshots."""
+    """The rules at ``now``, for every table but the feature snapshots."""
 
     def days_ago(days: int) -> dt.datetime:
         return now - dt.timedelta(days=days)
@@ -86,9 +87,9 @@ def rules(settings: Settings, now: dt.datetime) -> list[Rule]:
 
 
 def _old_alerts(settings: Settings, days_ago: Callable[[int], dt.datetime]) -> Condition:
-    """Acknowledged and last seen before a while; or never acknowledged, and last seen before a long while.
+    """Alerts last seen before the retention of acknowledged alerts, or before the longer one of open alerts.
 
-    An alert that a backfill stored is as old as its row.
+    The age of an alert that a backfill stored counts from the backfill.
     """
     table = tables.alerts
     seen = sa.func.greatest(sa.func.coalesce(table.c.last_seen_at, table.c.as_of), table.c.created_at)
@@ -104,9 +105,9 @@ def prune(
     dry_run: bool = False,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Pruned:
-    """Deletes what is too old, of every tenant or of those named; ``announce`` is called when one is done.
+    """Deletes what is too old, for every tenant or for those named; calls ``announce`` after each tenant.
 
-    A tenant that fails does not keep the others from being pruned.
+    A tenant that fails does not stop the others.
     """
     clients = Clients(settings)
     pruned = Pruned()
@@ -114,22 +115,25 @@ def prune(
         try:
             for name, count in _prune_tenant(clients, tenant, now, dry_run):
                 pruned.counts[name] += count
-        except Exception as error:  # reported as the tenant's failure, which fails the run at its end
-            logger.exception("tenant %s: pruning failed", tenant)
+        except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
+            log_failure(logger, f"tenant {tenant}: pruning", error)
             pruned.failures[tenant] = f"{type(error).__name__}: {error}"
         announce(tenant)
     return pruned
 
 
 def everyone(warehouse: Warehouse) -> list[str]:
-    """Every tenant, and the key under which alerts of no tenant are kept."""
+    """Every tenant, and the key under which alerts about no tenant are stored."""
     return [*warehouse.tenants(), NO_TENANT]
 
 
 def _prune_tenant(clients: Clients, tenant: str, now: dt.datetime, dry_run: bool) -> Iterator[tuple[str, int]]:
     for rule in rules(clients.settings, now):
         if dry_run:
-            yield rule.name, _count(clients.warehouse, tenant, rule)
+            table = rule.table
+            size = sa.select(sa.func.count()).select_from(table).where(table.c.tenant_id == tenant, rule.too_old)
+            with clients.warehouse.tenant(tenant) as connection:
+                yield rule.name, connection.scalar(size) or 0
         else:
             for count in _apply(clients.warehouse, tenant, rule):
                 yield rule.name, count
@@ -141,14 +145,8 @@ def _prune_tenant(clients: Clients, tenant: str, now: dt.datetime, dry_run: bool
         yield "half-written files", clients.snapshots.remove_begun(tenant, BEGUN_SECONDS)
 
 
-def _count(warehouse: Warehouse, tenant: str, rule: Rule) -> int:
-    query = sa.select(sa.func.count()).select_from(rule.table).where(rule.table.c.tenant_id == tenant, rule.too_old)
-    with warehouse.tenant(tenant) as connection:
-        return connection.scalar(query) or 0
-
-
 def _apply(warehouse: Warehouse, tenant: str, rule: Rule) -> Iterator[int]:
-    """The sizes of the batches; the last one is not full."""
+    """Applies a rule in batches; yields the size of each, the last of which is not full."""
     place: sa.ColumnClause[Any] = sa.literal_column("ctid")
     batch = sa.select(place).select_from(rule.table).where(rule.table.c.tenant_id == tenant, rule.too_old).limit(BATCH)
     chosen = place == sa.func.any(sa.func.array(batch.scalar_subquery()))
@@ -162,9 +160,9 @@ def _apply(warehouse: Warehouse, tenant: str, rule: Rule) -> Iterator[int]:
 
 
 def _old_snapshots(clients: Clients, tenant: str, now: dt.datetime) -> list[sa.RowMapping]:
-    """Snapshots past their days that no registered version was trained on, and that are not the newest of their model.
+    """Old snapshots, without the newest of each model and those that a registered version was trained on.
 
-    What lies in another artifact store than the present one is left.
+    Snapshots in another artifact store than the current one are left out.
     """
     table = tables.feature_sets
     newest = sa.select(table.c.model, sa.func.max(table.c.sequence).label("last")).group_by(table.c.model)
@@ -177,17 +175,16 @@ def _old_snapshots(clients: Clients, tenant: str, now: dt.datetime) -> list[sa.R
     )
     with clients.warehouse.tenant(tenant) as connection:
         rows = connection.execute(query).mappings().all()
-    used = {model: _hashes_of_versions(clients, tenant, model) for model in {row["model"] for row in rows}}
+    used = {
+        model: {version.tags.get("snapshot_hash") for version in clients.registry.versions(tenant, model)}
+        for model in {row["model"] for row in rows}
+    }
     unused = [row for row in rows if row["snapshot_hash"] not in used[row["model"]]]
     return [row for row in unused if clients.snapshots.owns(tenant, row["path"])]
 
 
-def _hashes_of_versions(clients: Clients, tenant: str, model: str) -> set[str | None]:
-    return {version.tags.get("snapshot_hash") for version in clients.registry.versions(tenant, model)}
-
-
 def _remove_snapshot(clients: Clients, tenant: str, row: sa.RowMapping) -> None:
-    """The file first: where this is cut off, the row still says what is to be deleted."""
+    """Deletes the file first: after an interruption, the row still names it."""
     table = tables.feature_sets
     clients.snapshots.remove(tenant, row["path"])
     this = (table.c.model == row["model"]) & (table.c.snapshot_hash == row["snapshot_hash"])

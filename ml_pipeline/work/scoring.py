@@ -1,4 +1,4 @@
-"""Predictions of one tenant: by the version that serves, and in shadow by the one that it replaced."""
+"""Predictions of one tenant: by the serving version, and in shadow by the version that it replaced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ml_pipeline.resources.registry import CHAMPION, NoSuchVersion, TamperedArti
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.intervals.online import MIN_OUTCOMES, Predictions, waiting_unit
-from ml_pipeline.work.alerts.raising import raise_alert
+from ml_pipeline.work.alerts.raising import NewAlert, raise_alert
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import OPEN
 from ml_pipeline.work.monitoring.report_store import json_safe
@@ -25,17 +25,17 @@ LIVE, SHADOW = "live", "shadow"
 
 
 def is_compatible(spec: ModelSpec, version: Version) -> bool:
-    """Whether the version answers the specification's question, with these features and in this unit."""
+    """Whether the version predicts what the specification asks for, from the same features and in the same unit."""
     return version.tags["question_hash"] == fingerprint_of(spec).question
 
 
 def load_version(clients: Clients, spec: ModelSpec, version: Version) -> tuple[FittedModel, pd.DataFrame]:
-    """The fitted model of a version, and its own out-of-sample test predictions.
+    """The fitted model of a version, and its out-of-sample predictions for its own test part.
 
     Raises
     ------
     TamperedArtifact
-        If a file is not the one that was registered; an alert says so too.
+        If a file is not the one that was registered. An alert is raised too.
     """
     try:
         with clients.registry.files(version) as folder:
@@ -46,39 +46,31 @@ def load_version(clients: Clients, spec: ModelSpec, version: Version) -> tuple[F
 
 
 def alert_tampered(clients: Clients, tenant: str, model: str, number: int, error: TamperedArtifact) -> None:
-    """Says that a version's stored files are not those that were registered."""
+    """Raises an alert: the stored files of a version are not those that were registered."""
     _alert(clients, tenant, model, number, "tampered_artifact", error, dt.datetime.now(dt.UTC))
 
 
 def alert_foreign(
     clients: Clients, tenant: str, model: str, number: int, error: TamperedArtifact, now: dt.datetime
 ) -> None:
-    """Says that the pipeline did not register the version that the champion alias points at."""
+    """Raises an alert: the pipeline did not register the version that the champion alias points at."""
     _alert(clients, tenant, model, number, "foreign_version", error, now)
 
 
 def _alert(
     clients: Clients, tenant: str, model: str, number: int, kind: str, error: TamperedArtifact, now: dt.datetime
 ) -> None:
+    alert = NewAlert(tenant, model, kind, "CRITICAL", str(error), as_of=now, detail={"version": number})
     with clients.warehouse.tenant(tenant) as connection:
-        raise_alert(
-            connection,
-            tenant,
-            model,
-            kind=kind,
-            level="CRITICAL",
-            message=str(error),
-            as_of=now,
-            detail={"version": number},
-        )
+        raise_alert(connection, alert)
 
 
 def score_open_entities(
     clients: Clients, spec: ModelSpec, tenant: str, frame: pd.DataFrame, as_of: dt.datetime
 ) -> dict[str, Any]:
-    """Logs what the champion predicts for the open entities of a feature frame; what a person wants to know of it.
+    """Stores the champion's predictions for the open entities of a feature frame; returns metadata for people.
 
-    While it is not decided whether the champion is worse than the version before it, that one predicts too.
+    While the rollback watch over the champion is open, the version before it predicts too, in shadow.
     """
     try:
         champion = clients.registry.aliased(tenant, spec.name)
@@ -87,9 +79,9 @@ def score_open_entities(
         alert_foreign(clients, tenant, spec.name, number, error, dt.datetime.now(dt.UTC))
         raise
     if champion is None:
-        return {"scored": 0, "reason": "no version serves: see the decision of the model"}
+        return {"scored": 0, "reason": "no version serves: see the decision about the model"}
     if not is_compatible(spec, champion):
-        reason = f"version {champion.number} answers another question: the specification has changed since"
+        reason = f"version {champion.number} does not fit the specification, which has changed since"
         return {"scored": 0, "reason": f"{reason}. Materialize {spec.name}/model, and see its decision"}
     if pd.Timestamp(champion.as_of) > as_of:
         known = f"version {champion.number} was trained on what was known at {champion.as_of}"
@@ -99,7 +91,7 @@ def score_open_entities(
     if shadow is not None:
         try:
             _score(clients, spec, shadow, SHADOW, frame, as_of)
-        except TamperedArtifact:  # alerted where it was found; what serves has scored
+        except TamperedArtifact:  # load_version raised an alert, and the champion has predicted
             shadow = None
     return {
         "scored": scored,
@@ -113,7 +105,7 @@ def score_open_entities(
 def _score(
     clients: Clients, spec: ModelSpec, version: Version, origin: str, frame: pd.DataFrame, as_of: dt.datetime
 ) -> tuple[int, float]:
-    """Logs a version's predictions of the open entities that it has not scored; how many, and in which time."""
+    """Stores a version's predictions for the open entities that it has not scored; returns their number and seconds."""
     oldest = pd.Timestamp(as_of) - pd.Timedelta(days=spec.max_open_days)
     waiting = frame[(frame["state"] == "open") & (frame["event_time"] >= oldest)]
     waiting = waiting[~waiting["entity_id"].isin(_scored(clients, spec, version, origin))]
@@ -139,9 +131,10 @@ def _adapted(
     since: pd.Timestamp,
     as_of: dt.datetime,
 ) -> FittedModel:
-    """The version with the interval that the outcomes of its own live predictions call for, where there are enough.
+    """The version with its interval adapted to the outcomes of its own live predictions, if there are enough.
 
-    Looked at are entities that came ``since`` its held-out part began: the residuals there lack what was slow.
+    Entities from before ``since``, the start of its held-out part, are left out: the residuals of that part lack the
+    entities that were slow.
     """
     trained_at = pd.Timestamp(version.as_of)
     if model.interval is None or (frame["label_time"] > trained_at).sum() < MIN_OUTCOMES:
@@ -152,7 +145,7 @@ def _adapted(
     event_time, label_time, predicted_at = (made[name].dt.tz_convert(None).to_numpy("datetime64[us]") for name in times)
     value, lower, upper, label = (made[name].to_numpy(np.float64) for name in ("value", "lower", "upper", "label"))
     is_new = event_time > trained_at.tz_convert(None).to_datetime64()
-    if unit is not None:  # a version that serves again may have predicted what had already waited for longer
+    if unit is not None:  # a version that serves again may predict entities that had waited longer than the upper end
         is_new &= (predicted_at - event_time) / np.timedelta64(1, "s") / unit <= upper
     lived = Predictions(value, lower, upper, event_time, label_time, label, is_new)
     now = pd.Timestamp(as_of).tz_convert(None).to_datetime64()
@@ -162,7 +155,7 @@ def _adapted(
 def _live_predictions(
     clients: Clients, spec: ModelSpec, version: Version, as_of: pd.Timestamp, since: pd.Timestamp
 ) -> pd.DataFrame:
-    """What the version has predicted live, of entities that came at ``since`` or later."""
+    """The version's live predictions for entities that were created at ``since`` or later."""
     table = tables.predictions
     names = ["entity_id", "event_time", "predicted_at", "value", "lower", "upper"]
     query = sa.select(*(table.c[name] for name in names)).where(
@@ -170,7 +163,7 @@ def _live_predictions(
         table.c.model == spec.name,
         table.c.origin == LIVE,
         table.c.version == version.number,
-        table.c.predicted_at >= as_of,  # all are; the index is by this time
+        table.c.predicted_at >= as_of,  # true for all of them; the index begins with this time
         table.c.event_time >= since,
     )
     with clients.warehouse.tenant(version.tenant) as connection:
@@ -180,7 +173,7 @@ def _live_predictions(
 
 
 def _watched_predecessor(clients: Clients, spec: ModelSpec, champion: Version) -> Version | None:
-    """The version that the champion replaced, while it is not decided whether the champion is worse."""
+    """The version that the champion replaced, while the rollback watch over the champion is open."""
     table = tables.deployments
     query = sa.select(table.c.replaced).where(
         table.c.tenant_id == champion.tenant,
@@ -194,15 +187,15 @@ def _watched_predecessor(clients: Clients, spec: ModelSpec, champion: Version) -
         return None
     try:
         previous = clients.registry.version(champion.tenant, spec.name, replaced)
-    except (NoSuchVersion, TamperedArtifact):  # the watch says that there is nothing to compare with
+    except (NoSuchVersion, TamperedArtifact):  # the watch reports that there is nothing to compare with
         return None
     return previous if is_compatible(spec, previous) else None
 
 
 def _scored(clients: Clients, spec: ModelSpec, version: Version, origin: str) -> list[str]:
-    """Entities whose newest live prediction is the version's; for a shadow, those that it has predicted at all.
+    """Entities whose newest live prediction is by this version; in shadow, all entities that it has predicted.
 
-    A version that serves again after a rollback predicts anew what the version between them had predicted.
+    A version that serves again after a rollback thus predicts again the entities that the version in between predicted.
     """
     table = tables.predictions
     own = (table.c.tenant_id == version.tenant, table.c.model == spec.name)
@@ -215,7 +208,7 @@ def _scored(clients: Clients, spec: ModelSpec, version: Version, origin: str) ->
             sa.select(table.c.entity_id, table.c.version)
             .distinct(table.c.entity_id)
             .where(*own, table.c.origin == LIVE)
-            # What is dated in the future was predicted before the clock went back, and is the newest no more.
+            # A prediction dated in the future was made before the clock was set back; it does not count.
             .where(table.c.predicted_at <= dt.datetime.now(dt.UTC))
             .order_by(table.c.entity_id, table.c.predicted_at.desc(), table.c.version.desc())
             .subquery()
@@ -234,7 +227,7 @@ def prediction_rows(
     origin: str,
     latency_ms: float | None,
 ) -> list[dict[str, Any]]:
-    """Rows of the prediction log; a shadow's features are those of the champion's row, and not kept twice."""
+    """Rows of the prediction log; features are stored with the champion's row only, not again in shadow."""
     columns = spec.feature_columns
     used = json_safe(entities[[*columns.numeric, *columns.categorical]].to_dict("records"))
     shared = {

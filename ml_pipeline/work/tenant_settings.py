@@ -1,4 +1,4 @@
-"""What is set for one tenant, or one of its models, in ``ml.settings``."""
+"""Settings of one tenant, or of one of its models, in ``ml.settings``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ml_pipeline.errors import UserError
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.specs.countries import UnknownCountry, check_country
+from ml_pipeline.specs.countries import check_country
 from ml_pipeline.specs.temporal import check_time_zone
 
 EVERY_MODEL = ""
@@ -25,7 +25,7 @@ HOURS = re.compile(r"([01]?\d|2[0-3])-([01]?\d|2[0-3])")
 
 
 class BadSetting(UserError, ValueError):
-    """A setting that does not exist, or a value that it does not take; the message says what is accepted."""
+    """A setting does not exist, or its value is invalid; the message says what is accepted."""
 
 
 def _switch(name: str, text: str) -> bool:
@@ -40,26 +40,24 @@ def _hours(name: str, text: str) -> str:
     return text
 
 
-def _country(name: str, text: str) -> str:
-    try:
-        return check_country(text)
-    except UnknownCountry as error:
-        raise BadSetting(f"{name} is {text!r}: {error}") from error
+def _checked_by(check: Callable[[str], str]) -> Callable[[str, str], str]:
+    """Reads a text that ``check`` accepts; its ValueError becomes a BadSetting."""
 
+    def read(name: str, text: str) -> str:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise BadSetting(f"{name} is {text!r}: {error}") from error
 
-def _time_zone(name: str, text: str) -> str:
-    try:
-        return check_time_zone(text)
-    except ValueError as error:
-        raise BadSetting(f"{name} is {text!r}: {error}") from error
+    return read
 
 
 _READERS: Mapping[str, Callable[[str, str], Any]] = {
     AUTO_RETRAIN: _switch,
     AUTO_ROLLBACK: _switch,
     OFF_PEAK: _hours,
-    COUNTRY: _country,
-    TIME_ZONE: _time_zone,
+    COUNTRY: _checked_by(check_country),
+    TIME_ZONE: _checked_by(check_time_zone),
     SHARE: _switch,
 }
 
@@ -70,7 +68,7 @@ def parse_setting(name: str, text: str) -> Any:
     Raises
     ------
     BadSetting
-        If there is no such setting, or it does not take the value.
+        If the setting does not exist, or the value is invalid.
 
     >>> parse_setting("auto_retrain", "on")
     True
@@ -80,12 +78,12 @@ def parse_setting(name: str, text: str) -> Any:
 
 
 def check_setting_name(name: str) -> None:
-    """Refuses a name that is no setting.
+    """Checks that a setting exists.
 
     Raises
     ------
     BadSetting
-        If it is none; the message lists the settings.
+        If it does not; the message lists the settings.
     """
     if name not in _READERS:
         raise BadSetting(f"there is no setting {name!r}; the settings are: {', '.join(_READERS)}")
@@ -98,7 +96,7 @@ class TenantSettings:
     values: Mapping[tuple[str, str, str], Any]
 
     def get(self, tenant: str, model: str, name: str, default: Any = None) -> Any:
-        """What is set for the tenant's model, else for the tenant, else ``default``."""
+        """The value for the tenant's model, else for the tenant, else ``default``."""
         for level in (model, EVERY_MODEL):
             if (tenant, level, name) in self.values:
                 return self.values[tenant, level, name]
@@ -106,16 +104,16 @@ class TenantSettings:
 
 
 def read_settings(connection: sa.Connection) -> TenantSettings:
-    """The settings that the connection may see: one tenant's, or an operator's view of all."""
+    """The settings that the connection can see: those of one tenant, or of all for an operator."""
     table = tables.settings
     rows = connection.execute(sa.select(table.c.tenant_id, table.c.model, table.c.name, table.c.value))
     return TenantSettings({(row.tenant_id, row.model, row.name): row.value for row in rows})
 
 
 def spec_for(warehouse: Warehouse, spec: ModelSpec, tenant: str) -> ModelSpec:
-    """The specification with the tenant's own country and clock, where its features look at either.
+    """The specification with the tenant's own country and time zone, if its features use them.
 
-    Everything that builds features for a tenant, or asks whether a version answers its question, begins with this.
+    Call it before building features for a tenant, and before asking whether a version fits the specification.
     """
     if not spec.features.temporal.is_local:
         return spec
@@ -125,7 +123,7 @@ def spec_for(warehouse: Warehouse, spec: ModelSpec, tenant: str) -> ModelSpec:
 
 
 def write_setting(warehouse: Warehouse, tenant: str, model: str, name: str, value: Any, changed_by: str) -> None:
-    """Sets it for the tenant's model, or for all its models (``EVERY_MODEL``); None takes the setting back."""
+    """Stores a setting of the tenant's model, or of all its models (``EVERY_MODEL``); None removes it."""
     table = tables.settings
     with warehouse.tenant(tenant) as connection:
         if value is None:

@@ -127,7 +127,7 @@ def test_a_way_to_write_no_value_is_a_missing_value_where_one_is_required(nothin
     problems = Problems(raw.index)
     type_columns(raw, [Column("it", kind, required=True)], ZONE, problems)
     assert problems.good.tolist() == [True, False]
-    assert problems.told(1) == f"it is missing: {nothing!r}"
+    assert problems.message(1) == f"it is missing: {nothing!r}"
 
 
 @pytest.mark.parametrize("nothing", NOTHING)
@@ -196,7 +196,7 @@ def test_of_three_source_columns_a_row_takes_the_first_with_a_value(kind, nothin
     assert frame["it"].notna().all() and frame["it"].nunique() == 1
 
 
-def test_only_the_first_problem_of_a_row_is_told():
+def test_only_the_first_problem_of_a_row_is_reported():
     problems = Problems(pd.RangeIndex(2))
     problems.add(pd.Series([True, False]), "first")
     problems.add(pd.Series([True, True]), "second")

@@ -14,7 +14,7 @@ from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.sensors.alert_delivery import alert_delivery
 from ml_pipeline.settings import Settings
-from ml_pipeline.work.alerts.raising import raise_alert
+from ml_pipeline.work.alerts.raising import NewAlert, raise_alert
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def tick(instance: dg.DagsterInstance) -> str:
 
 
 def raised(warehouse: Warehouse, tenant: str = "acme", level: str = "HIGH") -> None:
-    facts = {"kind": "drift", "level": level, "message": "Points rose.", "detail": {}}
+    now = dt.datetime.now(dt.UTC)
     with warehouse.tenant(tenant) as connection:
-        raise_alert(connection, tenant, "story_points", as_of=dt.datetime.now(dt.UTC), **facts)
+        raise_alert(connection, NewAlert(tenant, "story_points", "drift", level, "Points rose.", as_of=now, detail={}))
 
 
 def test_a_tick_sends_what_the_pipeline_raised_and_a_second_one_nothing(instance, warehouse, receiver, mail_server):
@@ -53,7 +53,7 @@ def test_a_tick_sends_what_the_pipeline_raised_and_a_second_one_nothing(instance
 def test_a_dead_webhook_is_told_of_and_the_mail_arrives(instance, warehouse, receiver, mail_server):
     receiver.answers = ["hang"]
     raised(warehouse)
-    assert tick(instance) == "Deliveries: 2 sent, 1 to be tried again; 0 alerts escalated."
+    assert tick(instance) == "Deliveries: 2 sent, 1 to be retried; 0 alerts escalated."
     assert len(mail_server.mails) == 1
 
 

@@ -141,7 +141,7 @@ def test_what_is_no_tenant_gets_no_alert_and_is_logged(instance, warehouse, capl
     for tags in ({}, {"outage": "yes"}):
         tell(failed(instance, **tags))
     assert {alert["tenant_id"] for alert in alerts(warehouse)} == {"bad-1", "acme"}
-    assert "1 of its tenants are not known and got no alert: 'bad/../../evil'" in caplog.text
+    assert "1 of its tenants do not exist and got no alert: 'bad/../../evil'" in caplog.text
 
 
 def test_a_thousand_tenants_that_fail_are_counted_and_the_event_stays_small(instance, warehouse):

@@ -16,14 +16,14 @@ from ml_pipeline.sensors.registry_sync import registry_sync
 from ml_pipeline.sensors.rollback_watch import rollback_watch
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.alerts.deliver import deliver
-from ml_pipeline.work.alerts.raising import escalate, raise_alert
+from ml_pipeline.work.alerts.raising import NewAlert, escalate, raise_alert
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import PROMOTE
 from ml_pipeline.work.deployment.registry_sync import follow_aliases
 from ml_pipeline.work.fleet import fleet_status
 from ml_pipeline.work.retraining.decide import decide_for
 from ml_pipeline.work.retraining.explain import explain
-from ml_pipeline.work.retraining.fleet_state import fleet_states
+from ml_pipeline.work.retraining.fleet_state import Running, fleet_states
 from ml_pipeline.work.training.task import PREDICTIONS
 from ml_pipeline.work.training.version_files import fingerprint_of
 
@@ -107,7 +107,7 @@ def test_a_rollback_returns_to_the_version_before_and_then_to_the_one_before_tha
 
 
 def test_the_state_of_the_loop_names_the_version_that_serves(clients, now):
-    (state,) = fleet_states(clients.warehouse, clients.settings, {SPEC.name: SPEC}, ["acme"], now, {}, 0)
+    (state,) = fleet_states(clients, {SPEC.name: SPEC}, ["acme"], now, Running())
     assert (state.champion.number, state.watching) == (3, True)
 
 
@@ -142,13 +142,11 @@ def test_training_status_and_explain_follow_the_newest_rows_and_the_cool_down_en
     assert explain(clients, tenant.spec, "acme", at).decisions["training"]["decision_id"] == newest["decision_id"]
 
     first = tenant.rows(tables.decisions)[0]["as_of"]
-    (state,) = fleet_states(clients.warehouse, tenant.settings, {tenant.spec.name: tenant.spec}, ["acme"], at, {}, 0)
+    (state,) = fleet_states(clients, {tenant.spec.name: tenant.spec}, ["acme"], at, Running())
     assert state.last_fit.at < first  # the newest by its number, not by its time
     for by, last in ((HOUR, "an hour ahead"), (3650 * DAY, None)):
         written_later(superuser, by)
-        (state,) = fleet_states(
-            clients.warehouse, tenant.settings, {tenant.spec.name: tenant.spec}, ["acme"], at, {}, 0
-        )
+        (state,) = fleet_states(clients, {tenant.spec.name: tenant.spec}, ["acme"], at, Running())
         assert (state.last_fit is None) == (last is None)
 
 
@@ -166,18 +164,9 @@ def test_alerts_put_off_until_a_wrong_time_are_delivered_and_escalated(settings,
     warehouse = type(warehouse)(settings)
     with warehouse.tenant("acme") as connection:
         for kind in ("drift", "degradation"):
-            raise_alert(
-                connection,
-                "acme",
-                SPEC.name,
-                kind=kind,
-                level="HIGH",
-                message=kind,
-                as_of=now + 3650 * DAY,
-                detail={},
-                settings=settings,
-                now=now + 3650 * DAY,
-            )
+            later = now + 3650 * DAY
+            alert = NewAlert("acme", SPEC.name, kind, level="HIGH", message=kind, as_of=later, detail={})
+            raise_alert(connection, alert, settings=settings, now=later)
     from ml_pipeline.resources.notifier import channels
 
     assert deliver(warehouse, channels(settings)).sent >= 2
@@ -207,10 +196,10 @@ def test_an_approval_dated_years_ahead_is_given_up(settings, superuser, monkeypa
     with clients.warehouse.tenant("acme") as connection:
         connection.execute(sa.insert(tables.outcomes), outcomes)
         connection.execute(sa.insert(tables.feature_sets).values(snapshot))
-    tick = decide_for(clients.warehouse, settings, {"story_points": SPEC}, ["acme"], now, request=Request("ann", ""))
+    tick = decide_for(clients, {"story_points": SPEC}, ["acme"], now, request=Request("ann", ""))
     assert len(tick.approved) == 1, tick.blocked
     written_later(superuser, 3650 * DAY)
-    (state,) = fleet_states(clients.warehouse, settings, {"story_points": SPEC}, ["acme"], now, {}, 0)
+    (state,) = fleet_states(clients, {"story_points": SPEC}, ["acme"], now, Running())
     assert state.active_runs == 1
     with dg.DagsterInstance.local_temp(str(settings.home)) as instance:
         instance.add_dynamic_partitions(str(partitions.tenants.name), ["acme"])

@@ -13,7 +13,7 @@ from ml_pipeline.importers import ImportFailed
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.snapshots import Snapshots
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.work.feedback import BadFeedback, import_feedback, read_feedback, store_one
+from ml_pipeline.work.feedback import BadFeedback, FeedbackRecord, import_feedback, read_feedback, store_one
 from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
@@ -34,8 +34,8 @@ def predicted(tenant, make_issues, as_known):
 
 def say(tenant, entity: str = "A-0239", verdict: str = "corrected", value: float | None = 5.0, **more):
     record = {"entity_id": entity, "verdict": verdict, "value": value, "weight": 1.0, "given_by": "ann"}
-    record |= {"given_at": day(41), "now": day(50)} | more
-    return store_one(Warehouse(tenant.settings), tenant.spec, tenant.name, **record)
+    record |= {"given_at": day(41)} | more
+    return store_one(Warehouse(tenant.settings), tenant.spec, tenant.name, FeedbackRecord(**record), day(50))
 
 
 def load(tenant, folder: Path, *lines: str, header: str = "entity_id,verdict,value,weight,given_by,given_at"):

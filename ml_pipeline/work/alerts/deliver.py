@@ -1,8 +1,8 @@
-"""Alerts reach people: each channel gets what is due.
+"""Delivery of alerts: each channel gets the messages that are due.
 
-Each channel's delivery is a row that is written with the alert. A sender claims rows for a while, sends without holding
-a transaction, and marks them. One that dies in between leaves rows whose claim runs out: a message may come twice, and
-is never lost.
+A delivery is a row per alert and channel, written together with the alert. A sender claims rows for a limited time,
+sends them outside of any transaction, and marks them as sent. If it dies in between, the claim expires and another
+sender takes over: a message may arrive twice, and is never lost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ml_pipeline.work.alerts.raising import AHEAD, MESSAGES
 FIRST_PAUSE, LONGEST_PAUSE = dt.timedelta(seconds=30), dt.timedelta(hours=1)
 # Longer than any channel may take for one message.
 CLAIM = dt.timedelta(seconds=90)
-# A tick that ends long before Dagster's 60 seconds: no message is begun later than this.
+# Seconds after which a tick starts no further message; Dagster stops a tick after 60.
 SECONDS = 20.0
 ALERTS_PER_MESSAGE = 50
 
@@ -44,7 +44,7 @@ def utc_now() -> dt.datetime:
 
 @dataclass
 class Delivered:
-    """What one round of delivery did; counts are deliveries, that is alerts x channels."""
+    """What one round of delivery did; each alert counts once per channel."""
 
     sent: int = 0
     to_retry: int = 0
@@ -53,14 +53,14 @@ class Delivered:
     errors: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        counts = {"sent": self.sent, "to be tried again": self.to_retry, "given up": self.failed}
-        counts["waiting for a channel that is not set up here"] = self.not_set_up
+        counts = {"sent": self.sent, "to be retried": self.to_retry, "given up": self.failed}
+        counts["waiting for a channel that is not configured"] = self.not_set_up
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing was due"
 
 
 @dataclass(frozen=True)
 class _Claim:
-    """Deliveries of one tenant, model and channel that this sender holds, with the message that tells them."""
+    """Deliveries of one tenant, model and channel that this sender has claimed, and their message."""
 
     tenant: str
     model: str
@@ -76,10 +76,10 @@ def deliver(
     seconds: float = SECONDS,
     clock: Clock = utc_now,
 ) -> Delivered:
-    """Sends what is due, each channel on its own: one that hangs or is down delays no other.
+    """Sends the deliveries that are due. Channels are independent: one that hangs or is down delays no other.
 
-    A channel that is down is left alone until the next round, so that an outage uses up few attempts. Ends within
-    ``seconds`` and the longest deadline of a channel. Several senders at once share the work.
+    A channel that is down is not tried again in this round, so that an outage costs few attempts. A round lasts at most
+    ``seconds`` plus the longest deadline of a channel. Several senders may run at once and share the work.
     """
     return _Round(warehouse, channels, seconds, clock).run()
 
@@ -109,15 +109,18 @@ class _Round:
             try:
                 claim, error = self.ends.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                self._give_up_waiting()
+                for channel, (claim, ends) in list(self.sending.items()):
+                    if ends <= time.monotonic():
+                        late = f"the {channel} did not answer within {self.channels[channel].deadline:g} s"
+                        self._ended(claim, ChannelError(late, down=True))
                 continue
             held = self.sending.get(claim.channel)
-            if held is not None and held[0] is claim:  # otherwise it ended after its time, and counts as not sent
+            if held is not None and held[0] is claim:  # otherwise it ended after its deadline, and counts as not sent
                 self._ended(claim, error)
         return self.done
 
     def _due(self) -> list[tuple[str, str, str]]:
-        """Tenant, model and channel of the messages that are due, those that wait longest first."""
+        """Tenant, model and channel of the messages that are due, the longest waiting first."""
         table = tables.alert_deliveries
         group = (table.c.tenant_id, table.c.model, table.c.channel)
         place = sa.func.row_number().over(partition_by=table.c.channel, order_by=sa.func.min(table.c.next_attempt_at))
@@ -129,7 +132,7 @@ class _Round:
             ]
 
     def _begin(self, channel: str) -> None:
-        """Sends the channel's next message, in a thread that nobody waits for longer than the deadline."""
+        """Sends the channel's next message in a thread, which is given up after the channel's deadline."""
         waiting = self.due[channel]
         while waiting and time.monotonic() < self.no_more_at:
             claim = self._claim(*waiting.popleft(), channel)
@@ -141,21 +144,19 @@ class _Round:
     def _send(self, claim: _Claim) -> None:
         try:
             self.channels[claim.channel].send(claim.notice)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is written beside the delivery and tried again
+        except Exception as error:  # noqa: BLE001 - stored with the delivery, which is tried again
             self.ends.put((claim, error))
         else:
             self.ends.put((claim, None))
 
-    def _give_up_waiting(self) -> None:
-        for channel, (claim, ends) in list(self.sending.items()):
-            if ends <= time.monotonic():
-                seconds = self.channels[channel].deadline
-                self._ended(claim, ChannelError(f"the {channel} did not answer within {seconds:g} s", down=True))
-
     def _ended(self, claim: _Claim, error: Exception | None) -> None:
         del self.sending[claim.channel]
         if error is None:
-            self._mark_sent(claim)
+            with self.warehouse.tenant(claim.tenant) as connection:
+                for row in claim.rows:
+                    values = {"state": "sent", "sent_at": self.clock(), "claimed_until": None}
+                    connection.execute(_update(row).values(values))
+            self.done.sent += len(claim.rows)
         else:
             known = error if isinstance(error, ChannelError) else ChannelError(f"{type(error).__name__} while sending")
             self._mark_failed(claim, known)
@@ -164,7 +165,7 @@ class _Round:
         self._begin(claim.channel)
 
     def _claim(self, tenant: str, model: str, channel: str) -> _Claim | None:
-        """Takes what is due; None if another sender was quicker."""
+        """Claims the deliveries of one message that are due; None if another sender was faster."""
         table, alerts, now = tables.alert_deliveries, tables.alerts, self.clock()
         facts = ("kind", "message", "detail", "as_of", "occurrences")
         query = (
@@ -179,19 +180,12 @@ class _Round:
             found = [dict(row) for row in connection.execute(query).mappings()]
             rows = tuple(row for row in found if row["attempts"] < self.attempts_allowed)
             for row in rows:
-                # Counted before it is sent: a message that kills its sender is not tried for ever.
+                # Counted before sending, so that a message that kills its sender is not tried forever.
                 connection.execute(_update(row).values(attempts=table.c.attempts + 1, claimed_until=now + CLAIM))
             for row in found:
                 if row not in rows:
-                    self._give_up(connection, row, "each process that sent it ended before it could say so")
+                    self._give_up(connection, row, "every process that tried to send it died")
         return _Claim(tenant, model, channel, rows, _notice(tenant, model, rows)) if rows else None
-
-    def _mark_sent(self, claim: _Claim) -> None:
-        with self.warehouse.tenant(claim.tenant) as connection:
-            for row in claim.rows:
-                values = {"state": "sent", "sent_at": self.clock(), "claimed_until": None}
-                connection.execute(_update(row).values(values))
-        self.done.sent += len(claim.rows)
 
     def _mark_failed(self, claim: _Claim, error: ChannelError) -> None:
         self.done.errors[claim.channel] = str(error)
@@ -211,9 +205,7 @@ class _Round:
         self.done.failed += 1
         values = {"state": "failed", "claimed_until": None, "last_error": why}
         connection.execute(_update(row).where(tables.alert_deliveries.c.state == "pending").values(values))
-        logger.error(
-            "The %s was not told of alert %s, and is not tried again: %s", row["channel"], row["alert_id"], why
-        )
+        logger.error("The %s did not get alert %s, and delivery is given up: %s", row["channel"], row["alert_id"], why)
 
 
 def _is_due(now: dt.datetime) -> sa.ColumnElement[bool]:
@@ -230,11 +222,11 @@ def _update(row: Mapping[str, Any]) -> sa.Update:
 
 
 def _notice(tenant: str, model: str, rows: Sequence[Mapping[str, Any]]) -> Notice:
-    """The message; an alert that got worse before anybody was told is in it once, at its worst."""
-    told: dict[uuid.UUID, notifier.Alert] = {}
+    """The message. An alert that got worse before it was sent appears once, at its worst level."""
+    alerts: dict[uuid.UUID, notifier.Alert] = {}
     for row in sorted(rows, key=lambda row: rank(row["level"])):
         facts = (row["kind"], row["level"], row["message"], row["as_of"], row["occurrences"])
         escalated = row["occasion"] == "escalated"
-        told[row["alert_id"]] = notifier.Alert(str(row["alert_id"]), *facts, escalated, row["detail"])
-    worst_first = sorted(told.values(), key=lambda alert: -rank(alert.level))
+        alerts[row["alert_id"]] = notifier.Alert(str(row["alert_id"]), *facts, escalated, row["detail"])
+    worst_first = sorted(alerts.values(), key=lambda alert: -rank(alert.level))
     return Notice(tenant, model, tuple(worst_first))

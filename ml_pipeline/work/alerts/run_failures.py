@@ -1,4 +1,4 @@
-"""A failed Dagster run as alerts of the tenants that it failed."""
+"""A failed Dagster run becomes an alert for each tenant whose work failed in it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.work.alerts.raising import raise_alert
+from ml_pipeline.work.alerts.raising import NewAlert, raise_alert
 
-# Of a run that failed as a whole: the others are in its log, and a thousand messages would say no more.
+# Of a run that failed as a whole. The log names the other tenants; a thousand equal messages would add nothing.
 MOST_TENANTS = 20
-# Where there is no tenant to tell: the partition key of models that all tenants share.
+# The tenant of an alert about no tenant: the partition key of models that all tenants share.
 NO_TENANT = "__global__"
 NO_MODEL = "*"
 
@@ -29,8 +29,8 @@ _STEP = re.compile(r"^(.+)_(?:training|monitoring)$")
 class FailedRun:
     """What is known of a run that failed.
 
-    ``steps``: for each step that failed, its error and the error of each tenant that it listed as failed. ``tenants``:
-    the tenants that the run was for.
+    ``steps`` holds, for each failed step, its error and the error of each tenant that it lists as failed. ``tenants``
+    are all tenants that the run was for.
     """
 
     run_id: str
@@ -42,7 +42,7 @@ class FailedRun:
 
 
 def model_of(step: str) -> str:
-    """The model whose step it is; ``*`` for a step of no model.
+    """The model that a step belongs to; ``*`` for a step of no model.
 
     >>> model_of("story_points_training"), model_of("prune_old_events")
     ('story_points', '*')
@@ -52,23 +52,23 @@ def model_of(step: str) -> str:
 
 
 def alert_failed_run(warehouse: Warehouse, run: FailedRun) -> list[str]:
-    """Raises an alert for each tenant that the run failed; returns the tenants that are too many to be told one by one.
+    """Raises an alert for each tenant that failed in the run; returns the tenants beyond the limit of 20.
 
-    Where steps list the tenants that failed: those, each with its own error. Otherwise everybody whom the run was for,
-    at most 20, and where it was for nobody in particular the one alert is kept under ``__global__``. What is no tenant
-    of ``source.tenants`` is logged and gets no alert. The same run again changes nothing.
+    If the failed steps list tenants, each of these gets an alert with its own error. Otherwise the tenants that the run
+    was for get one, at most 20; a run for no particular tenant gets one alert under ``__global__``. Names that are not
+    in ``source.tenants`` are logged and get no alert. The same run again changes nothing.
     """
     known = set(warehouse.tenants())
     everybody = _known(run, run.tenants, known)
-    untold: list[str] = []
+    without_alert: list[str] = []
     for step, (error, errors) in run.steps.items():
         for tenant in _known(run, errors, known):
             _raise(warehouse, run, tenant, model_of(step), "MEDIUM", errors[tenant])
         if not errors:
-            untold += _everybody(warehouse, run, everybody, model_of(step), error)
+            without_alert += _everybody(warehouse, run, everybody, model_of(step), error)
     if not run.steps:
-        untold += _everybody(warehouse, run, everybody, NO_MODEL, run.message)
-    return list(dict.fromkeys(untold))
+        without_alert += _everybody(warehouse, run, everybody, NO_MODEL, run.message)
+    return list(dict.fromkeys(without_alert))
 
 
 def _known(run: FailedRun, tenants: Iterable[str], known: Collection[str]) -> list[str]:
@@ -76,7 +76,7 @@ def _known(run: FailedRun, tenants: Iterable[str], known: Collection[str]) -> li
     unknown = [tenant for tenant in found if tenant not in known]
     if unknown:
         named = ", ".join(repr(tenant[:100]) for tenant in unknown[:MOST_TENANTS])
-        logger.warning("run %s: %d of its tenants are not known and got no alert: %s", run.run_id, len(unknown), named)
+        logger.warning("run %s: %d of its tenants do not exist and got no alert: %s", run.run_id, len(unknown), named)
     return [tenant for tenant in found if tenant in known]
 
 
@@ -87,24 +87,18 @@ def _everybody(warehouse: Warehouse, run: FailedRun, tenants: Sequence[str], mod
 
 
 def _raise(warehouse: Warehouse, run: FailedRun, tenant: str, model: str, level: str, error: str) -> None:
-    short = run.run_id[:8]
-    error = _storable(error)
-    reason = " ".join(error.split())[:1000] or "it ended without saying why"
+    # PostgreSQL stores neither NUL nor half a surrogate pair; an error may quote any bytes of a tenant's data.
+    error = error.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+    reason = " ".join(error.split())[:1000] or "it ended without an error message"
+    alert = NewAlert(
+        tenant,
+        model,
+        kind="run_failed",
+        level=level,
+        message=f"Run {run.run_id[:8]} of job {run.job} failed: {reason}. Open it under Runs in Dagster, correct the "
+        "cause and start it again: finished work is not repeated",
+        as_of=run.ended_at,
+        detail={"run_id": run.run_id, "job": run.job, "error": error},
+    )
     with warehouse.tenant(tenant) as connection:
-        raise_alert(
-            connection,
-            tenant,
-            model,
-            kind="run_failed",
-            level=level,
-            message=f"Run {short} of job {run.job} failed: {reason}. See it under Runs in Dagster, correct the cause "
-            "and start it again: what is done is not done twice",
-            as_of=run.ended_at,
-            detail={"run_id": run.run_id, "job": run.job, "error": error},
-            settings=warehouse.settings,
-        )
-
-
-def _storable(text: str) -> str:
-    """The text without what PostgreSQL cannot hold: an error may carry any bytes of somebody's data."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+        raise_alert(connection, alert, settings=warehouse.settings)

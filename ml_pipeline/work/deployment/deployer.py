@@ -1,7 +1,7 @@
-"""Moving the champion alias: idempotent, and safe to be killed between any two steps.
+"""Moves the champion alias. A deployment is idempotent and may be killed between any two of its steps.
 
-An intent row is written first, the alias moves, the intent becomes done. The alias is the truth: the reconciler
-finishes an intent whose alias had moved, and marks one as undone whose alias had not.
+First the intent is stored, then the alias moves, then the intent is marked as done. The alias decides what holds: the
+reconciler finishes an intent whose alias has moved, and marks an intent whose alias has not moved as undone.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from ml_pipeline.resources.registry import (
     Version,
 )
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.work.retraining.decisions import record_decision
+from ml_pipeline.work.retraining.decisions import DecisionRecord, record_decision
 
 PROMOTE, PROMOTE_BY_HAND, ROLLBACK, ALIAS_BY_HAND = "promote", "promote_by_hand", "rollback", "alias_by_hand"
 VERDICTS = {ROLLBACK: "roll_back", ALIAS_BY_HAND: "follow"}
-NOBODY = 0  # the version of a deployment that took the alias away
-# What became of the watch over a promoted version.
+NOBODY = 0  # version of a deployment that removed the alias
+# States of the rollback watch over a promoted version.
 OPEN, KEPT, ROLLED_BACK, SUPERSEDED = "open", "kept", "rolled_back", "superseded"
 
 
 class NothingToRollBackTo(UserError):
-    """No earlier version has served."""
+    """There is no earlier version to roll back to; the message lists the versions."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +70,31 @@ class Deployer:
         as_of: dt.datetime,
         expected: int | None = None,
     ) -> Deployment:
-        """Makes ``version`` the champion (``action``: PROMOTE, PROMOTE_BY_HAND or ROLLBACK). Nothing happens if it is,
-        nor where ``expected`` is given and another version serves by now.
+        """Makes a version the champion. Nothing happens if it is the champion already.
+
+        Parameters
+        ----------
+        action : str
+            PROMOTE, PROMOTE_BY_HAND or ROLLBACK.
+        reason : str
+            Why, for the record.
+        as_of : datetime
+            From when the version serves.
+        expected : int or None
+            The version that has to be serving now; if another one serves, nothing happens.
 
         Raises
         ------
         NoSuchVersion
             If the version is not registered.
         TamperedArtifact
-            If its files are not those that were registered: it could predict nothing.
+            If its files are not those that were registered, so that it could not predict.
         """
         target = self.registry.version(tenant, model, version)
-        if action != PROMOTE:  # a promoted one has just been registered
+        if action != PROMOTE:  # a promoted version has just been registered
             self.registry.check(target)
-        with self.warehouse.advisory_lock(
-            tenant, f"deploy {model}"
-        ):  # a run and a person at once would mix their steps
+        # Without the lock, a run and a person at the same time could mix their steps.
+        with self.warehouse.advisory_lock(tenant, f"deploy {model}"):
             last = self.last_deployment(tenant, model)
             if last is not None and last["state"] == "intent":  # of a process that died
                 self._settle(_deployment(last))
@@ -98,14 +107,14 @@ class Deployer:
         return deployment
 
     def _ours(self, tenant: str, model: str, alias: str) -> Version | None:
-        """The version that an alias points at; None where it is not one of the pipeline's, which could serve nobody."""
+        """The version that an alias points at; None if the pipeline did not register it, so that it cannot serve."""
         try:
             return self.registry.aliased(tenant, model, alias)
         except TamperedArtifact:
             return None
 
     def steps(self, deployment: Deployment) -> Iterator[str]:
-        """The steps of a deployment, one at a time; its order is what the reconciler relies on."""
+        """The steps of a deployment, one at a time; the reconciler relies on their order."""
         self._write_intent(deployment)
         yield "intent written"
         self.registry.set_alias(deployment.tenant, deployment.model, CHAMPION, deployment.version)
@@ -130,7 +139,7 @@ class Deployer:
         yield "done"
 
     def _known(self, tenant: str, model: str, number: int | None) -> Version | None:
-        """A version of ours; None where a person has deleted it."""
+        """A version that the pipeline registered; None if it was deleted or tampered with."""
         if number is None:
             return None
         try:
@@ -170,17 +179,23 @@ class Deployer:
     def _finish(self, deployment: Deployment, state: str) -> None:
         table = tables.deployments
         with self.warehouse.tenant(deployment.tenant) as connection:
-            if state == "done":
-                self._close_watches(connection, deployment)
-            watched = state == "done" and deployment.action != ROLLBACK and NOBODY not in _versions(deployment)
+            if state == "done":  # the watch over a version ends when that version no longer serves
+                ended = ROLLED_BACK if deployment.action == ROLLBACK else SUPERSEDED
+                connection.execute(
+                    sa.update(table)
+                    .where(table.c.tenant_id == deployment.tenant, table.c.model == deployment.model)
+                    .where(table.c.watch == OPEN)
+                    .values(watch=ended)
+                )
+            replaces = deployment.version != NOBODY and (deployment.replaced or NOBODY) != NOBODY
+            watched = state == "done" and deployment.action != ROLLBACK and replaces
             connection.execute(
                 sa.update(table)
                 .where(table.c.tenant_id == deployment.tenant, table.c.deployment_id == deployment.deployment_id)
                 .values(state=state, finished_at=sa.func.now(), watch=OPEN if watched else None)
             )
-            if deployment.action != PROMOTE and state == "done":  # a judged promotion has a record of its judgement
-                record_decision(
-                    connection,
+            if deployment.action != PROMOTE and state == "done":  # a promotion is recorded where it is judged
+                record = DecisionRecord(
                     deployment.tenant,
                     deployment.model,
                     kind=deployment.action,
@@ -191,23 +206,13 @@ class Deployer:
                     version=deployment.version,
                     decision_id=uuid.uuid5(deployment.deployment_id, "done"),
                 )
-
-    @staticmethod
-    def _close_watches(connection: sa.Connection, deployment: Deployment) -> None:
-        """A watch ends when its version serves no longer: rolled back, or superseded by another."""
-        table = tables.deployments
-        ended = sa.case((sa.literal(deployment.action == ROLLBACK), ROLLED_BACK), else_=SUPERSEDED)
-        connection.execute(
-            sa.update(table)
-            .where(table.c.tenant_id == deployment.tenant, table.c.model == deployment.model, table.c.watch == OPEN)
-            .values(watch=ended)
-        )
+                record_decision(connection, record)
 
     def follow_alias(self, tenant: str, model: str, as_of: dt.datetime) -> Deployment | None:
-        """Records that the champion alias is not where the last deployment left it: a person moved it in MLflow.
+        """Records a champion alias that a person has moved in MLflow since the last deployment.
 
-        The alias is the truth, so nothing is moved back; the version is watched like a promoted one. None where alias
-        and record agree, or a deployment is under way.
+        The alias decides, so nothing is moved back; the version is watched like a promoted one. Returns None if alias
+        and record agree, or if a deployment is unfinished.
         """
         with self.warehouse.advisory_lock(tenant, f"deploy {model}"):
             champion = self.registry.aliased(tenant, model)
@@ -219,7 +224,8 @@ class Deployer:
             if number == recorded:
                 return None
             what = f"version {number} was made" if number else "no version was left as"
-            reason = f"in MLflow, {what} the champion by hand; before it was {_named(recorded)}"
+            before = f"version {recorded}" if recorded else "no version"
+            reason = f"in MLflow, {what} the champion by hand; before it was {before}"
             replaced = recorded or None
             deployment = Deployment(uuid.uuid4(), tenant, model, ALIAS_BY_HAND, number, replaced, reason, as_of)
             self._write_intent(deployment)
@@ -240,41 +246,39 @@ class Deployer:
             return connection.execute(query).mappings().first()
 
     def reconcile(self, older_than: dt.timedelta = dt.timedelta(0)) -> list[tuple[Deployment, str]]:
-        """Finishes or undoes every deployment that was cut off; returns each with what became of it.
+        """Finishes or undoes every interrupted deployment; returns each with its outcome.
 
-        ``older_than`` leaves out those that another process may still be working on.
+        Deployments younger than ``older_than`` are left out: another process may still be working on them.
         """
         table = tables.deployments
         with self.warehouse.operator() as connection:
             begun, now = table.c.created_at, sa.func.now()
-            # One that was begun in the future was begun before the clock went back.
-            cut_off = (begun <= now - older_than) | (begun > now + older_than)
-            query = sa.select(table).where(table.c.state == "intent", cut_off).order_by(table.c.sequence)
+            # A deployment dated in the future was begun before the clock was set back.
+            interrupted = (begun <= now - older_than) | (begun > now + older_than)
+            query = sa.select(table).where(table.c.state == "intent", interrupted).order_by(table.c.sequence)
             rows = connection.execute(query).mappings().all()
         return [(deployment, self._reconciled(deployment)) for deployment in map(_deployment, rows)]
 
     def _reconciled(self, deployment: Deployment) -> str:
-        """What became of one deployment; a tenant whose versions cannot be read stops no other."""
+        """The outcome of one interrupted deployment; an error is its outcome too, so that the others go on."""
         tenant, model = deployment.tenant, deployment.model
         try:
             with self.warehouse.advisory_lock(tenant, f"deploy {model}"):
                 last = self.last_deployment(tenant, model)
                 if last is None or last["deployment_id"] != deployment.deployment_id or last["state"] != "intent":
-                    return "settled meanwhile" if self._is_settled(deployment) else self._undo(deployment)
+                    table = tables.deployments
+                    state = sa.select(table.c.state).where(
+                        table.c.tenant_id == tenant, table.c.deployment_id == deployment.deployment_id
+                    )
+                    with self.warehouse.tenant(tenant) as connection:
+                        is_settled = connection.scalar(state) != "intent"
+                    return "settled meanwhile" if is_settled else self._undo(deployment)
                 return self._settle(deployment)
-        except Exception as error:  # noqa: BLE001 - reported as what became of it, and tried again at the next look
+        except Exception as error:  # noqa: BLE001 - reported as its outcome, and tried again at the next tick
             return f"not settled: {type(error).__name__}: {error}"
 
-    def _is_settled(self, deployment: Deployment) -> bool:
-        table = tables.deployments
-        query = sa.select(table.c.state).where(
-            table.c.tenant_id == deployment.tenant, table.c.deployment_id == deployment.deployment_id
-        )
-        with self.warehouse.tenant(deployment.tenant) as connection:
-            return connection.scalar(query) != "intent"
-
     def _undo(self, deployment: Deployment) -> str:
-        """An intent after which another deployment was made."""
+        """Marks an intent as undone."""
         self._finish(deployment, "undone")
         return "undone"
 
@@ -296,12 +300,12 @@ class Deployer:
         as_of: dt.datetime,
         expected: int | None = None,
     ) -> Deployment:
-        """Back to the version ``to``, or to the one that served before the champion; see :meth:`deploy`.
+        """Returns to the version ``to``, or to the one that served before the champion; see :meth:`deploy`.
 
         Raises
         ------
         NothingToRollBackTo
-            If ``to`` is not given and no other version has served.
+            If ``to`` is not given and no earlier version has served.
         """
         if to is None:
             previous = self._ours(tenant, model, PREVIOUS)
@@ -315,16 +319,7 @@ class Deployer:
         return self.deploy(tenant, model, to, action=ROLLBACK, reason=reason, as_of=as_of, expected=expected)
 
 
-def _versions(deployment: Deployment) -> tuple[int, int]:
-    """The version that serves and the one it replaced."""
-    return deployment.version, deployment.replaced or NOBODY
-
-
-def _named(version: int) -> str:
-    return f"version {version}" if version else "no version"
-
-
-def _deployment(row) -> Deployment:
+def _deployment(row: sa.RowMapping) -> Deployment:
     return Deployment(
         row["deployment_id"],
         row["tenant_id"],

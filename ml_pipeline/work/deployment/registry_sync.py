@@ -1,4 +1,4 @@
-"""A champion alias that a person moved in MLflow is honoured and recorded."""
+"""Champion aliases that a person moved in MLflow are accepted and recorded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 def follow_aliases(clients: Clients, now: dt.datetime) -> list[Deployment]:
-    """Records every alias that is not where its last deployment left it; a few queries where none is.
+    """Records every champion alias that was moved since its last deployment; if none was, this costs a few queries.
 
-    An alias that a person put on a version which was not registered by the pipeline is no deployment: nothing proves
-    its files, so it serves nobody, and an alert says so.
+    An alias on a version that the pipeline did not register is not recorded as a deployment: nothing proves its files,
+    so it does not serve, and an alert is raised.
     """
     aliases = {key: found.get(CHAMPION, NOBODY) for key, found in clients.registry.aliases().items()}
     recorded = _recorded(clients)
@@ -34,7 +34,7 @@ def follow_aliases(clients: Clients, now: dt.datetime) -> list[Deployment]:
         except TamperedArtifact as error:
             alert_foreign(clients, tenant, model, version, error, now)
             continue
-        except Exception as error:  # noqa: BLE001 - logged; one tenant's failure stops no other, and is tried again
+        except Exception as error:  # noqa: BLE001 - logged, and tried again at the next tick; the other tenants go on
             logger.error("tenant %s, model %s: %s: %s", tenant, model, type(error).__name__, error)
             continue
         if deployment is not None:
@@ -43,7 +43,7 @@ def follow_aliases(clients: Clients, now: dt.datetime) -> list[Deployment]:
 
 
 def _recorded(clients: Clients) -> dict[tuple[str, str], int]:
-    """Version of the newest deployment, by tenant and model."""
+    """The version of each tenant's and model's newest deployment."""
     table = tables.deployments
     key = (table.c.tenant_id, table.c.model)
     query = (

@@ -1,4 +1,4 @@
-"""The watch over promoted versions: compared daily with those that they replaced, rolled back where they are worse."""
+"""The rollback watch: a promoted version is compared daily with the one that it replaced, and rolled back if worse."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.timeutil import DAY
-from ml_pipeline.work.alerts.raising import raise_alert
+from ml_pipeline.work.alerts.raising import NewAlert, raise_alert
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import KEPT, OPEN, ROLLBACK
-from ml_pipeline.work.retraining.decisions import WATCH, record_decision
+from ml_pipeline.work.retraining.decisions import WATCH, DecisionRecord, record_decision
 from ml_pipeline.work.scoring import alert_tampered, is_compatible
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, AUTO_ROLLBACK, read_settings, spec_for, write_setting
 
-ROLLBACKS_TOO_MANY = 2  # within ROLLBACK_DAYS: what retrains itself into rollbacks is switched off
+ROLLBACKS_TOO_MANY = 2  # within ROLLBACK_DAYS: automatic retraining is switched off
 ROLLBACK_DAYS = 30
 WATCHED_DAYS = 28
 BY_WATCH = "rollback watch"
@@ -42,7 +42,7 @@ class Watched:
 
 
 def due_watches(clients: Clients, now: dt.datetime) -> list[Watched]:
-    """Undecided watches that have not been looked at for a day, those waiting longest first."""
+    """Open watches that were not evaluated for a day, the longest waiting first."""
     table = tables.deployments
     looked = sa.func.coalesce(table.c.watched_at, table.c.as_of)
     query = sa.select(table).where(table.c.watch == OPEN, looked <= now - DAY).order_by(looked, table.c.tenant_id)
@@ -55,9 +55,10 @@ def due_watches(clients: Clients, now: dt.datetime) -> list[Watched]:
 
 
 def date_watches(clients: Clients, now: dt.datetime) -> list[Watched]:
-    """Lets undecided watches that are dated more than a day ahead begin now: a clock that was wrong has gone back.
+    """Restarts, as of ``now``, open watches that are dated more than a day ahead; the clock has been set back since.
 
-    Otherwise none of them would be due, nor an outcome counted, until that time comes. For ``now`` by the clock only.
+    Without this, such a watch would not be due, and would count no outcomes, until its date. ``now`` must be the time
+    of the clock, not a simulated one.
     """
     table = tables.deployments
     ahead = (table.c.watch == OPEN) & ((table.c.as_of > now + DAY) | (table.c.watched_at > now + DAY))
@@ -77,10 +78,10 @@ def date_watches(clients: Clients, now: dt.datetime) -> list[Watched]:
 
 
 def look_at(clients: Clients, spec: ModelSpec, watched: Watched, now: dt.datetime) -> Decision:
-    """Compares, records the decision, and rolls back where it says so and that is switched on.
+    """Evaluates one watch: compares the versions, records the decision, and rolls back if automatic rollback is on.
 
-    Killed between any two steps, the next look ends what this one began: the decision has one identity a day, and the
-    watch stays open until the version is kept or gone.
+    If the process is killed between two steps, the next evaluation continues: the decision has one identity per day,
+    and the watch stays open until the version is kept or gone.
     """
     comparable = _comparable(clients, spec, watched)
     decision = watch(
@@ -89,7 +90,9 @@ def look_at(clients: Clients, spec: ModelSpec, watched: Watched, now: dt.datetim
         now=now,
         max_days=WATCHED_DAYS,
     )
-    automatic = _rolls_back(clients, watched)
+    with clients.warehouse.tenant(watched.tenant) as connection:
+        switches = read_settings(connection)
+    automatic = bool(switches.get(watched.tenant, watched.model, AUTO_ROLLBACK, clients.settings.auto_rollback))
     _record(clients, watched, decision, automatic, now)
     if decision.verdict == "roll_back" and automatic and _rolled_back(clients, watched, decision, now):
         _disable_after_repeated_rollbacks(clients, watched, now)
@@ -98,9 +101,9 @@ def look_at(clients: Clients, spec: ModelSpec, watched: Watched, now: dt.datetim
 
 
 def _rolled_back(clients: Clients, watched: Watched, decision: Decision, now: dt.datetime) -> bool:
-    """Rolls back; where the files of the version before are not those that were registered, an alert says so instead.
+    """Rolls back; returns False, after an alert, if the files of the version before are not those registered.
 
-    The watch stays open then, and tries again at its next look.
+    The watch then stays open, and the next evaluation tries again.
     """
     try:
         clients.deployer.roll_back(
@@ -118,7 +121,7 @@ def _rolled_back(clients: Clients, watched: Watched, decision: Decision, now: dt
 
 
 def _comparable(clients: Clients, spec: ModelSpec, watched: Watched) -> bool:
-    """Whether the version before is still there and answers the same question: else there is nothing to return to."""
+    """Whether the version before still exists and fits the specification, so that it could serve again."""
     try:
         own = spec_for(clients.warehouse, spec, watched.tenant)
         return is_compatible(own, clients.registry.version(watched.tenant, watched.model, watched.replaced))
@@ -149,16 +152,10 @@ def _pairs(clients: Clients, spec: ModelSpec, watched: Watched, now: dt.datetime
     return paired(spec.task, matured, predicted, watched.version, watched.replaced)
 
 
-def _rolls_back(clients: Clients, watched: Watched) -> bool:
-    with clients.warehouse.tenant(watched.tenant) as connection:
-        switches = read_settings(connection)
-    return bool(switches.get(watched.tenant, watched.model, AUTO_ROLLBACK, clients.settings.auto_rollback))
-
-
 def _record(clients: Clients, watched: Watched, decision: Decision, automatic: bool, now: dt.datetime) -> None:
-    """The decision of the day, and the alert where the version is found to be worse for the first time."""
+    """Stores the decision of the day, and raises an alert the first time that the version is worse."""
     table = tables.decisions
-    told = sa.select(table.c.decision_id).where(
+    earlier = sa.select(table.c.decision_id).where(
         table.c.tenant_id == watched.tenant,
         table.c.model == watched.model,
         table.c.kind == WATCH,
@@ -168,9 +165,8 @@ def _record(clients: Clients, watched: Watched, decision: Decision, automatic: b
         table.c.as_of >= watched.activated_at,
     )
     with clients.warehouse.tenant(watched.tenant) as connection:
-        is_told = connection.scalar(told.limit(1)) is not None
-        record_decision(
-            connection,
+        is_known = connection.scalar(earlier.limit(1)) is not None
+        record = DecisionRecord(
             watched.tenant,
             watched.model,
             kind=WATCH,
@@ -181,16 +177,16 @@ def _record(clients: Clients, watched: Watched, decision: Decision, automatic: b
             version=watched.version,
             decision_id=uuid.uuid5(watched.deployment_id, f"{decision.verdict} {now.date()}"),
         )
-        if decision.verdict != "roll_back" or is_told:
+        record_decision(connection, record)
+        if decision.verdict != "roll_back" or is_known:
             return
         done = (
-            f"version {watched.replaced} is to serve again"
+            f"version {watched.replaced} will serve again"
             if automatic
             else "automatic rollback is off. To return to the version before: "
             + command("ml-pipeline", "rollback", "--tenant", watched.tenant, "--model", watched.model)
         )
-        raise_alert(
-            connection,
+        alert = NewAlert(
             watched.tenant,
             watched.model,
             kind="rollback",
@@ -199,12 +195,13 @@ def _record(clients: Clients, watched: Watched, decision: Decision, automatic: b
             as_of=now,
             detail={"version": watched.version, "replaced": watched.replaced, **decision.numbers},
         )
+        raise_alert(connection, alert)
 
 
 def _close(clients: Clients, watched: Watched, decision: Decision, now: dt.datetime) -> None:
-    """Marks the watch as looked at, and as kept where that was decided; a rollback has closed it with its own steps."""
+    """Marks the watch as evaluated, and ends it if the version is kept; a rollback ends it by its own steps."""
     table = tables.deployments
-    over = now - watched.activated_at >= WATCHED_DAYS * DAY  # worse, and a person left it there
+    over = now - watched.activated_at >= WATCHED_DAYS * DAY  # the version is worse, and a person left it in place
     values = {"watched_at": now} | ({"watch": KEPT} if decision.verdict == "keep" or over else {})
     with clients.warehouse.tenant(watched.tenant) as connection:
         connection.execute(
@@ -216,7 +213,7 @@ def _close(clients: Clients, watched: Watched, decision: Decision, now: dt.datet
 
 
 def _disable_after_repeated_rollbacks(clients: Clients, watched: Watched, now: dt.datetime) -> None:
-    """After two rollbacks in a month automatic retraining of the tenant's model is off, until a person looks at it."""
+    """After two rollbacks within 30 days, switches automatic retraining of the model off until a person reviews it."""
     table = tables.deployments
     query = sa.select(sa.func.count()).where(
         table.c.tenant_id == watched.tenant,
@@ -231,18 +228,18 @@ def _disable_after_repeated_rollbacks(clients: Clients, watched: Watched, now: d
     if count < ROLLBACKS_TOO_MANY:
         return
     write_setting(clients.warehouse, watched.tenant, watched.model, AUTO_RETRAIN, False, BY_WATCH)
+    switch_on = command(
+        *("ml-pipeline", "set", "auto_retrain", "on", "--tenant", watched.tenant, "--model", watched.model)
+    )
+    alert = NewAlert(
+        watched.tenant,
+        watched.model,
+        kind="retraining_switched_off",
+        level="CRITICAL",
+        message=f"{count} versions were rolled back within {ROLLBACK_DAYS} days, so automatic retraining is off "
+        f"for this model. Look at its data, then: {switch_on}",
+        as_of=now,
+        detail={"rollbacks": count},
+    )
     with clients.warehouse.tenant(watched.tenant) as connection:
-        raise_alert(
-            connection,
-            watched.tenant,
-            watched.model,
-            kind="retraining_switched_off",
-            level="CRITICAL",
-            message=f"{count} versions were rolled back within {ROLLBACK_DAYS} days, so automatic retraining is off "
-            "for this model. Look at its data, then: "
-            + command(
-                *("ml-pipeline", "set", "auto_retrain", "on", "--tenant", watched.tenant, "--model", watched.model)
-            ),
-            as_of=now,
-            detail={"rollbacks": count},
-        )
+        raise_alert(connection, alert)

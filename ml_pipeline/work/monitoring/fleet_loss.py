@@ -1,4 +1,4 @@
-"""How the loss of a whole fleet went, in one query."""
+"""The loss of the whole fleet by day, in one query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAYS = 56  # eight weeks: long enough to see a rise, short enough for a small pi
 
 
 def loss_by_day(settings: Settings, model: ModelSpec, last: dt.date) -> list[float]:
-    """Median over tenants of the loss as a share of the baseline's, for each day with outcomes, the oldest first."""
+    """Median over tenants of the loss, as a share of the baseline's, for each day with outcomes, oldest first."""
     table = tables.daily_metrics
     share = sa.func.percentile_cont(0.5).within_group(table.c.value / table.c.baseline_value)
     query = (

@@ -1,4 +1,4 @@
-"""Values as JSON takes them."""
+"""Values that JSON can represent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def json_safe(value: Any) -> Any:
-    """The value with what JSON cannot say (NaN, infinity, NumPy scalars, times) replaced by what it can."""
+    """The value with NaN and infinity replaced by None, NumPy scalars by numbers, and times by ISO text."""
     if isinstance(value, Mapping):
         return {str(key): json_safe(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

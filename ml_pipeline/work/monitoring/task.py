@@ -9,13 +9,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ml_pipeline.errors import short_traceback
 from ml_pipeline.monitoring.performance import DailyMetrics, daily_metrics, lacks_predictions
 from ml_pipeline.resources import tables
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.timeutil import DAY
-from ml_pipeline.work.alerts.raising import raise_alert
+from ml_pipeline.work.alerts.raising import NewAlert, raise_alert
+from ml_pipeline.work.failures import log_failure
 from ml_pipeline.work.monitoring.report import write_reports
 from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.monitoring.tenant_days import TenantDays, midnight, records
@@ -43,11 +43,11 @@ class MonitoringReport:
 
     done: dict[tuple[str, dt.date], dict[str, Any]]
     error: str | None = None
-    traceback: str = ""  # of the error, shortened
+    traceback: str = ""  # of an unexpected error, shortened
 
 
 def run_monitoring(task: MonitoringTask) -> MonitoringReport:
-    """Runs the steps of one tenant, each over all its days; what was done before an error stays done."""
+    """Runs the steps of one tenant, each over all its days; steps that finished before an error stay stored."""
     report = MonitoringReport({})
     tenant = TenantDays(task.settings, task.spec, task.tenant, task.days)
     for step, write in ((DAILY_METRICS, write_metrics), (DRIFT_REPORT, write_reports)):
@@ -55,10 +55,9 @@ def run_monitoring(task: MonitoringTask) -> MonitoringReport:
             continue
         try:
             report.done |= {(step, day): metadata for day, metadata in write(tenant).items()}
-        except Exception as error:  # reported as the tenant's failure, which fails the run at its end
-            logger.exception("tenant %s, model %s: step %s failed", task.tenant, task.spec.name, step)
+        except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
+            report.traceback = log_failure(logger, f"tenant {task.tenant}, model {task.spec.name}: step {step}", error)
             report.error = f"{step}: {type(error).__name__}: {error}"
-            report.traceback = short_traceback(error)
             break
     return report
 
@@ -71,14 +70,19 @@ def write_metrics(tenant: TenantDays) -> dict[dt.date, dict[str, Any]]:
         warehouse.upsert(connection, tables.outcomes, _outcome_rows(tenant, connection))
         rows = [_metrics_row(tenant, day, metrics) for day, metrics in found.items()]
         warehouse.upsert(connection, tables.daily_metrics, rows)
-        incomplete = [day for day, metrics in found.items() if _is_incomplete(tenant, day, metrics)]
+        needed = tenant.spec.monitoring.min_completeness
+        incomplete = [
+            day
+            for day, metrics in found.items()
+            if tenant.serving(day - DAY) is not None and lacks_predictions(metrics, needed)
+        ]
         for day in incomplete:
             _alert_incomplete(connection, tenant, day, found[day])
     return {day: _metadata(tenant.spec, metrics, day in incomplete) for day, metrics in found.items()}
 
 
 def _outcome_rows(tenant: TenantDays, connection: sa.Connection) -> list[dict[str, Any]]:
-    """The outcomes of the days, and those of earlier days that came late: a tracker imported once a week."""
+    """The outcomes of the days, and late ones of earlier days, as from a tracker that is imported once a week."""
     columns = {"entity_id": "entity_id", "label_time": "label_time", "label": "value"}
     outcomes = tenant.outcomes
     earlier = (outcomes["label_time"] < midnight(tenant.days[0])).to_numpy()
@@ -89,7 +93,7 @@ def _outcome_rows(tenant: TenantDays, connection: sa.Connection) -> list[dict[st
 
 
 def _not_stored(tenant: TenantDays, connection: sa.Connection, entities: list[str]) -> list[str]:
-    """Those of the entities of which no outcome from before the days is stored; on all but a few nights none."""
+    """The entities whose outcome from before the days is not stored yet; on most nights there are none."""
     table = tables.outcomes
     asked = sa.func.unnest(sa.cast(entities, sa.ARRAY(sa.Text))).column_valued("asked")
     of_asked = (tenant.is_own(table), table.c.entity_id == asked, table.c.label_time < midnight(tenant.days[0]))
@@ -103,17 +107,11 @@ def _metrics_row(tenant: TenantDays, day: dt.date, metrics: DailyMetrics) -> dic
     return {**tenant.own, "day": day, **row}
 
 
-def _is_incomplete(tenant: TenantDays, day: dt.date, metrics: DailyMetrics) -> bool:
-    """Whether significantly fewer outcomes than asked for had a prediction, although a version served."""
-    needed = tenant.spec.monitoring.min_completeness
-    return tenant.serving(day - DAY) is not None and lacks_predictions(metrics, needed)
-
-
 def _alert_incomplete(connection: sa.Connection, tenant: TenantDays, day: dt.date, metrics: DailyMetrics) -> None:
+    """Significantly fewer outcomes than required had a prediction, although a version served the day before."""
     spec = tenant.spec
     needed = spec.monitoring.min_completeness
-    raise_alert(
-        connection,
+    alert = NewAlert(
         tenant.tenant,
         spec.name,
         kind="outcomes_without_prediction",
@@ -123,6 +121,7 @@ def _alert_incomplete(connection: sa.Connection, tenant: TenantDays, day: dt.dat
         as_of=midnight(day + DAY).to_pydatetime(),
         detail={"outcomes": metrics.outcomes, "evaluated": metrics.evaluated},
     )
+    raise_alert(connection, alert)
 
 
 def _metadata(spec: ModelSpec, metrics: DailyMetrics, incomplete: bool) -> dict[str, Any]:

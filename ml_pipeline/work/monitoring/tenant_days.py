@@ -1,6 +1,6 @@
-"""What is known of one tenant and model for some days: features, outcomes, predictions, deployments.
+"""The data of one tenant and model for some days: features, outcomes, predictions, deployments.
 
-Features are point in time, so they are built once, at the end of the last day, and each day is a slice of them.
+Features are point in time. They are built once, as of the end of the last day, and each day is a slice of them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ml_pipeline.training.backtest import origin, rolling_origin
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.tenant_settings import spec_for
 
-USUAL_DAYS = 56  # before a day, that its volume, missing values and predictions are compared with
+USUAL_DAYS = 56  # days before a day with which its volume, missing values and predictions are compared
 
 
 class TenantDays:
-    """One tenant and model over some days, oldest first; each part is read or built when it is first asked for."""
+    """One tenant and model over some days, oldest first; each part is read or built at its first use."""
 
     def __init__(self, settings: Settings, spec: ModelSpec, tenant: str, days: Sequence[dt.date]) -> None:
         self.tenant = tenant
@@ -54,7 +54,7 @@ class TenantDays:
 
     @cached_property
     def outcomes(self) -> pd.DataFrame:
-        """Outcomes that became known in the days asked for, or in the time in which a degradation is looked for."""
+        """Outcomes that became known on these days, or before them within the window of the degradation test."""
         matured = self.frame[self.frame["state"] == "matured"]
         since = midnight(self.days[0] - (self.spec.monitoring.degradation_days - 1) * DAY)
         until = midnight(self.days[-1] + DAY)
@@ -63,7 +63,7 @@ class TenantDays:
 
     @cached_property
     def deployments(self) -> pd.DataFrame:
-        """Finished deployments as they were made: version (0 where a person took the alias away) and as_of."""
+        """Finished deployments in order: version (0 if a person removed the alias) and as_of."""
         table = tables.deployments
         query = (
             sa.select(table.c.version, table.c.as_of)
@@ -75,46 +75,62 @@ class TenantDays:
         return found.assign(as_of=pd.to_datetime(found["as_of"], utc=True))
 
     def serving(self, day: dt.date) -> pd.Series | None:
-        """The deployment that served at the end of the day."""
+        """The deployment that served at the end of the day; None if no version did."""
         before = self.deployments[self.deployments["as_of"] < midnight(day + DAY)]
         return None if before.empty or not before.iloc[-1]["version"] else before.iloc[-1]
 
     def backtested_from(self, day: dt.date) -> pd.Timestamp:
         """Label time from which outcomes without a live prediction are backtested for a day.
 
-        A fixed span before it, so that what a day's report says does not depend on which days were asked for.
+        The span before the day is fixed, so that a report does not depend on which days were requested with it.
         """
         monitoring = self.spec.monitoring
         return midnight(day - (max(monitoring.health_days, monitoring.baseline_from) - 1) * DAY)
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """Predictions for the outcomes: those that were made, and a backtest for what matured before any was."""
+        """Predictions for the outcomes: stored ones, and a backtest for outcomes from before the first deployment."""
         eligible, stored = self._backtestable(), self._stored_predictions()
         stored = stored[(stored["origin"] != "backtest") | stored["entity_id"].isin(eligible["entity_id"])]
         missing = eligible[~eligible["entity_id"].isin(stored.loc[stored["origin"] == "backtest", "entity_id"])]
         if missing.empty:
             return stored
-        made = self._backtest(missing["event_time"])
-        # Also of entities whose outcome is still to come: otherwise each night would fit the same origin again.
-        self._store_backtest(made)
+        every = self.spec.monitoring.backtest_days
+        origins = sorted({origin(created, every) for created in missing["event_time"]})
+        parts = [rolling_origin(self.spec, self.frame, start, start + pd.Timedelta(days=1)) for start in origins]
+        made = _typed_predictions(pd.concat(parts, ignore_index=True).assign(version=0, origin="backtest"))
+        # Entities whose outcome is still unknown are stored too: otherwise each night would fit the same origin again.
+        columns = [
+            "entity_id",
+            "event_time",
+            "predicted_at",
+            "value",
+            "lower",
+            "upper",
+            "baseline",
+            "version",
+            "origin",
+        ]
+        with self.clients.warehouse.tenant(self.tenant) as connection:
+            rows = [{**self.own, **record} for record in records(made[columns])]
+            self.clients.warehouse.upsert(connection, tables.predictions, rows)
         made = made[made["entity_id"].isin(missing["entity_id"])]
         return pd.concat([stored, made[stored.columns]], ignore_index=True) if len(made) else stored
 
     @cached_property
     def scored(self) -> pd.DataFrame:
-        """Each outcome with the prediction that counts, and its loss."""
+        """Each outcome with the prediction that is evaluated, and its loss."""
         return scored_outcomes(self.spec.task, self.outcomes, self.predictions)
 
     def scored_by(self, day: dt.date) -> pd.DataFrame:
-        """The part of ``scored`` that a report of the day may look at."""
+        """The part of ``scored`` that was known at the end of the day."""
         scored = self.scored
         known = scored["label_time"] < midnight(day + DAY)
         return scored[known & ((scored["origin"] != "backtest") | (scored["label_time"] >= self.backtested_from(day)))]
 
     @cached_property
     def live_predictions(self) -> pd.DataFrame:
-        """The serving versions' predictions by the time at which they were made, matured or not."""
+        """The serving versions' predictions in the order in which they were made, with or without an outcome."""
         table = tables.predictions
         names = ["entity_id", "predicted_at", "value", "version"]
         query = sa.select(*(table.c[name] for name in names)).where(
@@ -141,7 +157,7 @@ class TenantDays:
         return _typed_predictions(stored)
 
     def _backtestable(self) -> pd.DataFrame:
-        """Outcomes from before the first deployment, of entities that did not take too long."""
+        """Outcomes from before the first deployment, of entities that matured within ``backtest_reach_days``."""
         first = None if self.deployments.empty else self.deployments["as_of"].min()
         outcomes = self.outcomes
         reach = pd.Timedelta(days=self.spec.monitoring.backtest_reach_days)
@@ -150,19 +166,6 @@ class TenantDays:
         if first is not None:
             wanted &= outcomes["label_time"] < first
         return outcomes[wanted]
-
-    def _backtest(self, event_times: pd.Series) -> pd.DataFrame:
-        every = self.spec.monitoring.backtest_days
-        origins = sorted({origin(moment, every) for moment in event_times})
-        parts = [rolling_origin(self.spec, self.frame, start, start + pd.Timedelta(days=1)) for start in origins]
-        return _typed_predictions(pd.concat(parts, ignore_index=True).assign(version=0, origin="backtest"))
-
-    def _store_backtest(self, made: pd.DataFrame) -> None:
-        times = ["event_time", "predicted_at"]
-        columns = ["entity_id", *times, "value", "lower", "upper", "baseline", "version", "origin"]
-        rows = [{**self.own, **record} for record in records(made[columns])]
-        with self.clients.warehouse.tenant(self.tenant) as connection:
-            self.clients.warehouse.upsert(connection, tables.predictions, rows)
 
 
 def midnight(day: dt.date) -> pd.Timestamp:
@@ -177,7 +180,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _typed_predictions(frame: pd.DataFrame) -> pd.DataFrame:
-    """The types that the metrics take, also where a query found no rows."""
+    """Predictions with the column types that the metrics expect, even if there are no rows."""
     numbers = dict.fromkeys(("value", "lower", "upper", "baseline"), "float64")
     typed = frame.astype(numbers | {"version": "int64"})
     return typed.assign(predicted_at=pd.to_datetime(typed["predicted_at"], utc=True).astype("datetime64[us, UTC]"))

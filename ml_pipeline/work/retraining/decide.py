@@ -1,4 +1,4 @@
-"""From the states of many tenants to recorded decisions, and to the runs that they ask for."""
+"""Decides which models of many tenants to retrain, stores the decisions, and returns the approved retrainings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -17,21 +18,22 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.severity import RANK
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.work.retraining.decisions import RETRAIN, decision_row
-from ml_pipeline.work.retraining.fleet_state import Key, completed, fleet_states
+from ml_pipeline.work.context import Clients
+from ml_pipeline.work.retraining.decisions import RETRAIN, DecisionRecord
+from ml_pipeline.work.retraining.fleet_state import Running, completed, fleet_states
 
 APPROVED, DONE, FAILED = "approved", "done", "failed"
 SCORES = ("drift_score", "rise", "outcomes", "new_labels", "quality")
 _NAMESPACE = uuid.UUID("5d0f6f6e-6b3c-4a5e-9a0e-2f3a8f1f7f10")
 
-# The tags by which a run is found again, and that a person sees on its page.
+# Tags of a run: they identify it, and people see them on its page.
 DECISION_TAG, TENANT_TAG, MODEL_TAG = "ml_pipeline/decision", "ml_pipeline/tenant", "ml_pipeline/model"
 UNIQUE_TAG = "ml_pipeline/tenant_model"
 
 
 @dataclass(frozen=True)
 class Approved:
-    """A retraining that was decided, recorded, and waits for its run."""
+    """An approved retraining that waits for its run."""
 
     decision_id: uuid.UUID
     tenant: str
@@ -42,11 +44,11 @@ class Approved:
     reason: str
     scores: Mapping[str, float | int | None]
     approved_at: dt.datetime
-    lease: str = ""  # of the command that approved it to run it itself; empty where the sensor asks for its run
+    lease: str = ""  # of the command that approved it and runs it itself; empty if the sensor requests its run
 
     @property
     def tags(self) -> dict[str, str]:
-        """What the run carries: whose it is, why it runs, and the scores behind that."""
+        """Tags of the run: tenant, model, trigger, and the scores behind the decision."""
         return {
             DECISION_TAG: str(self.decision_id),
             TENANT_TAG: self.tenant,
@@ -61,7 +63,7 @@ class Approved:
 
 @dataclass
 class SweepResult:
-    """What one look at some tenants came to."""
+    """The result of evaluating some tenants."""
 
     looked_at: int = 0
     approved: list[Approved] = field(default_factory=list)
@@ -74,43 +76,60 @@ class SweepResult:
 
 
 def policy_of(settings: Settings) -> tuple[Policy, tuple[int, ...] | None]:
-    """The installation's policy, from the file that the settings name or the product's own, and its off-peak hours.
+    """The installation's policy (the file of the settings, or the built-in one), and its off-peak hours.
 
-    The hours are apart from it, because those that are set for a tenant go before them.
+    The hours are returned separately, because a tenant's own hours take precedence over them.
     """
     policy = load_policy(settings.policy) if settings.policy is not None else Policy()
     return policy.model_copy(update={"off_peak": None}), policy.off_peak
 
 
 def decide_for(
-    warehouse: Warehouse,
-    settings: Settings,
+    clients: Clients,
     specs: Mapping[str, ModelSpec],
     tenants: Collection[str],
     now: dt.datetime,
     *,
-    active: Mapping[Key, int] | None = None,
-    under_way: int = 0,
+    running: Running | None = None,
     request: Request | None = None,
     lease: str = "",
 ) -> SweepResult:
-    """Decides for every tenant and model given, most severe first, and records what has a trigger.
+    """Decides for every tenant and model, most severe first, and stores the decision of each that has a trigger.
 
-    The same look again records nothing twice: a decision's identity follows from what was decided about whom on which
-    day. ``under_way`` trainings of the fleet count against the policy's budget, and each approval does for the next.
-    ``lease`` is held by the process that is to run what is approved, so that an approval does not outlive it.
+    A repeated evaluation stores nothing twice: the identity of a decision follows from its content, tenant, model and
+    day.
+
+    Parameters
+    ----------
+    now : datetime
+        Time of the decision, with time zone.
+    running : Running or None
+        Trainings under way. Those of the fleet count against the policy's budget, and so does each approval.
+    request : Request or None
+        The retraining that a person asked for, of all these tenants and models.
+    lease : str
+        Lease of the process that will run the approved retrainings itself; they fail when it ends.
     """
-    policy, off_peak = policy_of(settings)
-    collected = [
-        replace(state, request=request)
-        for state in fleet_states(warehouse, settings, specs, tenants, now, active or {}, under_way)
-    ]
+    warehouse, running = clients.warehouse, running or Running()
+    policy, off_peak = policy_of(clients.settings)
+    collected = [replace(state, request=request) for state in fleet_states(clients, specs, tenants, now, running)]
     triggered = [state for state in collected if calls_for_decision(state, policy)]
-    decided = _decide(completed(warehouse, triggered, off_peak), policy, under_way)
+    decided = _decide(completed(warehouse, triggered, off_peak), policy, running.fleet)
     _record(warehouse, decided, lease)
-    recorded = {item.decision_id for item in waiting(warehouse)}  # at most one per tenant and model is
+    recorded = {item.decision_id for item in waiting(warehouse)}  # the table admits one per tenant and model
     approved = [
-        _approved(identity(state, decision), state, decision, lease)
+        Approved(
+            identity(state, decision),
+            state.tenant,
+            state.model,
+            str(decision.action),
+            str(decision.trigger),
+            decision.severity,
+            decision.reason,
+            {name: decision.numbers[name] for name in SCORES},
+            state.now,
+            lease,
+        )
         for state, decision in decided
         if decision.verdict == "retrain" and identity(state, decision) in recorded
     ]
@@ -119,7 +138,7 @@ def decide_for(
 
 
 def _decide(states: Sequence[State], policy: Policy, under_way: int) -> list[tuple[State, RetrainingDecision]]:
-    """A decision for each state, most severe first; each approval counts against the fleet's budget of the next."""
+    """Decides each state, most severe first; each approval counts against the fleet's budget of the later ones."""
 
     def urgency(state: State) -> tuple[int, str, str]:
         return -RANK[decide(state, policy).severity], state.tenant, state.model
@@ -133,9 +152,9 @@ def _decide(states: Sequence[State], policy: Policy, under_way: int) -> list[tup
 
 
 def identity(state: State, decision: RetrainingDecision) -> uuid.UUID:
-    """Of a decision: the same for the same verdict on the same day, so that a tick that is played again adds nothing.
+    """Identifier of a decision: equal for equal verdicts on one day, so that a repeated tick adds nothing.
 
-    A further approval on one day is one after a further attempt.
+    A second approval on one day has another identifier, because it follows another attempt.
     """
     attempt = state.last_attempt if decision.verdict == "retrain" else None
     what = (decision.verdict, decision.trigger, decision.severity, *decision.blocked_by, attempt)
@@ -143,34 +162,20 @@ def identity(state: State, decision: RetrainingDecision) -> uuid.UUID:
     return uuid.uuid5(_NAMESPACE, "/".join(map(str, parts)))
 
 
-def _approved(decision_id: uuid.UUID, state: State, decision: RetrainingDecision, lease: str) -> Approved:
-    numbers = decision.numbers
-    scores = {name: numbers[name] for name in SCORES}
-    return Approved(
-        decision_id,
-        state.tenant,
-        state.model,
-        str(decision.action),
-        str(decision.trigger),
-        decision.severity,
-        decision.reason,
-        scores,
-        state.now,
-        lease,
-    )
-
-
 def _record(warehouse: Warehouse, decided: Sequence[tuple[State, RetrainingDecision]], lease: str) -> None:
-    """Writes the decisions that are not there, a transaction a tenant."""
-    rows: dict[str, list[dict]] = {}
+    """Stores the decisions that are not stored yet, with one transaction per tenant."""
+    rows: dict[str, list[dict[str, Any]]] = {}
     ids = {identity(state, decision) for state, decision in decided}
     table = tables.decisions
     with warehouse.operator() as connection:
-        there = set(connection.scalars(sa.select(table.c.decision_id).where(table.c.decision_id.in_(ids))))
+        stored = set(connection.scalars(sa.select(table.c.decision_id).where(table.c.decision_id.in_(ids))))
     for state, decision in decided:
         decision_id = identity(state, decision)
-        if decision_id not in there:
-            row = decision_row(
+        if decision_id not in stored:
+            found = state.degradation
+            # A training after a degradation begins where the outcomes changed.
+            since = found.since if found is not None and found.status == "degraded" else None
+            record = DecisionRecord(
                 state.tenant,
                 state.model,
                 kind=RETRAIN,
@@ -179,26 +184,20 @@ def _record(warehouse: Warehouse, decided: Sequence[tuple[State, RetrainingDecis
                 as_of=state.now,
                 numbers=decision.numbers
                 | {"trigger": decision.trigger, "severity": decision.severity, "action": decision.action}
-                | {"since": _since(state)}
+                | {"since": since}
                 | ({"lease": lease} if lease else {}),
                 version=state.champion.number if state.champion else None,
                 decision_id=decision_id,
                 state=APPROVED if decision.verdict == "retrain" else None,
             )
-            rows.setdefault(state.tenant, []).append(row)
+            rows.setdefault(state.tenant, []).append(record.row())
     for tenant, of_tenant in rows.items():
         with warehouse.tenant(tenant) as connection:
             warehouse.insert_missing(connection, tables.decisions, of_tenant)
 
 
-def _since(state: State) -> dt.date | None:
-    """Since when outcomes are others, where a degradation says so: a training then begins there."""
-    found = state.degradation
-    return found.since if found is not None and found.status == "degraded" else None
-
-
 def waiting(warehouse: Warehouse) -> list[Approved]:
-    """Every approved retraining whose run has not ended, oldest first: also those whose sensor died before asking."""
+    """Every approved retraining whose run has not ended or not begun, oldest first."""
     table = tables.decisions
     query = sa.select(table).where(table.c.state == APPROVED).order_by(table.c.sequence)
     with warehouse.operator() as connection:
@@ -221,7 +220,7 @@ def waiting(warehouse: Warehouse) -> list[Approved]:
 
 
 def settle(warehouse: Warehouse, tenant: str, decision_id: uuid.UUID, outcome: str) -> None:
-    """What became of an approved retraining: DONE or FAILED; the first word counts."""
+    """Marks an approved retraining as DONE or FAILED; only the first call has an effect."""
     table = tables.decisions
     with warehouse.tenant(tenant) as connection:
         connection.execute(

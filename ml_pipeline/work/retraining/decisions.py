@@ -1,10 +1,11 @@
-"""Decisions: always stored, with every reason and number behind them."""
+"""Decisions: each is stored with its reasons and the numbers behind it."""
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,35 +17,42 @@ from ml_pipeline.work.monitoring.report_store import json_safe
 RETRAIN, TRAIN, WATCH = "retrain", "train", "watch"
 
 
-def decision_row(
-    tenant: str,
-    model: str,
-    *,
-    kind: str,
-    verdict: str,
-    reason: str,
-    as_of: dt.datetime,
-    numbers: Mapping[str, Any],
-    version: int | None = None,
-    decision_id: uuid.UUID | None = None,
-    state: str | None = None,
-) -> dict[str, Any]:
-    """A row of ``ml.decisions``. An identifier that follows from what was decided makes recording it idempotent."""
-    return {
-        "tenant_id": tenant,
-        "decision_id": decision_id or uuid.uuid4(),
-        "model": model,
-        "kind": kind,
-        "verdict": verdict,
-        "reason": reason,
-        "numbers": json_safe(numbers),
-        "version": version,
-        "as_of": as_of,
-        "state": state,
-    }
+@dataclass(frozen=True)
+class DecisionRecord:
+    """One row of ``ml.decisions``.
+
+    A ``decision_id`` that is computed from what was decided makes recording idempotent: the same decision is stored
+    once. ``state`` says what became of an approved retraining.
+    """
+
+    tenant: str
+    model: str
+    kind: str
+    verdict: str
+    reason: str
+    as_of: dt.datetime
+    numbers: Mapping[str, Any]
+    version: int | None = None
+    decision_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    state: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The columns and values that the table takes."""
+        return {
+            "tenant_id": self.tenant,
+            "decision_id": self.decision_id,
+            "model": self.model,
+            "kind": self.kind,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "numbers": json_safe(self.numbers),
+            "version": self.version,
+            "as_of": self.as_of,
+            "state": self.state,
+        }
 
 
-def record_decision(connection: sa.Connection, tenant: str, model: str, **decision: Any) -> bool:
-    """Stores a decision (the arguments of :func:`decision_row`); False where its identifier is there already."""
-    row = decision_row(tenant, model, **decision)
-    return connection.execute(insert(tables.decisions).values(row).on_conflict_do_nothing()).rowcount == 1
+def record_decision(connection: sa.Connection, record: DecisionRecord) -> bool:
+    """Stores a decision; returns False if its identifier is stored already."""
+    statement = insert(tables.decisions).values(record.row()).on_conflict_do_nothing()
+    return connection.execute(statement).rowcount == 1

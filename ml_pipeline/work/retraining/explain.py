@@ -1,4 +1,4 @@
-"""Why a tenant's model is as it is: the last decisions with their numbers, and what would be decided now."""
+"""Explains a tenant's model: the last decisions with their numbers, and what the policy would decide now."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import ALIAS_BY_HAND, PROMOTE, PROMOTE_BY_HAND, ROLLBACK
 from ml_pipeline.work.retraining.decide import policy_of, waiting
 from ml_pipeline.work.retraining.decisions import RETRAIN, TRAIN, WATCH
-from ml_pipeline.work.retraining.fleet_state import completed, fleet_states
+from ml_pipeline.work.retraining.fleet_state import Running, completed, fleet_states
 
-# What a person asks, and the kinds of decision that answer it; the newest of each is shown.
+# The questions of a person, and the kinds of decision that answer each; the newest is shown.
 QUESTIONS = {
     "retraining": (RETRAIN,),
     "training": (TRAIN, PROMOTE),
@@ -37,13 +37,13 @@ class Explanation:
     decisions: dict[str, dict[str, Any]]
     now: RetrainingDecision | None
     undecided: str = ""
-    """Why there is none now, where the policy cannot be read."""
+    """Why ``now`` is None although no day was given: the policy cannot be read."""
 
 
 def explain(
     clients: Clients, spec: ModelSpec, tenant: str, now: dt.datetime, day: dt.date | None = None
 ) -> Explanation:
-    """What was decided for a tenant's model by the end of ``day``, or until now."""
+    """The decisions about a tenant's model up to the end of ``day``, or up to now."""
     table = tables.decisions
     by_then: sa.ColumnElement[bool] = sa.true()
     if day is not None:
@@ -64,14 +64,10 @@ def explain(
     if day is not None:
         return Explanation(tenant, spec.name, found, None)
     try:
-        return Explanation(tenant, spec.name, found, _now(clients, spec, tenant, now))
+        policy, off_peak = policy_of(clients.settings)
     except PolicyError as error:
         return Explanation(tenant, spec.name, found, None, str(error))
-
-
-def _now(clients: Clients, spec: ModelSpec, tenant: str, now: dt.datetime) -> RetrainingDecision:
-    under_way = len(waiting(clients.warehouse))
-    states = fleet_states(clients.warehouse, clients.settings, {spec.name: spec}, [tenant], now, {}, under_way)
-    policy, off_peak = policy_of(clients.settings)
+    running = Running(fleet=len(waiting(clients.warehouse)))
+    states = fleet_states(clients, {spec.name: spec}, [tenant], now, running)
     (state,) = completed(clients.warehouse, states, off_peak)
-    return decide(state, policy)
+    return Explanation(tenant, spec.name, found, decide(state, policy))

@@ -1,4 +1,4 @@
-"""What is known of many tenants at once when it is decided whom to retrain; a few queries, however many there are."""
+"""The state of many tenants' models on which retraining is decided; a few queries for any number of tenants."""
 
 from __future__ import annotations
 
@@ -27,20 +27,29 @@ from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.timeutil import DAY
 from ml_pipeline.training.update import MOST_UPDATES
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import OPEN, ROLLBACK
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, HOURS, OFF_PEAK, TenantSettings, read_settings
 
 TRAFFIC_DAYS = 28
-TRAFFIC_ENOUGH = 50  # entities of four weeks below which hours say nothing
+TRAFFIC_ENOUGH = 50  # entities of four weeks below which the hours are not meaningful
 
-AHEAD = DAY  # a time that is dated later was set by a clock that was wrong; nothing is counted from it
+AHEAD = DAY  # later times were set by a wrong clock; nothing is counted from them
 
 Key = tuple[str, str]  # tenant, model
 
 
+@dataclass(frozen=True)
+class Running:
+    """Training runs that have not ended: by tenant and model, and of the whole fleet."""
+
+    by_model: Mapping[Key, int] = field(default_factory=dict)
+    fleet: int = 0
+
+
 @dataclass
 class _Facts:
-    """What the queries found for one tenant and model."""
+    """What the queries return for one tenant and model."""
 
     report: sa.RowMapping | None = None
     deployment: sa.RowMapping | None = None
@@ -57,26 +66,23 @@ class _Facts:
 
 
 def fleet_states(
-    warehouse: Warehouse,
-    settings: Settings,
-    specs: Mapping[str, ModelSpec],
-    tenants: Collection[str],
-    now: dt.datetime,
-    active: Mapping[Key, int],
-    under_way: int,
+    clients: Clients, specs: Mapping[str, ModelSpec], tenants: Collection[str], now: dt.datetime, running: Running
 ) -> list[CollectedState]:
-    """What is known of every tenant and model given, by tenant and model name.
-
-    ``active`` counts the runs of Dagster that are under way by tenant and model, ``under_way`` the trainings of the
-    whole fleet.
-    """
+    """The state of every tenant and model given, ordered by tenant and model."""
     chosen = list(tenants)
-    with warehouse.operator() as connection:
+    with clients.warehouse.operator() as connection:
         switches = read_settings(connection)
         facts = _facts(connection, chosen, now)
         _count_labels(connection, facts, now)
     return [
-        _state(settings, switches, spec, tenant, facts[tenant, name], now, active.get((tenant, name), 0), under_way)
+        _state(
+            spec,
+            tenant,
+            facts[tenant, name],
+            now,
+            flags=_flags(clients.settings, switches, tenant, name),
+            running=running,
+        )
         for tenant in sorted(chosen)
         for name, spec in specs.items()
     ]
@@ -85,10 +91,10 @@ def fleet_states(
 def completed(
     warehouse: Warehouse, states: Sequence[CollectedState], off_peak: tuple[int, ...] | None = None
 ) -> list[State]:
-    """The states with the facts that take a query for each tenant, for those that have a trigger.
+    """The states, completed with facts that cost a query per tenant; called only for states with a trigger.
 
-    That is the labels of what came since their outcomes changed, and the hours in which a training may start: those set
-    for the tenant, else the installation's ``off_peak``, else those in which its tenants create least.
+    These facts are the number of post-change labels, and the hours in which a training may start: those set for the
+    tenant, else the installation's ``off_peak``, else the hours in which the tenant creates the fewest entities.
     """
     if not states:
         return []
@@ -107,7 +113,7 @@ def completed(
 
 
 def _traffic(connection: sa.Connection, tenants: Sequence[str], now: dt.datetime) -> defaultdict[str, Counter[int]]:
-    """Entities by hour of the day (UTC) of each tenant, over four weeks."""
+    """Each tenant's entities of the last four weeks by hour of the day (UTC)."""
     table = tables.predictions
     hour = sa.extract("hour", table.c.event_time)
     query = (
@@ -124,7 +130,7 @@ def _traffic(connection: sa.Connection, tenants: Sequence[str], now: dt.datetime
 
 
 def _labels_since_change(connection: sa.Connection, states: Sequence[CollectedState]) -> dict[Key, int]:
-    """Matured labels of entities that came since the change, where a degradation names its day."""
+    """Number of matured labels of entities created since a change, for states whose degradation dates the change."""
     made, known = tables.predictions, tables.outcomes
     counts: dict[Key, int] = {}
     for state in states:
@@ -195,7 +201,7 @@ def _facts(connection: sa.Connection, tenants: Sequence[str], now: dt.datetime) 
 
 
 def _newest(
-    connection: sa.Connection, query: sa.Select, table: sa.Table, tenants: Sequence[str], by: sa.Column
+    connection: sa.Connection, query: sa.Select[Any], table: sa.Table, tenants: Sequence[str], by: sa.Column[Any]
 ) -> Iterable[sa.RowMapping]:
     """The newest row of each tenant and model."""
     key = (table.c.tenant_id, table.c.model)
@@ -203,7 +209,9 @@ def _newest(
     return connection.execute(chosen).mappings()
 
 
-def _read_decisions(connection: sa.Connection, facts, tenants: Sequence[str], now: dt.datetime) -> None:
+def _read_decisions(
+    connection: sa.Connection, facts: Mapping[Key, _Facts], tenants: Sequence[str], now: dt.datetime
+) -> None:
     table = tables.decisions
     wanted = ("tenant_id", "model", "kind", "verdict", "as_of", "state", "version")
     ahead = table.c.as_of > now + AHEAD
@@ -215,11 +223,11 @@ def _read_decisions(connection: sa.Connection, facts, tenants: Sequence[str], no
     )
     for row in connection.execute(query).mappings():
         found = facts[_key(row)]
-        if row["as_of"] > now + AHEAD:  # under way all the same, until it is settled
+        if row["as_of"] > now + AHEAD:  # it still counts as running until it is settled
             found.approved += 1
         elif row["kind"] == "promote":
             found.judgements.append(row)
-        else:  # approved, or refused before anything was fitted
+        else:  # approved, or refused before a model was fitted
             found.last_attempt = max(found.last_attempt or row["as_of"], row["as_of"])
             found.approved += row["state"] == "approved"
 
@@ -263,14 +271,7 @@ def _key(row: sa.RowMapping) -> Key:
 
 
 def _state(
-    settings: Settings,
-    switches: TenantSettings,
-    spec: ModelSpec,
-    tenant: str,
-    found: _Facts,
-    now: dt.datetime,
-    active: int,
-    under_way: int,
+    spec: ModelSpec, tenant: str, found: _Facts, now: dt.datetime, *, flags: Flags, running: Running
 ) -> CollectedState:
     fits = found.fits
     new, since_training, since_snapshot = found.labels
@@ -282,7 +283,7 @@ def _state(
         new_labels=new,
         new_labels_since_training=since_training,
         weekly_items=found.report["current_rows"] * 7 / spec.monitoring.current if found.report else 0.0,
-        flags=_flags(settings, switches, tenant, spec.name),
+        flags=flags,
         drift=_drift(found.report),
         degradation=_degradation(found.report),
         champion=_champion(found),
@@ -290,8 +291,8 @@ def _state(
         last_training=next((fit for fit in fits if fit.action == "train"), None),
         consecutive_rejections=_consecutive_rejections(fits),
         last_attempt=found.last_attempt,
-        active_runs=max(active, found.approved),
-        fleet_trainings=under_way,
+        active_runs=max(running.by_model.get((tenant, spec.name), 0), found.approved),
+        fleet_trainings=running.fleet,
         quality=found.snapshot["quality_score"] if found.snapshot else None,
         watching=found.deployment is not None and found.deployment["watch"] == OPEN,
         rolled_back_at=found.rolled_back_at,
@@ -300,7 +301,7 @@ def _state(
 
 
 def _flags(settings: Settings, switches: TenantSettings, tenant: str, model: str) -> Flags:
-    """Three switches: the installation's, its list of models, and what is set for the tenant or its model."""
+    """Whether the installation, its list of models, and the tenant's settings allow automatic retraining."""
     return Flags(
         master=settings.auto_retrain != "off",
         model=not settings.auto_retrain_models or model in settings.auto_retrain_models,
@@ -334,13 +335,13 @@ def _champion(found: _Facts) -> Champion | None:
 
 
 def _updates_left(fits: Sequence[LastFit]) -> int:
-    """Updates until the champion needs a full training again: each adds trees, and there is a most of them."""
+    """Updates until the champion needs a full training again: each adds trees, up to a limit."""
     actions = [fit.action for fit in fits if fit.promoted]
     since_training = actions.index("train") if "train" in actions else len(actions)
     return max(MOST_UPDATES - since_training, 0)
 
 
 def _consecutive_rejections(fits: Sequence[LastFit]) -> int:
-    """Trainings in a row, the newest included, whose version was not promoted."""
+    """Number of the newest trainings in a row whose version was not promoted."""
     trainings = [fit.promoted for fit in fits if fit.action == "train"]
     return trainings.index(True) if True in trainings else len(trainings)

@@ -1,4 +1,4 @@
-"""A registered version is judged against the baseline and the champion, and deployed where it is better."""
+"""Judges a registered version against the baseline and the champion, and deploys it if it is better."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ml_pipeline.lifecycle import promotion
 from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision
 from ml_pipeline.resources.registry import CHALLENGER, Version, registered_name
 from ml_pipeline.training.evidence import Opponent, evidence_of
-from ml_pipeline.training.train import Trained, baseline_instead, failures
+from ml_pipeline.training.selection.model_selection import failures
+from ml_pipeline.training.train import Trained, baseline_instead
 from ml_pipeline.work.deployment.deployer import PROMOTE
-from ml_pipeline.work.retraining.decisions import record_decision
+from ml_pipeline.work.retraining.decisions import DecisionRecord, record_decision
 from ml_pipeline.work.scoring import is_compatible, load_version
 from ml_pipeline.work.training.register import TRAIN, Training, register
 from ml_pipeline.work.training.snapshot import TenantModel
@@ -24,9 +25,9 @@ from ml_pipeline.work.training.version_files import comparison
 
 @dataclass(frozen=True)
 class Candidate:
-    """A registered version that waits for its verdict, with the rows that it was fitted on.
+    """A registered version that is to be judged, and the rows that it was fitted on.
 
-    ``note`` says which part of the snapshot these rows are, where it is not all of it.
+    ``note`` says which part of the snapshot these rows are; None if they are all of it.
     """
 
     trained: Trained
@@ -37,7 +38,7 @@ class Candidate:
 
 
 def judge_candidate(training: Training, candidate: Candidate) -> dict[str, Any]:
-    """Promotes the candidate, rejects it, or lets the baseline serve instead of the champion; returns the metadata."""
+    """Promotes the candidate, rejects it, or replaces the champion by the baseline; returns metadata for people."""
     decision = _decision(training, candidate)
     if decision.verdict == FALL_BACK:
         return _fall_back(training, candidate, decision)
@@ -47,7 +48,7 @@ def judge_candidate(training: Training, candidate: Candidate) -> dict[str, Any]:
         _deploy(training, version, decision)
     else:
         of.clients.registry.set_alias(of.tenant, of.spec.name, CHALLENGER, version.number)
-    # Recorded last: a version without this record was cut off, and is judged when its work comes again.
+    # Recorded last: if this process dies before, the version has no record and is judged again.
     record(of, "promote", decision, candidate.as_of, version.number)
     return _metadata(of, candidate.trained, version, decision)
 
@@ -57,14 +58,16 @@ def record(of: TenantModel, kind: str, decision: Decision, as_of: dt.datetime, v
     with of.clients.warehouse.tenant(of.tenant) as connection:
         record_decision(
             connection,
-            of.tenant,
-            of.spec.name,
-            kind=kind,
-            verdict=decision.verdict,
-            reason=decision.reason,
-            as_of=as_of,
-            numbers=decision.numbers,
-            version=version,
+            DecisionRecord(
+                of.tenant,
+                of.spec.name,
+                kind=kind,
+                verdict=decision.verdict,
+                reason=decision.reason,
+                as_of=as_of,
+                numbers=decision.numbers,
+                version=version,
+            ),
         )
 
 
@@ -72,8 +75,11 @@ def _decision(training: Training, candidate: Candidate) -> Decision:
     of, trained, version = training.of, candidate.trained, candidate.version
     champion = of.clients.registry.aliased(of.tenant, of.spec.name)
     if champion is not None and (champion.number == version.number or not is_compatible(of.spec, champion)):
-        champion = None  # the version itself, cut off after the alias had moved, or one of other features or labels
-    opponent = None if champion is None else _opponent(of, champion)
+        champion = None  # it is the version itself, after an interruption, or it has other features or labels
+    opponent = None
+    if champion is not None:
+        model, own_test = load_version(of.clients, of.spec, champion)
+        opponent = Opponent(champion.number, model, own_test, dt.datetime.fromisoformat(champion.as_of))
     frame = training.snapshot.frame
     decision = promotion.judge(evidence_of(of.spec, trained, opponent, frame, training.changed_at))
     if champion is not None and pd.Timestamp(champion.as_of) > pd.Timestamp(candidate.as_of):
@@ -85,11 +91,6 @@ def _decision(training: Training, candidate: Candidate) -> Decision:
     return Decision(decision.verdict, reason, numbers)
 
 
-def _opponent(of: TenantModel, champion: Version) -> Opponent:
-    model, own_test = load_version(of.clients, of.spec, champion)
-    return Opponent(champion.number, model, own_test, dt.datetime.fromisoformat(champion.as_of))
-
-
 def _deploy(training: Training, version: Version, decision: Decision) -> None:
     of = training.of
     of.clients.deployer.deploy(
@@ -98,7 +99,7 @@ def _deploy(training: Training, version: Version, decision: Decision) -> None:
 
 
 def _fall_back(training: Training, candidate: Candidate, decision: Decision) -> dict[str, Any]:
-    """The baseline, as a version of its own, serves instead of a champion that is worse than it."""
+    """Deploys the baseline, as a version of its own, instead of a champion that is worse than the baseline."""
     of, version, as_of = training.of, candidate.version, candidate.as_of
     baseline, serving = baseline_instead(of.spec, candidate.trained), version
     if baseline is not candidate.trained:
@@ -112,8 +113,8 @@ def _fall_back(training: Training, candidate: Candidate, decision: Decision) -> 
         record(of, "promote", replace(decision, verdict="reject"), as_of, version.number)
     numbers = decision.numbers | {"value": decision.numbers["baseline_value"], "skill": 0.0}
     numbers |= {"candidate": baseline.candidate}
-    for asked in of.spec.business_metrics:
-        numbers[f"business_{asked.name}"] = decision.numbers[f"business_{asked.name}_baseline"]
+    for metric in of.spec.business_metrics:
+        numbers[f"business_{metric.name}"] = decision.numbers[f"business_{metric.name}_baseline"]
     decision = replace(decision, numbers=numbers)
     record(of, "promote", decision, as_of, serving.number)
     return _metadata(of, baseline, serving, decision)

@@ -1,4 +1,4 @@
-"""A fitted model becomes a registered version, with tags that say where it came from."""
+"""Registers a fitted model as a version, with tags that say where it came from."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ml_pipeline.work.training.snapshot import Snapshot, TenantModel
 from ml_pipeline.work.training.version_files import fingerprint_of, logged_metrics, write_files
 
 TRAIN, UPDATE = "train", "update"
-CHANGED_AT = "changed_at"  # tag of a version that was trained on the rows since a change of the outcomes
+CHANGED_AT = "changed_at"  # tag of a version that was trained on post-change rows only
 
 
 @dataclass(frozen=True)
 class RetrainingRequest:
-    """The recorded decision that asked for a training."""
+    """The stored decision that requested a training."""
 
     decision: str
     reason: str
@@ -34,7 +34,7 @@ class RetrainingRequest:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Why the version was trained, for MLflow's pages."""
+        """Why the version was trained, as tags in MLflow."""
         return {
             "trigger": self.numbers["trigger"],
             "severity": self.numbers["severity"] or "none",
@@ -45,16 +45,22 @@ class RetrainingRequest:
 
 @dataclass(frozen=True)
 class Training:
-    """What one training of a tenant's model goes by.
+    """The inputs of one training of a tenant's model.
 
     Parameters
     ----------
+    of : TenantModel
+        Tenant, specification and clients.
+    snapshot : Snapshot
+        The feature rows.
+    request : RetrainingRequest or None
+        The decision that requested the training, if one did.
     changed_at : datetime or None
-        When the outcomes changed, as the request says or as the champion was trained: training begins there.
+        When the outcomes changed, according to the request or the champion: rows from before are left out.
     serves_from : datetime
-        From when a version that is promoted serves.
+        From when the version serves if it is promoted.
     plots : bool
-        Whether a picture of the version is registered with it.
+        Whether plots of the version are registered with it.
     """
 
     of: TenantModel
@@ -66,7 +72,7 @@ class Training:
 
 
 def read_request(of: TenantModel, decision: str) -> RetrainingRequest | None:
-    """The decision that asked for a training; None where a person or a schedule of their own started it."""
+    """The decision that requested a training; None if the run was started without one."""
     if not decision:
         return None
     table = tables.decisions
@@ -79,7 +85,7 @@ def read_request(of: TenantModel, decision: str) -> RetrainingRequest | None:
 
 
 def change_of_outcomes(of: TenantModel, request: RetrainingRequest | None) -> dt.datetime | None:
-    """When the outcomes changed: as the request says, else as the champion was trained."""
+    """When the outcomes changed: according to the request, else as recorded with the champion; None if they did not."""
     if request is not None and request.numbers.get("since"):
         return dt.datetime.fromisoformat(request.numbers["since"]).replace(tzinfo=dt.UTC)
     champion = of.clients.registry.aliased(of.tenant, of.spec.name)
@@ -88,9 +94,9 @@ def change_of_outcomes(of: TenantModel, request: RetrainingRequest | None) -> dt
 
 
 def register(training: Training, trained: Trained, rows: pd.DataFrame, key: str, base: Version | None) -> Version:
-    """Registers what was fitted on ``rows`` as the next version; ``base`` is the version that it updates.
+    """Registers a model that was fitted on ``rows`` as the next version; ``base`` is the version that it updates.
 
-    ``key`` names the work: the same work is found again by it, and not registered twice.
+    ``key`` identifies the work, so that the same work is found again and not registered twice.
     """
     of, snapshot = training.of, training.snapshot
     parent = base or next(iter(of.clients.registry.versions(of.tenant, of.spec.name)), None)
@@ -134,15 +140,15 @@ def register(training: Training, trained: Trained, rows: pd.DataFrame, key: str,
                     "rows": str(trained.rows["all"]),
                     "action": origin.action,
                     **search_tags(trained),
-                    **_change_learnt(training.changed_at, rows),
+                    **_post_change_tag(training.changed_at, rows),
                     **trigger,
                 },
             ),
         )
 
 
-def _change_learnt(changed_at: dt.datetime | None, rows: pd.DataFrame) -> dict[str, str]:
-    """The tag of a version that was trained on nothing from before the change, so that the next ones are too."""
+def _post_change_tag(changed_at: dt.datetime | None, rows: pd.DataFrame) -> dict[str, str]:
+    """The tag of a version that was trained on post-change rows only; the next versions then are too."""
     if changed_at is None or rows["event_time"].min() < pd.Timestamp(changed_at):
         return {}
     return {CHANGED_AT: changed_at.isoformat()}

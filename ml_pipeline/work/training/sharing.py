@@ -1,4 +1,4 @@
-"""The one figure that tenants share, if they opt in: what is typical of their outcomes."""
+"""The one figure that tenants share if they opt in: the typical outcome."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.specs import ModelSpec
 
-LEAST_TENANTS = 3  # others, below which one tenant's figure could be told from the pooled one
+LEAST_TENANTS = 3  # other tenants; with fewer, one tenant's figure could be computed from the pooled one
 
 
 def typical(spec: ModelSpec, frame: pd.DataFrame) -> float | None:
-    """Median of a snapshot's outcomes, of a binary model their mean; None without any."""
+    """Median of a snapshot's outcomes, or their mean for a binary model; None without outcomes."""
     label = frame.loc[(frame["state"] == "matured") & own_outcomes(frame), "label"]
     if label.empty:
         return None
@@ -23,14 +23,15 @@ def typical(spec: ModelSpec, frame: pd.DataFrame) -> float | None:
 
 
 def pooled(warehouse: Warehouse, spec: ModelSpec, tenant: str, as_of: dt.datetime) -> float | None:
-    """What is typical of the other tenants that share, as it was known at ``as_of``.
+    """The typical outcome of the other tenants that share, as known at ``as_of``.
 
-    The median of their medians, of a binary model the mean of their shares; each tenant counts alike. None where the
-    specification does not say ``training.share: opt_in``, where the tenant itself does not share (who takes part gives
-    too), or where fewer than 3 others do.
+    It is the median of their medians, or the mean of their shares for a binary model; each tenant counts once. None if
+    the specification does not have ``training.share: opt_in``, if the tenant itself does not share, or if fewer than 3
+    other tenants share.
     """
     if spec.training.share != "opt_in":
         return None
     figure = sa.func.ml.pooled_typical(spec.name, as_of, spec.task == "regression", LEAST_TENANTS)
     with warehouse.tenant(tenant) as connection:
-        return connection.scalar(sa.select(figure))
+        found: float | None = connection.scalar(sa.select(figure))
+    return found

@@ -1,4 +1,4 @@
-"""The feature snapshots of one tenant's model: how one is frozen, and the newest one as a training reads it."""
+"""The feature snapshots of one tenant's model: how one is stored, and how a training reads the newest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from ml_pipeline.errors import UserError
 from ml_pipeline.features.feedback import VERDICT, with_feedback
 from ml_pipeline.features.point_in_time import repeated_rows
 from ml_pipeline.features.quality.gates import failed_gates
@@ -22,13 +23,13 @@ from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.training.sharing import typical
 
 
-class SnapshotUnknown(Exception):
-    """A model is to be trained for a tenant that has no feature snapshot."""
+class SnapshotUnknown(UserError):
+    """The tenant has no feature snapshot of the model that is to be trained; the message says how to make one."""
 
 
 @dataclass(frozen=True)
 class TenantModel:
-    """One tenant's model: whose it is, its specification with the tenant's settings, and the clients to the outside."""
+    """One tenant's model: its specification with the tenant's settings applied, and the clients."""
 
     clients: Clients
     spec: ModelSpec
@@ -37,7 +38,7 @@ class TenantModel:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A frozen feature frame with the quality report that was made of it."""
+    """A stored feature frame with its quality report."""
 
     hash: str
     as_of: dt.datetime
@@ -46,7 +47,7 @@ class Snapshot:
 
 
 def write_snapshot(of: TenantModel, rows: pd.DataFrame, frame: pd.DataFrame, as_of: dt.datetime) -> dict[str, Any]:
-    """Freezes the feature frame that was built from the source rows; returns what a person wants to know of it."""
+    """Stores the feature frame that was built from the source rows, with its quality; returns metadata for people."""
     clients, spec, tenant = of.clients, of.spec, of.tenant
     repeated = repeated_rows(spec, rows, as_of)
     quality = assess(spec, rows, frame, as_of)
@@ -88,7 +89,7 @@ def write_snapshot(of: TenantModel, rows: pd.DataFrame, frame: pd.DataFrame, as_
 
 
 def newest_snapshot(of: TenantModel) -> Snapshot:
-    """The newest snapshot and its frame, read once: a later one of another run changes nothing in this training.
+    """The newest snapshot and its frame, read once, so that a later one of another run does not affect this training.
 
     Raises
     ------

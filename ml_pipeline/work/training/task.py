@@ -1,4 +1,4 @@
-"""The training of one tenant's model: features, a version that is judged, predictions."""
+"""The training of one tenant's model: features, a judged version, predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from ml_pipeline.errors import short_traceback
 from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.quality.gates import failed_gates
@@ -28,6 +27,7 @@ from ml_pipeline.training.train import Trained, train
 from ml_pipeline.training.training_window import choose_training_window
 from ml_pipeline.training.update import update, updates_left
 from ml_pipeline.work.context import LATEST, Clients, resolve_as_of
+from ml_pipeline.work.failures import log_failure
 from ml_pipeline.work.retraining.decide import DONE, FAILED, settle
 from ml_pipeline.work.scoring import is_compatible, load_version, score_open_entities
 from ml_pipeline.work.tenant_settings import spec_for
@@ -52,9 +52,9 @@ class TrainingTask:
     tenant: str
     as_of: str
     steps: tuple[str, ...] = STEPS
-    decision: str = ""  # identifier of the decision that asked for it, if one did
+    decision: str = ""  # identifier of the decision that requested it, if one did
     action: str = TRAIN
-    plots: bool = False  # whether a picture is drawn of the version that is registered
+    plots: bool = False  # whether plots of the version are registered with it
 
 
 @dataclass
@@ -63,11 +63,11 @@ class TaskReport:
 
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: str | None = None
-    traceback: str = ""  # of the error, shortened
+    traceback: str = ""  # of an unexpected error, shortened
 
 
 def run_training(task: TrainingTask) -> TaskReport:
-    """Runs the steps of one tenant in order; what was done before an error stays done and is reported."""
+    """Runs the steps of one tenant in order; steps that finished before an error stay stored and are reported."""
     report = TaskReport()
     tenant = _TenantTask(task)
     methods: dict[str, Callable[[], dict[str, Any]]] = {
@@ -80,10 +80,9 @@ def run_training(task: TrainingTask) -> TaskReport:
             continue
         try:
             report.done[step] = methods[step]()
-        except Exception as error:  # reported as the tenant's failure, which fails the run at its end
-            logger.exception("tenant %s, model %s: step %s failed", task.tenant, task.spec.name, step)
+        except Exception as error:  # noqa: BLE001 - reported as the tenant's failure, which fails the run at its end
+            report.traceback = log_failure(logger, f"tenant {task.tenant}, model {task.spec.name}: step {step}", error)
             report.error = f"{step}: {type(error).__name__}: {error}"
-            report.traceback = short_traceback(error)
             break
     if task.decision:
         settle(tenant.clients.warehouse, task.tenant, uuid.UUID(task.decision), FAILED if report.error else DONE)
@@ -91,7 +90,7 @@ def run_training(task: TrainingTask) -> TaskReport:
 
 
 class _TenantTask:
-    """The steps of a task. The source is read and the features are built once for all steps."""
+    """The steps of a task. All steps share the source rows and features, which are read and built once."""
 
     def __init__(self, task: TrainingTask) -> None:
         self.task = task
@@ -111,14 +110,14 @@ class _TenantTask:
         return rows, build(spec, rows, as_of), as_of
 
     def features(self) -> dict[str, Any]:
-        """Source rows to a frozen feature snapshot with a quality report."""
+        """Stores the features as a snapshot with a quality report."""
         rows, frame, as_of = self._current
         return write_snapshot(self._of, rows, frame, as_of)
 
     def model(self) -> dict[str, Any]:
-        """Newest snapshot to a registered version and a decision whether it serves.
+        """Trains on the newest snapshot, registers the version, and decides whether it serves.
 
-        One run at a time does this for a tenant: two would register the same work twice.
+        A lock lets one run at a time do this for a tenant: two runs would register the same work twice.
         """
         of = self._of
         with (
@@ -128,7 +127,7 @@ class _TenantTask:
             return _train_and_judge(of, self.task)
 
     def predictions(self) -> dict[str, Any]:
-        """Scores the open entities that the champion has not scored yet."""
+        """Predicts the open entities that the champion has not predicted yet."""
         _, frame, as_of = self._current
         return score_open_entities(self.clients, self._of.spec, self.task.tenant, frame, as_of)
 
@@ -137,7 +136,11 @@ def _train_and_judge(of: TenantModel, task: TrainingTask) -> dict[str, Any]:
     snapshot = newest_snapshot(of)
     request = read_request(of, task.decision)
     changed_at = change_of_outcomes(of, request)
-    training = Training(of, snapshot, request, changed_at, _serves_from(task, snapshot), task.plots)
+    # The snapshot may be older than the run: a version serves from the time of the run on.
+    serves_from = snapshot.as_of
+    if task.as_of != LATEST:
+        serves_from = max(snapshot.as_of, dt.datetime.fromisoformat(task.as_of))
+    training = Training(of, snapshot, request, changed_at, serves_from, task.plots)
     rows, note = choose_training_window(of.spec, snapshot.frame, snapshot.as_of, changed_at)
     refusal = _refusal(of.spec, rows, snapshot)
     if refusal is not None:
@@ -159,15 +162,8 @@ def _train_and_judge(of: TenantModel, task: TrainingTask) -> dict[str, Any]:
     return judge_candidate(training, Candidate(trained, version, rows, snapshot.as_of, note))
 
 
-def _serves_from(task: TrainingTask, snapshot: Snapshot) -> dt.datetime:
-    """A snapshot may be older than the run: a version begins to serve now, not when its rows were frozen."""
-    if task.as_of == LATEST:
-        return snapshot.as_of
-    return max(snapshot.as_of, dt.datetime.fromisoformat(task.as_of))
-
-
 def _refusal(spec: ModelSpec, rows: pd.DataFrame, snapshot: Snapshot) -> Decision | None:
-    """Why the rows are not trained on: too few matured outcomes, or a quality gate that they fail."""
+    """Why no model is trained on the rows: too few matured outcomes, or a failed quality gate; None if one is."""
     needed, matured = spec.training.min_rows, int(own_outcomes(rows).sum())
     numbers: dict[str, float | int | str | None] = {
         "matured": matured,
@@ -184,7 +180,7 @@ def _refusal(spec: ModelSpec, rows: pd.DataFrame, snapshot: Snapshot) -> Decisio
 
 
 def _version_to_update(of: TenantModel) -> Version | None:
-    """The champion, where more trees can be added to it; None where a full training is needed."""
+    """The champion, if more trees can be added to it; None if a full training is needed."""
     champion = of.clients.registry.aliased(of.tenant, of.spec.name)
     if champion is None or not is_compatible(of.spec, champion):
         return None
@@ -193,7 +189,7 @@ def _version_to_update(of: TenantModel) -> Version | None:
 
 
 def _work_key(training: Training, base: Version | None) -> str:
-    """Names the work by everything that its result follows from."""
+    """Identifies the work by everything that determines its result."""
     work = f"{training.snapshot.hash}{training.of.spec.hash}" + (f"update of {base.number}" if base else "")
     if training.changed_at is not None:
         work += f"since {training.changed_at}"
@@ -201,7 +197,7 @@ def _work_key(training: Training, base: Version | None) -> str:
 
 
 def _earlier_judgement(of: TenantModel, version: Version) -> str | None:
-    """The reason that is recorded of a version; None where a crash came between its registration and the record."""
+    """The recorded reason for a version's verdict; None if a crash came between registration and record."""
     table = tables.decisions
     query = sa.select(table.c.reason).where(
         table.c.tenant_id == of.tenant,
@@ -210,7 +206,8 @@ def _earlier_judgement(of: TenantModel, version: Version) -> str | None:
         table.c.version == version.number,
     )
     with of.clients.warehouse.tenant(of.tenant) as connection:
-        return connection.scalar(query.limit(1))
+        reason: str | None = connection.scalar(query.limit(1))
+    return reason
 
 
 def _fit(training: Training, rows: pd.DataFrame, base: Version | None, key: str) -> Trained:
@@ -219,7 +216,7 @@ def _fit(training: Training, rows: pd.DataFrame, base: Version | None, key: str)
         model, _ = load_version(of.clients, of.spec, base)
         return update(of.spec, model, rows, as_of, dt.datetime.fromisoformat(base.as_of))
     versions = of.clients.registry.versions(of.tenant, of.spec.name) if of.spec.training.search else []
-    # The gain of this version itself, where it is made again to be judged, is not part of its past.
+    # The work may be repeated after an interruption: the gain of its own version is not part of its past.
     past = [version for version in versions if version.tags.get("key") != key]
     shared = pooled(of.clients.warehouse, of.spec, of.tenant, as_of)
     with training_context(of.clients.settings, of.spec, past, shared) as context:

@@ -1,4 +1,4 @@
-"""What a registered version consists of beside its fitted model: signature, test predictions, metrics, hashes."""
+"""The files and metrics that are registered with a fitted model: signature, test predictions, profile, hashes."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ DESCRIPTION = "MLmodel"
 def write_files(
     folder: Path, spec: ModelSpec, trained: Trained, rows: pd.DataFrame, origin: Origin, plots: bool
 ) -> None:
-    """Writes everything that is registered with a version into ``folder``, made if absent.
+    """Writes all files of a version into ``folder``, which is created if absent.
 
-    ``rows`` are those that it was trained on; their profile is all that drift needs of them later. ``plots`` is whether
-    there is a picture too: of all files it alone takes tens of milliseconds.
+    ``rows`` are its training rows; drift reports later need only their profile. ``plots`` adds plots, the only file
+    that takes tens of milliseconds.
     """
     trained.model.save(folder)
     trained.test_predictions.to_parquet(folder / TEST_PREDICTIONS, index=False)
@@ -43,27 +43,24 @@ def write_files(
     searched = None if trained.search is None else trained.search.sentence()
     (folder / CARD).write_text(card(spec, trained, rows, origin, searched), encoding="utf-8")
     if plots:
-        (folder / PLOTS).write_bytes(picture(spec, trained, _tried(trained)))
+        result = trained.search.result if trained.search else None
+        trials = () if result is None else result.trials
+        tried = [Tried(trial.number, trial.mean) for trial in trials if trial.mean is not None]
+        (folder / PLOTS).write_bytes(picture(spec, trained, tried))
     write_search(folder, trained)
     (folder / DESCRIPTION).write_text(_ml_model(spec), encoding="utf-8")
 
 
-def _tried(trained: Trained) -> list[Tried]:
-    """The trials of a search that have a loss."""
-    result = trained.search.result if trained.search else None
-    trials = () if result is None else result.trials
-    return [Tried(trial.number, trial.mean) for trial in trials if trial.mean is not None]
-
-
 def read_files(folder: Path) -> tuple[FittedModel, pd.DataFrame]:
-    """The fitted model, and the predictions that it made for its test part before it was refitted on it."""
+    """The fitted model, and its predictions for the test part from before it was refitted on that part."""
     return FittedModel.load(folder), pd.read_parquet(folder / TEST_PREDICTIONS)
 
 
 def fingerprint_of(spec: ModelSpec) -> SpecFingerprint:
     """Hashes that decide the semantic version: of source, label and features, and of the whole specification.
 
-    Which features are selected, and whether feedback teaches, are ways to answer the question, not part of it.
+    Feature selection and the use of feedback change how a model is trained, not what it predicts; the first hash
+    leaves them out.
     """
     label = spec.label.model_dump_json(exclude={"feedback"})
     asked = spec.source.model_dump_json() + label + spec.features.model_dump_json(exclude={"selection"})
@@ -71,7 +68,7 @@ def fingerprint_of(spec: ModelSpec) -> SpecFingerprint:
 
 
 def logged_metrics(trained: Trained) -> dict[str, float]:
-    """What MLflow's pages compare: the metrics that have a value, those of the baseline as ``baseline_<name>``."""
+    """Metrics for MLflow, without those that have no value; those of the baseline are ``baseline_<name>``."""
     metrics = {name: value for name, value in trained.metrics.items() if value is not None}
     baseline = {f"baseline_{name}": value for name, value in trained.baseline_metrics.items() if value is not None}
     skill = {} if trained.skill is None else {"skill": trained.skill}
@@ -80,7 +77,7 @@ def logged_metrics(trained: Trained) -> dict[str, float]:
 
 
 def comparison(trained: Trained) -> list[tuple[str, Any, Any]]:
-    """Rows of the table that a person sees first: metric, version, baseline; and the slices."""
+    """Rows (metric, version, baseline) of the comparison on Dagster's page, the slices last."""
     shared = [name for name in trained.metrics if name in trained.baseline_metrics and name != "count"]
     table = [(name, trained.metrics[name], trained.baseline_metrics[name]) for name in shared]
     return table + [

@@ -18,8 +18,9 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.notifier import LOG, SMTP, WEBHOOK, ChannelError, Notice, channels
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from ml_pipeline.work.alerts.acknowledging import NoSuchAlert, acknowledge, list_alerts
 from ml_pipeline.work.alerts.deliver import CLAIM, Delivered, deliver
-from ml_pipeline.work.alerts.raising import NoSuchAlert, acknowledge, escalate, list_alerts, raise_alert
+from ml_pipeline.work.alerts.raising import NewAlert, escalate, raise_alert
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -45,17 +46,9 @@ class Desk:
     def raised(self, level: str = "HIGH", *, kind: str = "drift", as_of: dt.datetime | None = None, **values) -> bool:
         given = {"message": f"{kind} is {level}", "detail": {"score": float("nan")}} | values
         with self.warehouse.tenant(self.tenant) as connection:
-            return raise_alert(
-                connection,
-                self.tenant,
-                self.model,
-                kind=kind,
-                level=level,
-                as_of=self.now if as_of is None else as_of,
-                settings=self.settings,
-                now=self.now,
-                **given,
-            )
+            about = self.now if as_of is None else as_of
+            alert = NewAlert(self.tenant, self.model, kind=kind, level=level, as_of=about, **given)
+            return raise_alert(connection, alert, settings=self.settings, now=self.now)
 
     def deliver(self, made=None, **options) -> Delivered:
         made = channels(self.settings) if made is None else made
@@ -116,7 +109,7 @@ def test_an_alert_is_stored_with_its_report_and_one_delivery_for_each_channel_th
 def test_an_alert_that_is_rolled_back_leaves_no_delivery(desk: Desk):
     with pytest.raises(ZeroDivisionError), desk.warehouse.tenant("acme") as connection:
         facts = {"kind": "drift", "level": "HIGH", "message": "", "as_of": NOW, "detail": {}}
-        raise_alert(connection, "acme", "story_points", settings=desk.settings, **facts)
+        raise_alert(connection, NewAlert("acme", "story_points", **facts), settings=desk.settings)
         _ = 1 / 0
     assert desk.alerts() == [] and desk.deliveries() == []
 
@@ -386,7 +379,7 @@ def test_what_waits_for_a_channel_that_is_not_set_up_here_is_counted_and_kept(de
     desk.raised("MEDIUM")
     outcome = desk.deliver({LOG: Recorded()})
     assert (outcome.sent, outcome.not_set_up) == (1, 1)
-    assert str(outcome) == "1 sent, 1 waiting for a channel that is not set up here"
+    assert str(outcome) == "1 sent, 1 waiting for a channel that is not configured"
     assert desk.deliver().sent == 1
 
 
@@ -473,9 +466,9 @@ def test_an_alert_is_named_by_the_beginning_of_its_id_within_its_tenant(desk: De
     desk.raised("HIGH")
     [alert] = desk.alerts()
     alert_id = str(alert["alert_id"])
-    with pytest.raises(NoSuchAlert, match=f"there is no alert 'zzzz'; open ones are: {alert_id}"):
+    with pytest.raises(NoSuchAlert, match=f"there is no alert 'zzzz'; the open alerts are: {alert_id}"):
         desk.acknowledge(alert="zzzz")
-    with pytest.raises(NoSuchAlert, match=r"tenant globex: there is no alert .*; open ones are: none"):
+    with pytest.raises(NoSuchAlert, match=r"tenant globex: there is no alert .*; the open alerts are: none"):
         Desk(desk.settings, tenant="globex").acknowledge(alert=alert_id)
     assert desk.acknowledge(alert=alert_id[:6].upper()) == [alert_id]
 
@@ -483,5 +476,5 @@ def test_an_alert_is_named_by_the_beginning_of_its_id_within_its_tenant(desk: De
 def test_an_id_that_fits_several_alerts_is_refused(desk: Desk):
     for kind in ("a", "b"):
         desk.raised("HIGH", kind=kind)
-    with pytest.raises(NoSuchAlert, match="several alerts begin with ''"):
+    with pytest.raises(NoSuchAlert, match="the ids of several alerts begin with ''"):
         desk.acknowledge(alert="")

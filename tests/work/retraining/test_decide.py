@@ -12,7 +12,9 @@ from ml_pipeline.lifecycle.retraining import Request
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from ml_pipeline.work.context import Clients
 from ml_pipeline.work.retraining.decide import DONE, FAILED, Approved, SweepResult, decide_for, settle, waiting
+from ml_pipeline.work.retraining.fleet_state import Running
 from ml_pipeline.work.tenant_settings import EVERY_MODEL, write_setting
 from ml_pipeline.work.training.task import STEPS, TrainingTask, run_training
 
@@ -43,7 +45,7 @@ def switched_on(tenant) -> None:
 
 def tick(tenant, now: dt.datetime = NOW, **arguments: Any) -> SweepResult:
     specs = {tenant.spec.name: tenant.spec}
-    return decide_for(Warehouse(tenant.settings), tenant.settings, specs, [tenant.name], now, **arguments)
+    return decide_for(Clients(tenant.settings), specs, [tenant.name], now, **arguments)
 
 
 def decisions(tenant) -> list[dict[str, Any]]:
@@ -114,7 +116,7 @@ def test_the_settings_of_the_installation_stand_above_the_tenants(serving, chang
     report(serving, dt.date(2026, 2, 28), performance=LOSS)
     settings = serving.settings.model_copy(update=changed)
     specs = {serving.spec.name: serving.spec}
-    found = decide_for(Warehouse(settings), settings, specs, [serving.name], NOW)
+    found = decide_for(Clients(settings), specs, [serving.name], NOW)
     assert [decision.blocked_by for _, decision in found.blocked] == [(guard,)]
 
 
@@ -156,9 +158,7 @@ def test_the_budget_of_the_fleet_goes_to_the_most_severe_first(serving, make_iss
     report(serving, dt.date(2026, 2, 28), performance=LOSS)
     report(other, dt.date(2026, 2, 28), performance=LOSS | {"severity": "CRITICAL"})
     specs = {serving.spec.name: serving.spec}
-    found = decide_for(
-        Warehouse(serving.settings), serving.settings, specs, [serving.name, other.name], NOW, under_way=4
-    )
+    found = decide_for(Clients(serving.settings), specs, [serving.name, other.name], NOW, running=Running(fleet=4))
     assert [approved.tenant for approved in found.approved] == ["zeta"]
     assert [(state.tenant, decision.blocked_by) for state, decision in found.blocked] == [("acme", ("budget",))]
 
@@ -210,7 +210,7 @@ def test_the_product_policy_can_be_replaced_by_a_file(serving, tmp_path):
     settings: Settings = serving.settings.model_copy(update={"policy": tmp_path / "calm.yaml"})
     report(serving, dt.date(2026, 2, 28), performance=LOSS)
     specs = {serving.spec.name: serving.spec}
-    assert decide_for(Warehouse(settings), settings, specs, [serving.name], NOW) == SweepResult(looked_at=1)
+    assert decide_for(Clients(settings), specs, [serving.name], NOW) == SweepResult(looked_at=1)
 
 
 def test_an_approval_survives_the_process_that_made_it(serving):

@@ -21,7 +21,7 @@ from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.resources.registry import CHALLENGER, CHAMPION, PREVIOUS, registered_name
 from ml_pipeline.resources.snapshots import Snapshots, content_hash
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.work.retraining.decisions import record_decision
+from ml_pipeline.work.retraining.decisions import DecisionRecord, record_decision
 from ml_pipeline.work.training import task as training
 from ml_pipeline.work.training.task import FEATURES, MODEL, PREDICTIONS, TrainingTask, run_training
 
@@ -279,14 +279,17 @@ def test_without_a_champion_predictions_say_why_there_are_none(tenant, make_issu
     assert report.done[PREDICTIONS] == {"scored": 0, "reason": "no version serves: see the decision of the model"}
 
 
-def test_a_model_without_a_snapshot_asks_for_its_features(tenant, make_issues):
+def test_a_model_without_a_snapshot_asks_for_its_features_in_one_line_of_the_log(tenant, make_issues, caplog):
     report = tenant.holds(make_issues(40)).train(40, (MODEL,))
     assert report.error == (
         "model: SnapshotUnknown: tenant acme, model story_points: there is no feature snapshot. "
         "Materialize story_points/features for it first"
     )
-    assert report.traceback.startswith("Traceback (most recent call last):")
-    assert report.traceback.endswith(report.error.removeprefix("model: SnapshotUnknown: "))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "tenant acme, model story_points: step model failed: " + report.error.removeprefix("model: SnapshotUnknown: ")
+    )
+    assert (record.exc_info, report.traceback) == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -401,8 +404,7 @@ def decided(tenant, since: str) -> str:
     identifier, now = uuid.uuid4(), pd.Timestamp.now("UTC").to_pydatetime()
     numbers = {"trigger": "degradation", "severity": "CRITICAL", "since": since, "action": "train"}
     with Warehouse(tenant.settings).tenant(tenant.name) as connection:
-        record_decision(
-            connection,
+        record = DecisionRecord(
             tenant.name,
             tenant.spec.name,
             kind="retrain",
@@ -413,6 +415,7 @@ def decided(tenant, since: str) -> str:
             decision_id=identifier,
             state="approved",
         )
+        record_decision(connection, record)
     return str(identifier)
 
 
