@@ -125,7 +125,7 @@ def measure_ours(recent_share: float, seeds: Sequence[int], pool: ProcessPoolExe
 def calibrated_ours(recent_share: float, seeds: Sequence[int], pool: ProcessPoolExecutor) -> float:
     """The largest budget that alarms on few enough of the calibration streams."""
     smallest = np.array([found.min() for found in pool.map(partial(quiet_rates, recent_share), seeds, chunksize=4)])
-    return max(budget for budget in OURS if (smallest <= budget).mean() <= CALIBRATED_SHARE)
+    return max(float(budget) for budget in OURS if (smallest <= budget).mean() <= CALIBRATED_SHARE)
 
 
 def measure_river(make: Callable[[], Any], seeds: Sequence[int], *, boolean: bool = False) -> Measured:

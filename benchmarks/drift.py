@@ -33,6 +33,7 @@ from benchmarks.drift_data import (
 from ml_pipeline.monitoring.drift.report import compare, windows
 from ml_pipeline.monitoring.drift.results import DriftReport
 from ml_pipeline.monitoring.profiles.profile import profile
+from ml_pipeline.specs import ModelSpec
 
 WORKERS = 2
 SIZES = ((200, 200), (1000, 1000), (5000, 1000), (5000, 5000), (100_000, 100_000))
@@ -59,7 +60,9 @@ def null_checks(columns: Columns, sizes: tuple[int, int], checks: int, seed: int
     return found
 
 
-def _report(spec, reference: dict[str, np.ndarray], current: dict[str, np.ndarray], **options) -> DriftReport:
+def _report(
+    spec: ModelSpec, reference: dict[str, np.ndarray], current: dict[str, np.ndarray], **options: Any
+) -> DriftReport:
     kept = profile(spec, frame(reference, "2025-01-01", 30))
     return compare(spec, kept, frame(current, "2025-03-01", 7), **options)
 
@@ -172,17 +175,20 @@ def interval(hits: float, trials: int) -> tuple[float, float]:
     return (0.0 if hits == 0 else float(low)), (1.0 if hits == trials else float(high))
 
 
+Rows = list[dict[str, Any]]
+
+
 class Tasks:
     """Runs functions in worker processes, each split by seeds, and says on stderr what is done."""
 
     def __init__(self, pool: ProcessPoolExecutor, seed: int) -> None:
         self.pool, self.seed, self.started = pool, seed, time.monotonic()
-        self.futures: dict[Any, list] = {}
+        self.futures: dict[Any, list[Any]] = {}
 
-    def submit(self, key: Any, function: Callable, *arguments: Any) -> None:
+    def submit(self, key: Any, function: Callable[..., Any], *arguments: Any) -> None:
         self.futures.setdefault(key, []).append(self.pool.submit(function, *arguments))
 
-    def submit_checks(self, key: Any, function: Callable, *arguments: Any, checks: int, parts: int) -> None:
+    def submit_checks(self, key: Any, function: Callable[..., Any], *arguments: Any, checks: int, parts: int) -> None:
         for _ in range(parts):
             self.seed += 1
             self.submit(key, function, *arguments, checks // parts, self.seed)
@@ -221,7 +227,9 @@ def _power(shift: int, checks: int, seed: int) -> Counts:
     return power_checks(SHIFTS[shift], checks, seed)
 
 
-def null_rows(name: str, sizes: tuple[int, int], parts: list[dict[str, Any]]) -> tuple[dict, list[dict]]:
+def null_rows(
+    name: str, sizes: tuple[int, int], parts: list[dict[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The row of one arm's false alarms, and one row for each type of column."""
     checks = sum(part["checks"] for part in parts)
     alarms = sum(part["any"] for part in parts)
@@ -303,7 +311,7 @@ def main() -> None:
     print_result(figures(nulls, types, streams, powers, noop), options.seed, options.json)
 
 
-def figures(nulls, types, streams, powers, noop) -> dict[str, Any]:
+def figures(nulls: Rows, types: Rows, streams: Rows, powers: Rows, noop: dict[str, Any]) -> dict[str, Any]:
     hits = {row["change"]: float(row["hits"]) for row in powers}
     plain = {row["change"]: float(row["KS and chi-square"]) for row in powers}
     names = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,19 +62,19 @@ EXTREME_COLUMNS = {
 
 def zipf(levels: int) -> Floats:
     share = 1 / np.arange(1, levels + 1)
-    return share / share.sum()
+    return np.asarray(share / share.sum())
 
 
-def draw(rng: np.random.Generator, columns: Columns, rows: int) -> dict[str, NDArray]:
+def draw(rng: np.random.Generator, columns: Columns, rows: int) -> dict[str, NDArray[Any]]:
     """Independent rows; categorical levels are whole numbers."""
     drawn = NUMERIC | EXTREMES
-    made: dict[str, NDArray] = {name: drawn[kind](rng, rows) for name, kind in columns.numeric.items()}
+    made: dict[str, NDArray[Any]] = {name: drawn[kind](rng, rows) for name, kind in columns.numeric.items()}
     for name, levels in columns.categorical.items():
         made[name] = rng.choice(levels, size=rows, p=zipf(levels))
     return made
 
 
-def frame(columns: dict[str, NDArray], start: str, days: int) -> pd.DataFrame:
+def frame(columns: dict[str, NDArray[Any]], start: str, days: int) -> pd.DataFrame:
     """A feature frame whose rows are spread evenly over ``days`` days from ``start``."""
     rows = len(next(iter(columns.values())))
     seconds = (np.arange(rows) * (days * 86_400 / rows)).astype(np.int64)
@@ -112,7 +113,7 @@ def _levels(rng: np.random.Generator, days: int) -> Floats:
         level[day] = MEMORY * level[day - 1] + steps[day]
     pattern = rng.normal(size=7)
     pattern = SEASON * (pattern - pattern.mean()) / pattern.std()
-    return level + pattern[np.arange(days) % 7]
+    return np.asarray(level + pattern[np.arange(days) % 7])
 
 
 @dataclass(frozen=True)
@@ -120,51 +121,51 @@ class Shift:
     """One injected change of two columns: what it does to the current rows, and which kind of column it is for."""
 
     name: str
-    apply: Callable[[np.random.Generator, NDArray, str], NDArray]
+    apply: Callable[[np.random.Generator, NDArray[Any], str], NDArray[Any]]
     categorical: bool = False
 
 
-def _mean(sigmas: float):
-    return lambda rng, values, kind: values + sigmas * SIGMA[kind]
+def _mean(sigmas: float) -> Callable[[np.random.Generator, NDArray[Any], str], NDArray[Any]]:
+    return lambda rng, values, kind: np.asarray(values + sigmas * SIGMA[kind])
 
 
-def _variance(rng, values, kind):
-    return MEAN[kind] + (values - MEAN[kind]) * np.sqrt(1.2)
+def _variance(rng: np.random.Generator, values: NDArray[Any], kind: str) -> NDArray[Any]:
+    return np.asarray(MEAN[kind] + (values - MEAN[kind]) * np.sqrt(1.2))
 
 
-def _spread(rng, values, kind):
-    return MEAN[kind] + (values - MEAN[kind]) * 1.2
+def _spread(rng: np.random.Generator, values: NDArray[Any], kind: str) -> NDArray[Any]:
+    return np.asarray(MEAN[kind] + (values - MEAN[kind]) * 1.2)
 
 
-def _tail(rng, values, kind):
+def _tail(rng: np.random.Generator, values: NDArray[Any], kind: str) -> NDArray[Any]:
     return np.where(rng.random(len(values)) < 0.02, MEAN[kind] + 5 * SIGMA[kind], values)
 
 
-def _points(rng, values, kind):
+def _points(rng: np.random.Generator, values: NDArray[Any], kind: str) -> NDArray[Any]:
     """Three points of all rows go from the most common level to the second."""
     moving = (values == 0) & (rng.random(len(values)) < 0.03 / np.mean(values == 0))
     return np.where(moving, 1, values)
 
 
-def _nulls(rng, values, kind):
+def _nulls(rng: np.random.Generator, values: NDArray[Any], kind: str) -> NDArray[Any]:
     return np.where(rng.random(len(values)) < 0.1, np.nan, values)
 
 
-def _unit(rng, values, kind):
-    return values * 60
+def _unit(rng: np.random.Generator, values: NDArray[Any], kind: str) -> NDArray[Any]:
+    return np.asarray(values * 60)
 
 
-def _new_level(rng, values, kind):
+def _new_level(rng: np.random.Generator, values: NDArray[Any], kind: str) -> NDArray[Any]:
     return np.where(rng.random(len(values)) < 0.02, 1_000, values)
 
 
-def _stuck(rng, values, kind):
+def _stuck(rng: np.random.Generator, values: NDArray[Any], kind: str) -> NDArray[Any]:
     return np.full(len(values), np.median(values))
 
 
-def _gradual(rng, values, kind):
+def _gradual(rng: np.random.Generator, values: NDArray[Any], kind: str) -> NDArray[Any]:
     """Half a sigma over fourteen days, of which the window sees the last seven."""
-    return values + 0.5 * SIGMA[kind] * np.linspace(0.5, 1.0, len(values))
+    return np.asarray(values + 0.5 * SIGMA[kind] * np.linspace(0.5, 1.0, len(values)))
 
 
 SHIFTS = (

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import dagster as dg
 
 from ml_pipeline.resources import embedded, postgres
+from ml_pipeline.resources.embedded_logins import WORKER
 from ml_pipeline.resources.preparation import prepare, quiet
 from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, load_settings
 
@@ -24,7 +25,7 @@ def temporary_installation(workers: int = 2) -> Iterator[Settings]:
         home = Path(folder)
         home.chmod(0o711)  # PostgreSQL, where root runs this, is another user
         with embedded.embedded_server(home / "postgres") as server:
-            values = {"DATABASE_URL": server.url(), "ML_PIPELINE_WORKER_DATABASE_URL": server.url(embedded.WORKER)}
+            values = {"DATABASE_URL": server.url(), "ML_PIPELINE_WORKER_DATABASE_URL": server.url(WORKER)}
             values |= {"ML_PIPELINE_HOME": folder, "ML_PIPELINE_WORKERS": str(workers), "DAGSTER_HOME": folder}
             export_to_children(values)
             settings = load_settings(values)

@@ -150,7 +150,7 @@ def backtested(spec: ModelSpec, frame: pd.DataFrame, moment: dt.datetime) -> np.
     for night in nights[1:]:
         missing = (known < night) & in_reach & ~done
         done |= (created < night) & np.isin(origins, origins[missing])
-    return done
+    return np.asarray(done)
 
 
 def _deployment(spec: ModelSpec, tenant: str, moment: dt.datetime) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class IdleInstallation(Installation):
 
 
 @dg.asset(partitions_def=partitions.tenants, backfill_policy=dg.BackfillPolicy.single_run())
-def plain() -> dg.MaterializeResult:
+def plain() -> dg.MaterializeResult[Any]:
     """The same metadata, the way a first asset is written."""
     return dg.MaterializeResult(metadata=FACTS)
 

@@ -158,11 +158,11 @@ def fitted_logistic(
     )
     rows = frame.assign(**{column: frame[column].fillna("missing") for column in categorical})
     model.fit(rows.iloc[known], rows["label"].iloc[known])
-    return model.predict_proba(rows.iloc[asked])[:, 1]
+    return np.asarray(model.predict_proba(rows.iloc[asked])[:, 1])
 
 
 def signed_log(values: np.ndarray) -> np.ndarray:
-    return np.sign(values) * np.log1p(np.abs(values))
+    return np.asarray(np.sign(values) * np.log1p(np.abs(values)))
 
 
 def prequential(spec: ModelSpec, rows: pd.DataFrame, seed: int) -> dict[str, Any] | None:

@@ -73,12 +73,12 @@ def shapes(seed: int, quick: bool) -> list[Shape]:
 
 
 def errors_scaled(label: np.ndarray, value: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
-    return label + (value - label) * (1 + size)
+    return np.asarray(label + (value - label) * (1 + size))
 
 
 def surer(label: np.ndarray, value: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
     """A probability's error made larger, 1 at most."""
-    return label + np.clip((value - label) * (1 + size), -1, 1)
+    return np.asarray(label + np.clip((value - label) * (1 + size), -1, 1))
 
 
 def scaled(label: np.ndarray, value: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
@@ -99,7 +99,7 @@ def noisy(label: np.ndarray, value: np.ndarray, size: float, rng: np.random.Gene
 
 def noisy_odds(label: np.ndarray, value: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
     odds = np.log(np.clip(value, 1e-6, 1 - 1e-6) / np.clip(1 - value, 1e-6, 1))
-    return 1 / (1 + np.exp(-odds - size * rng.normal(size=len(value))))
+    return np.asarray(1 / (1 + np.exp(-odds - size * rng.normal(size=len(value)))))
 
 
 def turned(label: np.ndarray, value: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:

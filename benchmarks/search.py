@@ -144,7 +144,7 @@ def summary(runs: Runs, result: SearchResult) -> dict[str, Any]:
 def _ratio(table: pd.DataFrame, slow: str, fast: str) -> float:
     """Median over the rounds of the ratio within a round."""
     pairs = zip(table.loc[table["run"] == slow, "seconds"], table.loc[table["run"] == fast, "seconds"], strict=True)
-    return statistics.median(one / other for one, other in pairs)
+    return float(statistics.median(one / other for one, other in pairs))
 
 
 def main() -> None:

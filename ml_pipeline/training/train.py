@@ -50,8 +50,8 @@ class Trained:
     rows: dict[str, int]
     slices: dict[str, dict[str, Any]]
     test_predictions: pd.DataFrame = field(repr=False)
-    seconds: float
     notes: list[str]
+    seconds: float = 0.0
     learning_curve: list[LearningPoint] = field(default_factory=list)
     search: SearchReport | None = None
     stability: float | None = None  # of the feature selection over folds of the train part; None without one
@@ -134,13 +134,12 @@ def train_on_split(
     if alike is not None:
         always = ", ".join(name for name, share in alike.frequency.items() if share == 1)
         notes.append(f"stability of the selected features over folds: {alike.value:.2f}; always selected: {always}")
-    trained = judged_version(
-        spec, final, judged, test, selection.candidates, counts, time.perf_counter() - started, notes
-    )
+    trained = judged_version(spec, final, judged, test, selection.candidates, counts, notes)
     metric = spec.headline_metric
     last_point = LearningPoint(len(known), trained.metrics[metric], trained.baseline_metrics[metric])
     return replace(
         trained,
+        seconds=time.perf_counter() - started,
         learning_curve=[*selection.curve, last_point] if selection.curve else [],
         search=searched,
         stability=alike.value if alike else None,
@@ -154,10 +153,12 @@ def judged_version(
     test: pd.DataFrame,
     candidates: list[dict[str, Any]],
     rows: dict[str, int],
-    seconds: float,
     notes: list[str],
 ) -> Trained:
-    """``final`` with the evaluation of ``judged``, the same model fitted without the ``test`` rows."""
+    """``final`` with the evaluation of ``judged``, the same model fitted without the ``test`` rows.
+
+    The caller adds the ``seconds`` that both fits took.
+    """
     outcomes = test[["entity_id", "event_time", "label_time", "label"]]
     predictions = pd.concat([outcomes, judged.predict(test)], axis=1).reset_index(drop=True)
     metrics, baseline_metrics = (_evaluate(spec, predictions, column) for column in ("value", "baseline"))
@@ -172,7 +173,6 @@ def judged_version(
         rows=rows,
         slices=_slices(spec, test, predictions),
         test_predictions=predictions,
-        seconds=seconds,
         notes=notes,
     )
 

@@ -117,16 +117,16 @@ def update(
     judged, final = (_updated(spec, model, frame, older, positions, seed) for positions in (known, new))
     judged, final = (with_interval(spec, version, test, judged.predictor) for version in (judged, final))
     unpurged = bool((frame["label_time"].iloc[known] >= test_start).any())
-    return judged_version(
+    trained = judged_version(
         spec,
         final,
         judged,
         test,
         candidates=[_record(spec, "before the update", model, test), _record(spec, final.candidate, judged, test)],
         rows={"all": len(frame), "new": len(new), "train": len(known), "validation": 0, "test": len(test)},
-        seconds=time.perf_counter() - started,
         notes=_notes(spec, final, len(new), len(rest) - len(known), unpurged),
     )
+    return replace(trained, seconds=time.perf_counter() - started)
 
 
 def _check_update(spec: ModelSpec, model: FittedModel, new: int) -> None:

@@ -9,14 +9,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ml_pipeline.monitoring.alert_rules import rank
 from ml_pipeline.monitoring.anomalies.rows import Anomalies
 from ml_pipeline.monitoring.degradation.report import Degradation
 from ml_pipeline.monitoring.drift.report import severity
 from ml_pipeline.monitoring.drift.results import DriftReport
 from ml_pipeline.monitoring.health import Health
 from ml_pipeline.resources import tables
-from ml_pipeline.severity import Severity
+from ml_pipeline.severity import Severity, rank
 from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.alerts.raising import NewAlert, raise_alert
 from ml_pipeline.work.monitoring.report_store import json_safe
