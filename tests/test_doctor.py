@@ -78,7 +78,7 @@ def test_checking_the_artifact_store_leaves_nothing_there(settings: Settings):
 
 
 def test_a_good_model_of_ones_own_is_found_good(with_spec):
-    assert own(with_spec()) == Finding("model own", True, "source.issues: 6 columns are there, with fitting types")
+    assert own(with_spec()) == Finding("model own", True, "source.issues: 6 columns exist, with fitting types")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "ml_pipeline"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = 400
-MANY_PARAMETERS, FUNCTIONS_OF_MANY = 8, 20
+MANY_PARAMETERS, FUNCTIONS_OF_MANY = 8, 19
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def test_ids_that_no_tenant_can_have_stop_the_upgrade_by_name_and_nothing_is_cha
     with pytest.raises(BadIdentifier) as caught:
         warehouse.migrate()
     said = str(caught.value)
-    assert "'../../evil' starts with '.'" in said and '"o\'brien" holds "\'"' in said
+    assert "'../../evil' starts with '.'" in said and '"o\'brien" contains "\'"' in said
     assert "'acme' differs only in case from 'Acme'" in said and "'fine'" not in said
     assert "DELETE FROM source.tenants" in said and "Nothing was changed" in said
     with engine.begin() as connection:
