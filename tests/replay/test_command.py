@@ -66,7 +66,7 @@ def test_without_days_the_last_year_up_to_the_newest_row_is_replayed_and_told(ty
         (("--policy", "weekley"), "'weekley' is neither a policy nor a file"),
         (("--model", "nothing"), "there is no model 'nothing'"),
         (("--tenant", "nobody"), "there is no tenant 'nobody'; the tenants are: acme"),
-        (("--plot", "/nowhere/at/all.png"), "there is no folder /nowhere/at"),
+        (("--plot", "/nowhere/at/all.png"), "the folder /nowhere/at"),
     ],
 )
 def test_what_cannot_be_replayed_is_one_sentence_with_the_remedy(typed, words, message: str):
