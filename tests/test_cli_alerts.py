@@ -10,13 +10,12 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-from ml_pipeline.cli.alerts import acknowledge_command, alerts_command, prune_command
+from ml_pipeline.cli.app import main
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.work.alerts.raising import NewAlert, raise_alert
 
-COMMANDS = {"alerts": alerts_command, "acknowledge": acknowledge_command, "prune": prune_command}
 NOW = dt.datetime.now(dt.UTC)
 
 
@@ -28,7 +27,7 @@ def typed(settings: Settings, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, str(value))
 
     def run(command: str, *words: object) -> Result:
-        return CliRunner().invoke(COMMANDS[command], [str(word) for word in words])
+        return CliRunner().invoke(main, [command, *(str(word) for word in words)])
 
     return run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ml_pipeline.cli.replay import replay_command
+from ml_pipeline.cli.app import main
 from ml_pipeline.importers import import_tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
@@ -24,7 +24,7 @@ def typed(settings: Settings, monkeypatch: pytest.MonkeyPatch, make_issues):
 
     def run(*words: object) -> Result:
         chosen = ("--tenant", "acme", "--model", "story_points", *words)
-        return CliRunner().invoke(replay_command, [str(word) for word in chosen])
+        return CliRunner().invoke(main, ["replay", *(str(word) for word in chosen)])
 
     return run
 
