@@ -141,5 +141,5 @@ def test_a_broken_policy_stops_nothing_but_retraining(folder, settings: Settings
     assert typed("status").exit_code == 0
     explained = typed("explain", "--tenant", "acme", "--model", "story_points")
     assert explained.exit_code == 0
-    assert "now: nothing is decided:" in said(explained)
+    assert "now: no decision:" in said(explained)
     assert "cooldown_days: 'soon'" in said(explained)

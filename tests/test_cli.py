@@ -95,7 +95,7 @@ def test_from_an_export_to_a_serving_version_its_rollback_and_back(typed, tmp_pa
     assert status(typed("status", "--model", "story_points", "--json")) == row
 
     again = typed("promote", "--tenant", "acme", "--model", "story_points", "--version", 1)
-    assert again.stdout == "acme story_points: version 1 serves already.\n"
+    assert again.stdout == "acme story_points: version 1 is the champion already.\n"
     lonely = typed("rollback", "--tenant", "acme", "--model", "story_points")
     assert lonely.exit_code == 1
     assert "no earlier version has served" in lonely.stderr

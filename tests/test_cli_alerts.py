@@ -10,13 +10,12 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-from ml_pipeline.cli.alerts import acknowledge_command, alerts_command, prune_command
+from ml_pipeline.cli.app import main
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
 from ml_pipeline.work.alerts.raising import NewAlert, raise_alert
 
-COMMANDS = {"alerts": alerts_command, "acknowledge": acknowledge_command, "prune": prune_command}
 NOW = dt.datetime.now(dt.UTC)
 
 
@@ -28,7 +27,7 @@ def typed(settings: Settings, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, str(value))
 
     def run(command: str, *words: object) -> Result:
-        return CliRunner().invoke(COMMANDS[command], [str(word) for word in words])
+        return CliRunner().invoke(main, [command, *(str(word) for word in words)])
 
     return run
 
@@ -55,7 +54,7 @@ def test_alerts_are_listed_with_whom_they_were_told_and_who_has_seen_them(typed,
     raised(settings, "globex", "anomaly", "LOW", NOW - dt.timedelta(days=30))
     listed = shown(typed("alerts"))
     assert first[:8] in listed and "drift [of] points" in listed and "log pending" in listed
-    assert "to nobody, for it was not news when it was found" in listed
+    assert "to nobody, because it was about a time too long ago" in listed
     assert listed.index("drift") < listed.index("anomaly")
 
 
@@ -82,7 +81,7 @@ def test_all_alerts_of_a_model_are_acknowledged_at_once(typed, settings: Setting
     assert [alert["alert_id"] for alert in still] == [other]
     assert "Nothing to do: no open alerts." in shown(typed("acknowledge", "--tenant", "acme", "--all"))
     again = typed("acknowledge", "--tenant", "acme", next(iter(ids)))
-    assert "Nothing to do: it was acknowledged before." in shown(again)
+    assert "Nothing to do: it is acknowledged already." in shown(again)
 
 
 def test_an_alert_of_a_run_for_no_tenant_is_acknowledged_under_its_own_name(typed, settings: Settings):
@@ -99,10 +98,10 @@ def test_an_alert_of_a_run_for_no_tenant_is_acknowledged_under_its_own_name(type
     [
         (
             ("acknowledge", "--tenant", "acme"),
-            "name one alert by its id (ml-pipeline alerts --open shows them), or give",
+            "Give the id of one alert (ml-pipeline alerts --open lists them), or --all.",
         ),
-        (("acknowledge", "--tenant", "acme", "1234", "--all"), "name one alert by its id"),
-        (("acknowledge", "--tenant", "acme", "1234", "--model", "story_points"), "--model goes with --all"),
+        (("acknowledge", "--tenant", "acme", "1234", "--all"), "Give the id of one alert"),
+        (("acknowledge", "--tenant", "acme", "1234", "--model", "story_points"), "--model needs --all"),
         (
             ("acknowledge", "--tenant", "acme", "1234"),
             "tenant acme: there is no alert '1234'; the open alerts are: none",

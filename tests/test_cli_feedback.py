@@ -50,7 +50,7 @@ def stored(settings: Settings) -> list[dict]:
 def test_a_correction_is_stored_and_told_with_what_was_predicted(typed, settings):
     done = typed("feedback", *OF, "--entity", "A-1", "--verdict", "corrected", "--value", 5, "--by", "ann")
     assert "acme story_points A-1: corrected to 5; version 2 predicted 3." in shown(done)
-    assert "Kept, but not trained on: label.feedback of story_points is off." in shown(done)
+    assert "Stored, but not used in training: label.feedback of story_points is off." in shown(done)
     (row,) = stored(settings)
     assert (row["value"], row["given_by"]) == (5.0, "ann")
 
@@ -65,7 +65,7 @@ def test_a_file_says_how_many_were_set_aside_and_why(typed, tmp_path: Path):
     path = tmp_path / "said.csv"
     path.write_text("entity_id,verdict\nA-1,accepted\nA-2,accepted\n")
     told = shown(typed("feedback", path, *OF))
-    assert "said.csv: 1 of 2 stored, 1 set aside 1 there is no prediction before it" in told
+    assert "said.csv: 1 of 2 stored, 1 quarantined 1 there is no prediction before it" in told
 
 
 @pytest.mark.parametrize(

@@ -53,14 +53,14 @@ def stored(warehouse: Warehouse) -> dict:
 def test_a_switch_is_stored_for_the_model_and_taken_back(typed, acme):
     assert "auto_retrain is on for acme story_points." in said(typed("set", "auto_retrain", "on", *OF))
     assert stored(acme) == {("acme", "story_points", "auto_retrain"): True}
-    assert "auto_retrain is not set any more for acme story_points." in said(typed("unset", "auto_retrain", *OF))
+    assert "auto_retrain is no longer set for acme story_points." in said(typed("unset", "auto_retrain", *OF))
     assert stored(acme) == {}
 
 
 def test_a_dash_as_a_value_is_answered_with_unset(typed, acme):
     result = typed("set", "auto_retrain", "-", *OF)
     assert result.exit_code == 2
-    assert "auto_retrain is taken back by: ml-pipeline unset auto_retrain" in said(result)
+    assert "'-' is not a value. To remove the setting: ml-pipeline unset auto_retrain" in said(result)
 
 
 def test_a_name_that_is_no_setting_cannot_be_unset(typed, acme):
@@ -104,7 +104,7 @@ def test_a_tenant_that_does_not_exist_is_refused(typed, acme):
 
 def test_a_tenant_of_whom_nothing_was_decided_hears_what_would_be_decided_now(typed, acme):
     told = said(typed("explain", *OF))
-    assert "Nothing was decided yet. now: No trigger: no label is known yet." in told
+    assert "No decision yet. now: No trigger: no label is known yet." in told
 
 
 def test_a_retraining_that_a_safeguard_blocks_ends_with_its_reason(typed, acme):

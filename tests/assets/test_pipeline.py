@@ -222,7 +222,7 @@ def test_a_reversed_range_fails_instead_of_doing_nothing(instance, installed, sp
     add(instance, installed, history, ["acme", "globex"])
     result = run(instance, spec, "train", {partitions.START_TAG: "globex", partitions.END_TAG: "acme"})
     (failure,) = result.get_step_failure_events()
-    assert "The range of this run holds no partition: it is reversed" in failure.step_failure_data.error.to_string()
+    assert "The range of this run contains no partition: it is reversed" in failure.step_failure_data.error.to_string()
 
 
 def test_a_range_to_a_tenant_that_is_no_partition_does_not_begin(instance, installed, spec, history):

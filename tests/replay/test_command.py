@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ml_pipeline.cli.replay import replay_command
+from ml_pipeline.cli.app import main
 from ml_pipeline.importers import import_tables
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
@@ -24,7 +24,7 @@ def typed(settings: Settings, monkeypatch: pytest.MonkeyPatch, make_issues):
 
     def run(*words: object) -> Result:
         chosen = ("--tenant", "acme", "--model", "story_points", *words)
-        return CliRunner().invoke(replay_command, [str(word) for word in chosen])
+        return CliRunner().invoke(main, ["replay", *(str(word) for word in chosen)])
 
     return run
 
@@ -66,7 +66,7 @@ def test_without_days_the_last_year_up_to_the_newest_row_is_replayed_and_told(ty
         (("--policy", "weekley"), "policy 'weekley' does not exist"),
         (("--model", "nothing"), "there is no model 'nothing'"),
         (("--tenant", "nobody"), "there is no tenant 'nobody'; the tenants are: acme"),
-        (("--plot", "/nowhere/at/all.png"), "there is no folder /nowhere/at"),
+        (("--plot", "/nowhere/at/all.png"), "the folder /nowhere/at"),
     ],
 )
 def test_what_cannot_be_replayed_is_one_sentence_with_the_remedy(typed, words, message: str):

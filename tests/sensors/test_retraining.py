@@ -123,15 +123,15 @@ def test_a_tick_that_asks_for_nothing_names_what_holds_and_the_first_reason(inst
     instance.add_dynamic_partitions(NAME, ["acme"])
     skipped = tick(instance)
     assert isinstance(skipped, dg.SkipReason)
-    assert "3 models of tenants looked at, 1 blocked (tenant_flag 1)." in skipped.skip_message
+    assert "3 models evaluated, 1 blocked (tenant_flag 1)." in skipped.skip_message
     assert "First: acme story_points: Blocked: degradation CRITICAL." in skipped.skip_message
 
 
 def test_without_tenants_or_causes_it_says_so(instance, warehouse):
-    assert tick(instance).skip_message == "0 models of tenants looked at: none has a trigger."
+    assert tick(instance).skip_message == "0 models evaluated: no triggers."
     warehouse.add_tenant("acme")
     instance.add_dynamic_partitions(NAME, ["acme"])
-    assert tick(instance).skip_message == "3 models of tenants looked at: none has a trigger."
+    assert tick(instance).skip_message == "3 models evaluated: no triggers."
 
 
 def test_a_tick_without_time_for_everybody_goes_on_at_the_next(instance, warehouse, monkeypatch):

@@ -180,7 +180,7 @@ def test_a_run_that_failed_as_a_whole_is_told_to_twenty_tenants_and_the_log(inst
     assert [alert["tenant_id"] for alert in found] == names[:20]
     assert {alert["level"] for alert in found} == {"HIGH"}
     assert "PostgreSQL at db/ml refuses the connection" in found[0]["message"]
-    assert "5 more tenants failed and got no alert of their own: tenant-20, tenant-21" in capfd.readouterr().err
+    assert "5 more tenants failed and got no alert: tenant-20, tenant-21" in capfd.readouterr().err
 
 
 def test_a_failed_run_without_tenants_is_kept_under_the_key_that_all_tenants_share(instance, warehouse):

@@ -79,7 +79,7 @@ def test_without_a_version_the_remedy_is_named(tenant, make_issues):
 
 
 def test_a_version_of_other_features_explains_nothing(trained):
-    with pytest.raises(NothingToExplain, match="version 1 answers another question"):
+    with pytest.raises(NothingToExplain, match="version 1 does not fit the specification"):
         explained(trained.changed("features", calendar=False), "A-0000")
 
 

@@ -100,7 +100,7 @@ def test_a_file_is_stored_and_its_bad_rows_are_set_aside_with_line_and_reason(pr
     assert (summary.rows_read, summary.rows_loaded, summary.quarantined) == (5, 2, 3)
     aside = predicted.rows(tables.quarantine)
     assert [(row["line"], row["reason"]) for row in aside] == [
-        (4, "verdict is none of accepted, corrected, rejected: 'maybe'"),
+        (4, "verdict is not one of accepted, corrected, rejected: 'maybe'"),
         (5, "value is not a number: 'many'"),
         (6, "entity_id is missing"),
     ]
@@ -115,7 +115,7 @@ def test_the_two_needed_columns_alone_are_a_file(predicted, tmp_path):
 
 
 def test_a_file_without_a_usable_row_says_why(predicted, tmp_path):
-    with pytest.raises(ImportFailed, match=r"none of 1 rows is usable: there is no prediction before it \(1\)"):
+    with pytest.raises(ImportFailed, match=r"all 1 rows are invalid: there is no prediction before it \(1\)"):
         load(predicted, tmp_path, "A-9,accepted,,,,")
 
 

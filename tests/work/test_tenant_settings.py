@@ -59,7 +59,7 @@ def test_a_version_that_learned_another_countrys_holidays_does_not_predict(local
     put(local, "country", "US")
     found = local.train(100, (PREDICTIONS,)).done[PREDICTIONS]
     assert found["scored"] == 0
-    assert "answers another question" in found["reason"]
+    assert "does not fit the specification" in found["reason"]
 
 
 def test_drift_is_reported_with_temporal_features(tenant, make_issues):

@@ -152,11 +152,7 @@ class _Round:
     def _ended(self, claim: _Claim, error: Exception | None) -> None:
         del self.sending[claim.channel]
         if error is None:
-            with self.warehouse.tenant(claim.tenant) as connection:
-                for row in claim.rows:
-                    values = {"state": "sent", "sent_at": self.clock(), "claimed_until": None}
-                    connection.execute(_update(row).values(values))
-            self.done.sent += len(claim.rows)
+            self._mark_sent(claim)
         else:
             known = error if isinstance(error, ChannelError) else ChannelError(f"{type(error).__name__} while sending")
             self._mark_failed(claim, known)
@@ -186,6 +182,13 @@ class _Round:
                 if row not in rows:
                     self._give_up(connection, row, "every process that tried to send it died")
         return _Claim(tenant, model, channel, rows, _notice(tenant, model, rows)) if rows else None
+
+    def _mark_sent(self, claim: _Claim) -> None:
+        with self.warehouse.tenant(claim.tenant) as connection:
+            for row in claim.rows:
+                values = {"state": "sent", "sent_at": self.clock(), "claimed_until": None}
+                connection.execute(_update(row).values(values))
+        self.done.sent += len(claim.rows)
 
     def _mark_failed(self, claim: _Claim, error: ChannelError) -> None:
         self.done.errors[claim.channel] = str(error)

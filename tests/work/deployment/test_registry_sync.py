@@ -97,8 +97,8 @@ def test_the_watch_looks_at_what_is_due_and_says_what_it_found(clients):
     clients.registry.set_alias("acme", MODEL, CHAMPION, 2)
     follow_aliases(clients, NOW)
     said = message(rollback_watch)
-    assert said == "1 of 1 watches looked at: 1 keep."  # long past its last day, without a common outcome
-    assert message(rollback_watch) == "0 of 0 watches looked at: none was due."
+    assert said == "1 of 1 watches evaluated: 1 keep."  # long past its last day, without a common outcome
+    assert message(rollback_watch) == "0 of 0 watches evaluated: none was due."
 
 
 def test_a_person_rolls_back_by_a_job_to_any_version(clients):

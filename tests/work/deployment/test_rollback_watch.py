@@ -98,7 +98,7 @@ def test_a_version_with_twice_the_error_is_gone_at_the_first_look(watched):
     assert watched.champion() == 1
     assert [row["watch"] for row in watched.rows(tables.deployments)] == [None, "rolled_back", None]
     (alert,) = watched.rows(tables.alerts, kind="rollback")
-    assert alert["level"] == "HIGH" and "version 1 is to serve again" in alert["message"]
+    assert alert["level"] == "HIGH" and "version 1 will serve again" in alert["message"]
     assert (
         watched.clients.registry.version("acme", SPEC.name, 2).tags["rolled_back"].startswith("rollback watch: worse")
     )

@@ -188,7 +188,7 @@ def test_a_champion_of_another_question_scores_nothing_and_says_why(tenant, make
     assert report.error is None
     assert changed.aliases() == {CHAMPION: 1, CHALLENGER: 2}
     assert report.done[PREDICTIONS]["scored"] == 0
-    assert "version 1 answers another question" in report.done[PREDICTIONS]["reason"]
+    assert "version 1 does not fit the specification" in report.done[PREDICTIONS]["reason"]
 
 
 def test_too_few_labels_say_how_many_and_leave_no_version(tenant, make_issues):
