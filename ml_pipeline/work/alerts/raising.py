@@ -125,7 +125,7 @@ def _count_up(connection: sa.Connection, alert: NewAlert, alert_id: uuid.UUID, *
 
 @dataclass(frozen=True)
 class PendingAlert:
-    """A stored alert that people are to be told of, and on which occasion: ``raised`` or ``escalated``."""
+    """A stored alert to send, and the occasion: ``raised`` or ``escalated``."""
 
     tenant: str
     model: str
