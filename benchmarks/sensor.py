@@ -53,7 +53,7 @@ STATEMENTS = {
     "ml.decisions": """
         INSERT INTO ml.decisions (tenant_id, decision_id, model, kind, verdict, reason, numbers, version, as_of)
         SELECT 't' || t, gen_random_uuid(), m, CASE WHEN n % 2 = 0 THEN 'promote' ELSE 'retrain' END,
-            CASE WHEN n % 2 = 0 THEN 'promote' ELSE 'hold' END, repeat('because ', 20),
+            CASE WHEN n % 2 = 0 THEN 'promote' ELSE 'blocked' END, repeat('because ', 20),
             jsonb_build_object('action', 'train', 'safeguards', to_jsonb(repeat(md5(n::text), 60))), 1,
             now() - (n + 9) * interval '7 days'
         FROM generate_series(1, {t}) t, unnest(ARRAY[{m}]) m, generate_series(1, {decisions}) n""",
