@@ -199,7 +199,7 @@ def test_what_a_role_or_a_database_allows_counts_too(settings: Settings, superus
     assert bounded_workers(many) == 3
     needed = RESERVE + 64 * PER_WORKER * RUNS
     assert "is reduced to 3: the CONNECTION LIMIT of the database is" in caplog.text
-    assert f"raise it to {needed}" in caplog.text
+    assert f"raise the limit to {needed}" in caplog.text
     assert bounded_workers(settings) == settings.workers == 2
 
 
@@ -207,7 +207,9 @@ def test_excessive_rights_are_said(settings: Settings, superuser: sa.Engine):
     assert excessive_rights(settings) == []
     shared = settings.model_copy(update={"worker_database_url": None})
     ((ok, said),) = excessive_rights(shared)
-    assert ok and said.startswith("the workers' login pipeline can also become ml_operator, ml_owner. Give them one")
+    assert ok and said.startswith(
+        "the workers' login pipeline can switch to ml_operator, ml_owner. Set ML_PIPELINE_WORKER_DATABASE_URL"
+    )
     by_superuser = Settings(database_url=postgres.plain(superuser.url))
     (first, second) = excessive_rights(by_superuser)
     assert not first[0] and not second[0]

@@ -280,7 +280,7 @@ def test_a_server_that_dies_again_and_again_stays_down_with_a_reason(tmp_path: P
         DatabaseUnavailable, match=r"stays down: PostgreSQL ended 6 times within 10 minutes.*postgres.log"
     ):
         server.check()
-    assert (server.control / supervisor.LOG).read_text().count("it is started again") == supervisor.RESTARTS
+    assert (server.control / supervisor.LOG).read_text().count("It is restarted") == supervisor.RESTARTS
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def link_the_folder(version: Version) -> str:
 def fill(version: Version) -> str:
     with stored(version, "model.ubj").open("wb") as file:
         file.truncate(10 * 2**30)
-    return "model.ubj has 10,737,418,240 bytes, not 100"
+    return "model.ubj has 10,737,418,240 bytes instead of 100"
 
 
 WAYS = [alter, remove, add, alter_with_manifest, lose_the_folder, replace_by_a_pipe, replace_by_a_link]

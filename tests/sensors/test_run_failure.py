@@ -99,7 +99,7 @@ def test_the_tenants_that_failed_in_a_batch_get_an_alert_each_with_their_own_err
     assert (first["tenant_id"], second["tenant_id"]) == ("bad-1", "bad-2")
     assert (first["model"], first["kind"], first["level"]) == ("story_points", "run_failed", "MEDIUM")
     assert first["message"].startswith(
-        f"Run {context.dagster_run.run_id[:8]} of job train failed: model: ValueError: bad-1 has no rows. See it"
+        f"Run {context.dagster_run.run_id[:8]} of job train failed: model: ValueError: bad-1 has no rows. Open it"
     )
     assert "bad-2" not in str(dict(first))
     assert first["detail"]["run_id"] == context.dagster_run.run_id

@@ -136,7 +136,7 @@ def test_pages_for_this_machine_alone_need_no_warning(host: str):
 def test_pages_for_others_are_warned_of_with_what_is_open_and_the_remedy(host: str):
     warning = web.exposure_warning(Settings(host=host))
     assert warning is not None
-    for part in (f"ML_PIPELINE_HOST={host}", "3000", "5000", "Neither has a login", "Remedy", "docs/how-to/operate.md"):
+    for part in (f"ML_PIPELINE_HOST={host}", "3000", "5000", "have no login", "Remedy", "docs/how-to/operate.md"):
         assert part in warning
     operations = (Path(__file__).parents[2] / "docs" / "how-to" / "operate.md").read_text()
     assert "Show the pages to others" in warning and "Show the pages to others" in operations

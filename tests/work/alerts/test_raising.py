@@ -372,7 +372,7 @@ def test_a_message_that_kills_every_sender_is_given_up(desk: Desk):
     recorded = Recorded()
     assert desk.deliver({LOG: recorded}).failed == 1
     assert recorded.notices == []
-    assert "ended before" in desk.deliveries(LOG)[0]["last_error"]
+    assert "every process that tried to send it died" in desk.deliveries(LOG)[0]["last_error"]
 
 
 def test_what_waits_for_a_channel_that_is_not_set_up_here_is_counted_and_kept(desk: Desk, receiver):

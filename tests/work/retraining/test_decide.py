@@ -144,9 +144,9 @@ def test_hours_that_a_tenant_calls_off_peak_hold_what_is_not_critical(serving):
     assert len(tick(serving).approved) == 1
 
 
-def test_runs_under_way_hold_the_same_tenant_and_model(serving):
+def test_runs_under_way_block_the_same_tenant_and_model(serving):
     report(serving, dt.date(2026, 2, 28), performance=LOSS)
-    found = tick(serving, active={(serving.name, serving.spec.name): 1})
+    found = tick(serving, running=Running({(serving.name, serving.spec.name): 1}))
     assert [decision.blocked_by for _, decision in found.blocked] == [("active_run",)]
 
 

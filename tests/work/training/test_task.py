@@ -276,7 +276,7 @@ def test_a_snapshot_that_another_run_stores_meanwhile_does_not_mix_with_the_one_
 
 def test_without_a_champion_predictions_say_why_there_are_none(tenant, make_issues):
     report = tenant.holds(make_issues(40, learnable=False)).train(40)
-    assert report.done[PREDICTIONS] == {"scored": 0, "reason": "no version serves: see the decision of the model"}
+    assert report.done[PREDICTIONS] == {"scored": 0, "reason": "no version serves: see the decision about the model"}
 
 
 def test_a_model_without_a_snapshot_asks_for_its_features_in_one_line_of_the_log(tenant, make_issues, caplog):
