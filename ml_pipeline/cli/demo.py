@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 import pandas as pd
@@ -29,7 +29,7 @@ from ml_pipeline.work.retraining.decide import Approved, decide_for
 from ml_pipeline.work.tenant_settings import AUTO_RETRAIN, OFF_PEAK, write_setting
 
 MODEL = "story_points"  # simulated day by day; the other models are trained as of now
-REPORTED_DAYS = 28
+REPORTED_DAYS = 14
 SIMULATED_DAYS = 49
 BROKEN_DAYS_AGO = 21
 MISLED, BROKEN_FACTOR = "umbrella", 3.0
@@ -46,17 +46,18 @@ class Demo:
         self.warehouse = Warehouse(settings)
         self.spec = load_specs(settings.specs)[MODEL]
         self.yesterday = partitions.today() - DAY
+        self.broken_on = self.yesterday - BROKEN_DAYS_AGO * DAY
         self.histories: dict[str, History] = {}
         self.failures: list[str] = []
         self.known: list[str] = []
 
     def simulate(self) -> None:
-        """Import a year of data per tenant. The data are always the same, moved by whole weeks to end now."""
+        """Import ten months of data per tenant. The data are always the same, moved by whole weeks to end now."""
         now = pd.Timestamp.now("UTC").floor("h")
         monday = now.normalize() - pd.Timedelta(days=now.weekday())
         organisations = demo_organisations(OFFSET + (now - monday))
         there = set(self.warehouse.tenants())
-        with progress_bar("Simulating a year", len(organisations)) as advance:
+        with progress_bar("Simulating ten months", len(organisations)) as advance:
             for organisation in organisations:
                 history = _moved(organisation, monday - OFFSET)
                 self.histories[organisation.tenant_id] = history
@@ -84,50 +85,54 @@ class Demo:
 
     def simulate_days(self) -> None:
         """Simulate every day until yesterday; approved retrainings are executed as Dagster runs."""
-        broken_on = self.yesterday - BROKEN_DAYS_AGO * DAY
+        if simulated_until(self.warehouse, MISLED, MODEL) == self.broken_on:  # an earlier demo ended just there
+            self._mislead()
+        tenants: Sequence[str] = self.tenants
         with progress_bar(f"Running {SIMULATED_DAYS} days of the loop", None) as advance:
-            self._live_until(broken_on, self.tenants, advance)
-            last = simulated_until(self.warehouse, MISLED, MODEL)
-            if last == broken_on:
-                self._mislead(broken_on)
-            self._live_until(self.yesterday, self.tenants, advance)
+            while windows := self._windows(tenants):
+                compute = Compute(bounded_workers(self.settings), self.settings.tenant_timeout, advance)
+                tenants = list(self._simulated(compute, windows))
 
-    def _live_until(self, until: dt.date, tenants: Sequence[str], advance: Callable[[str], None]) -> None:
-        waiting = list(tenants)
-        while waiting:
-            windows = [(tenant, window) for tenant in waiting if (window := self._window(tenant, until)) is not None]
-            compute = Compute(bounded_workers(self.settings), self.settings.tenant_timeout, advance)
-            waiting = []
-            for result in list(compute.map(simulate_days, windows)):
-                if result.error is not None:
-                    self.failures.append(f"{result.key}: {result.error}")
-                elif (approved := result.value.approved) is not None:
-                    self._run([approved], result.value.last)
-                    waiting.append(approved.tenant)
+    def _windows(self, tenants: Sequence[str]) -> list[tuple[str, SimulationWindow]]:
+        """The days that each tenant still has to go; ``MISLED`` goes no further than ``broken_on`` at first."""
+        windows = []
+        for tenant in tenants:
+            last = simulated_until(self.warehouse, tenant, MODEL)
+            since = self.yesterday - (SIMULATED_DAYS - 1) * DAY if last is None else last + DAY
+            until = self.broken_on if tenant == MISLED and since <= self.broken_on else self.yesterday
+            if since <= until:
+                window = SimulationWindow(self.settings, self.spec, tenant, since, until, True, self.lease)
+                windows.append((tenant, window))
+        return windows
 
-    def _window(self, tenant: str, until: dt.date) -> SimulationWindow | None:
-        last = simulated_until(self.warehouse, tenant, MODEL)
-        since = self.yesterday - (SIMULATED_DAYS - 1) * DAY if last is None else last + DAY
-        return (
-            SimulationWindow(self.settings, self.spec, tenant, since, until, True, self.lease)
-            if since <= until
-            else None
-        )
+    def _simulated(self, compute: Compute, windows: Sequence[tuple[str, SimulationWindow]]) -> Iterable[str]:
+        """The tenants that have days left after they were simulated."""
+        for result in list(compute.map(simulate_days, windows)):
+            if result.error is not None:
+                self.failures.append(f"{result.key}: {result.error}")
+                continue
+            last, approved = result.value.last, result.value.approved
+            if approved is not None:
+                self._run([approved], last)
+            if result.key == MISLED and last == self.broken_on:
+                self._mislead()
+            if last < self.yesterday:
+                yield result.key
 
     def _run(self, approved: Sequence[Approved], day: dt.date) -> None:
         as_of = f"{day + DAY}T03:00:00+00:00"
         self._launched(launch.retrain(self.instance, self.known, approved, lambda _: None, as_of))
 
-    def _mislead(self, day: dt.date) -> None:
+    def _mislead(self) -> None:
         """Request a retraining on a broken export, as a person might, then load the correct export again."""
         right = self.histories[MISLED].issues
         broken = right.assign(story_points=right["story_points"] * BROKEN_FACTOR)
         import_tables(self.warehouse, MISLED, broken, None)
-        now = dt.datetime.combine(day + DAY, dt.time(3), dt.UTC)
+        now = dt.datetime.combine(self.broken_on + DAY, dt.time(3), dt.UTC)
         request = Request("demo", "a new export came in, whose story points are hours")
         specs = {MODEL: self.spec}
         tick = decide_for(Clients(self.settings), specs, [MISLED], now, request=request, lease=self.lease)
-        self._run(tick.approved, day)
+        self._run(tick.approved, self.broken_on)
         import_tables(self.warehouse, MISLED, right, None)
 
     def monitor(self) -> None:

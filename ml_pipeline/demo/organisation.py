@@ -127,12 +127,12 @@ DEMO_CHANGE = pd.Timedelta(days=42)  # before the end of the demo's history
 
 
 def demo_organisations(now: pd.Timestamp, seed: int = 7) -> list[Organisation]:
-    """Four tenants with a year of history up to ``now``.
+    """Four tenants with ten months of history up to ``now``.
 
     acme and umbrella do not change. ``DEMO_CHANGE`` before ``now``, globex starts a campaign, which changes its items
     but not their outcomes (covariate drift), and the outcomes of initech's items change (concept drift).
     """
-    start = now - pd.Timedelta(days=365)
+    start = now - pd.Timedelta(days=300)
     campaign = Drift("covariate", now - DEMO_CHANGE, size=0.5, gradual_days=14)
     upheaval = Drift("concept", now - DEMO_CHANGE)
     return [
