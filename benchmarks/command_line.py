@@ -16,9 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from benchmarks.common import parse_arguments, print_result, print_table
-from benchmarks.installation import temporary_installation
+from benchmarks.installation import superuser, temporary_installation
 from benchmarks.sensor import QUICK, TENANTS, stage
-from ml_pipeline.resources import postgres
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import load_specs
 
@@ -43,6 +42,9 @@ STATEMENTS = (
     """INSERT INTO ml.versions (tenant_id, model, manifest_sha256, key)
         SELECT 't' || t, m, md5(t || m || v), md5(m || t || v)
         FROM generate_series(1, {t}) t, unnest(ARRAY[{m}]) m, generate_series(1, 3) v""",
+    """UPDATE ml.decisions SET numbers = numbers || jsonb_build_object('safeguards', (
+            SELECT jsonb_agg(jsonb_build_object('name', 'guard' || n, 'passed', true, 'overridden', null,
+                'sentence', repeat('It is 12 days since. ', 4))) FROM generate_series(1, 11) n))""",
     """INSERT INTO ml.alerts (tenant_id, alert_id, model, kind, level, message, detail, as_of)
         SELECT 't' || t, gen_random_uuid(), m, 'drift', 'MEDIUM', repeat('team moved ', 12), '{{}}',
             now() - n * interval '2 days'
@@ -52,7 +54,7 @@ STATEMENTS = (
 
 def stage_versions_and_alerts(settings: Settings, tenants: int) -> None:
     models = ", ".join(f"'{name}'" for name in load_specs())
-    engine = postgres.engine(postgres.parse_url(settings.database_url or ""))
+    engine = superuser(settings)
     with engine.begin() as connection:
         for statement in STATEMENTS:
             connection.execute(sa.text(statement.format(t=tenants, m=models)))
@@ -62,7 +64,7 @@ def timed(arguments: list[str]) -> tuple[float, float]:
     """Wall and user seconds of one command."""
     command = [str(Path(sys.executable).with_name("ml-pipeline")), *arguments]
     started, before = time.perf_counter(), os.times().children_user
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - started, os.times().children_user - before
 
 

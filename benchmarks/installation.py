@@ -10,9 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import dagster as dg
+import sqlalchemy as sa
 
 from ml_pipeline.resources import embedded, postgres
-from ml_pipeline.resources.embedded_logins import WORKER
+from ml_pipeline.resources.embedded_logins import SUPERUSER, WORKER
 from ml_pipeline.resources.preparation import prepare, quiet
 from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, load_settings
 
@@ -32,6 +33,11 @@ def temporary_installation(workers: int = 2) -> Iterator[Settings]:
             prepare(settings)
             yield settings
             postgres.close_engines(postgres.DATABASE)
+
+
+def superuser(settings: Settings) -> sa.Engine:
+    """Connections of the server's superuser, whom row-level security does not bind."""
+    return postgres.engine(postgres.parse_url(settings.database_url or "").set(username=SUPERUSER))
 
 
 @contextmanager

@@ -16,9 +16,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from benchmarks.common import parse_arguments, print_result, print_table
-from benchmarks.installation import product_instance, temporary_installation
+from benchmarks.installation import product_instance, superuser, temporary_installation
 from ml_pipeline import partitions
-from ml_pipeline.resources import postgres
 from ml_pipeline.resources.dagster_resources import Installation
 from ml_pipeline.sensors.retraining import retraining
 from ml_pipeline.settings import Settings
@@ -76,7 +75,7 @@ def stage(settings: Settings, tenants: int) -> None:
     """The state of the fleet, written by the server's superuser, whom row-level security does not bind."""
     models = ", ".join(f"'{name}'" for name in load_specs())
     numbers = {"t": tenants, "m": models, "days": DAYS, "outcomes": OUTCOMES, "predictions": PREDICTIONS}
-    engine = postgres.engine(postgres.parse_url(settings.database_url or ""))
+    engine = superuser(settings)
     with engine.begin() as connection:
         for statement in STATEMENTS.values():
             connection.execute(sa.text(statement.format(**numbers, decisions=DECISIONS)))
