@@ -25,10 +25,18 @@ from ml_pipeline.resources.preparation import prepare
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from tests.stack import browser, chromium, expect, filled, page, served, stack  # noqa: F401 - fixtures of all tests
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start services or simulate weeks come first, so that no worker ends with one of them alone."""
+    """Give each file to one process, unless a mark puts a test into another group; long files come first.
+
+    Long files start services or simulate weeks: no worker ends with one of them alone. pytest-xdist reads the groups.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -12,9 +11,7 @@ import sys
 import threading
 import time
 import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +22,13 @@ from ml_pipeline import up
 from ml_pipeline.resources import embedded, supervisor
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.settings import PROJECT_ROOT, Settings
+from tests.processes import free_port, left_after, processes_of
+from tests.stack import PATIENCE, STACK, TENANTS, Stack, answer, started, wait_for
 
 pytestmark = pytest.mark.long
 
-PATIENCE = 120.0
 BINARIES = Path(sys.executable).parent
 needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked for in /proc")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def answer(url: str, body: dict[str, Any] | None = None) -> Any:
-    """JSON that a server answers to a GET, or to a POST of ``body``."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return json.load(response)
-
-
-def graphql(port: int, query: str) -> Any:
-    return answer(f"http://127.0.0.1:{port}/graphql", {"query": query})["data"]
 
 
 def state_of(process: int) -> str | None:
@@ -57,53 +37,6 @@ def state_of(process: int) -> str | None:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return None
-
-
-def processes_of(home: Path) -> dict[int, str]:
-    """Commands, by process id, of everything on this machine that was started for an installation or serves it."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            environment = (folder / "environ").read_bytes()
-        except (FileNotFoundError, PermissionError, ProcessLookupError):
-            continue
-        if command and (f"ML_PIPELINE_HOME={home}".encode() in environment or str(home) in command):
-            found[int(folder.name)] = command
-    return found
-
-
-HEEDING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-
-
-@contextmanager
-def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
-    """A command in the project's folder, killed with its group in the end if it still runs.
-
-    Ctrl-C is not ignored there, as it is in what a shell starts in the background.
-    """
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", HEEDING, *command],
-            env=environment,
-            cwd=PROJECT_ROOT,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def wait_for(text: str, log: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while text not in log.read_text():
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
 
 
 def wait_until_it_answers(url: str, process: subprocess.Popen) -> None:
@@ -118,21 +51,6 @@ def wait_until_it_answers(url: str, process: subprocess.Popen) -> None:
             time.sleep(0.2)
 
 
-@contextmanager
-def up_and_running(settings: Settings) -> Iterator[subprocess.Popen]:
-    """``ml-pipeline up`` with an embedded database, once everything answers."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "DAGSTER_HOME")}
-    environment |= {
-        "ML_PIPELINE_HOME": str(settings.home),
-        "ML_PIPELINE_DAGSTER_PORT": str(settings.dagster_port),
-        "ML_PIPELINE_MLFLOW_PORT": str(settings.mlflow_port),
-    }
-    log = settings.home.parent / "up.log"
-    with started([str(BINARIES / "ml-pipeline"), "up"], environment, log) as process:
-        wait_for("Everything runs", log, process)
-        yield process
-
-
 def stopped_by(number: signal.Signals, process: subprocess.Popen) -> int:
     process.send_signal(number)
     return process.wait(60)
@@ -143,14 +61,6 @@ def ended(process: subprocess.Popen, log: Path) -> int:
         return process.wait(60)
     except subprocess.TimeoutExpired:
         raise AssertionError(f"it goes on after a minute:\n{log.read_text()}") from None
-
-
-def is_gone(home: Path, seconds: float = 15.0) -> bool:
-    """Whether nothing of an installation runs, now or soon."""
-    deadline = time.monotonic() + seconds
-    while processes_of(home) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return not processes_of(home)
 
 
 def postmaster(home: Path) -> int:
@@ -168,48 +78,47 @@ def answers_again(question: Callable[[], Any]) -> Any:
             time.sleep(0.2)
 
 
+@STACK
 @needs_proc
-def test_everything_answers_stops_without_a_trace_and_remembers(open_folder: Path):
-    settings = Settings(home=open_folder / "home", dagster_port=free_port(), mlflow_port=free_port())
-    dagster, mlflow = settings.dagster_port, f"http://127.0.0.1:{settings.mlflow_port}"
-    with up_and_running(settings) as process:
-        location = '{repositoryLocationName: "ml_pipeline", repositoryName: "__repository__"}'
-        added = f'repositorySelector: {location}, partitionsDefName: "tenants", partitionKey: "acme"'
-        graphql(dagster, f"mutation {{ addDynamicPartition({added}) {{ __typename }} }}")
-        assert graphql(dagster, "{ shouldShowNux }")["shouldShowNux"] is False
-        telemetry = answer(f"{mlflow}/ajax-api/3.0/mlflow/ui-telemetry")
-        assert telemetry["disable_ui_telemetry"] is True
-        experiment = answer(f"{mlflow}/api/2.0/mlflow/experiments/create", {"name": "kept"})["experiment_id"]
-        assert any("postgres" in command for command in processes_of(settings.home).values())
-        assert stopped_by(signal.SIGHUP, process) == 0
-    assert processes_of(settings.home) == {}
-    opened = [path for path in settings.home.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o066]
+def test_everything_answers_stops_without_a_trace_and_remembers(served: Stack):
+    """The last test of those that share the services, since it stops them."""
+    process, mlflow = served.process, served.mlflow
+    location = '{repositoryLocationName: "ml_pipeline", repositoryName: "__repository__"}'
+    added = f'repositorySelector: {location}, partitionsDefName: "tenants", partitionKey: "initech"'
+    served.graphql(f"mutation {{ addDynamicPartition({added}) {{ __typename }} }}")
+    assert served.graphql("{ shouldShowNux }")["shouldShowNux"] is False
+    telemetry = answer(f"{mlflow}/ajax-api/3.0/mlflow/ui-telemetry")
+    assert telemetry["disable_ui_telemetry"] is True
+    experiment = answer(f"{mlflow}/api/2.0/mlflow/experiments/create", {"name": "kept"})["experiment_id"]
+    assert any("postgres" in command for command in processes_of(served.home).values())
+    assert stopped_by(signal.SIGHUP, process) == 0
+    assert processes_of(served.home) == {}
+    opened = [path for path in served.home.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o066]
     assert opened == []
 
-    with up_and_running(settings) as process:
-        keys = graphql(
-            dagster,
+    with served.up() as process:
+        keys = served.graphql(
             '{ assetNodeOrError(assetKey: {path: ["story_points", "model"]}) { ... on AssetNode { partitionKeys } } }',
         )
-        assert keys["assetNodeOrError"]["partitionKeys"] == ["acme"]
+        assert keys["assetNodeOrError"]["partitionKeys"] == [*TENANTS, "initech"]
         kept = answer(f"{mlflow}/api/2.0/mlflow/experiments/get?experiment_id={experiment}")
         assert kept["experiment"]["name"] == "kept"
 
-        before = postmaster(settings.home)
+        before = postmaster(served.home)
         os.kill(before, signal.SIGKILL)
         runs = "{ runsOrError(limit: 1) { __typename } assetsOrError { __typename } }"
-        listed = answers_again(lambda: graphql(dagster, runs))
+        listed = answers_again(lambda: served.graphql(runs))
         assert (listed["runsOrError"]["__typename"], listed["assetsOrError"]["__typename"]) == (
             "Runs",
             "AssetConnection",
         )
         kept = answers_again(lambda: answer(f"{mlflow}/api/2.0/mlflow/experiments/get?experiment_id={experiment}"))
         assert kept["experiment"]["name"] == "kept"
-        assert postmaster(settings.home) != before
+        assert postmaster(served.home) != before
         assert process.poll() is None
 
         assert stopped_by(signal.SIGKILL, process) == -signal.SIGKILL
-    assert is_gone(settings.home)
+    assert left_after(served.home, seconds=15) == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -351,7 +260,9 @@ def test_dagster_dev_with_a_database_serves_the_assets(settings: Settings, tmp_p
     with started([str(BINARIES / "dagster"), "dev", "-p", str(port)], environment, log) as process:
         wait_for("Serving dagster-webserver", log, process)
         wait_until_it_answers(f"http://127.0.0.1:{port}/server_info", process)
-        nodes = graphql(port, "{ assetNodes { assetKey { path } } }")["assetNodes"]
+        nodes = answer(f"http://127.0.0.1:{port}/graphql", {"query": "{ assetNodes { assetKey { path } } }"})["data"][
+            "assetNodes"
+        ]
         assert ["story_points", "model"] in [node["assetKey"]["path"] for node in nodes]
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C in a terminal reaches the whole group
         assert ended(process, log) == 0

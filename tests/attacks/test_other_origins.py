@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
-from ml_pipeline.resources import postgres
-from ml_pipeline.settings import Settings
+from tests.stack import PATIENCE, STACK, Stack, answer
 
-pytestmark = [pytest.mark.browser, pytest.mark.long]
+pytestmark = [pytest.mark.browser, pytest.mark.long, STACK]
 
-PATIENCE = 120.0
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--no-proxy-server",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # Browsers that ask before a page of the internet reaches this machine are no defence to count on.
-    "--disable-features=LocalNetworkAccessChecks",
-    "--host-resolver-rules=MAP *.example 127.0.0.1,MAP *.example.com 127.0.0.1",
-]
+BY_THE_DAEMON = {"dagster/schedule_name", "dagster/sensor_name"}
 LAUNCH = """mutation { launchRun(executionParams: {
     selector: {repositoryLocationName: "ml_pipeline", repositoryName: "__repository__", jobName: "prune"},
     runConfigData: "{}"}) { __typename } }"""
@@ -121,34 +94,21 @@ ASKING = """async ([graphql, change]) => {
 }"""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def answer(url: str, body: dict[str, Any] | None = None) -> Any:
-    """JSON that a server answers to a program: a GET, or a POST of ``body``."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return json.load(response)
-
-
 class Pages:
     """A running installation, as a program sees it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.dagster = f"http://127.0.0.1:{settings.dagster_port}"
-        self.mlflow = f"http://127.0.0.1:{settings.mlflow_port}"
-        self.logs = settings.home / "logs"
-
-    def graphql(self, query: str) -> Any:
-        return answer(f"{self.dagster}/graphql", {"query": query})["data"]
+    def __init__(self, stack: Stack) -> None:
+        self.stack, self.dagster, self.mlflow = stack, stack.dagster, stack.mlflow
+        self.logs = stack.home / "logs"
 
     def runs(self) -> list[str]:
-        asked = self.graphql("{ runsOrError { ... on Runs { results { runId } } } }")
-        return [run["runId"] for run in asked["runsOrError"]["results"]]
+        """All runs but those that a schedule or a sensor launched, which may do so at any time."""
+        asked = self.stack.graphql("{ runsOrError { ... on Runs { results { runId tags { key } } } } }")
+        return [
+            run["runId"]
+            for run in asked["runsOrError"]["results"]
+            if not BY_THE_DAEMON & {tag["key"] for tag in run["tags"]}
+        ]
 
     def experiments(self) -> set[str]:
         found = answer(f"{self.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 100})
@@ -165,55 +125,9 @@ class Pages:
         return sum((self.logs / f"{name}.log").read_text().count("Refused") for name in ("dagster", "mlflow"))
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("there is no Chromium on this machine: `make setup-browser` installs it")
-    return path
-
-
-@pytest.fixture(scope="module")
-def pages(
-    chromium: str, server: str, template_database: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Pages]:
-    """``ml-pipeline up`` over an empty installation."""
-    administration = postgres.parse_url(server)
-    database = f"attacked_{uuid.uuid4().hex[:12]}"
-    with sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool).connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {database} TEMPLATE {template_database}"))
-    home = tmp_path_factory.mktemp("attacked")
-    settings = Settings(home=home, dagster_port=free_port(), mlflow_port=free_port())
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
-    environment |= {
-        "DATABASE_URL": postgres.plain(administration.set(drivername="postgresql", database=database)),
-        "ML_PIPELINE_HOME": str(home),
-        "ML_PIPELINE_DAGSTER_PORT": str(settings.dagster_port),
-        "ML_PIPELINE_MLFLOW_PORT": str(settings.mlflow_port),
-    }
-    log = home / "up.log"
-    with log.open("wb") as output:
-        command = [str(Path(sys.executable).with_name("ml-pipeline")), "up"]
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while "Everything runs" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        yield Pages(settings)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
+@pytest.fixture
+def pages(stack: Stack) -> Pages:
+    return Pages(stack)
 
 
 @pytest.fixture(scope="module")
@@ -237,14 +151,6 @@ def evil_port() -> Iterator[int]:
     yield evil.server_address[1]
     evil.shutdown()
     evil.server_close()
-
-
-@pytest.fixture
-def page(browser) -> Iterator:
-    context = browser.new_context(viewport={"width": 1500, "height": 900})
-    context.set_default_timeout(30_000)
-    yield context.new_page()
-    context.close()
 
 
 @pytest.fixture(params=["127.0.0.1", "evil.example"])
@@ -313,14 +219,6 @@ def test_a_name_that_is_made_to_point_at_this_machine_makes_no_experiment(page, 
     answered = page.evaluate(ASKING_MLFLOW % attack, f"{site}/ajax-api/2.0/mlflow/experiments/create")
     assert "do not answer as 'evil.example:" in answered
     assert pages.experiments() == experiments
-
-
-@pytest.fixture
-def expect():
-    from playwright.sync_api import expect
-
-    expect.set_options(timeout=30_000)
-    return expect
 
 
 def test_a_link_on_another_page_opens_the_pages(evil_page, pages: Pages, expect):

@@ -2,146 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
-from unittest import mock
-
-import pandas as pd
 import pytest
-import sqlalchemy as sa
 
 from ml_pipeline import partitions
-from ml_pipeline.cli.app import run_pipeline
-from ml_pipeline.demo.simulator import demo_organisations, simulate
-from ml_pipeline.importers import import_tables
-from ml_pipeline.resources import postgres
 from ml_pipeline.resources.registry import Registry
-from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from tests.stack import STACK, TENANTS, Stack
 
-pytestmark = [pytest.mark.browser, pytest.mark.long]
+pytestmark = [pytest.mark.browser, pytest.mark.long, STACK]
 
 MODELS = ["lead_time", "rework_risk", "story_points"]
-TENANTS = 2
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE = 120.0
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("there is no Chromium on this machine: `make setup-browser` installs it")
-    return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def installation(
-    chromium: str, server: str, template_database: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Settings]:
-    """Two tenants; the story points of one, with a year of issues, were trained three months ago and again now."""
-    administration = postgres.parse_url(server)
-    name = f"pages_{uuid.uuid4().hex[:12]}"
-    with sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool).connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template_database}"))
-    settings = Settings(
-        database_url=postgres.plain(administration.set(drivername="postgresql", database=name)),
-        home=tmp_path_factory.mktemp("pages"),
-        workers=2,
-        dagster_port=free_port(),
-        mlflow_port=free_port(),
-    )
-    now = pd.Timestamp.now("UTC").floor("h")
-    import_tables(Warehouse(settings), "acme", simulate(demo_organisations(now)[0]).issues, None)
-    Warehouse(settings).add_tenant("globex")
-    with mock.patch.dict(os.environ):
-        for as_of in ((now - pd.Timedelta(days=90)).isoformat(), now.isoformat()):
-            assert run_pipeline(settings, ["acme"], ["story_points"], as_of, 0) == []
-    yield settings
-    postgres.close_engines(name)
-
-
-@pytest.fixture(scope="module")
-def pages(installation: Settings) -> Iterator[Settings]:
-    """The installation while ``ml-pipeline up`` serves its pages."""
-    environment = os.environ | {
-        "DATABASE_URL": str(installation.database_url),
-        "ML_PIPELINE_HOME": str(installation.home),
-        "ML_PIPELINE_DAGSTER_PORT": str(installation.dagster_port),
-        "ML_PIPELINE_MLFLOW_PORT": str(installation.mlflow_port),
-    }
-    log = installation.home / "up.log"
-    with log.open("wb") as output:
-        command = [str(Path(sys.executable).with_name("ml-pipeline")), "up"]
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while "Everything runs" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        yield installation
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
-def page(pages: Settings, browser) -> Iterator:
-    context = browser.new_context(viewport={"width": 1500, "height": 900})
-    context.set_default_timeout(30_000)
-    yield context.new_page()
-    context.close()
+def pages(stack: Stack) -> Settings:
+    return stack.settings
 
 
 @pytest.fixture
-def dagster(pages: Settings) -> str:
-    return f"http://127.0.0.1:{pages.dagster_port}"
+def dagster(stack: Stack) -> str:
+    return stack.dagster
 
 
 @pytest.fixture
-def mlflow(pages: Settings) -> str:
-    return f"http://127.0.0.1:{pages.mlflow_port}"
-
-
-@pytest.fixture
-def expect():
-    from playwright.sync_api import expect
-
-    expect.set_options(timeout=30_000)
-    return expect
+def mlflow(stack: Stack) -> str:
+    return stack.mlflow
 
 
 def test_the_lineage_shows_every_models_assets_and_the_edges_between_them(page, dagster: str, expect):
@@ -171,7 +56,7 @@ def test_a_backfill_of_daily_metrics_offers_every_day_of_every_tenant(page, dags
     for button in everything.all():
         button.click()
     days = (partitions.today() - partitions.days.start.date()).days
-    expect(dialog.get_by_text(f"{days * TENANTS} partitions")).to_be_visible()
+    expect(dialog.get_by_text(f"{days * len(TENANTS)} partitions")).to_be_visible()
 
 
 def test_two_versions_of_a_model_are_compared_side_by_side(page, mlflow: str, expect):
