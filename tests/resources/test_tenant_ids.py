@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +14,12 @@ from sqlalchemy.exc import IntegrityError
 
 from ml_pipeline.identifiers import BadIdentifier, tenant_problem
 from ml_pipeline.importers import ImportFailed, import_jira
-from ml_pipeline.resources import postgres, tables
+from ml_pipeline.resources import embedded, postgres, tables
 from ml_pipeline.resources.registry import registered_name
 from ml_pipeline.resources.snapshots import Snapshots, SnapshotUnusable
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from tests.conftest import settings_of
 
 BAD = {
     "../../evil": "starts with '.'",
@@ -51,45 +53,62 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame({"size": [1.0]})
 
 
+@pytest.fixture(scope="module")
+def one_for_all(server: str, template_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """An installation for the tests that leave nothing behind, or a tenant only."""
+    name, home = "test_tenant_ids", tmp_path_factory.mktemp("tenant_ids")
+    connecting = sa.create_engine(postgres.parse_url(server), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with connecting.connect() as connection:
+        copy = f"TEMPLATE {template_database} STRATEGY FILE_COPY"
+        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER {embedded.OWNER} {copy}"))
+    yield settings_of(server, name, home=home, workers=2)
+    postgres.close_engines(name)
+    with connecting.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
 @bad
-def test_the_database_takes_no_bad_id_from_anybody(superuser: sa.Engine, tenant: str, problem: str):
+def test_the_database_takes_no_bad_id_from_anybody(server: str, one_for_all: Settings, tenant: str, problem: str):
+    database = postgres.parse_url(one_for_all.database_url or "").database
+    superuser = postgres.engine(postgres.parse_url(server).set(database=database))
     with pytest.raises(IntegrityError, match="tenant_id_rule"), superuser.begin() as connection:
         connection.execute(sa.text("INSERT INTO source.tenants (tenant_id) VALUES (:id)"), {"id": tenant})
 
 
 @bad
-def test_every_door_refuses_a_bad_id_by_itself(settings: Settings, tenant: str, problem: str):
+def test_every_door_refuses_a_bad_id_by_itself(one_for_all: Settings, tenant: str, problem: str):
     with pytest.raises(BadIdentifier, match=problem):
-        Warehouse(settings).add_tenant(tenant)
+        Warehouse(one_for_all).add_tenant(tenant)
     with pytest.raises(BadIdentifier, match=problem):
         registered_name("story_points", tenant)
-    snapshots = Snapshots(settings)
+    snapshots = Snapshots(one_for_all)
     with pytest.raises(BadIdentifier, match=problem):
         snapshots.write(tenant, "story_points", frame())
-    url = f"{settings.artifacts}/snapshots/{tenant}/story_points/{'0' * 24}.parquet"
+    url = f"{one_for_all.artifacts}/snapshots/{tenant}/story_points/{'0' * 24}.parquet"
     assert not snapshots.owns(tenant, url)
     for use in (lambda: snapshots.read(url, "0" * 64, tenant=tenant), lambda: snapshots.remove(tenant, url)):
         with pytest.raises(SnapshotUnusable, match="not a snapshot of tenant"):
             use()
-    assert list(settings.home.rglob("*")) == []
+    assert list(one_for_all.home.rglob("*")) == []
+    assert Warehouse(one_for_all).tenants() == []
 
 
 @pytest.mark.parametrize("model", ["../evil", "a/b", "A", "", "m" * 64, "a.b", "a'b"])
-def test_the_name_of_a_model_that_is_no_part_of_a_path_is_refused(settings: Settings, model: str):
+def test_the_name_of_a_model_that_is_no_part_of_a_path_is_refused(one_for_all: Settings, model: str):
     with pytest.raises(BadIdentifier, match="model name"):
-        Snapshots(settings).write("acme", model, frame())
+        Snapshots(one_for_all).write("acme", model, frame())
     with pytest.raises(BadIdentifier, match="model name"):
         registered_name(model, "acme")
 
 
 @pytest.mark.parametrize("tenant", GOOD)
-def test_a_good_id_passes_every_door(settings: Settings, tenant: str):
-    Warehouse(settings).add_tenant(tenant)
-    snapshots = Snapshots(settings)
+def test_a_good_id_passes_every_door(one_for_all: Settings, tenant: str):
+    Warehouse(one_for_all).add_tenant(tenant)
+    snapshots = Snapshots(one_for_all)
     digest, url = snapshots.write(tenant, "story_points", frame())
-    assert Path(url).parent == settings.home / "artifacts" / "snapshots" / tenant / "story_points"
+    assert Path(url).parent == one_for_all.home / "artifacts" / "snapshots" / tenant / "story_points"
     pd.testing.assert_frame_equal(snapshots.read(url, digest, tenant=tenant), frame())
-    assert Warehouse(settings).tenants() == [tenant]
+    assert tenant in Warehouse(one_for_all).tenants()
 
 
 @pytest.fixture(scope="module")
