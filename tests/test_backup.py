@@ -19,6 +19,7 @@ from ml_pipeline.doctor import examine
 from ml_pipeline.resources import embedded, postgres, tables
 from ml_pipeline.resources.relocation import relocate
 from ml_pipeline.resources.warehouse import Warehouse
+from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.deployer import PROMOTE_BY_HAND
 from ml_pipeline.work.explain_prediction import explain_prediction
@@ -43,14 +44,58 @@ def run(name: str, *arguments: str) -> str:
     return subprocess.run([program(name), *arguments], check=True, stderr=subprocess.PIPE, text=True).stderr
 
 
+class Installation:
+    """One home for all tests; each test finds database and files in it as they were after two trainings."""
+
+    def __init__(self, server: str, empty: str, folder: Path) -> None:
+        self.server, self.empty, self.home, self.files = server, empty, folder / "home", folder / "files"
+        self.trained, self.name = f"trained_{uuid.uuid4().hex[:8]}", f"backed_up_{uuid.uuid4().hex[:8]}"
+
+    def tenant(self, spec: ModelSpec, database: str) -> Tenant:
+        return Tenant(settings_of(self.server, database, home=self.home, workers=2), spec)
+
+    def train(self, spec: ModelSpec) -> None:
+        """Two versions, of which the second serves, with predictions of what was open."""
+        self.create(self.trained, self.empty)
+        tenant = self.tenant(spec, self.trained)
+        tenant.holds(issues(60)).train(40)
+        tenant.train(60)
+        clients, at = Clients(tenant.settings), moment(60).to_pydatetime()
+        clients.deployer.deploy("acme", "story_points", 2, action=PROMOTE_BY_HAND, reason="", as_of=at)
+        postgres.close_engines(self.trained)
+        # A database can be copied only while nobody is connected to it, and MLflow keeps its connections.
+        query = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE datname = :name"
+        self.execute(query, name=self.trained)
+        shutil.copytree(tenant.settings.artifacts, self.files)
+
+    def restore(self) -> None:
+        postgres.close_engines(self.name)
+        self.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)")
+        self.create(self.name, self.trained)
+        shutil.rmtree(self.home)
+        shutil.copytree(self.files, self.home / "artifacts")
+
+    def create(self, name: str, template: str) -> None:
+        self.execute(f"CREATE DATABASE {name} OWNER {embedded.OWNER} TEMPLATE {template} STRATEGY FILE_COPY")
+
+    def execute(self, statement: str, **values: str) -> None:
+        url = postgres.parse_url(self.server)
+        with sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool).connect() as connection:
+            connection.execute(sa.text(statement), values)
+
+
+@pytest.fixture(scope="module")
+def installation(server: str, template_database: str, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    return Installation(server, template_database, tmp_path_factory.mktemp("installation"))
+
+
 @pytest.fixture
-def trained(tenant: Tenant) -> Tenant:
+def trained(installation: Installation, tenant: Tenant) -> Tenant:
     """Two versions, of which the second serves, with predictions of what was open."""
-    tenant.holds(issues(60)).train(40)
-    tenant.train(60)
-    clients, at = Clients(tenant.settings), moment(60).to_pydatetime()
-    clients.deployer.deploy("acme", "story_points", 2, action=PROMOTE_BY_HAND, reason="", as_of=at)
-    return tenant
+    if not installation.files.exists():
+        installation.train(tenant.spec)
+    installation.restore()
+    return installation.tenant(tenant.spec, installation.name)
 
 
 @pytest.fixture
