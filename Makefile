@@ -35,7 +35,7 @@ check: setup
 	@folder=$$(mktemp -d) && touch $$folder/dagster.yaml && DAGSTER_HOME=$$folder .venv/bin/dg check defs
 
 test: check
-	.venv/bin/pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=25
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 test-slow: setup
 	.venv/bin/pytest -m slow --durations=10

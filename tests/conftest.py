@@ -25,19 +25,37 @@ from ml_pipeline.resources.preparation import prepare
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
-from tests.stack import browser, chromium, expect, filled, page, served, stack  # noqa: F401 - fixtures of all tests
+from tests.stack import STACK_FILES
+from tests.stack import browser as browser  # a fixture, as those below
+from tests.stack import chromium as chromium
+from tests.stack import expect as expect
+from tests.stack import filled as filled
+from tests.stack import page as page
+from tests.stack import served as served
+from tests.stack import stack as stack
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one process, unless a mark puts a test into another group; long files come first.
-
-    Long files start services or simulate weeks: no worker ends with one of them alone. pytest-xdist reads the groups.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    """Files that start services or simulate weeks come first, so that no worker ends with one of them alone."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each file goes to one worker as with ``--dist loadfile``, and the files that share a stack go to the same one.
+
+    The groups of ``--dist loadgroup`` would say the same, but pytest-xdist 3.8 loses them under pytest 9.2.
+    """
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class SharedStackScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "stack" if file in STACK_FILES else file
+
+    return SharedStackScheduling(config, log)
 
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -1,7 +1,7 @@
 """One running installation, as ``ml-pipeline up`` serves it, and one browser: the tests that need them share both.
 
-Services take tens of seconds to start, so the tests that ask for ``stack`` run in one process, one after another: the
-mark ``STACK`` puts them into one group of pytest-xdist. ``tests/conftest.py`` makes the fixtures known to all tests.
+Services take many seconds to start, so the tests that ask for ``stack`` run in one process, one after another.
+``tests/conftest.py`` gives their files to one worker, and makes the fixtures known to all tests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import PROJECT_ROOT, Settings
 from tests.processes import COMMAND, environment_of, free_port
 
-STACK = pytest.mark.xdist_group("stack")
+STACK_FILES = ("tests/attacks/test_other_origins.py", "tests/browser/test_pages.py", "tests/test_up.py")
 TENANTS = ("acme", "globex")
 PATIENCE = 120.0
 FLAGS = [

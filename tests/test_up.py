@@ -23,7 +23,7 @@ from ml_pipeline.resources import embedded, supervisor
 from ml_pipeline.resources.postgres import DatabaseUnavailable
 from ml_pipeline.settings import PROJECT_ROOT, Settings
 from tests.processes import free_port, left_after, processes_of
-from tests.stack import PATIENCE, STACK, TENANTS, Stack, answer, started, wait_for
+from tests.stack import PATIENCE, TENANTS, Stack, answer, started, wait_for
 
 pytestmark = pytest.mark.long
 
@@ -78,7 +78,6 @@ def answers_again(question: Callable[[], Any]) -> Any:
             time.sleep(0.2)
 
 
-@STACK
 @needs_proc
 def test_everything_answers_stops_without_a_trace_and_remembers(served: Stack):
     """The last test of those that share the services, since it stops them."""

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.stack import PATIENCE, STACK, Stack, answer
+from tests.stack import PATIENCE, Stack, answer
 
-pytestmark = [pytest.mark.browser, pytest.mark.long, STACK]
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 BY_THE_DAEMON = {"dagster/schedule_name", "dagster/sensor_name"}
 LAUNCH = """mutation { launchRun(executionParams: {

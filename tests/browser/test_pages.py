@@ -7,9 +7,9 @@ import pytest
 from ml_pipeline import partitions
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.settings import Settings
-from tests.stack import STACK, TENANTS, Stack
+from tests.stack import TENANTS, Stack
 
-pytestmark = [pytest.mark.browser, pytest.mark.long, STACK]
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 MODELS = ["lead_time", "rework_risk", "story_points"]
 
