@@ -31,7 +31,7 @@ AS_OF = dt.datetime(2026, 1, 31, tzinfo=dt.UTC)
 
 
 def alert(**values) -> Alert:
-    fixed = {"alert_id": "7f3e", "kind": "concept_drift", "level": "HIGH", "message": "The error rose by 14 %."}
+    fixed = {"alert_id": "7f3e", "kind": "concept_drift", "level": "HIGH", "message": "The error rose by 14%."}
     return Alert(**({**fixed, "as_of": AS_OF} | values))
 
 
@@ -57,9 +57,9 @@ def test_a_webhook_gets_the_alert_with_its_id_and_how_to_acknowledge_it(receiver
     Webhook(receiver.url, 5).send(notice(alert(occurrences=3)))
     [(headers, body)] = receiver.requests
     assert headers["Content-Type"] == "application/json"
-    assert body["text"] == "HIGH: acme, story_points: concept drift. The error rose by 14 %."
+    assert body["text"] == "HIGH: acme, story_points: concept drift. The error rose by 14%."
     _, head, sentence, facts = body["blocks"]
-    assert (head["text"]["text"], sentence["text"]["text"]) == ("HIGH: concept drift", "The error rose by 14 %.")
+    assert (head["text"]["text"], sentence["text"]["text"]) == ("HIGH: concept drift", "The error rose by 14%.")
     assert facts["elements"][0]["text"] == (
         "as of 31 Jan 2026 00:00 UTC, seen 3 times · alert 7f3e · ml-pipeline acknowledge --tenant acme 7f3e"
     )
@@ -141,7 +141,7 @@ def test_a_mail_carries_the_sentence_the_report_and_how_to_acknowledge(mail_serv
     assert (mail["From"], mail["To"]) == ("pipeline@example.org", "ann@example.org, bo@example.org")
     assert mail["X-Alert-IDs"] == "7f3e 8"
     text = mail.get_content()
-    assert "The error rose by 14 %." in text and "Nothing came." in text and '"größe": 0.31' in text
+    assert "The error rose by 14%." in text and "Nothing came." in text and '"größe": 0.31' in text
     assert "ml-pipeline acknowledge --tenant acme 7f3e" in text
 
 
@@ -196,7 +196,7 @@ def test_the_log_gets_one_line_for_each_alert(caplog):
         Log().send(notice(alert(message="two\nlines"), alert(level="LOW", alert_id="8")))
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("ERROR", "HIGH: concept drift: tenant acme, model story_points: two lines [7f3e]"),
-        ("WARNING", "LOW: concept drift: tenant acme, model story_points: The error rose by 14 %. [8]"),
+        ("WARNING", "LOW: concept drift: tenant acme, model story_points: The error rose by 14%. [8]"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The wall between tenants, on the real database."""
+"""Tenant isolation, on the real database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ml_pipeline.settings import Settings
 TABLES = list(tables.metadata.sorted_tables)
 
 
-def test_every_relation_with_tenant_rows_is_behind_the_wall(superuser: sa.Engine):
+def test_every_relation_with_tenant_rows_has_row_level_security(superuser: sa.Engine):
     query = """
         SELECT n.nspname || '.' || c.relname AS name, c.relkind, c.relrowsecurity, c.relforcerowsecurity,
                pg_get_userbyid(c.relowner) AS owner, c.reloptions,
@@ -50,7 +50,7 @@ def test_one_function_of_ours_runs_with_its_owners_rights_and_only_the_tenants_r
     assert function["rights"] == [f"{role}=X/{OPERATOR_ROLE}" for role in (OPERATOR_ROLE, APP_ROLE)]
 
 
-def test_the_roles_of_the_pipeline_can_not_step_over_the_wall(superuser: sa.Engine):
+def test_the_roles_of_the_pipeline_cannot_bypass_tenant_isolation(superuser: sa.Engine):
     query = "SELECT rolname, rolsuper, rolbypassrls, rolcanlogin FROM pg_roles WHERE rolname LIKE 'ml\\_%'"
     with superuser.connect() as connection:
         roles = connection.execute(sa.text(query)).all()
