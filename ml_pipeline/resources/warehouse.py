@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -298,7 +299,9 @@ class Warehouse:
         """
         schema, name = spec.source.table.split(".")
         try:
-            with self._source_connection(spec, "") as connection:
+            with self._source_connection(spec, "") as connection, warnings.catch_warnings():
+                # Only the names are used, and of types that SQLAlchemy does not know it warns.
+                warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
                 found = {column["name"] for column in sa.inspect(connection).get_columns(name, schema)}
         except NoSuchTableError as error:
             raise SourceUnreadable(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from ml_pipeline.lifecycle.retraining import (
     Champion,
@@ -205,7 +206,7 @@ def _newest(
 ) -> Iterable[sa.RowMapping]:
     """The newest row of each tenant and model."""
     key = (table.c.tenant_id, table.c.model)
-    chosen = query.distinct(*key).where(table.c.tenant_id.in_(tenants)).order_by(*key, by.desc())
+    chosen = query.ext(distinct_on(*key)).where(table.c.tenant_id.in_(tenants)).order_by(*key, by.desc())
     return connection.execute(chosen).mappings()
 
 
