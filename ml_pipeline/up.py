@@ -266,6 +266,8 @@ def _stop(running: list[Running]) -> None:
             time.sleep(0.1)
         _signal_group(one.process.pid, signal.SIGKILL)
         one.process.wait()
+        if one.process.stdin is not None:
+            one.process.stdin.close()
 
 
 def _signal_group(group: int, number: int) -> bool:

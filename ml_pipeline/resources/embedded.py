@@ -158,6 +158,8 @@ class EmbeddedServer:
             prepare_logins(str(self.socket), DATABASE)  # the process that started the server may have died before this
             return
         (self.control / supervisor.FAILED).unlink(missing_ok=True)
+        if self._supervisor is not None:
+            self._supervisor.wait()  # it has lost its lock
         user = server_user()
         binaries = _binaries()
         self._refuse_closed_folders(user, binaries)
@@ -256,9 +258,7 @@ class EmbeddedServer:
 
     def _write_access(self, user: _User) -> None:
         """Allows only the user of this process to connect, as one of the three logins."""
-        own = pwd.getpwuid(os.geteuid()).pw_name
-        note = "# Written by ml-pipeline at each start.\n"
-        quoted = own.replace('"', '""')
+        quoted = pwd.getpwuid(os.geteuid()).pw_name.replace('"', '""')
         maps = "".join(f'installation "{quoted}" {login}\n' for login in (SUPERUSER, OWNER, WORKER))
         for name, text in (("pg_hba.conf", "local all all peer map=installation\n"), ("pg_ident.conf", maps)):
             written = self.data / f"{name}.new"
@@ -266,7 +266,7 @@ class EmbeddedServer:
             descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 os.fchown(descriptor, user.uid, user.gid)
-                file.write(note + text)
+                file.write("# Written by ml-pipeline at each start.\n" + text)
             written.replace(self.data / name)
 
     def _config(self) -> dict[str, Any]:
