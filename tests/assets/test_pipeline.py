@@ -232,8 +232,9 @@ def test_a_range_to_a_tenant_that_is_no_partition_does_not_begin(instance, insta
 
 
 def evaluations(instance: dg.DagsterInstance) -> list[Any]:
-    records = instance.get_event_records(dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION))
-    return [record.event_log_entry.dagster_event.asset_check_evaluation_data for record in records]
+    kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    entries = [entry for run in instance.get_runs() for entry in instance.all_logs(run.run_id, of_type=kind)]
+    return [entry.dagster_event.asset_check_evaluation_data for entry in entries]
 
 
 def checked(instance: dg.DagsterInstance) -> dict[tuple[str, str], float]:
