@@ -3,7 +3,7 @@ PY := .venv/bin/python
 # keeps it, and every command would compile all of its imports again.
 UV := .venv/bin/uv pip install --quiet --python $(PY) --system-certs --no-deps --compile-bytecode
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
-.PHONY: setup setup-browser demo test test-slow up check docs bench bench-peers lock
+.PHONY: setup setup-browser demo test test-slow coverage up check docs bench bench-peers lock
 
 setup: .venv/installed
 
@@ -39,6 +39,13 @@ test: check
 
 test-slow: setup
 	.venv/bin/pytest -m slow --durations=10
+
+# The thirty least covered files and the total, with what worker processes and started commands run.
+coverage: setup
+	.venv/bin/coverage erase
+	.venv/bin/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/coverage combine --quiet
+	@.venv/bin/coverage report | sed '33,$${/^TOTAL/!d}'
 
 # Offline; warnings are errors, and so is a page that would load something from elsewhere. -E: what the reference is made
 # of lies outside docs/.

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from ml_pipeline import partitions
 from ml_pipeline.assets.reporting import metadata
 from ml_pipeline.display import code, markdown, printable
 from ml_pipeline.resources.dagster_resources import Installation
@@ -27,19 +26,16 @@ def asset_jobs(models: Iterable[str]) -> list[UnresolvedAssetJobDefinition]:
         dg.define_asset_job(
             "train",
             _assets(names, TRAINING_STEPS),
-            partitions_def=partitions.tenants,
             description="Features, model and predictions of a range of tenants.",
         ),
         dg.define_asset_job(
             "predict",
             _assets(names, [PREDICTIONS]),
-            partitions_def=partitions.tenants,
             description="Predictions of a range of tenants.",
         ),
         dg.define_asset_job(
             "monitor",
             _assets(names, MONITORING_STEPS),
-            partitions_def=partitions.tenant_days,
             description="Daily metrics, then drift, of a rectangle of tenants x days.",
         ),
     ]

@@ -73,7 +73,12 @@ def recover(
             decision, tenant = run.tags.get(DECISION_TAG), run.tags.get(TENANT_TAG)
             if decision and tenant:
                 settle(warehouse, tenant, uuid.UUID(decision), FAILED)
-        done.decisions = _settle_abandoned(instance, warehouse, {decision for _, decision in orphans})
+        for owner, orphan in [found for found in _abandoned_decisions(warehouse) if found in orphans]:
+            # The sensor may have requested a run meanwhile.
+            runs = instance.get_runs(dg.RunsFilter(tags={DECISION_TAG: str(orphan)}))
+            if all(run.is_finished for run in runs):
+                settle(warehouse, owner, orphan, FAILED)
+                done.decisions.append(str(orphan))
     return done
 
 
@@ -89,17 +94,6 @@ def _abandoned_decisions(warehouse: Warehouse) -> list[tuple[str, uuid.UUID]]:
     asked = [item for item in waiting(warehouse) if item.lease]
     held = leases.held(warehouse, [item.lease for item in asked])
     return [(item.tenant, item.decision_id) for item in asked if item.lease not in held]
-
-
-def _settle_abandoned(instance: dg.DagsterInstance, warehouse: Warehouse, suspects: set[uuid.UUID]) -> list[str]:
-    """Settle the decisions without an active run; the sensor may have requested a run meanwhile."""
-    settled = []
-    for tenant, decision in _abandoned_decisions(warehouse):
-        runs = instance.get_runs(dg.RunsFilter(tags={DECISION_TAG: str(decision)}))
-        if decision in suspects and all(run.is_finished for run in runs):
-            settle(warehouse, tenant, decision, FAILED)
-            settled.append(str(decision))
-    return settled
 
 
 def run_ids(runs: Sequence[dg.DagsterRun]) -> str:

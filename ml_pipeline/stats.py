@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 
 def losses(task: Literal["regression", "binary"], label: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -149,7 +149,16 @@ def serve(settings: Settings, console: Console) -> None:
         running: list[Running] = []
         with launch.dagster_instance(settings) as instance:
             launch.add_partitions(instance, Warehouse(settings).tenants())
-            _export_mlflow_stores(settings)
+            # In the environment, since every user can read the passwords of a command line.
+            store = tracking_url(settings)
+            export_to_children(
+                {
+                    "MLFLOW_TRACKING_URI": store,
+                    "MLFLOW_BACKEND_STORE_URI": store,
+                    "MLFLOW_REGISTRY_STORE_URI": store,
+                    "MLFLOW_DEFAULT_ARTIFACT_ROOT": settings.artifacts,
+                }
+            )
             try:
                 for service in services(settings):
                     running.append(_start(service, settings.home / "logs"))
@@ -188,19 +197,6 @@ def _stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _export_mlflow_stores(settings: Settings) -> None:
-    """Pass the stores to MLflow in the environment, since every user can read the passwords of a command line."""
-    store = tracking_url(settings)
-    export_to_children(
-        {
-            "MLFLOW_TRACKING_URI": store,
-            "MLFLOW_BACKEND_STORE_URI": store,
-            "MLFLOW_REGISTRY_STORE_URI": store,
-            "MLFLOW_DEFAULT_ARTIFACT_ROOT": settings.artifacts,
-        }
-    )
 
 
 def _start(service: Service, logs: Path) -> Running:
@@ -270,6 +266,8 @@ def _stop(running: list[Running]) -> None:
             time.sleep(0.1)
         _signal_group(one.process.pid, signal.SIGKILL)
         one.process.wait()
+        if one.process.stdin is not None:
+            one.process.stdin.close()
 
 
 def _signal_group(group: int, number: int) -> bool:

@@ -24,29 +24,19 @@ def main() -> None:
         signal.signal(number, lambda *_: None)  # the command gets the signal too; SIG_IGN would be inherited
     outer = os.getpid()
     inner = os.fork()
-    if inner:
-        _watch_inner(inner)
-    else:
-        _watch_command(outer)
-
-
-def _watch_inner(inner: int) -> None:
-    """Exit with the code of the other watchdog; end the group if that one is killed or the parent is gone."""
-    while True:
-        ended, status = os.waitpid(inner, os.WNOHANG)
-        if ended and os.WIFEXITED(status):
-            raise SystemExit(os.WEXITSTATUS(status))
-        if ended or _is_parent_gone(LOOK_SECONDS):
-            _end_group()
-
-
-def _watch_command(outer: int) -> None:
-    """Run the command and exit with its code; end the group if the other watchdog or the parent is gone."""
-    command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-    while (code := command.poll()) is None:
-        if _is_parent_gone(LOOK_SECONDS) or os.getppid() != outer:
-            _end_group()
-    raise SystemExit(code if code >= 0 else 128 - code)
+    if inner:  # ends with the code of the other watchdog; ends the group if that one is killed or the parent is gone
+        while True:
+            ended, status = os.waitpid(inner, os.WNOHANG)
+            if ended and os.WIFEXITED(status):
+                raise SystemExit(os.WEXITSTATUS(status))
+            if ended or _is_parent_gone(LOOK_SECONDS):
+                _end_group()
+    else:  # runs the command and ends with its code; ends the group if the other watchdog or the parent is gone
+        command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+        while (code := command.poll()) is None:
+            if _is_parent_gone(LOOK_SECONDS) or os.getppid() != outer:
+                _end_group()
+        raise SystemExit(code if code >= 0 else 128 - code)
 
 
 def _is_parent_gone(seconds: float) -> bool:

@@ -107,7 +107,12 @@ class OriginGuard:
                     "one address; a reverse proxy must forward the browser's Host header.",
                 )
         sites = _header(scope, b"sec-fetch-site")
-        if {*sites} <= {"same-origin", "none"} or _is_link(scope):
+        # A page of another site may open a whole page, as by a link in a mail; frames and sent forms are no links.
+        if {*sites} <= {"same-origin", "none"} or (
+            scope.get("method") in READING
+            and _header(scope, b"sec-fetch-mode") == ["navigate"]
+            and _header(scope, b"sec-fetch-dest") == ["document"]
+        ):
             return None
         return Refusal(
             403,
@@ -125,15 +130,6 @@ def _same_origin(origin: str, host: str) -> bool:
     # A proxy may end TLS, so the default port is that of the page's scheme.
     port = _DEFAULT_PORTS[scheme]
     return (page.name, page.port or port) == (asked.name, asked.port or port)
-
-
-def _is_link(scope: Scope) -> bool:
-    """Whether the browser opens a whole page, as for a link in a mail; frames and sent forms are not links."""
-    return (
-        scope.get("method") in READING
-        and _header(scope, b"sec-fetch-mode") == ["navigate"]
-        and _header(scope, b"sec-fetch-dest") == ["document"]
-    )
 
 
 def _is_graphql(scope: Scope) -> bool:

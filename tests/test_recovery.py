@@ -66,7 +66,8 @@ def a_process_that_holds(settings: Settings, *names: str) -> list[subprocess.Pop
 
 def end(process: subprocess.Popen) -> None:
     process.kill()
-    assert process.wait(20) == -signal.SIGKILL
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGKILL
 
 
 def eventually(true) -> bool:

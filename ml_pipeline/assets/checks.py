@@ -167,7 +167,12 @@ class Tally:
             facts["share failing"] = failing / count.evaluated
         shown = metadata(facts)
         if count.failing:
-            shown |= metadata({"worst tenants": dg.MetadataValue.md(_worst(count.failing))})
+            first = sorted(count.failing, key=lambda found: (-found[1].badness, found[0]))[:SHOWN_TENANTS]
+            lines = ["| tenant | |", "|---|---|"]
+            lines += [f"| {code(tenant)} | {markdown(verdict.detail[:300])} |" for tenant, verdict in first]
+            if more := len(count.failing) - len(first):
+                lines.append(f"\nand {more} more")
+            shown |= metadata({"worst tenants": dg.MetadataValue.md("\n".join(lines))})
         if picture := self._picture(check, count):
             shown |= metadata({"chart": dg.MetadataValue.md(picture)})
         return dg.AssetCheckResult(
@@ -189,11 +194,3 @@ class Tally:
             described = "median loss by day as a share of the baseline's, which is the dashed line"
             return f"{charts.image(described, charts.line(losses, alarm=1.0))}\n\n{described}: {number(losses[-1])}"
         return ""
-
-
-def _worst(failing: Sequence[tuple[str, Verdict]]) -> str:
-    first = sorted(failing, key=lambda found: (-found[1].badness, found[0]))[:SHOWN_TENANTS]
-    lines = ["| tenant | |", "|---|---|"]
-    lines += [f"| {code(tenant)} | {markdown(verdict.detail[:300])} |" for tenant, verdict in first]
-    more = len(failing) - len(first)
-    return "\n".join(lines + ([f"\nand {more} more"] if more else []))

@@ -124,8 +124,9 @@ def _failure(failures: Mapping[str, str], tracebacks: Mapping[str, str], total: 
     """The failure of a run. Programs read the errors as JSON, in which the text of an error cannot forge an entry."""
     shown = {tenant: error[:LONGEST_ERROR] for tenant, error in list(failures.items())[:SHOWN_FAILURES]}
     lines = [f"{tenant}: {' '.join(error.split())}" for tenant, error in shown.items()]
+    escaped = [re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", line) for line in lines]  # Markdown and HTML characters
     more = [f"- and {len(failures) - SHOWN_FAILURES} more"] if len(failures) > SHOWN_FAILURES else []
-    listed = "\n".join([*(f"- {_escaped(line)}" for line in lines), *more])
+    listed = "\n".join([*(f"- {line}" for line in escaped), *more])
     return dg.Failure(
         f"{len(failures)} of {total} tenants failed; the others are materialized. First: {lines[0]}",
         metadata={
@@ -136,11 +137,6 @@ def _failure(failures: Mapping[str, str], tracebacks: Mapping[str, str], total: 
         },
         allow_retries=False,
     )
-
-
-def _escaped(text: str) -> str:
-    """The text with Markdown and HTML characters escaped."""
-    return re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", text)
 
 
 def number(value: float | None) -> str:

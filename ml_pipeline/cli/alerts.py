@@ -70,7 +70,10 @@ def _print(alert: dict[str, Any]) -> None:
     head = f"{str(alert['alert_id'])[:SHOWN_LENGTH]}  {alert['as_of']:%Y-%m-%d %H:%M}  "
     what = f"  {alert['tenant_id']} {alert['model']}: {alert['kind']}{seen}"
     output.say(head, (level, COLOURS.get(alert["level"], "")), what)
-    sent = f"{_deliveries(alert['deliveries'])}{_acknowledged(alert)}"
+    sent = _deliveries(alert["deliveries"])
+    if alert["acknowledged_at"] is not None:
+        note = f": {alert['acknowledged_note']}" if alert["acknowledged_note"] else ""
+        sent += f"; acknowledged by {alert['acknowledged_by']}, {alert['acknowledged_at']:%Y-%m-%d %H:%M}{note}"
     for line in (alert["message"], sent):
         output.print(Padding(printable(line), (0, 0, 0, SHOWN_LENGTH + 2), expand=False))
 
@@ -83,13 +86,6 @@ def _deliveries(deliveries: Sequence[dict[str, Any]]) -> str:
         error = delivery["last_error"] if delivery["state"] != "sent" else None
         parts.append(f"{channel} {delivery['state']}" + (f": {error}" if error else ""))
     return "sent: " + (", ".join(parts) or "to nobody, because it was about a time too long ago")
-
-
-def _acknowledged(alert: dict[str, Any]) -> str:
-    if alert["acknowledged_at"] is None:
-        return ""
-    note = f": {alert['acknowledged_note']}" if alert["acknowledged_note"] else ""
-    return f"; acknowledged by {alert['acknowledged_by']}, {alert['acknowledged_at']:%Y-%m-%d %H:%M}{note}"
 
 
 @click.command("acknowledge")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,7 +21,7 @@ from ml_pipeline.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from ml_pipeline.importers.summary import ImportSummary
+    pass
 
 VERDICTS = ("accepted", "corrected", "rejected")  # as in features.feedback, which would be slow to import here
 
@@ -67,12 +67,18 @@ def feedback_command(
         spec, warehouse = checked_spec(settings, tenant, model), Warehouse(settings)
         if file is not None:
             summary = import_feedback(warehouse, spec, tenant, file, given_by=by, timezone=timezone, now=now)
-            result, lines = asdict(summary), _import_lines(summary)
+            stored = f"{summary.file}: {summary.rows_loaded:,} of {summary.rows_read:,} stored"
+            reasons = [f"  {count} {reason}" for reason, count in summary.reasons.items()]
+            result, lines = asdict(summary), [f"{stored}, {summary.quarantined:,} quarantined", *reasons]
         else:
             given_at = at.replace(tzinfo=dt.UTC) if at else now
             record = FeedbackRecord(str(entity), given_at, by, str(verdict), value, weight)
             result = store_one(warehouse, spec, tenant, record, now)
-            lines = [_record_line(tenant, model, result)]
+            what = (
+                f"{result['verdict']} to {result['value']:g}" if result["verdict"] == "corrected" else result["verdict"]
+            )
+            about = f"version {result['version']} predicted {result['predicted']:.3g}"
+            lines = [f"{tenant} {model} {result['entity_id']}: {what}; {about}."]
     if as_json:
         print_json(result)
         return
@@ -80,15 +86,3 @@ def feedback_command(
         lines.append(f"Stored, but not used in training: label.feedback of {model} is off.")
     for line in lines:
         output.say(line)
-
-
-def _import_lines(summary: ImportSummary) -> list[str]:
-    stored = f"{summary.file}: {summary.rows_loaded:,} of {summary.rows_read:,} stored"
-    reasons = [f"  {count} {reason}" for reason, count in summary.reasons.items()]
-    return [f"{stored}, {summary.quarantined:,} quarantined", *reasons]
-
-
-def _record_line(tenant: str, model: str, stored: dict[str, Any]) -> str:
-    what = f"{stored['verdict']} to {stored['value']:g}" if stored["verdict"] == "corrected" else stored["verdict"]
-    about = f"version {stored['version']} predicted {stored['predicted']:.3g}"
-    return f"{tenant} {model} {stored['entity_id']}: {what}; {about}."

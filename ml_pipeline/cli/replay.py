@@ -13,7 +13,6 @@ from ml_pipeline.cli.common import Rows, json_option, model_option, output, prep
 from ml_pipeline.display import printable
 
 if TYPE_CHECKING:
-    from ml_pipeline.lifecycle.policy import Policy
     from ml_pipeline.replay.learner import Learner
     from ml_pipeline.replay.result import Replay
     from ml_pipeline.settings import Settings
@@ -57,7 +56,9 @@ def replay_command(
     Built-in policies: product, never, weekly, monthly, every_batch, drift_only. Ctrl-C ends a replay early and shows
     the days that were replayed.
     """
+    from ml_pipeline.cli.common import progress_bar
     from ml_pipeline.lifecycle.policy import find_policy
+    from ml_pipeline.replay.loop import replay
 
     policies = [find_policy(name) for name in (policy, against) if name is not None]
     if picture is not None and not picture.parent.is_dir():
@@ -65,18 +66,21 @@ def replay_command(
     with prepared() as settings:
         learner = _learner(settings, tenant, model, first, last)
     days = [change.date() for change in changes]
-    replays = [_replayed(learner, chosen, drift_every, days) for chosen in policies]
+    replays = []
+    for chosen in policies:
+        with progress_bar(f"Replaying {chosen.name}", len(learner.history.days)) as advance:
+            replays.append(replay(learner, chosen, drift_every=drift_every, changes=days, progress=advance))
     if picture is not None:
         from ml_pipeline.replay.plot import plot
         from ml_pipeline.resources import store
 
         store.put(str(picture.absolute()), plot(replays))
     if as_json:
-        print_json({"tenant": tenant, "replays": [replay.to_dict() for replay in replays]})
+        print_json({"tenant": tenant, "replays": [result.to_dict() for result in replays]})
         return
     output.print(_summary(tenant, replays))
-    for replay in replays:
-        for line in _story(replay):
+    for result in replays:
+        for line in _story(result):
             output.say(line)
 
 
@@ -107,14 +111,6 @@ def _learner(
         return Learner(History(spec, frame, first_day, last_day))
     except NoHistory as error:
         raise click.ClickException(f"tenant {tenant}, model {error}") from error
-
-
-def _replayed(learner: Learner, policy: Policy, drift_every: int, changes: list[dt.date]) -> Replay:
-    from ml_pipeline.cli.common import progress_bar
-    from ml_pipeline.replay.loop import replay
-
-    with progress_bar(f"Replaying {policy.name}", len(learner.history.days)) as advance:
-        return replay(learner, policy, drift_every=drift_every, changes=changes, progress=advance)
 
 
 def _summary(tenant: str, replays: Sequence[Replay]) -> Any:

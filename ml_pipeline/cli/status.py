@@ -90,7 +90,7 @@ def show_status(
     """Prints the number of models in each state, and the selected models."""
     from ml_pipeline.resources.registry import Registry
     from ml_pipeline.resources.warehouse import Warehouse
-    from ml_pipeline.work.fleet import fleet_status, in_order
+    from ml_pipeline.work.fleet import counted, fleet_status, in_order
 
     warehouse = Warehouse(settings)
     chosen = {name: specs[name] for name in chosen_models(specs, only_models)}
@@ -99,7 +99,10 @@ def show_status(
     if as_json:
         print_json([asdict(row) for row in wanted[: selection.limit]])
         return
-    output.say(_counts(rows))
+    tenants = len({row.tenant for row in rows})
+    what = f"{len(rows):,} model{'' if len(rows) == 1 else 's'} of {tenants:,} tenant{'' if tenants == 1 else 's'}"
+    states = ", ".join(f"{count:,} {state}" for state, count in counted(rows).items())
+    output.say(f"{what}: {states}" if states else "There are no tenants. Import some: ml-pipeline import jira FILE")
     shown = wanted[: selection.limit or LIMIT]
     if not shown:
         return
@@ -107,15 +110,6 @@ def show_status(
     if len(shown) < len(wanted):
         output.say(f"{len(wanted) - len(shown):,} more are not shown: use --limit, --unhealthy, --tenant, --model.")
     output.say("The decisions behind a state: ml-pipeline explain --tenant TENANT --model MODEL")
-
-
-def _counts(rows: Sequence[Status]) -> str:
-    from ml_pipeline.work.fleet import counted
-
-    tenants = len({row.tenant for row in rows})
-    what = f"{len(rows):,} model{'' if len(rows) == 1 else 's'} of {tenants:,} tenant{'' if tenants == 1 else 's'}"
-    states = ", ".join(f"{count:,} {state}" for state, count in counted(rows).items())
-    return f"{what}: {states}" if states else "There are no tenants. Import some: ml-pipeline import jira FILE"
 
 
 def _table(rows: Sequence[Status]) -> Rows:

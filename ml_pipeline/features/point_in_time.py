@@ -176,7 +176,11 @@ def _outcomes(
     times = {term: _microseconds(entities[term.column]) for term in spec.label.times}
     known = [np.where(at < NEVER, at + term.delay // pd.Timedelta(microseconds=1), NEVER) for term, at in times.items()]
     ended = [at for term, at in times.items() if not term.delay]
-    label_time = np.maximum(_label_time(known), event_time)
+    # If the time of the first term is missing, the earliest of the others replaces it. If they were tried in order
+    # instead, an item still open after the delay would have a label until the day it is resolved and lose it on that
+    # day, so that later events would change the past.
+    first, *others = known
+    label_time = np.maximum(np.where(first < NEVER, first, np.minimum.reduce(others)) if others else first, event_time)
     usable = ~np.isnan(value) & (label_time < NEVER)
     finished_at = np.where(usable, label_time, NEVER)
     for at in ended:
@@ -193,21 +197,12 @@ def _outcomes(
     return outcomes, label_time, value
 
 
-def _label_time(known: list[np.ndarray]) -> np.ndarray:
-    """When each label was known: at the time of the first term, or at the earliest of the others if that is missing.
-
-    The other terms replace the first. If they were tried in order instead, an item still open after the delay would
-    have a label until the day it is resolved and lose it on that day, so that later events would change the past.
-    """
-    first, *others = known
-    return np.where(first < NEVER, first, np.minimum.reduce(others)) if others else first
-
-
 def _features(
     spec: ModelSpec, entities: pd.DataFrame, event_time: np.ndarray, outcomes: Outcomes
 ) -> dict[str, np.ndarray | pd.Series]:
     chosen = spec.features
-    features = {feature_name(column): _finite(entities[column]) for column in chosen.numeric}
+    numbers = {feature_name(column): entities[column].to_numpy() for column in chosen.numeric}
+    features = {name: np.where(np.isfinite(values), values, np.nan) for name, values in numbers.items()}
     texts = [_blank_for_none(entities[column]) for column in chosen.text]
     for column, values in zip(chosen.text, texts, strict=True):
         characters, words = text_lengths(column)
@@ -248,11 +243,6 @@ def _microseconds(times: pd.Series) -> np.ndarray:
 def _utc(moments: np.ndarray) -> pd.DatetimeIndex:
     missing = np.datetime64("NaT", "us")
     return pd.DatetimeIndex(np.where(moments < NEVER, moments.view("datetime64[us]"), missing)).tz_localize("UTC")
-
-
-def _finite(column: pd.Series) -> np.ndarray:
-    numbers = column.to_numpy()
-    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def _included(column: pd.Series, kind: str) -> list[str | None]:

@@ -109,10 +109,6 @@ def _typed(kind: str, given: Any, *, in_label: bool) -> Any:
         return _numbers(values, types, {bool} if kind == "boolean" else _NUMBERS)
     if bool in types and in_label:
         raise TypeError(f"{_first(values, bool)}; label.value needs the type boolean for it")
-    return _texts(values, types)
-
-
-def _texts(values: Sequence[Any], types: set[type]) -> pd.Series:
     if types <= {str}:
         return pd.Series(values, dtype=object, copy=False)
     write = str if len(types) == 1 and types <= _PLAIN else level

@@ -180,19 +180,38 @@ class _Load:
     def chunk(self, parsed: Parsed) -> None:
         """Write a chunk, with one transaction per tenant."""
         loaded = last_of_each_key(parsed.rows, ["tenant_id", self._layout.key]).reset_index(drop=True)
-        rows = CopyRows.of(self._layout.table, self._shifted(loaded))
+        if self._shifts:
+            shift = loaded["tenant_id"].map(self._shifts)
+            times = [name for name in self._layout.times if name in loaded]
+            loaded = loaded.assign(**{name: loaded[name] + shift for name in times})
+        rows = CopyRows.of(self._layout.table, loaded)
         rejected = CopyRows.of(tables.quarantine, parsed.rejected.assign(file=self._source.label))
         rows_of, rejected_of = _positions(loaded["tenant_id"]), _positions(parsed.rejected["tenant_id"])
         first = {self._layout.fallback} - self._cleared
         for tenant in dict.fromkeys([*rows_of, *rejected_of, *first]):
             with self._refusals_named(tenant), self._warehouse.tenant(tenant) as connection:
-                self._clear_quarantine(connection, tenant)
+                if tenant not in self._cleared:
+                    old = tables.quarantine.c
+                    of_file = (old.tenant_id == tenant, old.file.in_(self._source.labels))
+                    connection.execute(sa.delete(tables.quarantine).where(*of_file))
+                    self._cleared.add(tenant)
                 if tenant in rows_of:
-                    self._make_known(connection, tenant)
+                    if tenant not in self._tenants:
+                        try:
+                            self._warehouse.make_known(connection, tenant)
+                        except BadIdentifier as error:
+                            raise ImportFailed(f"{self._source.label}: {error} with --tenant") from error
+                        self._tenants[tenant] = None
                     upsert(connection, tenant, rows.take(rows_of[tenant]))
                 if tenant in rejected_of:
                     upsert(connection, tenant, rejected.take(rejected_of[tenant]))
-        self._count(parsed)
+        self.rows_read += len(parsed.rows) + len(parsed.rejected)
+        self._reasons.update(parsed.rejected["kind"].tolist())
+        keys = np.unique(pd.util.hash_array(parsed.rows[self._layout.key].to_numpy(dtype=object), categorize=False))
+        places = np.searchsorted(self._seen, keys)
+        known = np.append(self._seen, np.uint64(0))[places] == keys
+        known &= places < len(self._seen)
+        self._seen = np.insert(self._seen, places[~known], keys[~known])
 
     @contextmanager
     def _refusals_named(self, tenant: str) -> Iterator[None]:
@@ -222,38 +241,6 @@ class _Load:
             reasons=dict(self._reasons.most_common()),
             tenants=tuple(self._tenants),
         )
-
-    def _clear_quarantine(self, connection: sa.Connection, tenant: str) -> None:
-        if tenant in self._cleared:
-            return
-        quarantine = tables.quarantine
-        connection.execute(
-            sa.delete(quarantine).where(quarantine.c.tenant_id == tenant, quarantine.c.file.in_(self._source.labels))
-        )
-        self._cleared.add(tenant)
-
-    def _make_known(self, connection: sa.Connection, tenant: str) -> None:
-        if tenant not in self._tenants:
-            try:
-                self._warehouse.make_known(connection, tenant)
-            except BadIdentifier as error:
-                raise ImportFailed(f"{self._source.label}: {error} with --tenant") from error
-            self._tenants[tenant] = None
-
-    def _shifted(self, rows: pd.DataFrame) -> pd.DataFrame:
-        if not self._shifts:
-            return rows
-        shift = rows["tenant_id"].map(self._shifts)
-        return rows.assign(**{name: rows[name] + shift for name in self._layout.times if name in rows})
-
-    def _count(self, parsed: Parsed) -> None:
-        self.rows_read += len(parsed.rows) + len(parsed.rejected)
-        self._reasons.update(parsed.rejected["kind"].tolist())
-        keys = np.unique(pd.util.hash_array(parsed.rows[self._layout.key].to_numpy(dtype=object), categorize=False))
-        places = np.searchsorted(self._seen, keys)
-        known = np.append(self._seen, np.uint64(0))[places] == keys
-        known &= places < len(self._seen)
-        self._seen = np.insert(self._seen, places[~known], keys[~known])
 
 
 def _positions(tenant_ids: pd.Series) -> dict[str, list[int]]:

@@ -114,15 +114,16 @@ def _cells(values: pd.Series, kind: sa.types.TypeEngine[Any]) -> Sequence[str]:
         times = pd.to_datetime(values, utc=True).dt.tz_localize(None).to_numpy("datetime64[us]")
         return [f"{time}Z" if time != "NaT" else r"\N" for time in np.datetime_as_string(times).tolist()]
     if isinstance(kind, sa.Text):
-        return [_escaped(value) if isinstance(value, str) and value else r"\N" for value in values.tolist()]
+        return [
+            value.replace("\\", r"\\").replace("\t", r"\t").replace("\n", r"\n").replace("\r", r"\r")
+            if isinstance(value, str) and value
+            else r"\N"
+            for value in values.tolist()
+        ]
     numbers = pd.to_numeric(values).astype("float64").tolist()
     if isinstance(kind, sa.Integer):
         return [str(int(number)) for number in numbers]
     return [repr(number) if number == number else r"\N" for number in numbers]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\t", r"\t").replace("\n", r"\n").replace("\r", r"\r")
 
 
 def _key(table: sa.Table) -> list[str]:

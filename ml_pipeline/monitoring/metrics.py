@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ml_pipeline.stats import Floats
+
 Metrics = dict[str, float | int | None]
-Floats = NDArray[np.float64]
 
 ECE_BINS = 10
 
@@ -79,7 +80,12 @@ def regression_metrics(
         "count": len(y),
     }
     if lower is not None and upper is not None:
-        metrics |= _interval_metrics(y, np.asarray(lower, dtype=np.float64), np.asarray(upper, dtype=np.float64))
+        low, high = np.asarray(lower, dtype=np.float64), np.asarray(upper, dtype=np.float64)
+        known = np.isfinite(low) & np.isfinite(high)
+        if known.any():
+            inside = (low[known] <= y[known]) & (y[known] <= high[known])
+            metrics["interval_width"] = float((high[known] - low[known]).mean())
+            metrics["interval_coverage"] = float(inside.mean())
     return metrics
 
 
@@ -137,17 +143,6 @@ def _pair(label: ArrayLike, prediction: ArrayLike) -> tuple[Floats, Floats]:
             count = int((~np.isfinite(values)).sum())
             raise ValueError(f"{count} of {len(values)} {name} values are not finite; leave those rows out")
     return y, p
-
-
-def _interval_metrics(y: Floats, lower: Floats, upper: Floats) -> Metrics:
-    known = np.isfinite(lower) & np.isfinite(upper)
-    if not known.any():
-        return {}
-    inside = (lower[known] <= y[known]) & (y[known] <= upper[known])
-    return {
-        "interval_width": float((upper[known] - lower[known]).mean()),
-        "interval_coverage": float(inside.mean()),
-    }
 
 
 def _ranking_metrics(truth: NDArray[np.bool_], p: Floats) -> tuple[float | None, float | None]:

@@ -123,7 +123,12 @@ class _Run:
         now = _midnight(day + timedelta(days=1))
         self._watch(day, now)
         if self.last_fit is not None:
-            self._decide(day, now)
+            since = self.degradation.since if self.degradation else None
+            decision = decide(self._state(day, now, since), self.policy)
+            if decision.verdict == "blocked":
+                self._record_block(day, decision)
+            elif decision.action is not None:
+                self._fit(day, now, decision.action, str(decision.trigger), decision.severity, decision.reason, since)
         elif self.history.new_labels(None, now) >= self.learner.spec.training.min_rows:
             self._fit(day, now, "train", "first", None, "There are enough labels for a first version.")
             if self.serving is not None:
@@ -191,14 +196,6 @@ class _Run:
         if alerting and kind not in self.alerting:
             self.result.alerts.append(AlertRaised(day, kind, severity, since, reason))
         (self.alerting.add if alerting else self.alerting.discard)(kind)
-
-    def _decide(self, day: date, now: datetime) -> None:
-        since = self.degradation.since if self.degradation else None
-        decision = decide(self._state(day, now, since), self.policy)
-        if decision.verdict == "blocked":
-            self._record_block(day, decision)
-        elif decision.action is not None:
-            self._fit(day, now, decision.action, str(decision.trigger), decision.severity, decision.reason, since)
 
     def _state(self, day: date, now: datetime, since: date | None) -> State:
         fit, training, serving = self.last_fit, self.last_training, self.serving

@@ -19,7 +19,7 @@ class Installation(dg.ConfigurableResource[Any]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Installation]:
-        run = context.dagster_run
+        run = context.run
         if run is None or context.instance is None or run.tags.get(LEASE_TAG) == run.run_id:
             yield self  # a sensor or schedule, or the process already holds the run's lease
             return

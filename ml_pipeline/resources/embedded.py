@@ -43,6 +43,7 @@ VERSION = 18
 PATIENCE = 60.0  # seconds for a start or a stop by another process
 CONNECT_SECONDS = 5  # of waiting for an answer, before the next attempt
 SOCKET = ".s.PGSQL.5432"
+TEMPORARY = "ml-pipeline-"  # begins the name of a socket folder outside the home
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 PLAIN = re.compile(r"[A-Za-z0-9/._+@=-]+")  # paths that URLs, connection strings and option lists need not quote
 NEW_SUPERVISORS = 3  # that one process starts in place of killed ones
@@ -66,6 +67,7 @@ class EmbeddedServer:
         self.connections = connections
         self.socket = Path()
         self._supervisors = 0
+        self._supervisor: subprocess.Popen[bytes] | None = None  # the one that this process started last
         self._users: IO[str] | None = None
 
     def url(self, login: str = OWNER, database: str = DATABASE) -> str:
@@ -91,6 +93,8 @@ class EmbeddedServer:
         deadline = time.monotonic() + PATIENCE
         while self._is_supervised() and not self._is_used_by_others() and time.monotonic() < deadline:
             time.sleep(0.005)
+        if self._supervisor is not None and not self._is_supervised():
+            self._supervisor.wait(PATIENCE)
 
     def check(self) -> None:
         """Starts the server again if its supervisor has ended.
@@ -154,6 +158,8 @@ class EmbeddedServer:
             prepare_logins(str(self.socket), DATABASE)  # the process that started the server may have died before this
             return
         (self.control / supervisor.FAILED).unlink(missing_ok=True)
+        if self._supervisor is not None:
+            self._supervisor.wait()  # it has lost its lock
         user = server_user()
         binaries = _binaries()
         self._refuse_closed_folders(user, binaries)
@@ -165,10 +171,10 @@ class EmbeddedServer:
         command = [sys.executable, "-I", "-S", supervisor.__file__, str(self.control)]
         self._supervisors += 1
         with supervisor.append(self.control / supervisor.LOG) as log:
-            process = subprocess.Popen(
+            self._supervisor = subprocess.Popen(
                 command, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        self._wait_until_ready(process)
+        self._wait_until_ready(self._supervisor)
         prepare_logins(str(self.socket), DATABASE)
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes] | None) -> None:
@@ -237,12 +243,12 @@ class EmbeddedServer:
         if PLAIN.fullmatch(str(beside)) and len(os.fsencode(beside / SOCKET)) <= SOCKET_BYTES:
             return own_folder(beside, user.uid, user.gid)
         before = self._config().get("socket")  # of a supervisor that was killed
-        if before and _is_temporary(Path(before)) and Path(before).exists():
+        if before and Path(before).name.startswith(TEMPORARY) and Path(before).exists():
             return own_folder(Path(before), user.uid, user.gid)
         for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
             fits = len(os.fsencode(parent)) + 40 <= SOCKET_BYTES and PLAIN.fullmatch(str(parent))
             if fits and closed_above(parent / "x", user.uid, {user.gid}) is None:
-                made = Path(tempfile.mkdtemp(prefix="ml-pipeline-", dir=parent))
+                made = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
                 os.chown(made, user.uid, user.gid)
                 return made
         raise FolderUnsafe(
@@ -252,9 +258,7 @@ class EmbeddedServer:
 
     def _write_access(self, user: _User) -> None:
         """Allows only the user of this process to connect, as one of the three logins."""
-        own = pwd.getpwuid(os.geteuid()).pw_name
-        note = "# Written by ml-pipeline at each start.\n"
-        quoted = own.replace('"', '""')
+        quoted = pwd.getpwuid(os.geteuid()).pw_name.replace('"', '""')
         maps = "".join(f'installation "{quoted}" {login}\n' for login in (SUPERUSER, OWNER, WORKER))
         for name, text in (("pg_hba.conf", "local all all peer map=installation\n"), ("pg_ident.conf", maps)):
             written = self.data / f"{name}.new"
@@ -262,7 +266,7 @@ class EmbeddedServer:
             descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 os.fchown(descriptor, user.uid, user.gid)
-                file.write(note + text)
+                file.write("# Written by ml-pipeline at each start.\n" + text)
             written.replace(self.data / name)
 
     def _config(self) -> dict[str, Any]:
@@ -282,7 +286,7 @@ class EmbeddedServer:
             "data": str(self.data),
             "socket": str(self.socket),
             "pause": 0.1,  # seconds, doubled after each death
-            "temporary": _is_temporary(self.socket),
+            "temporary": self.socket.name.startswith(TEMPORARY),
             "uid": user.uid if user.name else None,
             "gid": user.gid,
         }
@@ -390,10 +394,6 @@ def _run(command: list[str], user: _User | None = None) -> str:
     except OSError as error:
         return str(error)
     return "" if done.returncode == 0 else _last_line(done.stderr) or f"exit code {done.returncode}"
-
-
-def _is_temporary(socket: Path) -> bool:
-    return socket.name.startswith("ml-pipeline-")
 
 
 def _last_line(text: str) -> str:

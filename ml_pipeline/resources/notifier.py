@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email.message import EmailMessage, Message
+from email.message import EmailMessage
 from http.client import HTTPException
 from typing import Any, Protocol
 from urllib.error import HTTPError, URLError
@@ -174,7 +174,8 @@ class Webhook:
         except HTTPError as error:
             with error:
                 down = error.code >= 500 or error.code in (408, 429)
-                wait = _seconds(error.headers)
+                given = error.headers.get("Retry-After") or ""
+                wait = min(float(given), 3600.0) if given.isdigit() else 0.0
                 raise ChannelError(f"the webhook answered {error.code}", down=down, retry_after=wait) from None
         except (OSError, HTTPException, ValueError) as error:
             raise ChannelError(f"the webhook did not answer: {_cause(error)}", down=True) from None
@@ -309,12 +310,6 @@ def _plain(text: str) -> dict[str, Any]:
 
 def _acknowledge(notice: Notice, alert: Alert) -> str:
     return command("ml-pipeline", "acknowledge", "--tenant", notice.tenant, alert.alert_id)
-
-
-def _seconds(headers: Message) -> float:
-    """Seconds of a Retry-After header, at most an hour; 0 if it is missing or a date."""
-    given = headers.get("Retry-After") or ""
-    return min(float(given), 3600.0) if given.isdigit() else 0.0
 
 
 def _cause(error: Exception) -> str:

@@ -79,7 +79,13 @@ def put_all(folder: str, contents: Mapping[str, bytes]) -> None:
 
 
 def _put_local(folder: Path, contents: Mapping[str, bytes]) -> None:
-    _make_folder(folder)
+    missing = [folder]
+    while not missing[-1].parent.is_dir():
+        missing.append(missing[-1].parent)
+    for one in reversed(missing):
+        if not one.is_dir():
+            one.mkdir(exist_ok=True)
+            _flush_folder(one.parent)
     begun: dict[Path, Path] = {}
     try:
         for name, content in contents.items():
@@ -96,17 +102,6 @@ def _put_local(folder: Path, contents: Mapping[str, bytes]) -> None:
             beside.unlink(missing_ok=True)
         raise
     _flush_folder(folder)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create the folder and its missing parents; each new folder is flushed to disk."""
-    missing = [folder]
-    while not missing[-1].parent.is_dir():
-        missing.append(missing[-1].parent)
-    for one in reversed(missing):
-        if not one.is_dir():
-            one.mkdir(exist_ok=True)
-            _flush_folder(one.parent)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -101,7 +101,13 @@ class Supervisor:
         return self.start is not None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._end_orphans()
+        # While a child process of a killed server runs, a new one cannot start.
+        deadline = time.monotonic() + PATIENCE
+        while (orphans := self._orphans()) and time.monotonic() < deadline:
+            for orphan in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(orphan, signal.SIGQUIT)
+            time.sleep(LOOK_SECONDS)
         # The server is gone: another process may have its process id by now.
         (Path(self.config["data"]) / "postmaster.pid").unlink(missing_ok=True)
         for path in Path(self.config["socket"]).glob(".s.PGSQL.*"):
@@ -126,15 +132,6 @@ class Supervisor:
         """Let the kernel send the server a fast shutdown signal if this process is killed."""
         assert self.libc is not None
         self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT)
-
-    def _end_orphans(self) -> None:
-        """End the child processes of a killed server: a new server cannot start while one of these runs."""
-        deadline = time.monotonic() + PATIENCE
-        while (orphans := self._orphans()) and time.monotonic() < deadline:
-            for orphan in orphans:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(orphan, signal.SIGQUIT)
-            time.sleep(LOOK_SECONDS)
 
     def _orphans(self) -> list[int]:
         """Processes of this PostgreSQL program in this data folder; no server runs that could own them."""

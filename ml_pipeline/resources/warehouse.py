@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,19 +105,16 @@ class Warehouse:
             except OperationalError as error:
                 if getattr(error.orig, "pgcode", None) != LOCK_NOT_AVAILABLE:
                     raise
+                with self.tenant(tenant_id) as second:
+                    pid = second.scalar(sa.text(HOLDER), {"what": f"ml_pipeline.{what}", "tenant": tenant_id})
+                holder = "another process" if pid is None else f"the process behind PostgreSQL's session {pid}"
                 raise TenantBusy(
-                    f"tenant {tenant_id}: waited {seconds:.1f} s to {what}, which {self._holder(what, tenant_id)} "
+                    f"tenant {tenant_id}: waited {seconds:.1f} s to {what}, which {holder} "
                     "still does. Look under Runs in Dagster: terminate the run if it hangs, otherwise raise "
                     "ML_PIPELINE_TENANT_TIMEOUT"
                 ) from error
             _set_timeouts(connection, statement, lock)
             yield
-
-    def _holder(self, what: str, tenant_id: str) -> str:
-        """The process that holds a tenant's advisory lock, as text for a message."""
-        with self.tenant(tenant_id) as connection:
-            pid = connection.scalar(sa.text(HOLDER), {"what": f"ml_pipeline.{what}", "tenant": tenant_id})
-        return "another process" if pid is None else f"the process behind PostgreSQL's session {pid}"
 
     @contextmanager
     def operator(self) -> Iterator[sa.Connection]:
@@ -298,7 +296,9 @@ class Warehouse:
         """
         schema, name = spec.source.table.split(".")
         try:
-            with self._source_connection(spec, "") as connection:
+            with self._source_connection(spec, "") as connection, warnings.catch_warnings():
+                # Only the names are used, and of types that SQLAlchemy does not know it warns.
+                warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
                 found = {column["name"] for column in sa.inspect(connection).get_columns(name, schema)}
         except NoSuchTableError as error:
             raise SourceUnreadable(

@@ -66,11 +66,14 @@ def rules(settings: Settings, now: dt.datetime) -> list[Rule]:
     orphans = deliveries.c.alert_id.not_in(
         sa.select(alerts.c.alert_id).where(alerts.c.tenant_id == deliveries.c.tenant_id)
     )
+    # The age of an alert that a backfill stored counts from the backfill.
+    seen = sa.func.greatest(sa.func.coalesce(alerts.c.last_seen_at, alerts.c.as_of), alerts.c.created_at)
+    acknowledged = alerts.c.acknowledged_at.is_not(None) & (seen < days_ago(settings.alert_retention_days))
     found = [
         Rule("predictions", predictions, predictions.c.predicted_at < scored),
         Rule("features of predictions", predictions, predictions.c.features.is_not(None) & between, ("features",)),
         Rule("anomalies", tables.anomalies, tables.anomalies.c.day < scored.date()),
-        Rule("alerts", alerts, _old_alerts(settings, days_ago)),
+        Rule("alerts", alerts, acknowledged | (seen < days_ago(settings.open_alert_retention_days))),
         Rule("alert deliveries", deliveries, orphans),
     ]
     if settings.history_retention_days is None:
@@ -84,17 +87,6 @@ def rules(settings: Settings, now: dt.datetime) -> list[Rule]:
         Rule("drift reports", tables.drift_reports, tables.drift_reports.c.day < end.date()),
         Rule("decisions", decisions, settled & (decisions.c.as_of < end) & (decisions.c.created_at < end)),
     ]
-
-
-def _old_alerts(settings: Settings, days_ago: Callable[[int], dt.datetime]) -> Condition:
-    """Alerts last seen before the retention of acknowledged alerts, or before the longer one of open alerts.
-
-    The age of an alert that a backfill stored counts from the backfill.
-    """
-    table = tables.alerts
-    seen = sa.func.greatest(sa.func.coalesce(table.c.last_seen_at, table.c.as_of), table.c.created_at)
-    acknowledged = table.c.acknowledged_at.is_not(None) & (seen < days_ago(settings.alert_retention_days))
-    return acknowledged | (seen < days_ago(settings.open_alert_retention_days))
 
 
 def prune(
@@ -139,7 +131,11 @@ def _prune_tenant(clients: Clients, tenant: str, now: dt.datetime, dry_run: bool
                 yield rule.name, count
     for row in _old_snapshots(clients, tenant, now):
         if not dry_run:
-            _remove_snapshot(clients, tenant, row)
+            clients.snapshots.remove(tenant, row["path"])  # before the row, which still names it after an interruption
+            sets = tables.feature_sets
+            this = (sets.c.model == row["model"]) & (sets.c.snapshot_hash == row["snapshot_hash"])
+            with clients.warehouse.tenant(tenant) as connection:
+                connection.execute(sa.delete(sets).where(sets.c.tenant_id == tenant, this))
         yield "feature snapshots", 1
     if not dry_run:
         yield "half-written files", clients.snapshots.remove_begun(tenant, BEGUN_SECONDS)
@@ -181,12 +177,3 @@ def _old_snapshots(clients: Clients, tenant: str, now: dt.datetime) -> list[sa.R
     }
     unused = [row for row in rows if row["snapshot_hash"] not in used[row["model"]]]
     return [row for row in unused if clients.snapshots.owns(tenant, row["path"])]
-
-
-def _remove_snapshot(clients: Clients, tenant: str, row: sa.RowMapping) -> None:
-    """Deletes the file first: after an interruption, the row still names it."""
-    table = tables.feature_sets
-    clients.snapshots.remove(tenant, row["path"])
-    this = (table.c.model == row["model"]) & (table.c.snapshot_hash == row["snapshot_hash"])
-    with clients.warehouse.tenant(tenant) as connection:
-        connection.execute(sa.delete(table).where(table.c.tenant_id == tenant, this))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHAMPION, NoSuchVersion, TamperedArtifact, Version
@@ -206,7 +207,7 @@ def _scored(clients: Clients, spec: ModelSpec, version: Version, origin: str) ->
     else:
         newest = (
             sa.select(table.c.entity_id, table.c.version)
-            .distinct(table.c.entity_id)
+            .ext(distinct_on(table.c.entity_id))
             .where(*own, table.c.origin == LIVE)
             # A prediction dated in the future was made before the clock was set back; it does not count.
             .where(table.c.predicted_at <= dt.datetime.now(dt.UTC))

@@ -231,14 +231,10 @@ def test_a_range_to_a_tenant_that_is_no_partition_does_not_begin(instance, insta
         run(instance, spec, "train", {partitions.START_TAG: "acme", partitions.END_TAG: "nobody"})
 
 
-def events(instance: dg.DagsterInstance, kind: dg.DagsterEventType) -> Iterator[Any]:
-    for record in instance.get_event_records(dg.EventRecordsFilter(kind)):
-        yield record.event_log_entry.dagster_event
-
-
 def evaluations(instance: dg.DagsterInstance) -> list[Any]:
     kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
-    return [event.asset_check_evaluation_data for event in events(instance, kind)]
+    entries = [entry for run in instance.get_runs() for entry in instance.all_logs(run.run_id, of_type=kind)]
+    return [entry.dagster_event.asset_check_evaluation_data for entry in entries]
 
 
 def checked(instance: dg.DagsterInstance) -> dict[tuple[str, str], float]:
@@ -252,8 +248,9 @@ def checked(instance: dg.DagsterInstance) -> dict[tuple[str, str], float]:
 def undocumented(instance: dg.DagsterInstance, spec: ModelSpec) -> set[str]:
     """Keys of metadata that runs have written and docs/reference/dagster.md does not list; business metrics apart."""
     made = [
-        event.step_materialization_data.materialization
-        for event in events(instance, dg.DagsterEventType.ASSET_MATERIALIZATION)
+        record.asset_materialization
+        for key in instance.all_asset_keys()
+        for record in instance.fetch_materializations(key, limit=1000).records
     ]
     written = {key for found in [*made, *evaluations(instance)] for key in found.metadata}
     page = (PROJECT_ROOT / "docs/reference/dagster.md").read_text()

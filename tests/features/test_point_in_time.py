@@ -159,7 +159,7 @@ def test_calendar_agrees_with_pandas(story_points, issues):
     times = pd.date_range("1969-12-20 05:30", "2024-03-05", periods=50, tz="UTC")
     frame = build(story_points, issues(*({"created_at": time} for time in times)), AS_OF)
     assert frame["calendar_hour"].tolist() == times.hour.tolist()
-    assert frame["calendar_weekday"].tolist() == times.weekday.tolist()
+    assert frame["calendar_weekday"].tolist() == times.day_of_week.tolist()
     assert frame["calendar_day"].tolist() == times.day.tolist()
     assert frame["calendar_month"].tolist() == times.month.tolist()
 

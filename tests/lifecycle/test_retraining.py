@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_pipeline.lifecycle.policy import BUILT_IN, PolicyError, VolumeClass, find_policy, load_policy
@@ -449,6 +449,7 @@ def test_a_worse_degradation_never_holds_what_a_milder_one_let_pass(state: State
         assert decide(dataclasses.replace(state, degradation=worse), policy).verdict == "retrain"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(severities, st.integers(0, 40)), min_size=20, max_size=60))
 def test_lived_day_by_day_fits_keep_the_cool_down_unless_critical(days):
     policy, current, fits = Policy(), QUIET, []

@@ -276,6 +276,7 @@ def test_a_server_that_dies_again_and_again_stays_down_with_a_reason(tmp_path: P
     used = supervisor.lock(server.control / supervisor.USERS_LOCK, supervisor.fcntl.LOCK_SH)
     subprocess.run([sys.executable, "-I", "-S", supervisor.__file__, str(server.control)], check=True, timeout=30)
     assert used is not None
+    used.close()
     with pytest.raises(
         DatabaseUnavailable, match=r"stays down: PostgreSQL ended 6 times within 10 minutes.*postgres.log"
     ):

@@ -65,7 +65,7 @@ def cleaning() -> None:
 def failed(instance: dg.DagsterInstance, job: dg.JobDefinition | None = None, **tags: str) -> dg.RunStatusSensorContext:
     """What the daemon hands to the sensor after the run has failed."""
     if job is None:
-        asset_job = dg.define_asset_job("train", partitions_def=partitions.tenants)
+        asset_job = dg.define_asset_job("train")
         job = dg.Definitions(assets=[training], jobs=[asset_job]).resolve_job_def("train")
         known = instance.get_dynamic_partitions(NAME)
         tags = {**partitions.tenant_range(known, known[0], known[-1]), **tags}

@@ -84,7 +84,7 @@ def proxy(served: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.communicate(timeout=10)
 
 
 def ask(

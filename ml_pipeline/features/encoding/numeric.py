@@ -59,15 +59,15 @@ def fit_numbers(chosen: Settled, values: np.ndarray, for_linear: bool, seed: int
     If missing values are filled, a column without any value in training is filled with 0.
     """
     from sklearn.ensemble import IsolationForest
+    from sklearn.impute import MissingIndicator
 
     bounds = _bounds(values, CAP_SHARE) if chosen.outliers == "cap" else _bounds(values, 0.0) if for_linear else None
-    steps = _steps(chosen, for_linear, seed)
-    capped = _capped(values, bounds, for_linear)
+    indicator = MissingIndicator(error_on_new=False).fit(values) if chosen.missing_indicator else None
     return Numbers(
         bounds=bounds,
         logs=for_linear,
-        filling=_fit_steps(steps, capped) if steps else None,
-        indicator=_fit_indicator(values) if chosen.missing_indicator else None,
+        filling=_fit_filling(chosen, _capped(values, bounds, for_linear), for_linear, seed),
+        indicator=indicator if indicator is not None and len(indicator.features_) else None,
         forest=IsolationForest(random_state=seed).fit(values) if chosen.outlier_flag else None,
     )
 
@@ -89,11 +89,13 @@ def _bounds(values: np.ndarray, share: float) -> np.ndarray:
     return np.stack([np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)])
 
 
-def _steps(chosen: Settled, for_linear: bool, seed: int) -> list[tuple[str, Any]]:
-    """Scaler and imputer, in the order that the imputer needs.
+def _fit_filling(chosen: Settled, values: np.ndarray, for_linear: bool, seed: int) -> Pipeline | None:
+    """Fitted scaler and imputer, in the order that the imputer needs; None without either.
 
     KNN and regression imputers need scaled columns; ``fill_value`` is in the original unit of each column.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import RobustScaler, StandardScaler
 
     scaler = None
@@ -101,11 +103,16 @@ def _steps(chosen: Settled, for_linear: bool, seed: int) -> list[tuple[str, Any]
         scaler = RobustScaler()
     elif for_linear or chosen.missing in ("knn", "iterative"):
         scaler = StandardScaler()
-    imputer = _imputer(chosen, seed)
-    steps = [("scale", scaler), ("impute", imputer)]
+    steps = [("scale", scaler), ("impute", _imputer(chosen, seed))]
     if chosen.missing == "constant":
         steps.reverse()
-    return [(name, step) for name, step in steps if step is not None]
+    used = [(name, step) for name, step in steps if step is not None]
+    if not used:
+        return None
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # a column without values has no mean
+        warnings.simplefilter("ignore", ConvergenceWarning)  # ten iterations are intended
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        return Pipeline(used).fit(values)
 
 
 def _imputer(chosen: Settled, seed: int) -> Any:
@@ -122,20 +129,3 @@ def _imputer(chosen: Settled, seed: int) -> Any:
         case "iterative":
             return IterativeImputer(max_iter=ITERATIONS, random_state=seed, keep_empty_features=True)
     return None
-
-
-def _fit_steps(steps: list[tuple[str, Any]], values: np.ndarray) -> Pipeline:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.pipeline import Pipeline
-
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # a column without values has no mean
-        warnings.simplefilter("ignore", ConvergenceWarning)  # ten iterations are intended
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        return Pipeline(steps).fit(values)
-
-
-def _fit_indicator(values: np.ndarray) -> MissingIndicator | None:
-    from sklearn.impute import MissingIndicator
-
-    indicator = MissingIndicator(error_on_new=False).fit(values)
-    return indicator if len(indicator.features_) else None

@@ -14,7 +14,6 @@ from ml_pipeline.features.encoding.text import Text, TextMemo, fit_text
 from ml_pipeline.features.selection import select
 from ml_pipeline.specs import FeatureColumns, ModelSpec, Selection
 from ml_pipeline.specs.names import TEXT
-from ml_pipeline.specs.preprocessing import Settled
 from ml_pipeline.specs.temporal import is_growing
 
 if TYPE_CHECKING:
@@ -152,7 +151,11 @@ def fit_preprocessor(
         :class:`~ml_pipeline.features.encoding.text.TextMemo`.
     """
     columns = spec.feature_columns
-    chosen = _for_linear(spec.preprocessing.settled) if for_linear else spec.preprocessing.settled
+    chosen = spec.preprocessing.settled
+    if for_linear and chosen.missing == "none":
+        chosen = chosen._replace(missing="median", missing_indicator=True)
+    if for_linear and chosen.categorical == "ordinal":
+        chosen = chosen._replace(categorical="onehot")
     numbers = fit_numbers(chosen, _numeric(frame, columns), for_linear, spec.training.seed)
     levels = (fit_levels(chosen.categorical, _levels(frame, columns)) if columns.categorical else None) or Levels()
     text = (fit_text(spec, frame) if memo is None else memo.fit(spec, frame)) if columns.text else None
@@ -166,12 +169,6 @@ def fit_preprocessor(
 def steady_columns(columns: FeatureColumns) -> list[str]:
     """The numeric columns that a learner takes: all except counts that grow with a tenant's age."""
     return [name for name in columns.numeric if not is_growing(name)]
-
-
-def _for_linear(chosen: Settled) -> Settled:
-    if chosen.missing == "none":
-        chosen = chosen._replace(missing="median", missing_indicator=True)
-    return chosen._replace(categorical="onehot") if chosen.categorical == "ordinal" else chosen
 
 
 def _with_selection(fitted: Preprocessor, spec: ModelSpec, selection: Selection, frame: pd.DataFrame) -> Preprocessor:

@@ -150,8 +150,12 @@ def temporal_patterns(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> 
 def _pattern(unit: str, weekly: _Weekly, daily: np.ndarray, weekday: np.ndarray) -> Pattern:
     """Patterns of one series; ``daily`` and ``weekday`` are the values for the weekly season and their days."""
     insufficient = []
-    weeks = int((~np.isnan(weekly.values)).sum())
-    months, monthly = _monthly(weekly)
+    known = ~np.isnan(weekly.values)
+    weeks = int(known.sum())
+    # Months since 1970 in which at least three weeks with a value begin.
+    grouped = pd.Series(weekly.values[known]).groupby(_months(weekly)[known])
+    median = grouped.median()[grouped.count() >= 3]
+    months, monthly = median.index.to_numpy(dtype=int), median.to_numpy(dtype=float)
     week = _season(daily, weekday, DAYS, FEWEST_IN_PHASE) if weeks >= WEEKS_FOR_WEEK else None
     if week is None:
         insufficient.append(f"the season of the week ({weeks} of {WEEKS_FOR_WEEK} weeks, or days with too few values)")
@@ -290,14 +294,6 @@ def _counts(days: np.ndarray, end: int) -> _Weekly:
     length = max(7 * (end - first), 0)
     inside = since[(since >= 0) & (since < length)]
     return _Weekly(first, np.bincount(inside, minlength=length).astype(float).reshape(-1, 7))
-
-
-def _monthly(weekly: _Weekly) -> tuple[np.ndarray, np.ndarray]:
-    """Months (since 1970) in which at least three weeks with a value begin, and the median of those weeks."""
-    known = ~np.isnan(weekly.values)
-    grouped = pd.Series(weekly.values[known]).groupby(_months(weekly)[known])
-    median = grouped.median()[grouped.count() >= 3]
-    return median.index.to_numpy(dtype=int), median.to_numpy(dtype=float)
 
 
 def _months(weekly: _Weekly) -> np.ndarray:

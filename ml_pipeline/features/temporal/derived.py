@@ -51,18 +51,12 @@ def _transformed(kind: str, values: np.ndarray, before: np.ndarray) -> np.ndarra
     present = ~np.isnan(values)
     seen = np.concatenate([[0], np.cumsum(present)])[before]
     past = values[present]
-    return (_rank if kind == "rank" else _zscore)(values, past, seen)
-
-
-def _rank(values: np.ndarray, past: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    ordered, none = OrderStatistics(past), np.zeros(len(seen), dtype="int64")
-    bound = np.where(np.isnan(values), 0.0, values)
-    below, not_above = (ordered.below(none, seen, at) for at in (bound, np.nextafter(bound, np.inf)))
-    return np.where(np.isnan(values), np.nan, (below + not_above) / 2 / seen)
-
-
-def _zscore(values: np.ndarray, past: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    groups = Groups.of(np.zeros(len(past), dtype="int64"), 1)
     none = np.zeros(len(seen), dtype="int64")
+    if kind == "rank":
+        ordered = OrderStatistics(past)
+        bound = np.where(np.isnan(values), 0.0, values)
+        below, not_above = (ordered.below(none, seen, at) for at in (bound, np.nextafter(bound, np.inf)))
+        return np.where(np.isnan(values), np.nan, (below + not_above) / 2 / seen)
+    groups = Groups.of(np.zeros(len(past), dtype="int64"), 1)
     moments = range_moments(groups, none, past, [Range(none, seen)])[0]
     return np.asarray((values - moments.mean) / moments.std)

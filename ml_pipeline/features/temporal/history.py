@@ -58,7 +58,8 @@ def history_features(
     finished_before = np.searchsorted(outcomes.finished_at[finished], event_time)
     arrived_before = np.searchsorted(event_time, event_time)
     total = np.concatenate([[0.0], np.cumsum(terms)])
-    mean = _ratio(total[known_before], known_before.astype("float64"))
+    mean = np.full(len(event_time), np.nan)
+    np.divide(total[known_before], known_before, out=mean, where=known_before > 0)
     columns = {
         "history_known": known_before,
         "history_mean": np.expm1(mean) if log else mean,
@@ -78,10 +79,6 @@ def history_features(
         columns[f"history_{column}_mean"] = np.where(has_level, np.expm1(shrunk) if log else shrunk, np.nan)
         columns[f"history_{column}_open"] = np.where(has_level, arrived - ended, np.nan)
     return {name: column.astype("float64") for name, column in columns.items()}
-
-
-def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    return np.asarray(np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0))
 
 
 def _recent_median(values: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def temporal_features(
     for name, scope in scopes.items():
         found: dict[str, np.ndarray] = {}
         if families.lags:
-            found |= _lags(scope)
+            found |= {f"lag_{lag}": _lag(scope, lag) for lag in LAGS}
         if families.rolling:
             found |= _rolling(scope)
         if families.expanding:
@@ -161,10 +161,6 @@ def _picked(groups: Groups, codes: np.ndarray, values: np.ndarray, position: np.
     there = position >= 0
     found[there] = values[groups.at(codes[there], position[there])]
     return found
-
-
-def _lags(scope: _Scope) -> dict[str, np.ndarray]:
-    return {f"lag_{lag}": _lag(scope, lag) for lag in LAGS}
 
 
 def _lag(scope: _Scope, lag: int) -> np.ndarray:

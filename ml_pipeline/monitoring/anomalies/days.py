@@ -196,7 +196,11 @@ def _volume(days: _Days, place: int) -> Anomaly | None:
     counts, weekday, today = days.volume[past], days.weekday[past], days.weekday[place]
     if len(counts) < MIN_DAYS:
         return None
-    usual = _usual_counts(counts, weekday)
+    # Days near the median of their weekday, on the square-root scale, where Poisson counts have equal variance.
+    roots = 2 * np.sqrt(counts + 0.375)
+    weekdays, of_day = np.unique(weekday, return_inverse=True)
+    departure = roots - np.array([np.median(roots[weekday == one]) for one in weekdays])[of_day]
+    usual = np.asarray(np.abs(departure) <= OUTLIER * max(1.4826 * float(np.median(np.abs(departure))), 1.0))
     counts, weekday = counts[usual], weekday[usual]
     times = np.bincount(weekday, minlength=7)
     # Jeffreys' prior adds half a count to each sum, so that no weekday has an expected count of 0.
@@ -217,14 +221,6 @@ def _volume(days: _Days, place: int) -> Anomaly | None:
     span = f"{own.min():.0f} to {own.max():.0f}, " if len(own) else ""
     usually = f"the last {len(own)} {_WEEKDAYS[today]} had {span}{mean:.3g} on average"
     return Anomaly("volume", None, days.iso[place], score, f"{seen:.0f} rows; {usually} (p = {score:.2g})", [])
-
-
-def _usual_counts(counts: np.ndarray, weekday: np.ndarray) -> np.ndarray:
-    """Days near the median of their weekday, on the square-root scale, where Poisson counts have equal variance."""
-    roots = 2 * np.sqrt(counts + 0.375)
-    days, of_day = np.unique(weekday, return_inverse=True)
-    departure = roots - np.array([np.median(roots[weekday == day]) for day in days])[of_day]
-    return np.asarray(np.abs(departure) <= OUTLIER * max(1.4826 * float(np.median(np.abs(departure))), 1.0))
 
 
 def _nulls(days: _Days, place: int) -> Anomaly | None:

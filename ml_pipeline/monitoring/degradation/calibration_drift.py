@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ml_pipeline.monitoring.metrics import Floats
+from ml_pipeline.stats import Floats
 
 TOLERANCE = 0.05  # gap that is ignored: 5 points of the share of positives, or of coverage
 

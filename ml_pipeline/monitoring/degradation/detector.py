@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_pipeline.monitoring.drift.design_effects import student_to_normal
-from ml_pipeline.monitoring.metrics import Floats
+from ml_pipeline.stats import Floats
 
 MIN_OUTCOMES = 20
 RECENT_DAYS = 2

@@ -11,10 +11,11 @@ import pandas as pd
 
 from ml_pipeline.monitoring.degradation.calibration_drift import of_intervals, of_probabilities
 from ml_pipeline.monitoring.degradation.detector import Rise, rise
-from ml_pipeline.monitoring.metrics import Floats, evaluate
+from ml_pipeline.monitoring.metrics import evaluate
 from ml_pipeline.severity import Severity
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.specs.monitoring import Monitoring
+from ml_pipeline.stats import Floats
 
 HIGHER_IS_BETTER = frozenset({"r2", "f1", "precision", "recall", "accuracy", "roc_auc"})
 OWN_OUTCOMES = 100  # outcomes, older than the health window, from which a version is compared with itself only

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_pipeline.monitoring.drift.design_effects import INDEPENDENT, ONE_SIDED_Z, Floats, student_to_normal
+from ml_pipeline.monitoring.drift.design_effects import INDEPENDENT, ONE_SIDED_Z, student_to_normal
 from ml_pipeline.monitoring.drift.results import ValueTest
 from ml_pipeline.monitoring.drift.two_sample import (
     are_few,
@@ -16,6 +16,7 @@ from ml_pipeline.monitoring.drift.two_sample import (
     psi_statistics,
     split_moments,
 )
+from ml_pipeline.stats import Floats
 
 CHI_SQUARE_MIN_EXPECTED = 5.0
 RARE_MIN_ROWS = 5

@@ -18,7 +18,6 @@ from ml_pipeline.monitoring.drift.design_effects import (
     CommonDesignEffect,
     Days,
     Dispersion,
-    Floats,
     dispersion,
 )
 from ml_pipeline.monitoring.drift.results import ColumnDrift, LevelMove, Medians, MissingTest, ValueTest
@@ -34,6 +33,7 @@ from ml_pipeline.monitoring.profiles.columns import (
     summed,
 )
 from ml_pipeline.monitoring.profiles.profile import is_judged
+from ml_pipeline.stats import Floats
 
 NAMED_LEVELS = 5
 TOLERANCE = 0.05  # standard deviations; a shift of 0.02 sigma is not reported, however many rows there are

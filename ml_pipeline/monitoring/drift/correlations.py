@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_pipeline.monitoring.drift.design_effects import ONE_SIDED_Z, Days, Floats, dispersion, student_to_normal
+from ml_pipeline.monitoring.drift.design_effects import ONE_SIDED_Z, Days, dispersion, student_to_normal
 from ml_pipeline.monitoring.drift.results import CorrelationTest
+from ml_pipeline.stats import Floats
 
 JOINT_ROWS = 4000
 MIN_PAIR_ROWS = 30

@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ml_pipeline.stats import Floats
 from ml_pipeline.timeutil import MICROSECONDS_PER_DAY
-
-Floats = NDArray[np.float64]
 
 ONE_SIDED_Z = 1.645  # one-sided 95%
 LAG_WEIGHTS = np.array([2 / 3, 1 / 3])  # Bartlett weights for lags of up to two days

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_pipeline.monitoring.drift.design_effects import INDEPENDENT, ONE_SIDED_Z, Floats, student_to_normal
+from ml_pipeline.monitoring.drift.design_effects import INDEPENDENT, ONE_SIDED_Z, student_to_normal
+from ml_pipeline.stats import Floats
 
 PSI_BINS = 10
 PSI_ALPHA = 0.05

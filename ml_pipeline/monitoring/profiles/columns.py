@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ml_pipeline.monitoring.drift.design_effects import Days, Dispersion, block_z, blocks, dispersion
 from ml_pipeline.monitoring.drift.two_sample import COMPONENTS, chi_square_statistic, rank_scores
+from ml_pipeline.stats import Floats
 
-Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 MAX_VALUES = 96  # up to this number of distinct values, each value is a cell of its own

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml_pipeline.monitoring.profiles.columns import (
     MAX_VALUES,
@@ -12,8 +11,7 @@ from ml_pipeline.monitoring.profiles.columns import (
     NumericColumn,
     point_edges,
 )
-
-Floats = NDArray[np.float64]
+from ml_pipeline.stats import Floats
 
 MAX_EDGES = 2 * MAX_VALUES
 

@@ -33,8 +33,8 @@ from ml_pipeline.monitoring.profiles.columns import (
 from ml_pipeline.monitoring.profiles.merge import merged_categorical, merged_numeric
 from ml_pipeline.specs.model_spec import ModelSpec
 from ml_pipeline.specs.temporal import SEASONAL, factors
+from ml_pipeline.stats import Floats
 
-Floats = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
 
 FORMAT = 2
@@ -165,9 +165,11 @@ def profile(
     if outcomes is None and "label" in frame:
         outcomes = frame if "state" not in frame else frame[frame["state"] == "matured"]
     numeric, values, history = _numeric(spec, frame, days, block_days)
-    categorical, of_categories = _categorical(spec, frame, days, block_days)
+    names = [name for name in spec.feature_columns.categorical if name in frame]
+    keep = min(MAX_LEVELS, ALL_LEVELS // max(len(names), 1))
+    categories = {name: categorical_column(*codes(frame[name]), days, block_days, keep) for name in names}
     judged = {name: found for name, found in values.items() if is_judged(name)}
-    deviations = [*history, *of_categories]
+    deviations = [*history, *(largest for _, largest in categories.values())]
     return Profile(
         rows=len(frame),
         first_day=int(days.numbers[0]) if len(days.numbers) else None,
@@ -175,7 +177,7 @@ def profile(
         days=len(days.numbers),
         block_days=block_days,
         numeric=numeric,
-        categorical=categorical,
+        categorical={name: column for name, (column, _) in categories.items()},
         joint=joint(judged, days),
         history=thinned(np.max(deviations, axis=0)) if deviations else np.zeros(0),
         prediction=_single(predictions, "predicted_at", "value", block_days),
@@ -263,15 +265,6 @@ def _numeric(
             if is_judged(name):
                 history.append(largest)
     return columns, values, history
-
-
-def _categorical(
-    spec: ModelSpec, frame: pd.DataFrame, days: Days, block_days: int
-) -> tuple[dict[str, CategoricalColumn], list[Floats]]:
-    names = [name for name in spec.feature_columns.categorical if name in frame]
-    keep = min(MAX_LEVELS, ALL_LEVELS // max(len(names), 1))
-    made = [categorical_column(*codes(frame[name]), days, block_days, keep) for name in names]
-    return {name: column for name, (column, _) in zip(names, made, strict=True)}, [largest for _, largest in made]
 
 
 def _single(frame: pd.DataFrame | None, time: str, value: str, block_days: int) -> NumericColumn | None:

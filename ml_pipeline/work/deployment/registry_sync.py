@@ -6,6 +6,7 @@ import datetime as dt
 import logging
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import CHAMPION, TamperedArtifact
@@ -48,7 +49,7 @@ def _recorded(clients: Clients) -> dict[tuple[str, str], int]:
     key = (table.c.tenant_id, table.c.model)
     query = (
         sa.select(*key, table.c.version)
-        .distinct(*key)
+        .ext(distinct_on(*key))
         .where(table.c.state != "undone")
         .order_by(*key, table.c.sequence.desc())
     )

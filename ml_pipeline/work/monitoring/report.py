@@ -22,7 +22,6 @@ from ml_pipeline.monitoring.performance import window_metrics
 from ml_pipeline.monitoring.profiles.profile import Profile, profile
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import NoSuchVersion, TamperedArtifact
-from ml_pipeline.severity import Severity
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.monitoring.day_report import DayReport, raise_alerts, report_row, store_anomalies
@@ -74,12 +73,13 @@ def report_of(tenant: TenantDays, day: dt.date, references: dict[int, Reference 
     # Drift of predictions and labels explains no rise of the loss; drift of the inputs may.
     inputs = "stable" if drift.status == "drift" and not drift.drifted else drift.status
     anomalies, volume = _anomalies(tenant, day, serving)
+    is_measured = serving is not None and performance.status != "insufficient_data"
     return DayReport(
         day=day,
         drift=drift,
         performance=performance,
         cause=root_cause_of(performance, inputs).reason,
-        severity=_severity(performance, drift, serving is not None),
+        severity=performance.severity if is_measured else severity(None, drift.score),
         health=_health(tenant, day, serving, drift, performance, volume),
         anomalies=anomalies,
         reference=reference.name,
@@ -148,13 +148,6 @@ def _of_version(tenant: TenantDays, number: int) -> Reference | None:
 
 def _within(frame: pd.DataFrame, time: str, start: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
     return frame[(frame[time] >= start) & (frame[time] < end)]
-
-
-def _severity(performance: Degradation, drift: DriftReport, served: bool) -> Severity | None:
-    """Severity of the measured loss; of the drift only if there are too few outcomes, or no version served."""
-    if performance.status == "insufficient_data" or not served:
-        return severity(None, drift.score)
-    return performance.severity
 
 
 def _anomalies(

@@ -86,18 +86,15 @@ def _outcome_rows(tenant: TenantDays, connection: sa.Connection) -> list[dict[st
     columns = {"entity_id": "entity_id", "label_time": "label_time", "label": "value"}
     outcomes = tenant.outcomes
     earlier = (outcomes["label_time"] < midnight(tenant.days[0])).to_numpy()
-    late = _not_stored(tenant, connection, list(outcomes["entity_id"].to_numpy(object)[earlier]))
-    wanted = ~earlier | outcomes["entity_id"].isin(late).to_numpy() if late else ~earlier
-    found = outcomes.loc[wanted, list(columns)].rename(columns=columns)
-    return [{**tenant.own, **record} for record in records(found)]
-
-
-def _not_stored(tenant: TenantDays, connection: sa.Connection, entities: list[str]) -> list[str]:
-    """The entities whose outcome from before the days is not stored yet; on most nights there are none."""
+    # The entities whose outcome from before the days is not stored yet; on most nights there are none.
+    entities = list(outcomes["entity_id"].to_numpy(object)[earlier])
     table = tables.outcomes
     asked = sa.func.unnest(sa.cast(entities, sa.ARRAY(sa.Text))).column_valued("asked")
     of_asked = (tenant.is_own(table), table.c.entity_id == asked, table.c.label_time < midnight(tenant.days[0]))
-    return list(connection.scalars(sa.select(asked).where(~sa.exists().where(*of_asked))))
+    late = list(connection.scalars(sa.select(asked).where(~sa.exists().where(*of_asked))))
+    wanted = ~earlier | outcomes["entity_id"].isin(late).to_numpy() if late else ~earlier
+    found = outcomes.loc[wanted, list(columns)].rename(columns=columns)
+    return [{**tenant.own, **record} for record in records(found)]
 
 
 def _metrics_row(tenant: TenantDays, day: dt.date, metrics: DailyMetrics) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from ml_pipeline.lifecycle.retraining import (
     Champion,
@@ -23,7 +24,6 @@ from ml_pipeline.lifecycle.schedule import quiet_hours
 from ml_pipeline.monitoring.drift.report import severity
 from ml_pipeline.resources import tables
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.timeutil import DAY
 from ml_pipeline.training.update import MOST_UPDATES
@@ -80,7 +80,11 @@ def fleet_states(
             tenant,
             facts[tenant, name],
             now,
-            flags=_flags(clients.settings, switches, tenant, name),
+            flags=Flags(
+                master=clients.settings.auto_retrain != "off",
+                model=not clients.settings.auto_retrain_models or name in clients.settings.auto_retrain_models,
+                tenant=bool(switches.get(tenant, name, AUTO_RETRAIN, clients.settings.auto_retrain == "all")),
+            ),
             running=running,
         )
         for tenant in sorted(chosen)
@@ -205,7 +209,7 @@ def _newest(
 ) -> Iterable[sa.RowMapping]:
     """The newest row of each tenant and model."""
     key = (table.c.tenant_id, table.c.model)
-    chosen = query.distinct(*key).where(table.c.tenant_id.in_(tenants)).order_by(*key, by.desc())
+    chosen = query.ext(distinct_on(*key)).where(table.c.tenant_id.in_(tenants)).order_by(*key, by.desc())
     return connection.execute(chosen).mappings()
 
 
@@ -275,6 +279,11 @@ def _state(
 ) -> CollectedState:
     fits = found.fits
     new, since_training, since_snapshot = found.labels
+    # The newest trainings in a row whose version was not promoted count as rejections.
+    trainings = [fit.promoted for fit in fits if fit.action == "train"]
+    # Each update of the champion adds trees, so after some it needs a full training again.
+    actions = [fit.action for fit in fits if fit.promoted]
+    updates = actions.index("train") if "train" in actions else len(actions)
     return CollectedState(
         tenant=tenant,
         model=spec.name,
@@ -289,23 +298,14 @@ def _state(
         champion=_champion(found),
         last_fit=fits[0] if fits else None,
         last_training=next((fit for fit in fits if fit.action == "train"), None),
-        consecutive_rejections=_consecutive_rejections(fits),
+        consecutive_rejections=trainings.index(True) if True in trainings else len(trainings),
         last_attempt=found.last_attempt,
         active_runs=max(running.by_model.get((tenant, spec.name), 0), found.approved),
         fleet_trainings=running.fleet,
         quality=found.snapshot["quality_score"] if found.snapshot else None,
         watching=found.deployment is not None and found.deployment["watch"] == OPEN,
         rolled_back_at=found.rolled_back_at,
-        updates_left=_updates_left(fits),
-    )
-
-
-def _flags(settings: Settings, switches: TenantSettings, tenant: str, model: str) -> Flags:
-    """Whether the installation, its list of models, and the tenant's settings allow automatic retraining."""
-    return Flags(
-        master=settings.auto_retrain != "off",
-        model=not settings.auto_retrain_models or model in settings.auto_retrain_models,
-        tenant=bool(switches.get(tenant, model, AUTO_RETRAIN, settings.auto_retrain == "all")),
+        updates_left=max(MOST_UPDATES - updates, 0),
     )
 
 
@@ -332,16 +332,3 @@ def _champion(found: _Facts) -> Champion | None:
         return None
     trained = (judged["as_of"] for judged in found.judgements if judged["version"] == row["version"])
     return Champion(row["version"], next(trained, row["as_of"]), row["as_of"])
-
-
-def _updates_left(fits: Sequence[LastFit]) -> int:
-    """Updates until the champion needs a full training again: each adds trees, up to a limit."""
-    actions = [fit.action for fit in fits if fit.promoted]
-    since_training = actions.index("train") if "train" in actions else len(actions)
-    return max(MOST_UPDATES - since_training, 0)
-
-
-def _consecutive_rejections(fits: Sequence[LastFit]) -> int:
-    """Number of the newest trainings in a row whose version was not promoted."""
-    trainings = [fit.promoted for fit in fits if fit.action == "train"]
-    return trainings.index(True) if True in trainings else len(trainings)

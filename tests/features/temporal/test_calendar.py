@@ -29,12 +29,12 @@ def by_pandas(at: pd.Timestamp) -> dict[str, float]:
     quarter_start = at.to_period("Q").start_time
     return {
         "minute_of_day": at.hour * 60 + at.minute,
-        "hour_of_week": at.dayofweek * 24 + at.hour,
+        "hour_of_week": at.day_of_week * 24 + at.hour,
         "quarter_of_day": at.hour // 6,
-        "is_weekend": at.dayofweek >= 5,
-        "week_of_month": (at.day + first.dayofweek - 1) // 7 + 1,
+        "is_weekend": at.day_of_week >= 5,
+        "week_of_month": (at.day + first.day_of_week - 1) // 7 + 1,
         "week_of_year": at.isocalendar().week,
-        "day_of_year": at.dayofyear,
+        "day_of_year": at.day_of_year,
         "quarter": at.quarter,
         "half": 1 if at.month <= 6 else 2,
         "day_of_quarter": (at.normalize() - quarter_start).days + 1,
@@ -99,7 +99,7 @@ def test_business_days_are_counted_one_by_one(country):
     name, _, part = country.partition("-")
     free = holidays.country_holidays(name, subdiv=part or None, years=range(2022, 2026))
     days = pd.date_range("2023-01-01", "2024-12-31", tz="UTC")
-    works = pd.Series([day.dayofweek < 5 and day.date() not in free for day in days], index=days)
+    works = pd.Series([day.day_of_week < 5 and day.date() not in free for day in days], index=days)
     found = columns(*days.astype(str), country=country, business=True)
     months = works.groupby(days.strftime("%Y-%m"))
     assert found["calendar_is_business_day"].tolist() == works.astype(float).tolist()
