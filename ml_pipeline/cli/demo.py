@@ -18,7 +18,7 @@ from ml_pipeline.demo.simulation import DAY, SimulationWindow, simulate_days
 from ml_pipeline.demo.simulator import History, Organisation, demo_organisations, simulate
 from ml_pipeline.importers import import_tables
 from ml_pipeline.lifecycle.retraining import Request
-from ml_pipeline.resources.compute import Compute
+from ml_pipeline.resources.compute import Compute, start_fork_server
 from ml_pipeline.resources.connections import bounded_workers
 from ml_pipeline.resources.leases import lease
 from ml_pipeline.resources.warehouse import Warehouse
@@ -106,8 +106,11 @@ class Demo:
         return windows
 
     def _simulated(self, compute: Compute, windows: Sequence[tuple[str, SimulationWindow]]) -> Iterable[str]:
-        """The tenants that have days left after they were simulated."""
-        for result in list(compute.map(simulate_days, windows)):
+        """The tenants that have days left after they were simulated.
+
+        A retraining is run while the workers simulate other tenants.
+        """
+        for result in compute.map(simulate_days, windows):
             if result.error is not None:
                 self.failures.append(f"{result.key}: {result.error}")
                 continue
@@ -151,6 +154,7 @@ class Demo:
 def run_demo() -> None:
     """Simulate data, train, simulate seven weeks, print the timeline, and print the next commands."""
     started = time.monotonic()
+    start_fork_server()
     with prepared() as settings:
         own = str(uuid.uuid4())
         with launch.dagster_instance(settings) as instance, lease(settings, own):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, as_completed
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -32,6 +33,15 @@ class Result(Generic[Key]):
     traceback: str = ""  # shortened
 
 
+def start_fork_server() -> None:
+    """Start the fork server unless it runs, and return at once: it imports ``PRELOAD`` while the caller goes on.
+
+    A command that will train calls this first, because the imports take seconds.
+    """
+    forkserver.set_forkserver_preload(PRELOAD)
+    forkserver.ensure_running()
+
+
 class _Pool:
     """The pool of worker processes; it is started at the first use and kept."""
 
@@ -44,7 +54,7 @@ class _Pool:
             self.close()
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(PRELOAD)
+            start_fork_server()
             self._pool = ProcessPool(max_workers=workers, context=context, initializer=hide_new_files)
             self._workers = workers
         return self._pool
