@@ -16,12 +16,15 @@ def image(alternative: str, uri: str) -> str:
 
 
 def bars(ours: float, baseline: float) -> str:
-    """Two bars, the version's above the baseline's; the longer one fills the width."""
+    """Two bars with their names, the version's above the baseline's; the longer one fills the width."""
     longest = max(ours, baseline) or 1.0
+    named = '<text x="4" y="{}" font-size="11" font-family="sans-serif">{}</text>'
     return _uri(
         40,
-        f'<rect width="{WIDTH * ours / longest:.0f}" height="16" fill="{MODEL_COLOUR}"/>'
-        f'<rect y="20" width="{WIDTH * baseline / longest:.0f}" height="16" fill="{BASELINE_COLOUR}"/>',
+        f'<rect width="{WIDTH * ours / longest:.0f}" height="16" fill="{MODEL_COLOUR}" opacity=".5"/>'
+        f'<rect y="20" width="{WIDTH * baseline / longest:.0f}" height="16" fill="{BASELINE_COLOUR}"/>'
+        + named.format(12, "version")
+        + named.format(32, "baseline"),
     )
 
 

@@ -189,7 +189,8 @@ class Tally:
     def _picture(self, check: Check, count: _Count) -> str:
         if check.name == "drift" and self._drifted:
             named = {name: number / count.evaluated for name, number in self._drifted.most_common(SHOWN_COLUMNS)}
-            return charts.image("share of tenants in which a column has drifted", charts.shares(named))
+            described = "share of tenants in which a column has drifted"
+            return f"{charts.image(described, charts.shares(named))}\n\n{described}"
         if check.name == "health" and (losses := self._loss_by_day()):
             described = "median loss by day as a share of the baseline's, which is the dashed line"
             return f"{charts.image(described, charts.line(losses, alarm=1.0))}\n\n{described}: {number(losses[-1])}"

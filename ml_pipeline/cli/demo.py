@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -18,11 +19,12 @@ from ml_pipeline.demo.simulation import DAY, SimulationWindow, simulate_days
 from ml_pipeline.demo.simulator import History, Organisation, demo_organisations, simulate
 from ml_pipeline.importers import import_tables
 from ml_pipeline.lifecycle.retraining import Request
-from ml_pipeline.resources.compute import Compute
+from ml_pipeline.resources.compute import Compute, start_fork_server
 from ml_pipeline.resources.connections import bounded_workers
+from ml_pipeline.resources.folders import hide_new_files, make_home, own_folder
 from ml_pipeline.resources.leases import lease
 from ml_pipeline.resources.warehouse import Warehouse
-from ml_pipeline.settings import COMMAND, Settings
+from ml_pipeline.settings import COMMAND, Settings, load_settings
 from ml_pipeline.specs import load_specs
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.retraining.decide import Approved, decide_for
@@ -33,6 +35,13 @@ REPORTED_DAYS = 14
 SIMULATED_DAYS = 49
 BROKEN_DAYS_AGO = 21
 MISLED, BROKEN_FACTOR = "umbrella", 3.0
+NEXT_COMMANDS = {
+    "up": "Dagster and MLflow in the browser",
+    f"explain --tenant initech --model {MODEL}": "the last decisions, with their numbers",
+    f"replay --tenant initech --model {MODEL} --against weekly": "what another policy would have done; takes a minute",
+    "import jira FILE": "your own issues (docs/how-to/import.md)",
+    "run": "train models for them",
+}
 OFFSET = pd.Timestamp("2026-06-01", tz="UTC")  # a Monday
 
 
@@ -88,7 +97,7 @@ class Demo:
         if simulated_until(self.warehouse, MISLED, MODEL) == self.broken_on:  # an earlier demo ended just there
             self._mislead()
         tenants: Sequence[str] = self.tenants
-        with progress_bar(f"Running {SIMULATED_DAYS} days of the loop", None) as advance:
+        with progress_bar(f"Simulating {SIMULATED_DAYS} days, parts done", None) as advance:
             while windows := self._windows(tenants):
                 compute = Compute(bounded_workers(self.settings), self.settings.tenant_timeout, advance)
                 tenants = list(self._simulated(compute, windows))
@@ -106,8 +115,11 @@ class Demo:
         return windows
 
     def _simulated(self, compute: Compute, windows: Sequence[tuple[str, SimulationWindow]]) -> Iterable[str]:
-        """The tenants that have days left after they were simulated."""
-        for result in list(compute.map(simulate_days, windows)):
+        """The tenants that have days left after they were simulated.
+
+        A retraining is run while the workers simulate other tenants.
+        """
+        for result in compute.map(simulate_days, windows):
             if result.error is not None:
                 self.failures.append(f"{result.key}: {result.error}")
                 continue
@@ -151,6 +163,7 @@ class Demo:
 def run_demo() -> None:
     """Simulate data, train, simulate seven weeks, print the timeline, and print the next commands."""
     started = time.monotonic()
+    _import_for_workers()
     with prepared() as settings:
         own = str(uuid.uuid4())
         with launch.dagster_instance(settings) as instance, lease(settings, own):
@@ -160,8 +173,8 @@ def run_demo() -> None:
             demo.train()
             show_status(settings, load_specs(settings.specs), demo.tenants, (), as_json=False)
             console.print(
-                f"Next: {SIMULATED_DAYS} days of the loop for {MODEL}, with drift, degradation and rollbacks; about a "
-                "minute."
+                f"Next: the last {SIMULATED_DAYS} days of {MODEL}, day by day: predictions, reports, retrainings, "
+                "rollbacks. This takes about a minute."
             )
             demo.simulate_days()
             demo.monitor()
@@ -169,19 +182,20 @@ def run_demo() -> None:
         print_timeline(demo.warehouse, demo.tenants, MODEL)
     for failure in demo.failures:
         console.say(("Failed:", "red"), f" {failure}")
-    console.print(
-        f"Done in {time.monotonic() - started:.0f} s. Everything is kept under {settings.home}.\n"
-        "\n"
-        f"  {COMMAND} up                                             Dagster and MLflow in the browser\n"
-        f"  {COMMAND} explain --tenant initech --model {MODEL}   the last decisions, with their numbers\n"
-        f"  {COMMAND} replay --tenant initech --model {MODEL} --against weekly\n"
-        "                                                                     what another policy would have done\n"
-        f"  {COMMAND} import jira FILE                               your own issues (docs/how-to/import.md)\n"
-        f"  {COMMAND} run                                            models for them\n",
-        soft_wrap=True,
-    )
+    console.print(f"Done in {time.monotonic() - started:.0f} s. Everything is kept under {settings.home}.\n")
+    for command, purpose in NEXT_COMMANDS.items():
+        console.print(f"  # {purpose}\n  {COMMAND} {command}", soft_wrap=True)
     if demo.failures:
         raise SystemExit(1)
+
+
+def _import_for_workers() -> None:
+    """Let the fork server import what the workers need while this process prepares the database."""
+    hide_new_files()
+    home = load_settings().home
+    make_home(home)
+    own_folder(home / "logs", os.geteuid(), os.getegid())
+    start_fork_server(home / "logs" / "workers.log")
 
 
 def _moved(organisation: Organisation, by: pd.Timedelta) -> History:

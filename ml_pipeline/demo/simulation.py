@@ -14,6 +14,7 @@ from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.deployment.rollback_watch import due_watches, look_at
+from ml_pipeline.work.feature_frames import FeatureFrames
 from ml_pipeline.work.monitoring.task import MonitoringTask, run_monitoring
 from ml_pipeline.work.retraining.decide import Approved, decide_for
 from ml_pipeline.work.training.task import PREDICTIONS, STEPS, TrainingTask, run_training
@@ -51,17 +52,21 @@ class Simulated:
 def simulate_days(window: SimulationWindow) -> Simulated:
     """Simulate days until a retraining is approved or the window ends. Runs in a worker process.
 
+    The source rows are read once: the source must not change meanwhile.
+
     Raises
     ------
     SimulationInterrupted
         If a step fails.
     """
     clients, own, day = Clients(window.settings), window.settings.for_workers(), window.since
+    frames = FeatureFrames(Clients(own).warehouse)
     while day <= window.until:
         midnight = dt.datetime.combine(day + DAY, dt.time(), dt.UTC)
         scored = TrainingTask(own, window.spec, window.tenant, midnight.isoformat(), (PREDICTIONS,))
-        _succeed(window, day, run_training(scored).error)
-        _succeed(window, day, run_monitoring(MonitoringTask(own, window.spec, window.tenant, (day,))).error)
+        _succeed(window, day, run_training(scored, frames).error)
+        monitored = MonitoringTask(own, window.spec, window.tenant, (day,))
+        _succeed(window, day, run_monitoring(monitored, frames).error)
         now = midnight + LOOKED_AT
         for watched in due_watches(clients, now):
             if (watched.tenant, watched.model) == (window.tenant, window.spec.name):
@@ -72,15 +77,17 @@ def simulate_days(window: SimulationWindow) -> Simulated:
             if tick.approved and tick.approved[0].trigger not in ROUTINE:
                 return Simulated(day, tick.approved[0])
             if tick.approved:
-                _train(window, own, tick.approved[0], now)
+                _train(window, own, tick.approved[0], now, frames)
         day += DAY
     return Simulated(window.until)
 
 
-def _train(window: SimulationWindow, own: Settings, approved: Approved, now: dt.datetime) -> None:
+def _train(
+    window: SimulationWindow, own: Settings, approved: Approved, now: dt.datetime, frames: FeatureFrames
+) -> None:
     decision = str(approved.decision_id)
     task = TrainingTask(own, window.spec, window.tenant, now.isoformat(), STEPS, decision, approved.action)
-    _succeed(window, now.date() - DAY, run_training(task).error)
+    _succeed(window, now.date() - DAY, run_training(task, frames).error)
 
 
 def _succeed(window: SimulationWindow, day: dt.date, error: str | None) -> None:

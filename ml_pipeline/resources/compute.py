@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, as_completed
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -32,6 +36,22 @@ class Result(Generic[Key]):
     traceback: str = ""  # shortened
 
 
+def start_fork_server(log: Path | None = None) -> None:
+    """Start the fork server unless it runs, and return at once: it imports ``PRELOAD`` while the caller continues.
+
+    A command that will train can call this first, because the imports take seconds. The output of the workers is then
+    appended to the file ``log``; by default it goes where that of this process goes now.
+    """
+    forkserver.set_forkserver_preload(PRELOAD)
+    with ExitStack() as redirected:
+        if log is not None:
+            from dagster._core.execution.compute_logs import redirect_to_file
+
+            for stream in (sys.stdout, sys.stderr):
+                redirected.enter_context(redirect_to_file(stream, log))
+        forkserver.ensure_running()
+
+
 class _Pool:
     """The pool of worker processes; it is started at the first use and kept."""
 
@@ -44,7 +64,7 @@ class _Pool:
             self.close()
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(PRELOAD)
+            start_fork_server()
             self._pool = ProcessPool(max_workers=workers, context=context, initializer=hide_new_files)
             self._workers = workers
         return self._pool

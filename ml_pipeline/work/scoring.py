@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.training.version_files import fingerprint_of, read_files
 
 LIVE, SHADOW = "live", "shadow"
+KEPT_VERSIONS = 2  # a champion, and the version that it replaced, which predicts in shadow
+
+_kept: dict[str, tuple[FittedModel, pd.DataFrame]] = {}  # by hash of the manifest, the least recently used first
 
 
 def is_compatible(spec: ModelSpec, version: Version) -> bool:
@@ -33,6 +37,9 @@ def is_compatible(spec: ModelSpec, version: Version) -> bool:
 def load_version(clients: Clients, spec: ModelSpec, version: Version) -> tuple[FittedModel, pd.DataFrame]:
     """The fitted model of a version, and its out-of-sample predictions for its own test part.
 
+    The process keeps the last two. All files are checked each time, also those of a kept version. Do not change what is
+    returned.
+
     Raises
     ------
     TamperedArtifact
@@ -40,10 +47,17 @@ def load_version(clients: Clients, spec: ModelSpec, version: Version) -> tuple[F
     """
     try:
         with clients.registry.files(version) as folder:
-            return read_files(folder)
+            return _kept_or_read(version.tags["manifest_sha256"], folder)
     except TamperedArtifact as error:
         alert_tampered(clients, version.tenant, spec.name, version.number, error)
         raise
+
+
+def _kept_or_read(manifest_hash: str, folder: Path) -> tuple[FittedModel, pd.DataFrame]:
+    _kept[manifest_hash] = found = _kept.pop(manifest_hash, None) or read_files(folder)
+    while len(_kept) > KEPT_VERSIONS:
+        del _kept[next(iter(_kept))]
+    return found
 
 
 def alert_tampered(clients: Clients, tenant: str, model: str, number: int, error: TamperedArtifact) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +52,19 @@ def test_every_killed_worker_is_replaced():
 
 def test_no_tasks_start_no_work():
     assert list(Compute(workers=2, timeout=1).map(task, [])) == []
+
+
+EARLY = """
+import os, pathlib, sys
+from ml_pipeline.resources.compute import Compute, start_fork_server
+if __name__ == "__main__":
+    start_fork_server(pathlib.Path(sys.argv[1]))
+    print([result.value for result in Compute(1, 60).map(os.system, [("task", "echo from the worker")])])
+"""
+
+
+def test_workers_of_a_fork_server_that_starts_early_write_to_its_log(tmp_path: Path):
+    log = tmp_path / "workers.log"
+    shown = subprocess.run([sys.executable, "-c", EARLY, str(log)], capture_output=True, text=True, check=True)
+    assert (shown.stdout, shown.stderr) == ("[0]\n", "")
+    assert log.read_text() == "from the worker\n"

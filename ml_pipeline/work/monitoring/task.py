@@ -16,6 +16,7 @@ from ml_pipeline.specs import ModelSpec
 from ml_pipeline.timeutil import DAY
 from ml_pipeline.work.alerts.raising import NewAlert, raise_alert
 from ml_pipeline.work.failures import log_failure
+from ml_pipeline.work.feature_frames import FeatureFrames
 from ml_pipeline.work.monitoring.report import write_reports
 from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.monitoring.tenant_days import TenantDays, midnight, records
@@ -46,10 +47,13 @@ class MonitoringReport:
     traceback: str = ""  # of an unexpected error, shortened
 
 
-def run_monitoring(task: MonitoringTask) -> MonitoringReport:
-    """Runs the steps of one tenant, each over all its days; steps that finished before an error stay stored."""
+def run_monitoring(task: MonitoringTask, frames: FeatureFrames | None = None) -> MonitoringReport:
+    """Runs the steps of one tenant, each over all its days; steps that finished before an error stay stored.
+
+    ``frames`` are those of a caller that runs several tasks on the same source rows; by default the task has its own.
+    """
     report = MonitoringReport({})
-    tenant = TenantDays(task.settings, task.spec, task.tenant, task.days)
+    tenant = TenantDays(task.settings, task.spec, task.tenant, task.days, frames)
     for step, write in ((DAILY_METRICS, write_metrics), (DRIFT_REPORT, write_reports)):
         if step not in task.steps:
             continue

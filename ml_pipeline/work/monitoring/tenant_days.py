@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from ml_pipeline.features.point_in_time import build
 from ml_pipeline.monitoring.performance import scored_outcomes
 from ml_pipeline.resources import tables
 from ml_pipeline.settings import Settings
@@ -21,6 +20,7 @@ from ml_pipeline.specs import ModelSpec
 from ml_pipeline.timeutil import DAY
 from ml_pipeline.training.backtest import origin, rolling_origin
 from ml_pipeline.work.context import Clients
+from ml_pipeline.work.feature_frames import FeatureFrames
 from ml_pipeline.work.tenant_settings import spec_for
 
 USUAL_DAYS = 56  # days before a day with which its volume, missing values and predictions are compared
@@ -29,10 +29,18 @@ USUAL_DAYS = 56  # days before a day with which its volume, missing values and p
 class TenantDays:
     """One tenant and model over some days, oldest first; each part is read or built at its first use."""
 
-    def __init__(self, settings: Settings, spec: ModelSpec, tenant: str, days: Sequence[dt.date]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        spec: ModelSpec,
+        tenant: str,
+        days: Sequence[dt.date],
+        frames: FeatureFrames | None = None,
+    ) -> None:
         self.tenant = tenant
         self.days = sorted(days)
         self.clients = Clients(settings)
+        self._frames = frames or FeatureFrames(self.clients.warehouse)
         self._written = spec
 
     @cached_property
@@ -49,8 +57,7 @@ class TenantDays:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        end = midnight(self.days[-1] + DAY)
-        return build(self.spec, self.clients.warehouse.read_source(self.spec, self.tenant), end)
+        return self._frames.frame(self.spec, self.tenant, midnight(self.days[-1] + DAY))
 
     @cached_property
     def outcomes(self) -> pd.DataFrame:

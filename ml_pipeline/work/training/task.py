@@ -15,7 +15,6 @@ import pandas as pd
 import sqlalchemy as sa
 
 from ml_pipeline.features.feedback import own_outcomes
-from ml_pipeline.features.point_in_time import build
 from ml_pipeline.features.quality.gates import failed_gates
 from ml_pipeline.lifecycle.promotion import Decision
 from ml_pipeline.resources import cores, tables
@@ -28,6 +27,7 @@ from ml_pipeline.training.training_window import choose_training_window
 from ml_pipeline.training.update import update, updates_left
 from ml_pipeline.work.context import LATEST, Clients, resolve_as_of
 from ml_pipeline.work.failures import log_failure
+from ml_pipeline.work.feature_frames import FeatureFrames
 from ml_pipeline.work.retraining.decide import DONE, FAILED, settle
 from ml_pipeline.work.scoring import is_compatible, load_version, score_open_entities
 from ml_pipeline.work.tenant_settings import spec_for
@@ -66,10 +66,13 @@ class TaskReport:
     traceback: str = ""  # of an unexpected error, shortened
 
 
-def run_training(task: TrainingTask) -> TaskReport:
-    """Runs the steps of one tenant in order; steps that finished before an error stay stored and are reported."""
+def run_training(task: TrainingTask, frames: FeatureFrames | None = None) -> TaskReport:
+    """Runs the steps of one tenant in order; steps that finished before an error stay stored and are reported.
+
+    ``frames`` are those of a caller that runs several tasks on the same source rows; by default the task has its own.
+    """
     report = TaskReport()
-    tenant = _TenantTask(task)
+    tenant = _TenantTask(task, frames)
     methods: dict[str, Callable[[], dict[str, Any]]] = {
         FEATURES: tenant.features,
         MODEL: tenant.model,
@@ -92,9 +95,10 @@ def run_training(task: TrainingTask) -> TaskReport:
 class _TenantTask:
     """The steps of a task. All steps share the source rows and features, which are read and built once."""
 
-    def __init__(self, task: TrainingTask) -> None:
+    def __init__(self, task: TrainingTask, frames: FeatureFrames | None) -> None:
         self.task = task
         self.clients = Clients(task.settings)
+        self._frames = frames or FeatureFrames(self.clients.warehouse)
 
     @cached_property
     def _of(self) -> TenantModel:
@@ -105,9 +109,9 @@ class _TenantTask:
     def _current(self) -> tuple[pd.DataFrame, pd.DataFrame, dt.datetime]:
         """Source rows, feature frame and as-of time."""
         spec = self._of.spec
-        rows = self.clients.warehouse.read_source(spec, self.task.tenant)
+        rows = self._frames.rows(spec, self.task.tenant)
         as_of = resolve_as_of(self.task.as_of, spec, rows)
-        return rows, build(spec, rows, as_of), as_of
+        return rows, self._frames.frame(spec, self.task.tenant, as_of), as_of
 
     def features(self) -> dict[str, Any]:
         """Stores the features as a snapshot with a quality report."""
