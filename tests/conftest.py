@@ -25,7 +25,7 @@ from ml_pipeline.resources.preparation import prepare
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
-from tests.databases import ReusedDatabase
+from tests.databases import ReusedDatabase, SavedInstallations
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -104,6 +104,20 @@ def settings(server: str, reused_database: ReusedDatabase, tmp_path: Path) -> It
     """Settings of an installation of its own: empty migrated database, empty folders."""
     yield settings_of(server, reused_database.name, home=tmp_path, workers=2)
     reused_database.clean()
+
+
+@pytest.fixture(scope="module")
+def saved_installations(
+    reused_database: ReusedDatabase, tmp_path_factory: pytest.TempPathFactory
+) -> SavedInstallations:
+    """The states that this module's tests start from."""
+    return SavedInstallations(reused_database, tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture
+def start_from(settings: Settings, saved_installations: SavedInstallations) -> Callable[[Callable[[], object]], None]:
+    """``start_from(make)``: the test's own installation as ``make`` leaves it, made once for all tests of the module."""
+    return lambda make: saved_installations.start_from(make.__qualname__, settings.home, make)
 
 
 @pytest.fixture

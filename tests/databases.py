@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -49,6 +52,11 @@ class Rows:
 
     tables: dict[str, str]
     sequences: tuple[tuple[str, int, bool], ...]
+
+    def moved(self, before: Path, after: Path) -> Rows:
+        """The same rows for an installation whose folder is another one."""
+        tables = {table: content.replace(str(before), str(after)) for table, content in self.tables.items()}
+        return Rows(tables, self.sequences)
 
 
 def copy_of(server: str, template: str) -> str:
@@ -136,3 +144,23 @@ class ReusedDatabase:
         with self._connection, self._connection.cursor() as cursor:
             cursor.execute(query)
             return cursor.fetchall()
+
+
+class SavedInstallations:
+    """States that several tests start from: made once, then copied into the installation of each of these tests."""
+
+    def __init__(self, database: ReusedDatabase, folder: Path) -> None:
+        self._database, self._folder = database, folder
+        self._saved: dict[str, tuple[Rows, Path]] = {}
+
+    def start_from(self, name: str, home: Path, make: Callable[[], object]) -> None:
+        """Bring the empty installation at ``home`` into the state ``name``, which ``make`` makes the first time."""
+        kept = self._folder / name
+        if name not in self._saved:
+            make()
+            shutil.copytree(home, kept)
+            self._saved[name] = self._database.rows(), home
+            return
+        rows, made_at = self._saved[name]
+        shutil.copytree(kept, home, dirs_exist_ok=True)
+        self._database.put_back(rows.moved(made_at, home))
