@@ -116,7 +116,7 @@ def saved_installations(
 
 @pytest.fixture
 def start_from(settings: Settings, saved_installations: SavedInstallations) -> Callable[[Callable[[], object]], None]:
-    """``start_from(make)``: the test's own installation as ``make`` leaves it, made once for all tests of the module."""
+    """``start_from(make)``: the test's own installation is as ``make`` leaves it, which runs once a module."""
     return lambda make: saved_installations.start_from(make.__qualname__, settings.home, make)
 
 
