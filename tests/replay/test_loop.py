@@ -94,7 +94,8 @@ def test_a_concept_change_is_noticed_retrained_for_and_costs_less_than_without_r
 
 
 def test_what_comes_later_changes_nothing_of_what_was_decided_before(make_learner):
-    whole, cut = (replay(make_learner(days, change=110), Policy()) for days in (140, 128))
+    whole, cut = (replay(make_learner(days, change=110, first=90), Policy()) for days in (140, 128))
+    assert len(cut.fits) > 1 and cut.alerts
     assert whole.days[: len(cut.days)] == cut.days
     fits = [dataclasses.replace(fit, seconds=0) for fit in whole.fits if fit.day <= cut.last]
     assert fits == [dataclasses.replace(fit, seconds=0) for fit in cut.fits]
