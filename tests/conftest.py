@@ -25,6 +25,7 @@ from ml_pipeline.resources.preparation import prepare
 from ml_pipeline.resources.registry import Registry
 from ml_pipeline.resources.warehouse import Warehouse
 from ml_pipeline.settings import Settings
+from tests.databases import ReusedDatabase, SavedInstallations
 from tests.stack import STACK_FILES
 from tests.stack import browser as browser  # a fixture, as those below
 from tests.stack import chromium as chromium
@@ -118,20 +119,31 @@ def template_database(server: str) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def reused_database(server: str, template_database: str) -> ReusedDatabase:
+    """The database of one test after another; see :class:`ReusedDatabase`."""
+    return ReusedDatabase(server, template_database)
+
+
 @pytest.fixture
-def settings(server: str, template_database: str, tmp_path: Path) -> Iterator[Settings]:
+def settings(server: str, reused_database: ReusedDatabase, tmp_path: Path) -> Iterator[Settings]:
     """Settings of an installation of its own: empty migrated database, empty folders."""
-    administration = postgres.parse_url(server)
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    connecting = sa.create_engine(administration, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with connecting.connect() as connection:
-        # Copying files takes an eighth of what PostgreSQL's default takes, which writes each page to its log as well.
-        copy = f"TEMPLATE {template_database} STRATEGY FILE_COPY"
-        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER {embedded.OWNER} {copy}"))
-    yield settings_of(server, name, home=tmp_path, workers=2)
-    postgres.close_engines(name)
-    with connecting.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    yield settings_of(server, reused_database.name, home=tmp_path, workers=2)
+    reused_database.clean()
+
+
+@pytest.fixture(scope="module")
+def saved_installations(
+    reused_database: ReusedDatabase, tmp_path_factory: pytest.TempPathFactory
+) -> SavedInstallations:
+    """The states that this module's tests start from."""
+    return SavedInstallations(reused_database, tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture
+def start_from(settings: Settings, saved_installations: SavedInstallations) -> Callable[[Callable[[], object]], None]:
+    """``start_from(make)``: the test's own installation is as ``make`` leaves it, which runs once a module."""
+    return lambda make: saved_installations.start_from(make.__qualname__, settings.home, make)
 
 
 @pytest.fixture

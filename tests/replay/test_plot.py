@@ -10,7 +10,7 @@ from ml_pipeline.replay.plot import plot
 
 
 def test_two_policies_become_one_picture(make_learner):
-    learner = make_learner(90)
+    learner = make_learner(60)
     picture = plot([replay(learner, BUILT_IN[name]) for name in ("never", "weekly")])
     assert picture.startswith(b"\x89PNG")
 

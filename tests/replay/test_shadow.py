@@ -44,5 +44,5 @@ def test_a_bad_version_is_rolled_back_within_two_days_and_starts_a_cool_down(mak
 
 
 def test_a_policy_that_is_replayed_unwatched_rolls_nothing_back(make_learner, make_day):
-    spoiled = Spoiled(make_learner(90), since=make_day(70))
+    spoiled = Spoiled(make_learner(90, first=60), since=make_day(70))
     assert replay(spoiled, BUILT_IN["weekly"], watched=False).rollbacks == []

@@ -25,9 +25,13 @@ DAY = 40
 
 
 @pytest.fixture
-def trained(tenant, make_issues, as_known):
+def trained(tenant, make_issues, as_known, start_from):
     """A tenant whose issues are estimated by their type, with a version that serves; the newest are open."""
-    tenant.holds(as_known(make_issues(DAY), DAY)).train(DAY)
+
+    def serving() -> None:
+        tenant.holds(as_known(make_issues(DAY), DAY)).train(DAY)
+
+    start_from(serving)
     return tenant
 
 

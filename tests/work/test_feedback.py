@@ -25,10 +25,13 @@ def day(number: float) -> dt.datetime:
 
 
 @pytest.fixture
-def predicted(tenant, make_issues, as_known):
+def predicted(tenant, make_issues, as_known, start_from):
     """A tenant whose version 1 predicted its open issues on day 40; A-0239 is the newest of them."""
-    tenant = tenant.holds(as_known(make_issues(41), PREDICTED))
-    assert tenant.train(PREDICTED).error is None
+
+    def trained() -> None:
+        assert tenant.holds(as_known(make_issues(41), PREDICTED)).train(PREDICTED).error is None
+
+    start_from(trained)
     return tenant
 
 

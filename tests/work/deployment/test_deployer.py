@@ -26,18 +26,18 @@ STEPS = ["intent written", "champion moved", "previous kept", "marks set", "done
 
 
 @pytest.fixture
-def deployer(warehouse: Warehouse, registry: Registry, tmp_path: Path) -> Deployer:
-    """Three registered versions of one tenant's model, none of them serving."""
-    folder = tmp_path / "files"
-    folder.mkdir()
-    (folder / "version.json").write_text("{}")
-    for key in "abc":
-        registry.register(
-            "acme",
-            "m",
-            folder,
-            Registration(key=key, semantic="1.0.0", as_of=NOW.isoformat(), metrics={}, params={}, tags={}),
-        )
+def deployer(warehouse: Warehouse, registry: Registry, tmp_path: Path, start_from) -> Deployer:
+    """Three registered versions of one tenant's model, none of which serves."""
+
+    def registered() -> None:
+        folder = tmp_path / "files"
+        folder.mkdir()
+        (folder / "version.json").write_text("{}")
+        for key in "abc":
+            given = Registration(key=key, semantic="1.0.0", as_of=NOW.isoformat(), metrics={}, params={}, tags={})
+            registry.register("acme", "m", folder, given)
+
+    start_from(registered)
     return Deployer(warehouse, registry)
 
 

@@ -32,23 +32,23 @@ def message(sensor: dg.SensorDefinition) -> str:
 
 
 @pytest.fixture
-def clients(settings, tmp_path, monkeypatch) -> Clients:
+def clients(settings, tmp_path, monkeypatch, start_from) -> Clients:
     """Two tenants with three versions each, the first of which serves."""
     monkeypatch.setenv("DATABASE_URL", str(settings.database_url))
     monkeypatch.setenv("ML_PIPELINE_HOME", str(settings.home))
     clients, folder = Clients(settings), tmp_path / "files"
-    folder.mkdir()
-    (folder / "version.json").write_text("{}")
-    for tenant in ("acme", "globex"):
-        clients.warehouse.add_tenant(tenant)
-        for key in "abc":
-            clients.registry.register(
-                tenant,
-                MODEL,
-                folder,
-                Registration(key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS),
-            )
-        clients.deployer.deploy(tenant, MODEL, 1, action=PROMOTE, reason="better", as_of=NOW)
+
+    def deployed() -> None:
+        folder.mkdir()
+        (folder / "version.json").write_text("{}")
+        for tenant in ("acme", "globex"):
+            clients.warehouse.add_tenant(tenant)
+            for key in "abc":
+                given = Registration(key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS)
+                clients.registry.register(tenant, MODEL, folder, given)
+            clients.deployer.deploy(tenant, MODEL, 1, action=PROMOTE, reason="better", as_of=NOW)
+
+    start_from(deployed)
     return clients
 
 

@@ -68,22 +68,22 @@ class Watched:
 
 
 @pytest.fixture
-def watched(settings, tmp_path) -> Watched:
+def watched(settings, tmp_path, start_from) -> Watched:
     clients = Clients(settings)
-    folder = tmp_path / "files"
-    folder.mkdir()
-    (folder / "version.json").write_text("{}")
-    for key in "abc":
-        clients.registry.register(
-            "acme",
-            SPEC.name,
-            folder,
-            Registration(key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS),
-        )
-    clients.warehouse.add_tenant("acme")
     found = Watched(clients)
-    found.promote(1, ACTIVATED - 30 * DAY)
-    found.promote(2)
+
+    def promoted() -> None:
+        folder = tmp_path / "files"
+        folder.mkdir()
+        (folder / "version.json").write_text("{}")
+        for key in "abc":
+            given = Registration(key=key, semantic="1.0.0", as_of="2026-02-01", metrics={}, params={}, tags=TAGS)
+            clients.registry.register("acme", SPEC.name, folder, given)
+        clients.warehouse.add_tenant("acme")
+        found.promote(1, ACTIVATED - 30 * DAY)
+        found.promote(2)
+
+    start_from(promoted)
     return found
 
 

@@ -45,9 +45,19 @@ def test_a_day_before_the_first_deployment_is_measured_by_a_backtest(tenant, mak
     assert {(made["origin"], made["version"]) for made in tenant.rows(tables.predictions)} == {("backtest", 0)}
 
 
-def test_a_day_after_the_deployment_is_measured_by_the_predictions_that_were_made(tenant, make_issues, as_known):
-    live_through(tenant, make_issues(46), as_known, range(40, 45), trained_on=40)
-    by_day = {row["day"].day: row for row in tenant.rows(tables.daily_metrics)}
+@pytest.fixture
+def serving(tenant, make_issues, as_known, start_from):
+    """The tenant after the days 40 to 44, on the first of which its version 1 was trained."""
+
+    def lived() -> None:
+        live_through(tenant, make_issues(46), as_known, range(40, 45), trained_on=40)
+
+    start_from(lived)
+    return tenant
+
+
+def test_a_day_after_the_deployment_is_measured_by_the_predictions_that_were_made(serving):
+    by_day = {row["day"].day: row for row in serving.rows(tables.daily_metrics)}
     last = by_day[14]
     assert (last["origin"], last["version"], last["completeness"]) == ("live", 1, 1.0)
     assert last["metric"] == "mae" and last["value"] < last["baseline_value"]
@@ -60,22 +70,38 @@ def test_outcomes_are_kept_with_the_time_at_which_they_became_known(tenant, make
     assert outcome["value"] == make_issues(40).set_index("issue_key").loc["A-0219", "story_points"]
 
 
-@pytest.mark.parametrize("trained_on", [99, 32], ids=["before any deployment", "across a deployment"])
-def test_a_day_backfilled_equals_the_day_lived_to_the_last_bit(tenant, make_issues, as_known, trained_on):
-    frame = make_issues(45)
-    live_through(tenant, frame, as_known, range(29, 37), trained_on=trained_on)
+def backfilled_as_lived(tenant, frame) -> None:
     lived = [without_clock(tenant.rows(table)) for table in KEPT]
     tenant.holds(frame)
     assert tenant.monitor(*range(29, 37)).error is None
     assert [without_clock(tenant.rows(table)) for table in KEPT] == lived
 
 
-def test_a_backtest_made_afterwards_equals_the_one_made_on_the_day(tenant, make_issues, as_known):
-    frame, late = make_issues(45), tenant.named("late")
-    live_through(tenant, frame, as_known, range(29, 37), trained_on=99)
-    late.holds(frame).monitor(*range(29, 37))
+@pytest.fixture
+def untrained(tenant, make_issues, as_known, start_from):
+    """The tenant after the days 29 to 36, without any version."""
+
+    def lived_untrained() -> None:
+        live_through(tenant, make_issues(45), as_known, range(29, 37), trained_on=99)
+
+    start_from(lived_untrained)
+    return tenant
+
+
+def test_a_day_backfilled_before_any_deployment_equals_the_day_lived_to_the_last_bit(untrained, make_issues):
+    backfilled_as_lived(untrained, make_issues(45))
+
+
+def test_a_day_backfilled_across_a_deployment_equals_the_day_lived_to_the_last_bit(tenant, make_issues, as_known):
+    live_through(tenant, make_issues(45), as_known, range(29, 37), trained_on=32)
+    backfilled_as_lived(tenant, make_issues(45))
+
+
+def test_a_backtest_made_afterwards_equals_the_one_made_on_the_day(untrained, make_issues):
+    late = untrained.named("late")
+    late.holds(make_issues(45)).monitor(*range(29, 37))
     for table in KEPT:
-        assert without_clock(late.rows(table)) == without_clock(tenant.rows(table))
+        assert without_clock(late.rows(table)) == without_clock(untrained.rows(table))
 
 
 def test_days_in_one_run_equal_the_days_one_by_one(tenant, make_issues):
@@ -156,9 +182,9 @@ def test_columns_that_moved_are_named_largest_first_with_an_alert(tenant, make_i
     assert [alert["level"] for alert in tenant.rows(tables.alerts, kind="drift")] == ["HIGH"]
 
 
-def test_every_report_has_a_health_from_what_is_known(tenant, make_issues, as_known):
-    live_through(tenant, make_issues(46), as_known, range(40, 44), trained_on=40)
-    reports = tenant.rows(tables.drift_reports)
+def test_every_report_has_a_health_from_what_is_known(serving):
+    reports = serving.rows(tables.drift_reports)
+    assert len(reports) == 5
     assert all(0 <= report["health"] <= 100 for report in reports)
     assert reports[-1]["version"] == 1
 
@@ -186,10 +212,18 @@ def test_what_was_finished_before_an_error_stays_reported(tenant, make_issues, m
     assert {step for step, _ in report.done} == {DAILY_METRICS}
 
 
+@pytest.fixture
+def trained_on_day_36(tenant, make_issues, as_known, start_from):
+    def lived_until_day_36() -> None:
+        live_through(tenant, make_issues(50), as_known, range(34, 37), trained_on=36)
+
+    start_from(lived_until_day_36)
+    return tenant
+
+
 def live_with_types_turned(tenant, make_issues, as_known, by: float):
-    """A version of day 36, and from then on stories are estimated lower and bugs higher; the report of day 47."""
+    """After day 36, stories are estimated lower and bugs higher; the report of day 47."""
     frame = make_issues(50)
-    live_through(tenant, frame, as_known, range(34, 37), trained_on=36)
     later = frame["created_at"] > pd.Timestamp("2026-02-05", tz="UTC")
     frame.loc[later, "story_points"] += by * frame["issue_type"].map({"Story": -1.0, "Bug": 1.0}).fillna(0.0)[later]
     for day in range(37, 48):
@@ -198,7 +232,10 @@ def live_with_types_turned(tenant, make_issues, as_known, by: float):
     return tenant.rows(tables.drift_reports)[-1]
 
 
-def test_a_version_that_got_worse_is_alerted_as_concept_drift_with_the_figures(tenant, make_issues, as_known):
+def test_a_version_that_got_worse_is_alerted_as_concept_drift_with_the_figures(
+    trained_on_day_36, make_issues, as_known
+):
+    tenant = trained_on_day_36
     row = live_with_types_turned(tenant, make_issues, as_known, by=7.0)
     (alert,) = tenant.rows(tables.alerts, kind="degradation")
     assert (row["severity"], row["drifted"], row["performance"]["status"]) == ("CRITICAL", [], "degraded")
@@ -208,7 +245,8 @@ def test_a_version_that_got_worse_is_alerted_as_concept_drift_with_the_figures(t
     assert row["health_parts"]["performance"] == 0.0
 
 
-def test_a_version_as_good_as_before_has_no_severity(tenant, make_issues, as_known):
+def test_a_version_as_good_as_before_has_no_severity(trained_on_day_36, make_issues, as_known):
+    tenant = trained_on_day_36
     row = live_with_types_turned(tenant, make_issues, as_known, by=0.0)
     assert (row["severity"], row["performance"]["status"], row["performance"]["severity"]) == (None, "stable", None)
     assert tenant.rows(tables.alerts) == []

@@ -53,12 +53,16 @@ def decisions(tenant) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def serving(tenant, make_issues, as_known):
+def serving(tenant, make_issues, as_known, start_from):
     """A tenant with a champion of day 45, and outcomes up to day 58."""
-    frame = make_issues(60)
-    tenant.holds(as_known(frame, 45)).train(45)
-    tenant.holds(as_known(frame, 59)).monitor(*range(45, 59))
-    switched_on(tenant)
+
+    def monitored() -> None:
+        frame = make_issues(60)
+        tenant.holds(as_known(frame, 45)).train(45)
+        tenant.holds(as_known(frame, 59)).monitor(*range(45, 59))
+        switched_on(tenant)
+
+    start_from(monitored)
     return tenant
 
 

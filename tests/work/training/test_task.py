@@ -45,6 +45,17 @@ def crash(task: TrainingTask, function: str) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.fixture
+def serving(tenant, make_issues, start_from):
+    """A tenant with the issues of 40 days, whose version 1 was trained on day 40 and serves."""
+
+    def trained() -> None:
+        assert tenant.holds(make_issues(40)).train(40).error is None
+
+    start_from(trained)
+    return tenant
+
+
 def test_features_are_frozen_under_their_hash_with_a_quality_report(tenant, make_issues):
     report = tenant.holds(make_issues(40)).train(40, (FEATURES,))
     (stored,) = tenant.rows(tables.feature_sets)
@@ -56,23 +67,21 @@ def test_features_are_frozen_under_their_hash_with_a_quality_report(tenant, make
     assert 0 < stored["quality_score"] <= 100
 
 
-def test_a_version_is_registered_with_everything_that_it_came_from(tenant, make_issues):
-    tenant.holds(make_issues(40)).train(40)
-    (version,) = tenant.versions()
-    (snapshot,) = tenant.rows(tables.feature_sets)
+def test_a_version_is_registered_with_everything_that_it_came_from(serving):
+    (version,) = serving.versions()
+    (snapshot,) = serving.rows(tables.feature_sets)
     assert (version.number, version.semantic, version.tags["parent_version"]) == (1, "1.0.0", "")
     assert version.tags["snapshot_hash"] == snapshot["snapshot_hash"]
-    assert version.tags["spec_hash"] == tenant.spec.hash
+    assert version.tags["spec_hash"] == serving.spec.hash
     manifest = json.loads((files(version) / "manifest.json").read_text())
     assert {path.name for path in files(version).iterdir()} == {"manifest.json", *manifest["files"]}
 
 
-def test_a_version_has_a_card_and_mlflow_shows_its_summary(tenant, make_issues):
-    tenant.holds(make_issues(40)).train(40)
-    (version,) = tenant.versions()
-    card = tenant.registry.file(version, "card.md").decode()
-    shown = tenant.registry.client.get_model_version("story_points.acme", "1").description
-    run = tenant.registry.client.get_run(version.run_id)
+def test_a_version_has_a_card_and_mlflow_shows_its_summary(serving):
+    (version,) = serving.versions()
+    card = serving.registry.file(version, "card.md").decode()
+    shown = serving.registry.client.get_model_version("story_points.acme", "1").description
+    run = serving.registry.client.get_run(version.run_id)
     assert card.startswith("# Story points of an issue: acme, version 1.0.0\n")
     assert version.tags["snapshot_hash"] in card
     assert shown in card
@@ -99,11 +108,10 @@ def test_the_card_of_an_update_names_the_version_that_it_goes_on_from(tenant, ma
     assert "before the update" in card
 
 
-def test_the_description_of_a_version_gives_mlflow_its_signature(tenant, make_issues):
-    tenant.holds(make_issues(40)).train(40)
-    description = yaml.safe_load((files(tenant.versions()[0]) / "MLmodel").read_text())
+def test_the_description_of_a_version_gives_mlflow_its_signature(serving):
+    description = yaml.safe_load((files(serving.versions()[0]) / "MLmodel").read_text())
     inputs, outputs = (json.loads(description["signature"][side]) for side in ("inputs", "outputs"))
-    assert tuple(column["name"] for column in inputs) == tenant.spec.feature_columns.all
+    assert tuple(column["name"] for column in inputs) == serving.spec.feature_columns.all
     assert [column["name"] for column in outputs] == ["value", "lower", "upper", "baseline", "confidence"]
 
 
@@ -131,16 +139,15 @@ def test_open_entities_are_scored_with_their_features_and_latency(tenant, make_i
     assert set(row["features"]) == set(tenant.spec.feature_columns.all)
 
 
-def test_the_same_rows_again_train_register_and_score_nothing(tenant, make_issues):
-    tenant.holds(make_issues(40)).train(40)
-    before = [tenant.rows(table) for table in (tables.predictions, tables.decisions, tables.deployments)]
+def test_the_same_rows_again_train_register_and_score_nothing(serving):
+    before = [serving.rows(table) for table in (tables.predictions, tables.decisions, tables.deployments)]
     with mock.patch.object(training, "train", side_effect=AssertionError("trained again")):
-        again = tenant.train(40)
+        again = serving.train(40)
     assert again.error is None
     assert again.done[MODEL]["decision"] == "unchanged"
     assert again.done[PREDICTIONS]["scored"] == 0
-    assert [tenant.rows(table) for table in (tables.predictions, tables.decisions, tables.deployments)] == before
-    assert len(tenant.versions()) == 1
+    assert [serving.rows(table) for table in (tables.predictions, tables.decisions, tables.deployments)] == before
+    assert len(serving.versions()) == 1
 
 
 def test_new_data_gives_a_patch_version_compared_with_the_champion_on_the_same_entities(tenant, make_issues):
@@ -155,10 +162,9 @@ def test_new_data_gives_a_patch_version_compared_with_the_champion_on_the_same_e
     assert "of champion version 1 on" in decision["reason"]
 
 
-def test_another_way_of_learning_is_a_minor_version(tenant, make_issues):
-    tenant.holds(make_issues(40)).train(40)
-    tenant.changed("training", params={"n_estimators": 10, "max_depth": 2, "learning_rate": 0.3}).train(40)
-    assert [version.semantic for version in tenant.versions()] == ["1.0.0", "1.1.0"]
+def test_another_way_of_learning_is_a_minor_version(serving):
+    serving.changed("training", params={"n_estimators": 10, "max_depth": 2, "learning_rate": 0.3}).train(40)
+    assert [version.semantic for version in serving.versions()] == ["1.0.0", "1.1.0"]
 
 
 @pytest.mark.parametrize(
@@ -170,20 +176,16 @@ def test_another_way_of_learning_is_a_minor_version(tenant, make_issues):
     ],
     ids=["fewer features", "more features", "another label"],
 )
-def test_another_question_is_a_major_version_judged_without_the_champion_of_the_old_one(
-    tenant, make_issues, part, values
-):
-    tenant.holds(make_issues(40)).train(40)
-    report = tenant.changed(part, **values).train(40)
+def test_another_question_is_a_major_version_judged_without_the_champion_of_the_old_one(serving, part, values):
+    report = serving.changed(part, **values).train(40)
     assert report.error is None
-    assert [version.semantic for version in tenant.versions()] == ["1.0.0", "2.0.0"]
+    assert [version.semantic for version in serving.versions()] == ["1.0.0", "2.0.0"]
     assert report.done[MODEL]["decision"] == "promote"
-    assert "champion" not in tenant.rows(tables.decisions)[-1]["numbers"]
+    assert "champion" not in serving.rows(tables.decisions)[-1]["numbers"]
 
 
-def test_a_champion_of_another_question_scores_nothing_and_says_why(tenant, make_issues):
-    tenant.holds(make_issues(40)).train(40)
-    changed = tenant.changed("features", categorical=["issue_type"], history=[]).changed("gate", min_skill=0.99)
+def test_a_champion_of_another_question_scores_nothing_and_says_why(serving, make_issues):
+    changed = serving.changed("features", categorical=["issue_type"], history=[]).changed("gate", min_skill=0.99)
     report = changed.holds(make_issues(41)).train(41)
     assert report.error is None
     assert changed.aliases() == {CHAMPION: 1, CHALLENGER: 2}
