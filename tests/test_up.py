@@ -218,6 +218,7 @@ def test_a_service_that_ends_by_itself_is_named_with_its_log(tmp_path: Path):
         up.ServiceEnded, match=re.escape(f"MLflow ended with code 3. The reason is at the end of {tmp_path}/mlflow.log")
     ):
         up._check_alive([running])
+    up._stop([running])
 
 
 @needs_proc

@@ -188,7 +188,7 @@ def _predictions_before(connection: sa.Connection, spec: ModelSpec, tenant: str,
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     given_at = pd.to_datetime(frame["given_at"], utc=True).astype("datetime64[us, UTC]")
-    return frame.assign(given_at=given_at).astype({"value": "float64", "weight": "float64"})
+    return frame.assign(given_at=given_at).astype({"value": "float64", "weight": "float64", "given_by": object})
 
 
 def _rows(spec: ModelSpec, tenant: str, stored: pd.DataFrame) -> list[dict[str, Any]]:

@@ -140,8 +140,8 @@ def test_some_old_issues_are_never_resolved(quiet):
 
 
 def test_people_work_on_weekdays(quiet):
-    assert (quiet.issues["created_at"].dt.weekday >= 5).mean() < 0.05
-    assert (quiet.issues["resolved_at"].dropna().dt.weekday < 5).all()
+    assert (quiet.issues["created_at"].dt.day_of_week >= 5).mean() < 0.05
+    assert (quiet.issues["resolved_at"].dropna().dt.day_of_week < 5).all()
 
 
 def test_little_happens_around_christmas(quiet):
