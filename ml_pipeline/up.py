@@ -224,8 +224,8 @@ def _announce(running: list[Running], stopping: threading.Event, console: Consol
                     del waiting[name]
     if not stopping.is_set():
         seconds = time.monotonic() - started
-        console.print(f"Everything runs after {seconds:.0f} s; logs are in {running[0].log.parent}.")
-        console.print("Ctrl-C stops all of it; everything is kept.")
+        console.print(f"All services run after {seconds:.0f} s; logs are in {running[0].log.parent}.")
+        console.print("Ctrl-C stops all services; all data are kept.")
 
 
 def _answers(page: str) -> bool:

@@ -112,7 +112,7 @@ def test_a_retraining_that_a_safeguard_blocks_ends_with_its_reason(typed, acme):
     assert result.exit_code == 1
     assert "Blocked by samples: 0 of 100 matured labels" in said(result)
     told = said(typed("explain", *OF))
-    assert "retraining," in told and "Asked for by ann." in told
+    assert "retraining," in told and "Requested by ann." in told
     assert "samples blocks 0 of 100 matured labels" in told
     assert "master_flag passed automatic retraining is on" in told
 

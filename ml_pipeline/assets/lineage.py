@@ -90,7 +90,7 @@ def _ends(model: ModelSpec) -> list[dg.AssetSpec]:
             [model.name, "prediction_log"],
             deps=[[model.name, PREDICTIONS]],
             description=f"{title}. Every prediction with its interval, version and time, in ml.predictions; "
-            "row-level security keeps tenants apart.",
+            "row-level security enforces tenant isolation.",
             group_name=model.name,
             kinds={"postgres", "table"},
             owners=owners,

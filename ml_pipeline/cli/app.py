@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @click.group(cls=Group, epilog=EXIT_CODES)
 @click.version_option(package_name="ml-pipeline")
 def main() -> None:
-    """One machine-learning model per tenant and question: trained, monitored, promoted and rolled back."""
+    """Train, monitor, promote and roll back one machine-learning model per tenant and prediction task."""
 
 
 SHOWN_FAILURES = 20
@@ -139,7 +139,7 @@ def run_pipeline(
 @tenant_option
 @model_option
 @click.option("--version", required=True, type=int, help="Number of the version in MLflow.")
-@click.option("--reason", default="promoted by hand", show_default=True, help="Why, for the record.")
+@click.option("--reason", default="promoted by hand", show_default=True, help="Reason, stored with the decision.")
 @json_option
 def promote(tenant: str, model: str, version: int, reason: str, as_json: bool) -> None:
     """Make a version the champion."""
@@ -159,7 +159,7 @@ def promote(tenant: str, model: str, version: int, reason: str, as_json: bool) -
 @tenant_option
 @model_option
 @click.option("--to", type=int, help="The version to return to; default: the one that served before.")
-@click.option("--reason", default="rolled back by hand", show_default=True, help="Why, for the record.")
+@click.option("--reason", default="rolled back by hand", show_default=True, help="Reason, stored with the decision.")
 @json_option
 def rollback(tenant: str, model: str, to: int | None, reason: str, as_json: bool) -> None:
     """Return to an earlier version."""
@@ -219,7 +219,7 @@ def relocate(as_json: bool) -> None:
 
 @main.command()
 def demo() -> None:
-    """Simulate four tenants: train, monitor for twelve weeks, retrain, and roll one of the models back."""
+    """Simulate seven weeks of four tenants: train, monitor, retrain, and roll one of the models back."""
     from ml_pipeline.cli.demo import run_demo
 
     run_demo()

@@ -292,6 +292,6 @@ models_option = click.option(
 tenant_option = click.option("--tenant", required=True, help="The tenant.", shell_complete=complete_tenants)
 model_option = click.option("--model", required=True, help="The model.", shell_complete=complete_models)
 by_option = click.option(
-    "--by", default=this_user, show_default="the user of this machine", help="Who, for the record."
+    "--by", default=this_user, show_default="the user of this machine", help="Author, stored with the change."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -1,4 +1,4 @@
-"""``ml-pipeline demo``: the main job on four simulated tenants, and twelve simulated weeks of one of their models."""
+"""``ml-pipeline demo``: the main job on four simulated tenants, and seven simulated weeks of one of their models."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Demo:
 
     def simulate_days(self) -> None:
         """Simulate every day until yesterday; approved retrainings are executed as Dagster runs."""
-        if simulated_until(self.warehouse, MISLED, MODEL) == self.broken_on:  # an earlier demo ended just there
+        if simulated_until(self.warehouse, MISLED, MODEL) == self.broken_on:  # an earlier demo ended on this day
             self._mislead()
         tenants: Sequence[str] = self.tenants
         with progress_bar(f"Simulating {SIMULATED_DAYS} days, parts done", None) as advance:
@@ -103,7 +103,7 @@ class Demo:
                 tenants = list(self._simulated(compute, windows))
 
     def _windows(self, tenants: Sequence[str]) -> list[tuple[str, SimulationWindow]]:
-        """The days that each tenant still has to go; ``MISLED`` goes no further than ``broken_on`` at first."""
+        """The days that remain to be simulated, by tenant; those of ``MISLED`` first end on ``broken_on``."""
         windows = []
         for tenant in tenants:
             last = simulated_until(self.warehouse, tenant, MODEL)
@@ -182,7 +182,7 @@ def run_demo() -> None:
         print_timeline(demo.warehouse, demo.tenants, MODEL)
     for failure in demo.failures:
         console.say(("Failed:", "red"), f" {failure}")
-    console.print(f"Done in {time.monotonic() - started:.0f} s. Everything is kept under {settings.home}.\n")
+    console.print(f"Done in {time.monotonic() - started:.0f} s. All data are stored under {settings.home}.\n")
     for command, purpose in NEXT_COMMANDS.items():
         console.print(f"  # {purpose}\n  {COMMAND} {command}", soft_wrap=True)
     if demo.failures:

@@ -54,7 +54,7 @@ def _events(warehouse: Warehouse, tenant: str, model: str) -> tuple[list[tuple[s
 
 
 def _is_of_note(decision: sa.RowMapping) -> bool:
-    """Whether the decision changed what serves, or asked for a training that no schedule asks for."""
+    """Whether the decision changed the serving version, or requested a training that is not routine."""
     if decision["kind"] == "retrain":
         return decision["verdict"] == "retrain" and not _is_routine(decision)
     return decision["kind"] == "rollback" or decision["verdict"] in ("promote", "fall_back")

@@ -168,7 +168,7 @@ def _safeguard_table(safeguards: Sequence[Mapping[str, Any]]) -> Rows:
 @click.command("retrain")
 @tenant_option
 @model_option
-@click.option("--reason", default="", help="Why, for the record.")
+@click.option("--reason", default="", help="Reason, stored with the decision.")
 @by_option
 @json_option
 def retrain_command(tenant: str, model: str, reason: str, by: str, as_json: bool) -> None:

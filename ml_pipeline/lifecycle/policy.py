@@ -165,7 +165,7 @@ def load_policy(path: Path) -> Policy:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PolicyError(f"{path}: cannot be read as YAML: {error}") from error
+        raise PolicyError(f"{path}: cannot be read as YAML. Correct the file or the path: {error}") from error
     if not isinstance(content, dict):
         raise PolicyError(
             f"{path}: contains {type(content).__name__}. Write a mapping of parameters, such as cooldown_days: 14"

@@ -116,7 +116,7 @@ def calls_for_decision(state: CollectedState, policy: Policy) -> bool:
 def _occasions(state: CollectedState, policy: Policy) -> Iterator[_Occasion]:
     if state.request is not None:
         why = f": {state.request.reason}" if state.request.reason else ""
-        yield _Occasion("manual", "train", None, f"Asked for by {state.request.by}{why}.")
+        yield _Occasion("manual", "train", None, f"Requested by {state.request.by}{why}.")
     if "degradation" in policy.triggers:
         yield from _degradation(state, policy)
     if "drift" in policy.triggers:

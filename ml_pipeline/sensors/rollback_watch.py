@@ -19,7 +19,7 @@ SECONDS_PER_TICK = 40.0  # Dagster ends a tick after 60; the next tick begins wi
 @dg.sensor(
     minimum_interval_seconds=300,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Compares each promoted version daily with the one before it, and rolls back a version that is worse.",
+    description="Compares each promoted version daily with the previous one, and rolls back a version that is worse.",
 )
 def rollback_watch(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SkipReason:
     settings, now = installation.settings(), dt.datetime.now(dt.UTC)

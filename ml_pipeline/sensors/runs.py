@@ -18,4 +18,4 @@ def run_recovery(context: dg.SensorEvaluationContext, installation: Installation
     done = recover(context.instance, Warehouse(installation.settings()))
     if done.runs:
         context.log.warning(f"The process of {run_ids(done.runs)} died; they are marked as failed.")
-    return dg.SkipReason(f"Ended or cleared: {done}.")
+    return dg.SkipReason(f"Cleaned up: {done}.")

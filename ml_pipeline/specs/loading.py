@@ -114,11 +114,11 @@ def _name(path: Path) -> str:
 
 def _content(path: Path) -> dict[str, Any]:
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
-        raise SpecError(f"{path}: cannot be read as YAML: it is not an ordinary file of at most {MAX_BYTES:,} bytes")
+        raise SpecError(f"{path}: cannot be read as YAML. Provide a regular file of at most {MAX_BYTES:,} bytes")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except Exception as error:
-        raise SpecError(f"{path}: cannot be read as YAML: {error}") from error
+        raise SpecError(f"{path}: cannot be read as YAML. Correct the file: {error}") from error
     if not isinstance(content, dict):
         raise SpecError(f"{path}: contains {type(content).__name__}, not a mapping. See docs/how-to/add-a-model.md")
     return content

@@ -39,7 +39,7 @@ class BadFeedback(UserError, ValueError):
 
 @dataclass(frozen=True)
 class FeedbackRecord:
-    """What one person said about one prediction.
+    """Feedback of one person on one prediction.
 
     Parameters
     ----------

@@ -71,7 +71,7 @@ class Status:
     state_reason: str
 
 
-NEVER_TRAINED = "never trained: `ml-pipeline run`, or materialize its features and model"
+NEVER_TRAINED = "never trained. Run `ml-pipeline run`, or materialize its features and model"
 
 KINDS = (RETRAIN, TRAIN, WATCH, PROMOTE, PROMOTE_BY_HAND, ROLLBACK, ALIAS_BY_HAND)
 

@@ -55,7 +55,7 @@ class Rule:
 
 
 def rules(settings: Settings, now: dt.datetime) -> list[Rule]:
-    """The rules at ``now``, for every table but the feature snapshots."""
+    """The rules at ``now``, for every table except that of the feature snapshots."""
 
     def days_ago(days: int) -> dt.datetime:
         return now - dt.timedelta(days=days)

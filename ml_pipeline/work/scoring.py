@@ -85,7 +85,7 @@ def score_open_entities(
 ) -> dict[str, Any]:
     """Stores the champion's predictions for the open entities of a feature frame; returns metadata for people.
 
-    While the rollback watch over the champion is open, the version before it predicts too, in shadow.
+    While the rollback watch over the champion is open, the previous version predicts too, in shadow.
     """
     try:
         champion = clients.registry.aliased(tenant, spec.name)

@@ -166,7 +166,7 @@ def test_a_person_overrules_flags_cool_downs_and_hours_but_not_a_run_or_too_few_
     asked = state(request=Request("ann", "a new team"), flags=Flags(), rolled_back_at=NOW, **trained(1))
     decision = decide(dataclasses.replace(asked, quiet_hours=(5,)), Policy())
     assert (decision.verdict, decision.trigger) == ("retrain", "manual")
-    assert decision.reason.startswith("Retrain: manual. Asked for by ann: a new team.")
+    assert decision.reason.startswith("Retrain: manual. Requested by ann: a new team.")
     assert {guard.name for guard in decision.safeguards if guard.overridden == "manual"} == {
         "master_flag",
         "model_flag",

@@ -130,7 +130,7 @@ def test_equally_good_versions_are_rolled_back_in_at_most_one_watch_in_a_hundred
     for _ in range(300):
         left, right = rng.lognormal(0, 0.8, (2, 280))
         rolled += watched(pairs_of(left, right, a_day=10), 28 * 24, task=task).verdict == "roll_back"
-    assert rolled <= 7  # 3 expected at most; more than 7 of 300 at 1 % in one case in a hundred
+    assert rolled <= 7  # 3 expected at most; more than 7 of 300 at 1% in one case in a hundred
 
 
 def predictions(*rows: tuple[str, str, float, int, str]) -> pd.DataFrame:

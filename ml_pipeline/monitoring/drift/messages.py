@@ -105,7 +105,7 @@ def reason(
         rest = f" and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
         first = f"{len(drifted)} of {len(columns)} columns moved: {named}{rest} ({compared})."
     else:
-        first = f"No column of {len(columns)} moved ({compared})."
+        first = f"None of {len(columns)} columns moved ({compared})."
     last = []
     if unknown:
         rest = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""

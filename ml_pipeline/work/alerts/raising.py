@@ -29,18 +29,18 @@ logger = logging.getLogger("ml_pipeline.alerts")
 
 @dataclass(frozen=True)
 class NewAlert:
-    """Something that a person should know about a tenant's model.
+    """A finding about a tenant's model that a person should know.
 
     Parameters
     ----------
     kind : str
-        What it is about; alerts of one kind that follow each other closely are one alert.
+        Kind of the finding, such as ``drift``; alerts of one kind within the suppression period count as one.
     level : str
         LOW, MEDIUM, HIGH or CRITICAL.
     message : str
         What is wrong, where, and what to do.
     as_of : datetime
-        The time that it is about, which a backfill may put far into the past.
+        As-of time of the finding; that of a backfill may be far in the past.
     detail : mapping
         Numbers behind the message, stored as JSON.
     """

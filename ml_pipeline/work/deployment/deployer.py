@@ -1,7 +1,8 @@
 """Moves the champion alias. A deployment is idempotent and may be killed between any two of its steps.
 
-First the intent is stored, then the alias moves, then the intent is marked as done. The alias decides what holds: the
-reconciler finishes an intent whose alias has moved, and marks an intent whose alias has not moved as undone.
+First the intent is stored, then the alias moves, then the intent is marked as done. After an
+interruption, the alias determines the outcome: the reconciler finishes an intent whose alias has moved, and marks an
+intent whose alias has not moved as undone.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Deployer:
         action : str
             PROMOTE, PROMOTE_BY_HAND or ROLLBACK.
         reason : str
-            Why, for the record.
+            Stored with the deployment.
         as_of : datetime
             From when the version serves.
         expected : int or None

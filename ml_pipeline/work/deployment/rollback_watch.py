@@ -101,7 +101,7 @@ def look_at(clients: Clients, spec: ModelSpec, watched: Watched, now: dt.datetim
 
 
 def _rolled_back(clients: Clients, watched: Watched, decision: Decision, now: dt.datetime) -> bool:
-    """Rolls back; returns False, after an alert, if the files of the version before are not those registered.
+    """Rolls back; returns False, after an alert, if the files of the previous version differ from the registered ones.
 
     The watch then stays open, and the next evaluation tries again.
     """
@@ -121,7 +121,7 @@ def _rolled_back(clients: Clients, watched: Watched, decision: Decision, now: dt
 
 
 def _comparable(clients: Clients, spec: ModelSpec, watched: Watched) -> bool:
-    """Whether the version before still exists and fits the specification, so that it could serve again."""
+    """Whether the previous version still exists and fits the specification, so that it could serve again."""
     try:
         own = spec_for(clients.warehouse, spec, watched.tenant)
         return is_compatible(own, clients.registry.version(watched.tenant, watched.model, watched.replaced))
@@ -183,7 +183,7 @@ def _record(clients: Clients, watched: Watched, decision: Decision, automatic: b
         done = (
             f"version {watched.replaced} will serve again"
             if automatic
-            else "automatic rollback is off. To return to the version before: "
+            else "automatic rollback is off. To return to the previous version: "
             + command("ml-pipeline", "rollback", "--tenant", watched.tenant, "--model", watched.model)
         )
         alert = NewAlert(

@@ -116,7 +116,7 @@ def decide_for(
     triggered = [state for state in collected if calls_for_decision(state, policy)]
     decided = _decide(completed(warehouse, triggered, off_peak), policy, running.fleet)
     _record(warehouse, decided, lease)
-    recorded = {item.decision_id for item in waiting(warehouse)}  # the table admits one per tenant and model
+    recorded = {item.decision_id for item in waiting(warehouse)}  # the table allows one per tenant and model
     approved = [
         Approved(
             identity(state, decision),

@@ -75,7 +75,7 @@ def _decision(training: Training, candidate: Candidate) -> Decision:
     of, trained, version = training.of, candidate.trained, candidate.version
     champion = of.clients.registry.aliased(of.tenant, of.spec.name)
     if champion is not None and (champion.number == version.number or not is_compatible(of.spec, champion)):
-        champion = None  # it is the version itself, after an interruption, or it has other features or labels
+        champion = None  # the version itself, after an interruption, or one with other features or labels
     opponent = None
     if champion is not None:
         model, own_test = load_version(of.clients, of.spec, champion)

@@ -1,4 +1,4 @@
-"""What a search is given in a training, and what a version says of it in MLflow."""
+"""The inputs of the parameter search of a training, and its results as tags, metrics and files of a version."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ SEARCH = "search.json"
 def training_context(
     settings: Settings, spec: ModelSpec, versions: Sequence[Version], pooled: float | None
 ) -> Iterator[TrainingContext]:
-    """What the training of one piece of work goes by; ``versions`` are the tenant's, newest first.
+    """The context of one training: gains of the tenant's past searches, processes, pooled outcome.
 
-    Beside the training itself a search has the cores that no other training has taken when it begins: of five that
-    begin at once on a machine of two cores each has one process, one alone uses both.
+    ``versions`` are the tenant's, newest first. A search uses one process, and one more for each core that is free when
+    it begins, up to ``training.search.processes``. On two cores, a single search uses both; each of five that begin
+    together has one process.
     """
     search = spec.training.search
     if search is None:
         yield TrainingContext(pooled=pooled)
         return
     gains = tuple(float(version.tags[GAIN]) for version in reversed(versions) if GAIN in version.tags)
-    # A worker of a run is no fork server's parent yet: its own would import everything again in every process.
+    # Without this preload, every process of the search would import the libraries again.
     get_context("forkserver").set_forkserver_preload(PRELOAD)
     with cores.acquire_cores(settings, search.processes - 1) as more:
         yield TrainingContext(gains, 1 + more, pooled)
 
 
 def search_tags(trained: Trained) -> dict[str, str]:
-    """Tags of a version: the gain, which later searches go by, and what ended the search."""
+    """Tags of a version: the gain, which limits later searches, and the reason for the end of the search."""
     report = trained.search
     if report is None or report.result is None:
         return {}
@@ -50,7 +51,7 @@ def search_tags(trained: Trained) -> dict[str, str]:
 
 
 def search_params(spec: ModelSpec, trained: Trained) -> dict[str, Any]:
-    """Parameters of the declared estimator as the version has them, and the preprocessing that the search left."""
+    """Parameters of the declared estimator in this version, and the preprocessing that the search selected."""
     if trained.search is None:
         return dict(trained.model.params or spec.training.params)
     found = {f"preprocessing.{name}": value for name, value in trained.search.preprocessing.items()}
@@ -58,7 +59,7 @@ def search_params(spec: ModelSpec, trained: Trained) -> dict[str, Any]:
 
 
 def search_metrics(trained: Trained) -> dict[str, float]:
-    """Trials by what became of them, seconds and gain, and the stability of selected features."""
+    """Number of trials by state, seconds and gain of the search, and the stability of the feature selection."""
     metrics = {} if trained.stability is None else {"selection_stability": trained.stability}
     report = trained.search
     if report is None or report.result is None:
@@ -69,6 +70,6 @@ def search_metrics(trained: Trained) -> dict[str, float]:
 
 
 def write_search(folder: Path, trained: Trained) -> None:
-    """Every trial, as a file of the version; nothing without a search."""
+    """Writes every trial to a file of the version; writes nothing without a search."""
     if trained.search is not None:
         (folder / SEARCH).write_text(json.dumps(trained.search.to_dict(), indent=1) + "\n", encoding="utf-8")

@@ -169,7 +169,7 @@ def test_the_columns_that_moved_most_come_first():
 
 
 def test_a_stable_report_says_what_it_compared():
-    assert drift.compare(SPEC, *pair(9)).reason == "No column of 13 moved (300 recent against 300 earlier rows)."
+    assert drift.compare(SPEC, *pair(9)).reason == "None of 13 columns moved (300 recent against 300 earlier rows)."
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_a_retraining_that_fails_is_settled_as_failed(serving, monkeypatch):
 def test_a_person_overrules_the_flags_and_is_named(serving):
     write_setting(Warehouse(serving.settings), serving.name, EVERY_MODEL, "auto_retrain", None, "test")
     (approved,) = tick(serving, request=Request("ann", "new tracker")).approved
-    assert (approved.trigger, "Asked for by ann: new tracker." in approved.reason) == ("manual", True)
+    assert (approved.trigger, "Requested by ann: new tracker." in approved.reason) == ("manual", True)
 
 
 def test_a_tenant_without_anything_has_no_cause(tenant):
