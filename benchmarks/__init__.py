@@ -1,1 +1,1 @@
-"""Every figure the project quotes: one module a question, each prints a table and one line of JSON."""
+"""The benchmarks behind every figure of the documentation; each module prints a table and one line of JSON."""

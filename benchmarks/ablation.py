@@ -1,8 +1,8 @@
-"""What each family of features, each learner and each way to combine them is worth, on real Jira histories.
+"""The gain of each feature family, learner and ensemble, on real Jira histories.
 
-Each variant differs from the shipped specification in one thing. Its gain is 1 - loss / loss as shipped, the mean over
-tenants with a 95 % bootstrap interval over tenants. ``validation`` is measured without the newest fifth of the rows, on
-the fifth before it: what is on or off by default is chosen there. ``test`` is the newest fifth, looked at afterwards.
+Each variant differs from the shipped specification in one property. Its gain is 1 - loss / loss as shipped, the mean
+over tenants with a 95% bootstrap interval over tenants. ``validation`` is measured without the newest fifth of the
+rows, on the fifth before it: the defaults were chosen on it. ``test`` is the newest fifth, evaluated afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the benchmarks share: arguments, the Jira exports as source rows, a table, and the last line of JSON."""
+"""Shared by the benchmarks: arguments, the Jira exports as source rows, a table, and the last line of JSON."""
 
 from __future__ import annotations
 

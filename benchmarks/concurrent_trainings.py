@@ -1,4 +1,4 @@
-"""Five trainings with a search at once on one machine: seconds of each beside one alone, processes and peak memory."""
+"""Five concurrent trainings with a search, compared with a single one: seconds, processes and peak memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Public data as the tables that a team would have: one row an entity, aware times, names that SQL takes unquoted.
+"""Public data as source tables: one row per entity, aware times, names that SQL accepts without quotes.
 
-``calls`` (bank marketing): rows are in the order of time and name their month only; the months of a run of rows follow
-each other from May 2008 on, and the rows of each are spread evenly over it. ``duration``, known only afterwards, is
+``calls`` (bank marketing): rows are in time order and contain only the month. The months are counted from May 2008
+on, and the rows of a month are spread evenly over it. ``duration``, known only afterwards, is
 left out.
 
 ``commits``: the columns ``ndev``, ``pd``, ``npt``, ``exp``, ``rexp`` and ``sexp`` of the files repeat ``ns``, ``nm``,
@@ -9,12 +9,12 @@ left out.
 commit fixed what this one broke: the fix was committed and the failure reported, whichever is later. A commit that
 would have been fixed before it was made has a clock error and is left out.
 
-``reviews``: a row a change, its votes taken together. What is known only with the votes or later is left out:
-everything about reviewers, the fixes that follow, and the committer, who differs from the author where somebody else
-uploaded a later patch set. There are dates without times, and none for the votes: they are known when the change was
-committed at last. A change whose two dates are more than three years apart has a clock error and is left out.
+``reviews``: one row per change, with all its votes. Columns that are known only with the votes or later are left out:
+everything about reviewers, later fixes, and the committer, who differs from the author if somebody else uploaded a
+later patch set. Dates have no times, and votes have no dates: they count as known when the change was committed for the
+last time. A change whose two dates are more than three years apart has a clock error and is left out.
 
-``pull_requests``: as they are, without what is known only at the end, except for the outcome.
+``pull_requests``: unchanged, without the columns that are known only at the end, except for the outcome.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How soon a rise of an error rate is found: ours beside river's detectors, at the same share of quiet streams alarmed.
+"""Delay until a rise of an error rate is detected: our test and river's detectors, at the same share of false alarms.
 
 Streams of 0/1 errors: 0.10 for 10,000 items, then 0.10 + d for 5,000. A stream counts as quiet until its change; its
-delay is in items from the change to the first alarm, where none came before. Ours looks once in 40 items, a day of a
-busy tenant; river's detectors after every item. Those called "equal" have their threshold chosen on other quiet streams
-so that at most 2.5 % of these have an alarm; "told" knows the size of the change beforehand as well. As shipped, half
-of our rate of false alarms is for changes in the last two days; where thresholds are equal, all of it is for changes of
-any age.
+delay is the number of items from the change to the first alarm, for streams without an earlier alarm. Our test runs
+once per 40 items, a day of a busy tenant; river's detectors run after every item. The threshold of detectors called
+"equal" is chosen on other quiet streams, so that at most 2.5% of them have an alarm; "told" also knows the size of the
+change beforehand. By default, half of our false alarm rate is for changes in the last two days; with equal thresholds,
+all of it is for changes of any age.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ QUIET, CHANGED = 10_000, 5_000
 RATE = 0.10
 RISES = (0.02, 0.05, 0.10)
 A_DAY = 40
-CALIBRATED_SHARE = 0.025  # of the calibration streams, so that the bar of 3 % holds on others
+CALIBRATED_SHARE = 0.025  # of the calibration streams, so that other streams stay below 3%
 START = np.datetime64("2025-01-01")
 WORKERS = 2
 OURS = [10.0**exponent for exponent in np.arange(-5.0, -1.5, 0.1)]  # false alarms a day

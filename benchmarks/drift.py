@@ -1,7 +1,7 @@
-"""Drift reports: false alarms when nothing moved, alerts on quiet streams, and what is found when something did.
+"""Drift reports: false alarms without a change, alerts on quiet streams, and the share of changes that are detected.
 
-Every check builds a profile of the reference rows and compares the current rows with it, as the product does. Beside
-it: Benjamini-Hochberg on Kolmogorov-Smirnov and chi-square alone, always and never.
+Every check builds a profile of the reference rows and compares the current rows with it, as the product does. For
+comparison: Benjamini-Hochberg on Kolmogorov-Smirnov and chi-square only, and the rules always and never.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def noop_checks(checks: int, seed: int) -> dict[str, int]:
 
 
 def interval(hits: float, trials: int) -> tuple[float, float]:
-    """95 % Clopper-Pearson interval of a share."""
+    """95% Clopper-Pearson interval of a share."""
     low, high = stats.beta.ppf([0.025, 0.975], [hits, hits + 1], [trials - hits + 1, trials - hits])
     return (0.0 if hits == 0 else float(low)), (1.0 if hits == trials else float(high))
 
@@ -318,10 +318,10 @@ def figures(nulls: Rows, types: Rows, streams: Rows, powers: Rows, noop: dict[st
         "hit_mean_01": "mean +0.1 sigma",
         "hit_mean_02": "mean +0.2 sigma",
         "hit_mean_05": "mean +0.5 sigma",
-        "hit_variance": "variance +20 %",
-        "hit_tail": "tail 2 %",
+        "hit_variance": "variance +20%",
+        "hit_tail": "tail 2%",
         "hit_category": "category 3 points",
-        "hit_null": "nulls 0 -> 10 %",
+        "hit_null": "nulls 0 -> 10%",
     }
     shares = [row["share below .05"] for row in types]
     return {

@@ -86,7 +86,7 @@ def stream(rng: np.random.Generator, days: int, rows_a_day: int, *, alike: bool)
     """Rows of ``days`` days that do not change: independent, or (``alike``) days with levels of their own.
 
     Then each column's daily level is an AR(1) process (coefficient 0.6, standard deviation 0.2 of the column's) plus a
-    weekday pattern of the same size, weekends have 40 % of the rows, and the levels of a category move in log odds.
+    weekday pattern of the same size, weekends have 40% of the rows, and the levels of a category move in log odds.
     """
     weekday = np.arange(days) % 7
     expected = np.where(alike & (weekday >= 5), WEEKEND * rows_a_day, rows_a_day)
@@ -172,13 +172,13 @@ SHIFTS = (
     Shift("mean +0.1 sigma", _mean(0.1)),
     Shift("mean +0.2 sigma", _mean(0.2)),
     Shift("mean +0.5 sigma", _mean(0.5)),
-    Shift("variance +20 %", _variance),
-    Shift("standard deviation +20 %", _spread),
-    Shift("tail 2 %", _tail),
+    Shift("variance +20%", _variance),
+    Shift("standard deviation +20%", _spread),
+    Shift("tail 2%", _tail),
     Shift("category 3 points", _points, categorical=True),
-    Shift("nulls 0 -> 10 %", _nulls),
+    Shift("nulls 0 -> 10%", _nulls),
     Shift("unit change", _unit),
-    Shift("new category 2 %", _new_level, categorical=True),
+    Shift("new category 2%", _new_level, categorical=True),
     Shift("stuck value", _stuck),
     Shift("gradual over 14 days", _gradual),
 )

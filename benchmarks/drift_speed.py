@@ -1,7 +1,8 @@
-"""Seconds and memory of one drift report against a stored profile, beside scipy's loop and other monitors.
+"""Seconds and memory of one drift report against a stored profile, compared with a loop over scipy and other monitors.
 
 Fifty normal columns, as many reference as current rows. scipy compares both raw samples, column by column, in this
-process, in turn with ours; other monitors run their default check in environments of their own (``make bench-peers``).
+process, alternating with ours; other monitors run their default check in environments of their own (``make
+bench-peers``).
 """
 
 from __future__ import annotations

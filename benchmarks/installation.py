@@ -1,4 +1,4 @@
-"""An installation of its own for benchmarks that need one: embedded PostgreSQL and all folders in a temporary place."""
+"""A separate installation for benchmarks: embedded PostgreSQL and all data in a temporary folder."""
 
 from __future__ import annotations
 

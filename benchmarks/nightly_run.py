@@ -1,8 +1,8 @@
 """The nightly run: metrics and drift of one day for every tenant and model of a simulated fleet.
 
-Training a whole fleet takes hours and is no part of a night. A few tenants are trained in earnest, which also says what
-their first night costs; the others are put into the state that a fleet has after some weeks: what the night reads of
-the past (deployments, predictions) is there, with constants for values.
+Training a whole fleet takes hours and is not part of the nightly run. A few tenants are really trained, which also
+measures the cost of their first night; for the others, the rows that a nightly run reads after some weeks (deployments,
+predictions) are inserted with constant values.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PARTS = ("read", "build", "task", "again", "drift")
 
 
 def nightly_run(settings: Settings, count: int, seed: int) -> dict[str, Any]:
-    """Seconds of yesterday's nightly run through the ``monitor`` job, and where they go. Loading is no part of it."""
+    """Seconds of yesterday's nightly run through the ``monitor`` job, in total and by part, without loading."""
     yesterday = partitions.today() - DAY
     before = yesterday - DAY
     tenants, models = load_fleet(settings, count, seed), list(load_specs())
@@ -83,7 +83,7 @@ def load_fleet(settings: Settings, count: int, seed: int) -> list[str]:
 
 
 def stage(settings: Settings, tenants: Sequence[str], moment: dt.datetime) -> int:
-    """What some weeks of nights until ``moment`` leave behind; returns how many tenants x models have a champion.
+    """Insert the rows of some weeks of nightly runs until ``moment``; returns the number of models with a champion.
 
     The outcomes so far are stored. Every second one is served: a deployment, and a live prediction of each entity
     since. The rest has the backtests that its nights have made.
@@ -134,7 +134,7 @@ def predictions(
 
 
 def backtested(spec: ModelSpec, frame: pd.DataFrame, moment: dt.datetime) -> np.ndarray:
-    """Which entities of a model without a champion the nights until ``moment`` have backtested, one bool per row.
+    """Which entities of a model without a champion have been backtested by ``moment``; one bool per row.
 
     A night backtests where an entity has matured without a prediction, and then every entity so far of the same origin.
     One that has been created since and matures before the next such night makes its night fit the origin again.

@@ -1,7 +1,7 @@
 """What Dagster costs per tenant: batched runs against a run per partition, and the nightly run of a whole fleet.
 
-The batched runs are the product's own assets, job, fan-out and event log, with work that does nothing and one tenant in
-a hundred failing. Beside them Dagster with its defaults: a run per partition, and its native range run.
+The batched runs are the product's own assets, job, fan-out and event log, with empty work and one failing
+tenant in a hundred. For comparison, Dagster with its defaults: a run per partition, and its native range run.
 """
 
 from __future__ import annotations

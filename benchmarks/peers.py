@@ -1,4 +1,4 @@
-"""Other drift monitors, each in a virtual environment of its own: how these are made, and how a benchmark calls them.
+"""Other drift monitors, each in its own virtual environment: creates the environments, and calls the monitors.
 
 ``make bench-peers`` runs this module. A peer whose environment is missing or broken is reported as such.
 """

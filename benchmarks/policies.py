@@ -1,11 +1,11 @@
 """Retraining policies replayed over streams, Jira tenants and commits: mean loss, trainings and alerts of each.
 
-Every policy goes through the same loop with the same learner: fits are judged against the constant and the champion,
-and a fit of the same moment is made once for all policies. All begin with the same first version, which counts for
-none. Text features are left out and trees are few, so that thousands of fits take minutes. The policies that ask the
-calendar alone are replayed without monitors and watch, so that their alerts are not counted. The parameters of the
-product's policy were chosen on the streams at a label delay of 7 days, in favour of none of them; the other delays and
-all tenants were not looked at.
+Every policy is replayed with the same learner: fits are judged against the baseline and the champion, and fits with the
+same as-of time are computed once for all policies. All policies begin with the same first version, which is not
+counted. Text features are left out and trees are few, so that thousands of fits take minutes. Policies that use only
+the calendar are replayed without monitors and rollback watch, so their alerts are not counted. The parameters of the
+product's policy were chosen on the streams at a label delay of 7 days; the other delays and the tenants were not used
+for the choice.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""What each choice of preprocessing and of feature selection does to the error on newer rows, on real histories.
+"""The effect of each choice of preprocessing and feature selection on the error on newer rows, on real histories.
 
-Issues of Jira by ``story_points`` and ``lead_time``, a tenant an export; pull requests of GitHub by ``rework_risk``,
+Issues of Jira by ``story_points`` and ``lead_time``, one tenant per export; pull requests of GitHub by ``rework_risk``,
 all repositories one tenant. Boosters are fitted on the older rows (departure from the median, on the scale of the
-target) and judged on the newest part. ``ratio`` is the loss (absolute error; Brier score) by that of the defaults, as
-the geometric mean over tenants. ``cross-fitted`` replaces the codes of categories by scikit-learn's TargetEncoder.
+target) and judged on the newest part. ``ratio`` is the loss (absolute error; Brier score) divided by that of the
+defaults, as the geometric mean over tenants. ``cross-fitted`` replaces the codes of categories by scikit-learn's
+TargetEncoder.
 """
 
 from __future__ import annotations

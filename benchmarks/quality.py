@@ -1,7 +1,7 @@
 """Seconds of one data-quality report, its 15 measures and the temporal patterns, by rows and columns.
 
-The rows are made up: four years of arrivals with the weekend off, numbers, categories of 5 to 3,000 levels and texts,
-with some of everything missing. What the measures find in them does not change how long they take.
+The rows are simulated: four years of arrivals without weekends, numbers, categories of 5 to 3,000 levels and texts,
+with missing values in every column. The findings do not change the duration.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Will this change need rework? Review votes, pull requests and commits, each judged on what came later.
+"""Rework risk of review votes, pull requests and commits, evaluated on later data.
 
-``reviews``: whether any vote on a change is negative, on the last 20 % of the changes by the time they were uploaded.
-``pull_requests``: the shipped model on repositories with at least ``MIN_PULL_REQUESTS``, on the last 20 %. One tenant
-has all of them, as an organisation would (the figure of the last line); beside it each repository is a tenant of its
-own, with a handful of positives.
+``reviews``: whether any vote on a change is negative, on the last 20% of the changes by the time they were uploaded.
+``pull_requests``: the shipped model on repositories with at least ``MIN_PULL_REQUESTS``, on the last 20%. One tenant
+contains all repositories, as an organisation would (the figure of the last line); for comparison, each repository is
+also a tenant of its own, with few positives.
 ``commits``: whether a later commit fixed what this one broke, prequential. Twice a year a version is trained on what
-was known that day, and foresees the commits until the next one. Where nothing beats the prior the version before keeps
-serving. What is foreseen is judged by what is known at the end of the data.
+was known that day, and predicts the commits until the next training. If no learner beats the prior, the previous
+version continues to serve. Predictions are evaluated with the outcomes known at the end of the data.
 
-Beside each the logistic regression: numbers as signed logarithms, categories as indicators, no text, the penalty chosen
-on the validation part.
+Each result is compared with a logistic regression: numbers as signed logarithms, categories as indicators, no text, and
+the penalty selected on the validation part.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def matured(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def on_last_part(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """The version and the logistic regression on the last 20 % of the rows."""
+    """The version and the logistic regression on the last 20% of the rows."""
     started = time.perf_counter()
     split = time_split(frame, SHARE, SHARE)
     trained = train_on_split(spec, frame, split, seed)
@@ -166,7 +166,7 @@ def signed_log(values: np.ndarray) -> np.ndarray:
 
 
 def prequential(spec: ModelSpec, rows: pd.DataFrame, seed: int) -> dict[str, Any] | None:
-    """The commits of a project, each foreseen half a year ahead at most; None if there are too few."""
+    """The commits of a project, each predicted at most half a year ahead; None if there are too few."""
     started = time.perf_counter()
     last = max(rows["committed_at"].max(), rows["fixed_at"].max())
     in_the_end = build(spec, source_rows(spec, rows), last)

@@ -1,9 +1,9 @@
-"""Whether a bad version goes within 48 hours and a good one stays, and how soon a doubled loss is in the day's report.
+"""Share of bad versions rolled back within 48 hours, of good ones kept, and the delay until a doubled loss is reported.
 
-Every run draws entities with their outcome and prediction from what the product's own backtest predicted for a
-simulated organisation, so that losses have their real shapes: absolute errors of story points and lead times, squared
-errors of a probability. A version is made bad in several ways, each so large that the mean loss doubles: its errors
-doubled, its predictions scaled or shifted, noise in them.
+Every run draws entities with their outcome and prediction from the product's own backtest of a simulated organisation,
+so that losses have their real shapes: absolute errors of story points and lead times, squared errors of a probability.
+A bad version is made in several ways, each of which doubles the mean loss: doubled errors, or scaled, shifted or noisy
+predictions.
 """
 
 from __future__ import annotations
@@ -237,9 +237,9 @@ def quiet_days(shape: Shape, life: SimulationWindow, days: int, seed: int) -> li
 LIVES = {
     "independent": SimulationWindow(),
     "10 a day": SimulationWindow(a_day=10),
-    "day effect 10 %": SimulationWindow(day_effect=0.1),
-    "day effect 20 %": SimulationWindow(day_effect=0.2),
-    "day effect 10 %, AR .5": SimulationWindow(day_effect=0.1, memory=0.5),
+    "day effect 10%": SimulationWindow(day_effect=0.1),
+    "day effect 20%": SimulationWindow(day_effect=0.2),
+    "day effect 10%, AR .5": SimulationWindow(day_effect=0.1, memory=0.5),
 }
 
 

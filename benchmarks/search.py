@@ -84,7 +84,7 @@ class Runs:
         return result
 
     def ceiling(self, result: SearchResult) -> None:
-        """The same fits over two processes without a search: what the machine can give at this moment."""
+        """The same fits over two processes without a search: what the machine can give at this time."""
         context = multiprocessing.get_context("forkserver")
         jobs = [(trial.params, fold) for trial in result.trials for fold in range(FOLDS)]
         load, started = os.getloadavg()[0], time.perf_counter()

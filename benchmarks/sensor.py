@@ -1,7 +1,7 @@
-"""The retraining sensor over a fleet: how long one tick takes that looks at every tenant and model.
+"""Seconds of one tick of the retraining sensor that evaluates every tenant and model of a fleet.
 
-The state of a fleet that has been served for months is written straight into the tables; nothing is trained. Every
-tenth tenant is switched on; every hundredth model has lost what it knew, every tenth has drifted without harm.
+The state of a fleet after months is inserted into the tables directly; nothing is trained. Automatic retraining is on
+for every tenth tenant; every hundredth model has a degradation, every tenth has drift without a higher loss.
 """
 
 from __future__ import annotations

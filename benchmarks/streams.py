@@ -1,9 +1,9 @@
-"""Public streams as the product's own models: their rows become entities with times, their classes labels that wait.
+"""Public streams as models of the product: their rows become entities with times, their classes delayed labels.
 
-``electricity``: a row every half hour from 1996-05-07 on; the class is whether the price is above its day's mean.
-``NEweather``: a row a day; the last ``WEATHER_ROWS``, from 1990-01-01 on. ``bank`` and ``commits`` are those of
-``benchmarks.data``. A commit that no later one is known to have fixed counts as clean after ``CLEAN_DAYS``, as it is
-usual (Cabral et al. 2019). What is fixed later than that is a late label, not a clean one.
+``electricity``: one row every half hour from 1996-05-07 on; the class is whether the price is above its day's mean.
+``NEweather``: one row per day; the last ``WEATHER_ROWS``, from 1990-01-01 on. ``bank`` and ``commits`` are those of
+``benchmarks.data``. A commit that no later one is known to have fixed counts as clean after ``CLEAN_DAYS``, as
+usual (Cabral et al. 2019). A later fix is a late label.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How long the temporal features take, and how time and memory grow with the rows.
+"""Seconds of the temporal features, and the growth of time and memory with the number of rows.
 
-Made-up issues of one tenant, a thousand days, 8 teams and 200 reporters, every family on, with the team as the group.
-Timed is ``features.point_in_time.build`` as a whole: seconds of one core, the quickest of three, each size in a process
-of its own. Peak memory is that process's largest resident set, source rows and interpreter included.
+Simulated issues of one tenant over a thousand days, with 8 teams and 200 reporters, every family on, and the team as
+the group. Measured is the whole ``features.point_in_time.build``: seconds of one core, the quickest of three, each size
+in its own process. Peak memory is the largest resident set of that process, source rows and interpreter included.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a registered version costs beyond its fits, beside MLflow's defaults; its peak memory; what a search takes."""
+"""Cost of a registered version beyond its fits, compared with MLflow's defaults; peak memory; seconds of a search."""
 
 from __future__ import annotations
 
