@@ -49,7 +49,7 @@ def features(spec: ModelSpec, **changes: Any) -> ModelSpec:
 
 
 def variants(spec: ModelSpec) -> dict[str, ModelSpec]:
-    """The specification as shipped, and with one thing changed each."""
+    """The shipped specification, and variants that each change one property."""
     shipped = spec.features.temporal
     other = "lightgbm" if spec.training.estimator == "xgboost" else "xgboost"
     further = spec.training.candidates
@@ -75,7 +75,7 @@ def variants(spec: ModelSpec) -> dict[str, ModelSpec]:
 
 
 def histories(data: Any, spec: ModelSpec, quick: bool) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Matured rows of each tenant, the newest of them, with the columns of every family."""
+    """The newest matured rows of each tenant, with the columns of every feature family."""
     everything = features(spec, temporal=Temporal(**dict.fromkeys(FAMILIES, True)))
     done = 0
     for name, export in jira_tenants(data):
@@ -89,13 +89,13 @@ def histories(data: Any, spec: ModelSpec, quick: bool) -> Iterator[tuple[str, pd
 
 
 def of_tenant(question: str, tenant: str, frame: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    """One line a variant: its losses on the tenant's rows."""
+    """One row per variant: its losses on the tenant's rows."""
     tried = variants(load_specs()[question])
     return [{"tenant": tenant, "variant": name, **losses(variant, frame, seed)} for name, variant in tried.items()]
 
 
 def losses(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, float]:
-    """Mean absolute error on the fifth before the newest one, without it, and on the newest."""
+    """Mean absolute error on the last fifth but one (validation) and on the newest fifth (test)."""
     older = frame.iloc[: len(frame) - round(len(frame) * SHARE)].reset_index(drop=True)
     parts = {"validation": older, "test": frame}
     return {
@@ -105,7 +105,7 @@ def losses(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, float]:
 
 
 def gains(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    """One line a variant: mean gain over tenants and its interval, on both parts."""
+    """One row per variant: mean gain over tenants and its interval, on both parts."""
     rng = np.random.default_rng(seed)
     shipped = table[table["variant"] == SHIPPED].set_index("tenant")
     lines = []

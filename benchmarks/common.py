@@ -40,7 +40,7 @@ def jira_tenants(data: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     """
     paths = sorted((data / "jira").glob("*.csv.gz"), key=lambda path: (path.stat().st_size, path.name))
     if not paths:
-        raise SystemExit(f"{data / 'jira'} holds no *.csv.gz. Point --data at a folder laid out like the shared data")
+        raise SystemExit(f"{data / 'jira'} contains no *.csv.gz. Set --data to a folder laid out like the shared data")
     for path in paths:
         issues = pd.read_csv(path)
         for column in ("created_at", "resolved_at"):
@@ -49,7 +49,7 @@ def jira_tenants(data: Path) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def source_rows(spec: ModelSpec, export: pd.DataFrame) -> pd.DataFrame:
-    """The columns that the specification reads; those that the export does not have are missing throughout."""
+    """The columns that the specification reads; columns that the export does not have contain missing values."""
     rows = export.reindex(columns=list(spec.source_columns))
     for name, column in spec.source.columns.items():
         if column.type in ("text", "category"):

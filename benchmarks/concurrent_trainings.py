@@ -17,13 +17,13 @@ from ml_pipeline.resources.compute import PRELOAD
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 
-AT_ONCE = 5  # as many as may be approved at a time
+AT_ONCE = 5  # the default of the policy for approved retrainings
 WORKERS = 2
 SAMPLE_SECONDS = 0.5
 
 
 class Watch:
-    """Most processes and most memory of everything that this process started, the database apart."""
+    """Peak number and peak memory of all processes that this process started, without the database."""
 
     def __init__(self) -> None:
         self.processes = 0
@@ -64,7 +64,7 @@ def descendants(root: int) -> list[int]:
 
 
 def proportional_megabytes(process: int) -> float:
-    """Memory of a process, what it shares counted in part; 0 of one that has ended."""
+    """Proportional memory of a process (shared pages counted in part); 0 if it has ended."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -79,7 +79,7 @@ def timed(settings: Settings, spec: ModelSpec, tenant: str) -> float:
 
 
 def trained_at_once(settings: Settings, spec: ModelSpec, tenants: list[str]) -> tuple[list[dict[str, Any]], Watch]:
-    """Each tenant's training in a process of its own, all begun together."""
+    """Trains each tenant in its own process; all begin together."""
     context = get_context("forkserver")
     with Watch() as watch, ProcessPoolExecutor(len(tenants), context) as pool:
         running = [pool.submit(timed, settings, spec, tenant) for tenant in tenants]

@@ -55,7 +55,7 @@ OUTCOME_OF_PULL_REQUEST = ["closed_at", "changes_requested", "commits_after_firs
 
 
 def calls(data: Path) -> pd.DataFrame | None:
-    """Calls of the bank's campaigns, or None where ``data`` does not hold them; ``subscribed`` is 0 or 1."""
+    """Calls of the bank's campaigns, or None if ``data`` does not contain them; ``subscribed`` is 0 or 1."""
     path = data / "streams" / "bank-additional.zip"
     if not path.is_file():
         return None
@@ -71,13 +71,13 @@ def calls(data: Path) -> pd.DataFrame | None:
 
 
 def commits(data: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Name and commits of each project under ``data``, smallest file first; ``fixed_at`` is missing where no fix is."""
+    """Name and commits of each project under ``data``, smallest file first; ``fixed_at`` is missing without a fix."""
     for path in sorted((data / "commits").glob("*.zip"), key=lambda path: (path.stat().st_size, path.name)):
         yield path.stem, _project(path)
 
 
 def reviews(data: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Name and changes of each project with review votes; ``negative`` is 1 where any vote was."""
+    """Name and changes of each project with review votes; ``negative`` is 1 if any vote is negative."""
     for path in sorted((data / "reviews").glob("*_votes.csv.gz")):
         votes = pd.read_csv(path)
         for column in ("author_date", "commit_date"):
@@ -148,7 +148,7 @@ def _changes(votes: pd.DataFrame) -> pd.DataFrame:
 
 
 def _spread_over_months(month: np.ndarray) -> pd.DatetimeIndex:
-    """Times of rows that name their month only: a run of equal months is that month, a falling number the next year."""
+    """Times of rows that contain only the month; a smaller number than the last one begins the next year."""
     starts = np.flatnonzero(np.diff(month, prepend=-1))
     ends = np.append(starts[1:], len(month))
     year, before, parts = 2008, 0, []

@@ -40,7 +40,7 @@ DEFAULT = 0.0005
 
 
 class Stream(NamedTuple):
-    """One seed's stream: uniform random numbers, so that it is the same up to the change whatever comes then."""
+    """The stream of a seed, from uniform random numbers; all changes have the same items before the change."""
 
     seed: int
     rise: float
@@ -52,7 +52,7 @@ class Stream(NamedTuple):
 
 
 def rates(stream: Stream, looks: range, recent_share: float) -> np.ndarray:
-    """Our test's rate of false alarms at the end of each of the days given."""
+    """False alarm rate of our test's evidence at the end of each given day."""
     errors = stream.errors.astype(float)
     days = START + np.arange(len(errors)) // A_DAY
     ends = [day * A_DAY for day in looks]
@@ -67,7 +67,7 @@ def quiet_rates(recent_share: float, seed: int) -> np.ndarray:
 
 
 def changed_rates(recent_share: float, stream: Stream) -> list[float]:
-    """From the change on, until the evidence is beyond every threshold in question."""
+    """The same from the change on, until the evidence is beyond every threshold."""
     found: list[float] = []
     for day in range(QUIET_LOOKS[-1] + 1, (QUIET + CHANGED) // A_DAY + 1):
         found.append(float(rates(stream, range(day, day + 1), recent_share)[0]))
@@ -86,7 +86,7 @@ def first_alarm(detector: Any, errors: np.ndarray) -> int | None:
 
 
 class Measured(NamedTuple):
-    """Per stream: whether an alarm came before the change; and per rise, items to the first alarm after it or None."""
+    """Per stream, whether an alarm precedes the change; per rise, the items to the first alarm after it, or None."""
 
     quiet: list[bool]
     delays: dict[float, list[int | None]]
@@ -104,7 +104,7 @@ class Measured(NamedTuple):
 
 
 def measure_ours(recent_share: float, seeds: Sequence[int], pool: ProcessPoolExecutor) -> Callable[[float], Measured]:
-    """For any budget of false alarms a day: what our test does on the streams of the seeds."""
+    """Alarms of our test on the streams of the seeds, for any budget of false alarms per day."""
     quiet = list(pool.map(partial(quiet_rates, recent_share), seeds, chunksize=4))
     changed = {
         size: list(pool.map(partial(changed_rates, recent_share), [Stream(seed, size) for seed in seeds], chunksize=4))
@@ -123,7 +123,7 @@ def measure_ours(recent_share: float, seeds: Sequence[int], pool: ProcessPoolExe
 
 
 def calibrated_ours(recent_share: float, seeds: Sequence[int], pool: ProcessPoolExecutor) -> float:
-    """The largest budget that alarms on few enough of the calibration streams."""
+    """The largest budget with at most ``CALIBRATED_SHARE`` of the calibration streams alarmed."""
     smallest = np.array([found.min() for found in pool.map(partial(quiet_rates, recent_share), seeds, chunksize=4)])
     return max(float(budget) for budget in OURS if (smallest <= budget).mean() <= CALIBRATED_SHARE)
 
@@ -141,7 +141,7 @@ def measure_river(make: Callable[[], Any], seeds: Sequence[int], *, boolean: boo
 
 
 def calibrated_river(make: Callable[[float], Any], settings: Sequence[float], seeds: Sequence[int]) -> float | None:
-    """The first of the settings, loosest first, that alarms on few enough of the calibration streams."""
+    """The loosest setting with at most ``CALIBRATED_SHARE`` of the calibration streams alarmed."""
     streams = [Stream(seed, 0.0).errors[:QUIET].astype(float) for seed in seeds]
     allowed = int(CALIBRATED_SHARE * len(streams))
     for setting in settings:
@@ -158,7 +158,8 @@ def calibrated_river(make: Callable[[float], Any], settings: Sequence[float], se
 def river_rows(seeds: Sequence[int], calibration: Sequence[int]) -> list[dict[str, Any]]:
     if river_drift is None:
         return [
-            {"method": name, "setting": "river is not there: make bench-peers"} for name in ("Page-Hinkley", "ADWIN")
+            {"method": name, "setting": "river is not installed. Run: make bench-peers"}
+            for name in ("Page-Hinkley", "ADWIN")
         ]
     page_hinkley, adwin, binary = river_drift.PageHinkley, river_drift.ADWIN, river_drift.binary
     rows = [

@@ -45,7 +45,7 @@ Counts = dict[str, list[float]]
 
 
 def null_checks(columns: Columns, sizes: tuple[int, int], checks: int, seed: int) -> dict[str, Any]:
-    """Reports of pairs that nothing sets apart: alarms, and the p-values of each type of column."""
+    """Reports of pairs without a difference: alarms, and the p-values of each type of column."""
     rng, spec = np.random.default_rng(seed), columns.spec()
     found: dict[str, Any] = {"any": 0, "alert": 0, "checks": checks, "p": defaultdict(list)}
     types = columns.numeric | {name: f"{levels} levels" for name, levels in columns.categorical.items()}
@@ -68,7 +68,7 @@ def _report(
 
 
 def stream_checks(alike: bool, history: bool, seeds: Sequence[int], days: int) -> dict[str, int]:
-    """Daily reports of quiet streams: days with an alert or a drift, and alerts that do not follow one of a day ago.
+    """Daily reports of quiet streams: days with an alert or a drift, and alerts without one on the day before.
 
     Against the trailing baseline of the default settings, or (``history``) a profile of the year before.
     """
@@ -93,7 +93,7 @@ def stream_checks(alike: bool, history: bool, seeds: Sequence[int], days: int) -
 
 
 def power_checks(shift: Shift, checks: int, seed: int, rows: int = 1000) -> Counts:
-    """Two of twenty columns moved: hits of ours and of the plain rule, false hits, alerts."""
+    """Two of twenty columns moved: detections of our report and of the plain rule, false detections, alerts."""
     rng, spec = np.random.default_rng(seed), PROTOCOL.spec()
     names = list(PROTOCOL.categorical if shift.categorical else PROTOCOL.numeric)
     found: Counts = defaultdict(list)
@@ -126,7 +126,7 @@ def _plain_rule(reference: dict[str, np.ndarray], current: dict[str, np.ndarray]
 
 
 def correlation_checks(checks: int, seed: int) -> Counts:
-    """Two columns that went together at 0.6 no longer do, each keeping its own distribution."""
+    """Two columns lose their correlation of 0.6; each keeps its own distribution."""
     rng, spec = np.random.default_rng(seed), PROTOCOL.spec()
     found: Counts = defaultdict(list)
     for _ in range(checks):
@@ -141,7 +141,7 @@ def correlation_checks(checks: int, seed: int) -> Counts:
 
 
 def irrelevant_checks(checks: int, seed: int) -> Counts:
-    """A column that the champion does not use moves by half a sigma: found, and the recommendation is to hold."""
+    """A column that the champion does not use moves by half a sigma: it is detected, with the advice not to retrain."""
     rng, spec = np.random.default_rng(seed), PROTOCOL.spec()
     importance = {name: 0.0 if name == "normal_0" else 1.0 for name in PROTOCOL.all}
     found: Counts = defaultdict(list)
@@ -179,7 +179,7 @@ Rows = list[dict[str, Any]]
 
 
 class Tasks:
-    """Runs functions in worker processes, each split by seeds, and says on stderr what is done."""
+    """Runs functions in worker processes, each split by seeds, with progress on the error output."""
 
     def __init__(self, pool: ProcessPoolExecutor, seed: int) -> None:
         self.pool, self.seed, self.started = pool, seed, time.monotonic()
@@ -230,7 +230,7 @@ def _power(shift: int, checks: int, seed: int) -> Counts:
 def null_rows(
     name: str, sizes: tuple[int, int], parts: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The row of one arm's false alarms, and one row for each type of column."""
+    """The row of one arm's false alarms, and one row per type of column."""
     checks = sum(part["checks"] for part in parts)
     alarms = sum(part["any"] for part in parts)
     low, high = interval(alarms, checks)
@@ -282,7 +282,7 @@ def power_row(name: str, parts: list[Counts]) -> dict[str, Any]:
 def main() -> None:
     options = parse_arguments(__doc__ or "")
     nulls, types, streams, powers, noop = [], [], [], [], {}
-    # One thread in each process: threads of linear algebra would fight over the cores.
+    # One thread per process: threads of linear algebra would compete for the cores.
     with ProcessPoolExecutor(WORKERS, initializer=threadpool_limits, initargs=(1,)) as pool:
         tasks = Tasks(pool, options.seed * 1000)
         submit_all(tasks, options.quick)
@@ -297,13 +297,11 @@ def main() -> None:
                 powers.append(power_row(key[1], parts))
             else:
                 noop = {name: sum(part[name] for part in parts) for name in parts[0]}
-    print(f"\nFalse alarms per check when nothing moved, 20 columns, q = {RATE}")
+    print(f"\nFalse alarms per check without a change, 20 columns, q = {RATE}")
     print_table(nulls)
-    print("\nShare of one column's p-values below .05 when nothing moved, before any tolerance")
+    print("\nShare of one column's p-values below .05 without a change, before any tolerance")
     print_table(types)
-    print(
-        f"\nQuiet streams of {STREAM_DAYS} days, {ROWS_A_DAY} rows a day, looked at daily (told: not the day after one)"
-    )
+    print(f"\nQuiet streams of {STREAM_DAYS} days, {ROWS_A_DAY} rows a day; told: without alerts on consecutive days")
     print_table(streams)
     print("\nHit share, two of 20 columns moved, 1000 against 1000 rows")
     print_table(powers)

@@ -35,7 +35,7 @@ def timed(run: Callable[[], Any]) -> tuple[float, float]:
 
 
 def measure(rows: int, seed: int, runs: int, peer_runs: int) -> dict[str, Any]:
-    """Median wall and CPU seconds by monitor, the memory that a report takes, and why a peer is missing."""
+    """Median wall and CPU seconds per monitor, memory of a report, and the reason for a missing peer."""
     rng = np.random.default_rng(seed)
     columns = Columns({f"x{position}": "normal" for position in range(COLUMNS)}, {})
     spec = columns.spec()
@@ -71,7 +71,7 @@ def measure(rows: int, seed: int, runs: int, peer_runs: int) -> dict[str, Any]:
 
 
 def extra_megabytes(run: Callable[[], Any]) -> float:
-    """Peak of what is allocated during one run, beyond what there was before."""
+    """Peak of the memory allocated during one run."""
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     run()

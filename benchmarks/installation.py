@@ -20,7 +20,7 @@ from ml_pipeline.settings import PROJECT_ROOT, Settings, export_to_children, loa
 
 @contextmanager
 def temporary_installation(workers: int = 2) -> Iterator[Settings]:
-    """Settings of a migrated, empty installation that is gone afterwards; child processes see the same."""
+    """Settings of a migrated, empty installation, deleted at the end; child processes have the same settings."""
     quiet()
     with TemporaryDirectory(prefix="ml-pipeline-benchmark-") as folder:
         home = Path(folder)
@@ -36,7 +36,7 @@ def temporary_installation(workers: int = 2) -> Iterator[Settings]:
 
 
 def superuser(settings: Settings) -> sa.Engine:
-    """Connections of the server's superuser, whom row-level security does not bind."""
+    """Connections of the server's superuser, to whom row-level security does not apply."""
     return postgres.engine(postgres.parse_url(settings.database_url or "").set(username=SUPERUSER))
 
 
@@ -50,7 +50,7 @@ def product_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 @contextmanager
 def default_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """An instance as Dagster's PostgreSQL package comes, in a database of its own on the same server."""
+    """An instance with the defaults of Dagster's PostgreSQL package, in its own database on the same server."""
     administration = postgres.parse_url(settings.database_url or "")
     postgres.create_database(administration, "dagster_defaults")
     folder = settings.home / "defaults"

@@ -73,7 +73,7 @@ def nightly_run(settings: Settings, count: int, seed: int) -> dict[str, Any]:
 
 
 def load_fleet(settings: Settings, count: int, seed: int) -> list[str]:
-    """Simulates and imports a year of that many tenants; returns their names."""
+    """Simulates and imports a year of ``count`` tenants; returns their names."""
     warehouse = Warehouse(settings)
     organisations = fleet(count, pd.Timestamp(partitions.today(), tz="UTC"), seed)
     for organisation in organisations:
@@ -105,7 +105,7 @@ def stage(settings: Settings, tenants: Sequence[str], moment: dt.datetime) -> in
 
 
 def outcomes(spec: ModelSpec, tenant: str, frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The matured rows of a feature frame as the nights have stored them."""
+    """The matured rows of a feature frame, as nightly runs store them."""
     names = {"entity_id": "entity_id", "label_time": "label_time", "label": "value"}
     matured = frame.loc[frame["state"] == "matured", list(names)].rename(columns=names)
     return [{"tenant_id": tenant, "model": spec.name, **record} for record in records(matured)]

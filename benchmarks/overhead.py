@@ -51,14 +51,14 @@ FACTS: dict[str, Any] = {
 
 
 def nothing(task: TrainingTask) -> TaskReport:
-    """A tenant's share that costs nothing, with the metadata of a real one."""
+    """A task without work, with the metadata of a real one."""
     if task.tenant.endswith(FAILING):
         return TaskReport(error=f"{FEATURES}: ValueError: tenant {task.tenant} is one of those that fail")
     return TaskReport({FEATURES: FACTS})
 
 
 class IdleCompute(Compute):
-    """The product's fan-out over worker processes, with nothing to do in them."""
+    """The product's fan-out over worker processes, with tasks without work."""
 
     def map(self, function: Callable[[Any], Any], tasks: Iterable[tuple[Key, Any]]) -> Iterator[Result[Key]]:
         return super().map(nothing, tasks)
@@ -72,18 +72,18 @@ class IdleInstallation(Installation):
 
 @dg.asset(partitions_def=partitions.tenants, backfill_policy=dg.BackfillPolicy.single_run())
 def plain() -> dg.MaterializeResult[Any]:
-    """The same metadata, the way a first asset is written."""
+    """The same metadata, from a plain asset."""
     return dg.MaterializeResult(metadata=FACTS)
 
 
 @dg.definitions
 def plain_definitions() -> dg.Definitions:
-    """What the runs of one partition load: Dagster's default executor."""
+    """The definitions for runs of one partition, with Dagster's default executor."""
     return dg.Definitions(assets=[plain])
 
 
 class Timing(NamedTuple):
-    """Seconds on the clock, and of CPU in this process; workers and PostgreSQL not counted."""
+    """Wall seconds, and CPU seconds of this process without workers and PostgreSQL."""
 
     wall: float
     cpu: float
@@ -117,7 +117,7 @@ def batched(settings: Settings, repeats: int) -> dict[int, list[Timing]]:
 
 
 def check_statuses(instance: dg.DagsterInstance, asset: dg.AssetKey, tenants: Sequence[str]) -> None:
-    """Exactly the tenants that failed show FAILED, all others MATERIALIZED.
+    """Check that exactly the failed tenants show FAILED, and all others MATERIALIZED.
 
     Raises
     ------
@@ -129,11 +129,11 @@ def check_statuses(instance: dg.DagsterInstance, asset: dg.AssetKey, tenants: Se
     found = {tenant: status.value if status else "none" for tenant, status in statuses.items()}
     wrong = [tenant for tenant in tenants if found.get(tenant) != expected[tenant]]
     if wrong:
-        raise SystemExit(f"{len(wrong)} partitions show a status that is not theirs: {Counter(found.values())}")
+        raise SystemExit(f"{len(wrong)} partitions show a wrong status: {Counter(found.values())}")
 
 
 def pure_work(size: int) -> float:
-    """Seconds of the work alone, without Dagster and without the fan-out."""
+    """Seconds of the work, without Dagster and the fan-out."""
     tasks = [TrainingTask(load_settings(), load_specs()["story_points"], name, "", ()) for name in tenant_names(size)]
     return timed(lambda: [nothing(task) for task in tasks]).wall
 
@@ -174,7 +174,7 @@ def _children_cpu() -> float:
 
 
 def exponent(runs: dict[int, list[float]], small: int, large: int) -> float:
-    """How the cost of a run grows with its tenants: 1 is in proportion."""
+    """Exponent of the cost of a run in its number of tenants; 1 is proportional."""
     ratio = statistics.median(runs[large]) / statistics.median(runs[small])
     return math.log(ratio) / math.log(large / small)
 
@@ -205,7 +205,7 @@ def cost_table(name: str, runs: dict[int, list[Timing]]) -> list[dict[str, Any]]
 
 
 def event_costs(settings: Settings, quick: bool) -> dict[str, Any]:
-    """Figures of all ways to materialize partitions whose work costs nothing."""
+    """Figures of all ways to materialize partitions without work."""
     ours = batched(settings, 2 if quick else REPEATS)
     native = native_ranges(settings)
     single = runs_of_one(settings)

@@ -33,7 +33,7 @@ _TIMED = "\nprint(json.dumps([timed(run) for _ in range(int(sys.argv[3]))]))\n"
 
 @dataclass(frozen=True)
 class Peer:
-    """A package, what else its environment needs, and the program that times its default check."""
+    """A package, the further packages of its environment, and the program that times its default check."""
 
     name: str
     requirements: tuple[str, ...]
@@ -81,19 +81,19 @@ def run():
 )
 
 
-# Detectors that are fed item by item would spend their time on pipes: they run in the benchmark's own process, from a
-# folder of their own behind the project's packages.
+# Detectors that take one item at a time would spend their time on pipes. They run in the process of the benchmark, from
+# a separate folder after the project's packages.
 RIVER, RIVER_FOLDER = "river==0.26.1", ENVIRONMENTS / "river"
 
 
 def allow_river() -> None:
-    """Makes river importable where ``make bench-peers`` has put it."""
+    """Adds the folder in which ``make bench-peers`` installs river to the import path."""
     if RIVER_FOLDER.is_dir() and str(RIVER_FOLDER) not in sys.path:
         sys.path.append(str(RIVER_FOLDER))
 
 
 def make(peer: Peer) -> str | None:
-    """Makes a peer's environment; the reason where that fails."""
+    """Creates a peer's environment; returns the reason if that fails."""
     environment = str(ENVIRONMENTS / peer.name)
     return _run(
         ["venv", "--quiet", "--allow-existing", environment],
@@ -102,7 +102,7 @@ def make(peer: Peer) -> str | None:
 
 
 def make_river() -> str | None:
-    """Puts river into its folder, without what it needs: the project has that; the reason where that fails."""
+    """Installs river into its folder, without dependencies, which the project has; returns the reason of a failure."""
     return _run(["pip", "install", "--quiet", "--no-deps", "--target", str(RIVER_FOLDER), RIVER])
 
 
@@ -116,9 +116,9 @@ def _run(*commands: list[str]) -> str | None:
 
 
 def timings(peer: Peer, reference: Path, current: Path, runs: int) -> tuple[list[list[float]] | None, str]:
-    """Wall and CPU seconds of each run of a peer's default check, or None and why not."""
+    """Wall and CPU seconds of each run of a peer's default check, or None and the reason."""
     if not peer.python.exists():
-        return None, "not installed: make bench-peers"
+        return None, "not installed. Run: make bench-peers"
     command = [str(peer.python), "-c", _FRAME + peer.program + _TIMED, str(reference), str(current), str(runs)]
     environment = os.environ | {"NML_DISABLE_USAGE_LOGGING": "1", "WHYLOGS_NO_ANALYTICS": "True"}
     try:

@@ -50,7 +50,7 @@ QUICK_DAYS = 150
 QUICK_BATCHES = 30
 LAST_DAYS = 730  # of a Jira tenant and of a project
 JIRA_MODELS = ("story_points", "lead_time")
-MIN_LABELS = 150  # a Jira tenant has at least so many, of which 100 make the first version
+MIN_LABELS = 150  # labels that a Jira tenant needs; the first version is trained on 100
 SMALL_TREES = {"n_estimators": 30, "max_depth": 4, "learning_rate": 0.1}
 WORKERS = 2
 COMPARED = ("streams", "jira")  # the groups that the figures are over; commits are shown beside them
@@ -65,7 +65,7 @@ class Past(NamedTuple):
     name: str
     spec: ModelSpec
     rows: pd.DataFrame
-    days: int | None  # only the last so many; None: all
+    days: int | None  # number of newest rows to use; None: all
 
 
 def pasts(arguments: Any) -> Iterator[Past]:
@@ -96,7 +96,7 @@ def without_text(spec: ModelSpec) -> ModelSpec:
 
 
 def learner(past: Past) -> Learner:
-    """The history of a source up to its last label, from when there are enough labels for a first version."""
+    """The history of a source, from the day with enough labels for a first version to its last label."""
     frame = build(past.spec, past.rows, AFTER_EVERYTHING)
     matured = frame.loc[frame["state"] == "matured", "label_time"].sort_values()
     last = min(frame["event_time"].max(), matured.iloc[-1]).date()
@@ -125,7 +125,7 @@ def measure(past: Past) -> dict[str, Any]:
 
 
 def every_batch(ready: Learner, trainings: int) -> Policy:
-    """Trains on every batch of new labels; a batch is a day, or as many days as keep to so many trainings."""
+    """Trains on every batch of new labels: of one day, or of as many days as limit the number of trainings."""
     days = math.ceil(len(ready.history.days) / trainings)
     schedule = (VolumeClass(weekly_items=0, days=days, samples=1),)
     return BUILT_IN["every_batch"].model_copy(update={"schedule": schedule})
@@ -217,7 +217,7 @@ def replay_seconds(past: Past, times: int) -> tuple[float, bool]:
 
 
 def slowest_year(sources: Iterable[Past], times: int) -> dict[str, Any]:
-    """The longest of the years of the largest sources in which a version served."""
+    """The slowest year, of the largest sources, in which a version served."""
     largest = sorted(sources, key=lambda past: -len(past.rows))[:TIMED_SOURCES]
     taken = {past.name: replay_seconds(past, times) for past in largest}
     served = {name: seconds for name, (seconds, was_served) in taken.items() if was_served}

@@ -99,7 +99,7 @@ def case(name: str, spec: ModelSpec, export: pd.DataFrame) -> Iterator[Case]:
 
 
 def loss(case: Case, matrices: Matrices, seed: int) -> float:
-    """Mean loss on the newest part, of boosters that are fitted on the first matrix."""
+    """Mean loss on the newest part, of boosters fitted on the first matrix."""
     training, label = case.spec.training, case.older["label"].to_numpy()
     outcome = case.newest["label"].to_numpy()
     older, newest = matrices

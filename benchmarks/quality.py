@@ -29,7 +29,7 @@ WORDS = np.array(["page", "login", "slow", "error", "report", "export", "user", 
 
 
 def made_up_spec() -> ModelSpec:
-    """A regression over ``NUMBERS + CATEGORIES + TEXTS`` columns of its own, calendar and history beside them."""
+    """A regression with ``NUMBERS + CATEGORIES + TEXTS`` own columns, calendar columns and history columns."""
     names = {
         kind: [f"{kind}_{position}" for position in range(count)]
         for kind, count in (("number", NUMBERS), ("category", CATEGORIES), ("text", TEXTS))
@@ -69,7 +69,7 @@ def made_up_rows(spec: ModelSpec, count: int, seed: int) -> pd.DataFrame:
 
 
 def measure(spec: ModelSpec, count: int, seed: int) -> dict[str, Any]:
-    """Median wall and CPU seconds of the report, of its patterns alone, and of the features that it looks at."""
+    """Median wall and CPU seconds of the report, of its patterns only, and of its features."""
     rows = made_up_rows(spec, count, seed)
     frame = build(spec, rows, AS_OF)
     seconds = []

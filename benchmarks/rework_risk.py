@@ -89,7 +89,7 @@ def reviews_spec(known_after_days: int = 0) -> ModelSpec:
 
 
 def matured(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
-    """Feature frame of everything that has a label in the end."""
+    """Feature frame of all entities with a label at the end of the data."""
     frame = build(spec, source_rows(spec, rows), AFTER_EVERYTHING)
     return frame[frame["state"] == "matured"].reset_index(drop=True)
 
@@ -109,7 +109,7 @@ def on_last_part(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, A
 
 
 def judged(label: np.ndarray, value: np.ndarray) -> dict[str, Any]:
-    """ROC-AUC (None where one class is missing), PR-AUC, calibration error and Brier score."""
+    """ROC-AUC (None if a class is missing), PR-AUC, calibration error and Brier score."""
     found = evaluate("binary", label, value)
     return {"auc": found["roc_auc"], "pr_auc": found["pr_auc"], "ece": found["ece"], "brier": found["brier"]}
 
@@ -211,7 +211,7 @@ def periods(spec: ModelSpec, rows: pd.DataFrame) -> Iterator[tuple[pd.Timestamp,
 
 
 def logistic_forecast(spec: ModelSpec, known: pd.DataFrame, asked: pd.DataFrame) -> np.ndarray:
-    """The logistic regression of all that is known, with the penalty that is best on its newest part."""
+    """The logistic regression on all known rows, with the penalty that is best on the newest part."""
     split = time_split(known, SHARE, SHARE)
     frame = pd.concat([known, asked], ignore_index=True)
     everything = np.arange(len(known))
@@ -237,7 +237,7 @@ def reviewed(arguments: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def requested(arguments: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All large repositories together, named ``*``, then each by itself."""
+    """All large repositories as one tenant, named ``*``, then each as its own tenant."""
     table = data.pull_requests(arguments.data)
     if table is None:
         return
@@ -285,7 +285,9 @@ def main() -> None:
     sources = {"reviews": reviewed, "pull_requests": requested, "commits": committed}
     parts = {part: dict(measure(arguments)) for part, measure in sources.items()}
     if not any(parts.values()):
-        raise SystemExit(f"{arguments.data} holds neither reviews nor pull_requests nor commits")
+        raise SystemExit(
+            f"{arguments.data} contains neither reviews nor pull_requests nor commits. Set --data to a folder that does"
+        )
     for part, rows in parts.items():
         print(part)
         print_table([{"tenant": name, **row} for name, row in rows.items()])

@@ -37,7 +37,7 @@ Distort = Callable[[np.ndarray, np.ndarray, float, np.random.Generator], np.ndar
 
 
 class Shape(NamedTuple):
-    """Matured entities of one model: outcome, prediction made before it, and the constant's."""
+    """Matured entities of one model: outcome, prediction made before it, and prediction of the baseline."""
 
     model: str
     label: np.ndarray
@@ -57,7 +57,7 @@ class Shape(NamedTuple):
 
 
 def shapes(seed: int, quick: bool) -> list[Shape]:
-    """One a model: out-of-sample predictions for a simulated organisation."""
+    """One pool per model: out-of-sample predictions for a simulated organisation."""
     end = START + pd.Timedelta(days=330)
     history = simulate(Organisation("pool", seed + 3, START, end, 200, 140, people=60, teams=6))
     found = []
@@ -77,7 +77,7 @@ def errors_scaled(label: np.ndarray, value: np.ndarray, size: float, rng: np.ran
 
 
 def surer(label: np.ndarray, value: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
-    """A probability's error made larger, 1 at most."""
+    """A probability with a larger error, at most 1."""
     return np.asarray(label + np.clip((value - label) * (1 + size), -1, 1))
 
 
@@ -103,7 +103,7 @@ def noisy_odds(label: np.ndarray, value: np.ndarray, size: float, rng: np.random
 
 
 def turned(label: np.ndarray, value: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
-    """A probability drawn towards its opposite."""
+    """A probability mixed with its opposite."""
     return value + (1 - 2 * value) * min(size, 1.0)
 
 
@@ -114,7 +114,7 @@ BAD: dict[str, dict[str, Distort]] = {
 
 
 def doubling(shape: Shape, distort: Distort) -> float | None:
-    """The size at which the distortion doubles the mean loss of the pool; None where none does."""
+    """The size at which the distortion doubles the mean loss of the pool; None if no size does."""
     target, low, high = 2 * shape.losses(shape.value).mean(), 0.0, 50.0
 
     def loss(size: float) -> float:
@@ -135,7 +135,7 @@ def pairs_at_a_pace(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generat
 
 
 def watched(shape: Shape, make: Callable[[Shape, np.random.Generator], Any], hours: int, seed: int) -> str:
-    """The verdict after so many hours on two versions' predictions of the same entities."""
+    """The verdict of the watch after ``hours`` on two versions' predictions of the same entities."""
     rng = np.random.default_rng([seed, 48])
     entities = shape.draw(A_DAY * WATCH_DAYS, rng)
     ours, theirs = make(entities, rng)
@@ -178,7 +178,7 @@ def rollbacks(pool: ProcessPoolExecutor, found: list[Shape], seeds: list[int]) -
 
 
 class SimulationWindow(NamedTuple):
-    """How a tenant's outcomes come in: the days' own effect on the loss (log scale, and its memory), and the change."""
+    """A simulated tenant: the effect of a day on the loss (log scale), its autocorrelation, and the change."""
 
     day_effect: float = 0.0
     memory: float = 0.0
@@ -188,7 +188,7 @@ class SimulationWindow(NamedTuple):
 
 
 def scored_history(shape: Shape, life: SimulationWindow, days: int, change: int, seed: int) -> pd.DataFrame:
-    """A tenant's scored outcomes over so many days, distorted from the day of the change on."""
+    """Scored outcomes of a tenant, distorted from the day of the change on."""
     rng = np.random.default_rng([seed, 90])
     entities = shape.draw(days * life.a_day, rng)
     day = np.repeat(np.arange(days), life.a_day)
@@ -217,14 +217,14 @@ def scored_history(shape: Shape, life: SimulationWindow, days: int, change: int,
 
 
 def reported(shape: Shape, life: SimulationWindow, seed: int) -> list[bool]:
-    """Whether the day of the change, and whether the next, is reported as degraded."""
+    """Whether the day of the change, and the next day, are reported as degraded."""
     rows = scored_history(shape, life, HISTORY_DAYS + 2, HISTORY_DAYS, seed)
     days = [(START + pd.Timedelta(days=HISTORY_DAYS + later)).date() for later in range(2)]
     return [degradation(SPECS[shape.model], rows, day).status == "degraded" for day in days]
 
 
 def quiet_days(shape: Shape, life: SimulationWindow, days: int, seed: int) -> list[bool]:
-    """Of each of the last ``days`` of a tenant to whom nothing happens: whether it is reported as degraded."""
+    """Whether each of the last ``days`` of a tenant without a change is reported as degraded."""
     rows = scored_history(shape, life, HISTORY_DAYS + days, HISTORY_DAYS + days, seed)
     first = START + pd.Timedelta(days=HISTORY_DAYS)
     spec = SPECS[shape.model]

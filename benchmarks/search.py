@@ -32,7 +32,7 @@ SPACE = space_of("xgboost", RANGES)
 
 
 class Fits:
-    """Mean absolute error of a booster in a fold of rows whose target the columns foretell in part."""
+    """Mean absolute error of a booster in a fold of rows whose target is partly predictable."""
 
     def __init__(self, seed: int) -> None:
         random = np.random.default_rng(seed)
@@ -50,12 +50,12 @@ class Fits:
 
 
 def no_fit(params: dict[str, Any], fold: int) -> float:
-    """A loss that costs nothing, so that what remains is the search itself."""
+    """A loss without computation, so that only the search itself is measured."""
     return fold + float(params["learning_rate"])
 
 
 def wait(params: dict[str, Any], fold: int) -> float:
-    """As long as a fit takes, but without a processor: what the search loses shows also on a machine that is busy."""
+    """Sleeps as long as a fit takes, so that the overhead of the search is measured also on a busy machine."""
     time.sleep(params["n_estimators"] * params["max_depth"] / 12_000)
     return fold + float(params["learning_rate"])
 
@@ -67,7 +67,7 @@ def _folds() -> list[Fold]:
 
 
 class Runs:
-    """Searches of one size, each timed with the load that the machine had before it."""
+    """Searches of one size, each with its seconds and the load of the machine before it."""
 
     def __init__(self, trials: int, seed: int) -> None:
         self.trials = trials
@@ -84,7 +84,7 @@ class Runs:
         return result
 
     def ceiling(self, result: SearchResult) -> None:
-        """The same fits over two processes without a search: what the machine can give at this time."""
+        """The same fits in two processes without a search: the current capacity of the machine."""
         context = multiprocessing.get_context("forkserver")
         jobs = [(trial.params, fold) for trial in result.trials for fold in range(FOLDS)]
         load, started = os.getloadavg()[0], time.perf_counter()
@@ -109,7 +109,7 @@ def _fit(params: dict[str, Any], fold: int) -> float:
 
 
 def measured(runs: Runs, rounds: int) -> SearchResult:
-    """Everything in alternation, so that a neighbour on the machine disturbs all alike."""
+    """All variants in alternation, so that other load on the machine affects them equally."""
     for _ in range(rounds):
         result = runs.search("1 process", 1)
         runs.search("2 processes", PROCESSES)

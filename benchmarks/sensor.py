@@ -29,7 +29,7 @@ TENANTS, QUICK = 1000, 50
 TICKS = 5
 DAYS, OUTCOMES, PREDICTIONS, DECISIONS = 60, 500, 200, 20
 
-# One statement a table: {t} tenants, {m} the models as an array.
+# One statement per table: {t} tenants, {m} the models as an array.
 STATEMENTS = {
     "source.tenants": "INSERT INTO source.tenants (tenant_id) SELECT 't' || t FROM generate_series(1, {t}) t",
     "ml.drift_reports": """
@@ -72,7 +72,7 @@ STATEMENTS = {
 
 
 def stage(settings: Settings, tenants: int) -> None:
-    """The state of the fleet, written by the server's superuser, whom row-level security does not bind."""
+    """Insert the state of the fleet as the server's superuser, to whom row-level security does not apply."""
     models = ", ".join(f"'{name}'" for name in load_specs())
     numbers = {"t": tenants, "m": models, "days": DAYS, "outcomes": OUTCOMES, "predictions": PREDICTIONS}
     engine = superuser(settings)
@@ -84,7 +84,7 @@ def stage(settings: Settings, tenants: int) -> None:
 
 
 def tick(instance: dg.DagsterInstance) -> tuple[float, float, int]:
-    """Wall and CPU seconds of one tick in this process, and how many runs it asked for."""
+    """Wall and CPU seconds of one tick in this process, and the number of runs that it requested."""
     wall, cpu = time.perf_counter(), time.process_time()
     with dg.build_sensor_context(instance=instance, resources={"installation": Installation()}) as context:
         result = retraining(context)
@@ -93,7 +93,7 @@ def tick(instance: dg.DagsterInstance) -> tuple[float, float, int]:
 
 
 def measure(settings: Settings, tenants: int) -> dict[str, Any]:
-    """The first tick, which records every hold of the day, and the median of those after it."""
+    """The first tick, which records every block of the day, and the median of later ticks."""
     with product_instance(settings) as instance:
         instance.add_dynamic_partitions(
             str(partitions.tenants.name), [f"t{number}" for number in range(1, tenants + 1)]

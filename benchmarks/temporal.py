@@ -40,7 +40,7 @@ def specification() -> ModelSpec:
 
 
 def source_rows(count: int, seed: int) -> pd.DataFrame:
-    """Issues in no particular order; each takes five days on average, and one in fifty has no end yet."""
+    """Issues in random order; each takes five days on average, and one in fifty is open."""
     rng = np.random.default_rng(seed)
     created = pd.Timestamp("2022-01-01", tz="UTC") + pd.to_timedelta(rng.integers(0, 1000 * 86_400, count), unit="s")
     resolved = pd.Series(created + pd.to_timedelta(rng.exponential(5 * 86_400, count).astype("int64") + 1, unit="s"))
@@ -62,7 +62,7 @@ def source_rows(count: int, seed: int) -> pd.DataFrame:
 def measured(count: int, seed: int) -> dict[str, Any]:
     """The quickest of ``REPEATS`` builds in this process, and its peak memory."""
     spec, rows = specification(), source_rows(count, seed)
-    build(spec, rows.head(1000), END)  # what is imported and looked up once
+    build(spec, rows.head(1000), END)  # imports and caches
     seconds, columns = np.inf, 0
     for _ in range(REPEATS):
         began = time.process_time()
@@ -76,7 +76,7 @@ def main() -> None:
     """Prints rows, columns, seconds and peak MB of each size, the exponent, and one line of JSON."""
     arguments = parse_arguments(__doc__ or "")
     sizes = SIZES[:2] if arguments.quick else SIZES
-    # A process for each, so that one size's memory is not another's.
+    # One process per size, so that each has its own peak memory.
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as process:
         table = list(process.map(measured, sizes, [arguments.seed] * len(sizes)))
     print_table(table)

@@ -36,14 +36,14 @@ from ml_pipeline.training.selection import ensembles
 from ml_pipeline.work.training.task import MODEL, TrainingTask, run_training
 
 ROWS, FEATURES, TREES = 500, 80, 100
-NEWER = 50  # rows that have come when a tenant is trained again
+NEWER = 50  # new rows when a tenant is trained again
 TENANTS, QUICK_TENANTS = 10, 5
 DEFAULT_CALLS = 2
 SEARCH_ROWS, SEARCH_FEATURES, SEARCH_TRIALS = 1_000, 60, 100
 SEARCH_ROUNDS = 3
 MEMORY_SIZES = {"10k": (10_000, 80), "100k": (100_000, 100)}
 QUICK_MEMORY_SIZES = {"10k": (10_000, 80)}
-# Of the feature frame's history columns the learner takes these; the others grow with time and are left out.
+# The history columns that a learner takes; counts that grow with time are left out.
 HISTORY_FEATURES = 4
 FLAWLESS = {"name": "missing", "dimension": "completeness", "score": 100.0, "recommendation": None}
 SINCE = pd.Timestamp("2025-01-01", tz="UTC")
@@ -52,7 +52,7 @@ OURS_FOR_MLFLOW = ("MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK", "MLFLOW_UV_AUTO_DETECT"
 
 
 def wide_spec(features: int) -> ModelSpec:
-    """A regression whose learner sees so many numeric columns."""
+    """A regression whose learner takes ``features`` numeric columns."""
     numeric = [f"x{number:03d}" for number in range(features - HISTORY_FEATURES)]
     times = {"created_at": {"type": "time"}, "closed_at": {"type": "time", "known_at": "label"}}
     outcome = {"outcome": {"type": "number", "known_at": "label"}}
@@ -79,7 +79,7 @@ def wide_spec(features: int) -> ModelSpec:
 
 
 def feature_frame(spec: ModelSpec, rows: int, seed: int) -> pd.DataFrame:
-    """Matured rows, ten an hour, whose labels the features foretell in part."""
+    """Matured rows, ten per hour, whose labels are partly predictable."""
     random = np.random.default_rng(seed)
     names = spec.feature_columns.numeric
     values = random.normal(size=(rows, len(names)))
@@ -100,7 +100,7 @@ def feature_frame(spec: ModelSpec, rows: int, seed: int) -> pd.DataFrame:
 
 
 def store_snapshot(settings: Settings, spec: ModelSpec, tenant: str, frame: pd.DataFrame) -> None:
-    """What the features step would have left: the snapshot and its row, as of an hour after the last label."""
+    """Store the result of the features step: the snapshot and its row, as of an hour after the last label."""
     digest, url = Snapshots(settings).write(tenant, spec.name, frame)
     row = {
         "tenant_id": tenant,
@@ -125,7 +125,7 @@ def train_version(settings: Settings, spec: ModelSpec, tenant: str) -> dict[str,
     Raises
     ------
     SystemExit
-        If it made no version of an ensemble: the figures would be those of something else.
+        If it registered no version of an ensemble; the figures would then measure something else.
     """
     report = run_training(TrainingTask(settings, spec, tenant, "latest", (MODEL,)))
     made = report.done.get(MODEL, {})
@@ -135,7 +135,7 @@ def train_version(settings: Settings, spec: ModelSpec, tenant: str) -> dict[str,
 
 
 class FitClock:
-    """``fit_learner`` that adds up its own time."""
+    """``fit_learner`` with a sum of its seconds."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -159,7 +159,7 @@ def timed_version(settings: Settings, spec: ModelSpec, tenant: str, kind: str) -
 
 
 def versions(settings: Settings, tenants: int, seed: int) -> list[dict[str, Any]]:
-    """Each tenant's first version and, on newer rows, the next one, which is compared with the champion."""
+    """The first version of each tenant and, on newer rows, the next one, which is compared with the champion."""
     spec = wide_spec(FEATURES)
     store_snapshot(settings, spec, "warm-up", feature_frame(spec, ROWS, seed))
     train_version(settings, spec, "warm-up")
@@ -206,7 +206,7 @@ def _without(variables: tuple[str, ...]) -> Iterator[None]:
 
 
 def peak_megabytes(settings: Settings, rows: int, features: int, seed: int) -> tuple[float, float]:
-    """Peak memory above the imports, and seconds, of the model step in a process of its own."""
+    """Peak memory above the imports, and seconds, of the model step in its own process."""
     spec, tenant = wide_spec(features), f"rows-{rows}"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         pool.submit(_store_large, settings, rows, features, seed).result()
@@ -230,7 +230,7 @@ def _peak_of_training(settings: Settings, spec: ModelSpec, tenant: str) -> tuple
 
 
 def search_spec(processes: int) -> ModelSpec:
-    """A model that searches the usual space of its booster, as many trials as the figures are named after."""
+    """A model with a search of the default ranges of its booster."""
     spec = wide_spec(SEARCH_FEATURES)
     search = Search(trials=SEARCH_TRIALS, processes=processes, adaptive=False)
     return spec.model_copy(update={"training": spec.training.model_copy(update={"search": search})})
@@ -284,7 +284,7 @@ def _status_megabytes(field: str) -> float:
 
 
 def parts_of_beyond(settings: Settings, seed: int) -> list[dict[str, Any]]:
-    """Milliseconds of the larger things that happen beyond the fits, called by themselves."""
+    """Milliseconds of the larger steps beyond the fits, each called separately."""
     spec = wide_spec(FEATURES)
     registry = Registry(settings)
     version = registry.versions("warm-up", spec.name)[0]
@@ -314,7 +314,7 @@ def _median_milliseconds(call: Callable[[], Any], repeats: int = 5) -> float:
 
 
 def summary(measured: pd.DataFrame, defaults: list[float]) -> dict[str, Any]:
-    """Medians over all versions, and over first and next ones apart."""
+    """Medians over all versions, over first ones, and over next ones."""
     middle = measured.drop(columns="version").median()
     return {
         "versions": len(measured),
