@@ -1,6 +1,6 @@
 PY := .venv/bin/python
-# Bytecode is compiled here, once: where PYTHONDONTWRITEBYTECODE is set, as in most container images, Python itself never
-# keeps it, and every command would compile all of its imports again.
+# Compiles the bytecode once. If PYTHONDONTWRITEBYTECODE is set, as in most container images, Python does not store it, and
+# every command would compile all of its imports again.
 UV := .venv/bin/uv pip install --quiet --python $(PY) --system-certs --no-deps --compile-bytecode
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 .PHONY: setup setup-browser demo test test-slow coverage up check docs bench bench-peers lock
@@ -40,15 +40,15 @@ test: check
 test-slow: setup
 	.venv/bin/pytest -m slow --durations=10
 
-# The thirty least covered files and the total, with what worker processes and started commands run.
+# The thirty least covered files and the total, including the code that worker processes and started commands run.
 coverage: setup
 	.venv/bin/coverage erase
 	.venv/bin/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	.venv/bin/coverage combine --quiet
 	@.venv/bin/coverage report | sed '33,$${/^TOTAL/!d}'
 
-# Offline; warnings are errors, and so is a page that would load something from elsewhere. -E: what the reference is made
-# of lies outside docs/.
+# Offline. Warnings are errors, and so is a page that would load something from another host. -E: the sources of the
+# reference are outside docs/.
 docs: setup
 	.venv/bin/sphinx-build -b html -W --keep-going -E -q docs docs/_build/html
 	@echo "docs/_build/html/index.html"
