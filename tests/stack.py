@@ -133,7 +133,7 @@ class Stack:
     def up(self) -> Iterator[subprocess.Popen[bytes]]:
         """``ml-pipeline up`` once everything answers; what still runs in the end is killed."""
         with started([COMMAND, "up"], self.environment, self.log) as process:
-            wait_for("Everything runs", self.log, process)
+            wait_for("All services run", self.log, process)
             yield process
 
     def graphql(self, query: str) -> Any:
