@@ -71,6 +71,8 @@ def _sentences(found: PredictionExplanation, spec: ModelSpec) -> list[list[str |
         return [*lines, ["The version is the baseline: no feature adds anything."]]
     start = 1 / (1 + math.exp(-found.offset)) if found.in_log_odds else found.offset
     baseline = _quantity(found.baseline, spec)
+    if found.contributions[0].feature.startswith("expert"):
+        return [*lines, [f"The training labels alone give {_quantity(start, spec)}; the baseline predicts {baseline}."]]
     return [*lines, [f"Without any feature it would be {_quantity(start, spec)}; the baseline predicts {baseline}."]]
 
 
@@ -98,6 +100,10 @@ def _said(feature: str, value: object, found: PredictionExplanation) -> str:
     if feature == "text":
         weighed = [(word, adds) for word, adds in found.words.items() if adds][:LARGEST_WORDS]
         return ", ".join(f"{word} {adds:+.2g}" for word, adds in weighed)
+    if feature.startswith("expert:neighbours"):
+        return "similar: " + ", ".join(f"{one.entity} ({one.outcome:.4g})" for one in found.neighbours[:LARGEST_WORDS])
+    if feature.startswith("expert"):
+        return ""
     match value:
         case None:
             return _WITHOUT_VALUE.get(feature, "missing")

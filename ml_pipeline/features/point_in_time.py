@@ -104,7 +104,17 @@ def build_one(spec: ModelSpec, rows: pd.DataFrame, entity_id: str, as_of: dateti
     ValueError
         If ``as_of`` has no time zone.
     """
-    frame = build(spec, rows, as_of)
+    return entity_row(spec, build(spec, rows, as_of), entity_id, as_of)
+
+
+def entity_row(spec: ModelSpec, frame: pd.DataFrame, entity_id: str, as_of: datetime) -> pd.DataFrame:
+    """The row of one entity in the result of ``build(spec, rows, as_of)``.
+
+    Raises
+    ------
+    FeatureError
+        If the entity is not in the frame.
+    """
     found = frame[frame["entity_id"] == entity_id].reset_index(drop=True)
     if found.empty:
         raise FeatureError(

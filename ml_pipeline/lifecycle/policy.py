@@ -46,6 +46,11 @@ class Policy(_Part):
         ),
         description="Classes by weekly volume; one begins at 0.",
     )
+    online_days: float = Field(
+        91.0,
+        gt=0,
+        description="Least days of the schedule for an online ensemble, which takes up outcomes every night.",
+    )
     backoff: float = Field(
         1.5,
         ge=1,
@@ -126,6 +131,7 @@ def _fixed(name: str, days: float) -> Policy:
         name=name,
         triggers=("schedule",),
         schedule=(VolumeClass(weekly_items=0, days=days, samples=1),),
+        online_days=days,
         backoff=1,
         max_backoff=1,
         shorten=1,

@@ -84,6 +84,9 @@ class Evidence:
         Losses of the baseline on the same entities, to find out whether the champion is worse than the baseline.
     business : tuple of BusinessValue
         Business metrics of the specification.
+    weighs_baseline : bool
+        Whether the challenger is a mixture in which experts that know no features keep a say. It needs not beat the
+        baseline, unless ``min_skill`` is above 0: where its features tell nothing, it leans on these experts.
     """
 
     metric: str
@@ -98,6 +101,7 @@ class Evidence:
     changed_at: np.datetime64 | None = None
     baseline_losses: np.ndarray | None = None
     business: tuple[BusinessValue, ...] = ()
+    weighs_baseline: bool = False
 
 
 FALL_BACK = "fall_back"
@@ -106,7 +110,8 @@ FALL_BACK = "fall_back"
 def judge(evidence: Evidence) -> Decision:
     """Promote a challenger, reject it, or fall back to the baseline.
 
-    - Baseline: the skill ``1 - value / baseline_value`` on the test part must exceed ``min_skill``.
+    - Baseline: the skill ``1 - value / baseline_value`` on the test part must exceed ``min_skill``. For a mixture
+      (``weighs_baseline``) this holds only if ``min_skill`` is above 0.
     - Champion: the gain (mean loss of the champion minus that of the challenger on the same entities) must not be
       negative. With fewer than 30 common entities it must be significant: its 95% interval, from a bootstrap of whole
       days, lies above 0. With fewer than 10, the champion stays.
@@ -155,6 +160,9 @@ def _against_baseline(evidence: Evidence) -> Decision:
         return Decision("reject", f"baseline_not_beaten: the baseline was selected in validation ({compared})", numbers)
     needed = f"(skill {skill:.1%}, needed more than {evidence.min_skill:.1%})"
     if not skill > evidence.min_skill:
+        if evidence.weighs_baseline and evidence.min_skill <= 0:
+            reason = f"mixture_weighs_baseline: {compared} (skill {skill:.1%}); it follows the outcomes every night"
+            return Decision("promote", reason, numbers)
         return Decision("reject", f"baseline_not_beaten: {compared} {needed}", numbers)
     return Decision("promote", f"baseline_beaten: {compared} {needed}", numbers)
 

@@ -25,7 +25,7 @@ class Cadence(NamedTuple):
 def adaptive_cadence(state: CollectedState, policy: Policy) -> Cadence:
     """Schedule of the tenant's volume class, lengthened or shortened by what is known about the model.
 
-    The number of days is multiplied by
+    The number of days, for an online ensemble at least ``policy.online_days``, is multiplied by
 
     - ``policy.shorten`` if the loss has risen, or data quality is below ``policy.quality_floor``;
     - else ``policy.backoff`` if enough matured outcomes show no rise of the loss;
@@ -46,7 +46,10 @@ def adaptive_cadence(state: CollectedState, policy: Policy) -> Cadence:
         Days, new labels, the factor, and the reason as text.
     """
     base = policy.volume_class(state.weekly_items)
-    factor, reasons = 1.0, [f"{state.weekly_items:.0f} new items a week"]
+    days, factor, reasons = base.days, 1.0, [f"{state.weekly_items:.0f} new items a week"]
+    if state.is_online and days < policy.online_days:
+        days = policy.online_days
+        reasons.append("it takes up outcomes every night")
     found = state.degradation
     if found is not None and RANK[found.severity]:
         factor = policy.shorten
@@ -65,7 +68,7 @@ def adaptive_cadence(state: CollectedState, policy: Policy) -> Cadence:
             else f"the last {state.consecutive_rejections} trainings were rejected"
         )
     factor = min(factor, policy.max_backoff)
-    return Cadence(base.days * factor, base.samples, factor, "; ".join(reasons))
+    return Cadence(days * factor, base.samples, factor, "; ".join(reasons))
 
 
 def shows_no_loss(state: CollectedState, policy: Policy) -> bool:

@@ -103,6 +103,8 @@ class CollectedState:
         Data-quality score of the newest snapshot, 0 to 100.
     watching : bool
         Whether the rollback watch of the newest promoted version is undecided.
+    is_online : bool
+        Whether the model takes up outcomes every night (``training.ensemble: online``).
     """
 
     tenant: str
@@ -125,6 +127,7 @@ class CollectedState:
     updates_left: int | None = None
     quality: float | None = None
     watching: bool = False
+    is_online: bool = False
     rolled_back_at: datetime | None = None
     request: Request | None = None
 

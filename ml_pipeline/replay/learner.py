@@ -14,7 +14,8 @@ from ml_pipeline.replay.history import History
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.evidence import Opponent, evidence_of
 from ml_pipeline.training.selection.predictors import Baseline
-from ml_pipeline.training.train import Trained, baseline_instead, train
+from ml_pipeline.training.train import train
+from ml_pipeline.training.trained import Trained, baseline_instead
 from ml_pipeline.training.training_window import choose_training_window
 from ml_pipeline.training.update import update, updates_left
 
@@ -73,7 +74,7 @@ class Learner:
 
     def predict(self, fitted: Fitted, rows: slice | np.ndarray) -> pd.DataFrame:
         """Columns value, lower, upper and baseline for rows of the history's frame."""
-        return fitted.trained.model.predict(self.history.frame.iloc[rows])
+        return fitted.trained.model.predict(self.history.frame.iloc[rows], self.history.frame)
 
     def updates_left(self, parent: Fitted) -> int | None:
         """Number of updates until ``parent`` needs a full training; 0 for a baseline, None if there is no limit."""

@@ -19,7 +19,7 @@ from ml_pipeline.replay.monitors import Monitors
 from ml_pipeline.replay.result import AlertRaised, BlockedTrigger, DayLoss, Fit, Replay, Rollback
 from ml_pipeline.replay.shadow import Shadow
 from ml_pipeline.stats import losses
-from ml_pipeline.training.train import TrainingError
+from ml_pipeline.training.trained import TrainingError
 
 ON = Flags(True, True, True)
 BLOCK_DAYS = 28  # days predicted in one batch; days after a later deployment are predicted again
@@ -220,6 +220,7 @@ class _Run:
             watching=self.shadow is not None,
             rolled_back_at=self.rolled_back_at,
             last_attempt=self.last_attempt,
+            is_online=self.learner.spec.training.is_mixture,
             updates_left=self.learner.updates_left(serving.fitted) if champion and serving else None,
             labels_since_change=None if since is None else self.history.labels_of_arrivals(since, now),
         )

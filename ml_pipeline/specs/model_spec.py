@@ -238,6 +238,12 @@ class ModelSpec(Part):
             raise ValueError(
                 f"training.candidates names {self.training.estimator!r}, which is training.estimator already. Remove it"
             )
+        needed = {"online": "regression", "mean": "binary"}.get(self.training.ensemble, self.task)
+        if self.task != needed:
+            raise ValueError(
+                f"training.ensemble is {self.training.ensemble!r}, which is for task {needed!r}; the task is "
+                f"{self.task!r}. Use another ensemble"
+            )
         if self.task == "binary" and self.training.loss != "log_loss":
             raise ValueError(f"training.loss is {self.training.loss!r}; a binary model takes log_loss")
         if self.task == "regression" and self.training.loss == "log_loss":

@@ -17,7 +17,7 @@ _OWN = frozenset(
         *("xgboost", "lightgbm", "hist_gradient_boosting", "random_forest", "linear"),
     }
 )
-_OWN_PREFIXES = ("history_", "calendar_", SOURCE)
+_OWN_PREFIXES = ("history_", "calendar_", "expert:", "experts:", SOURCE)
 
 
 def is_reserved(name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ml_pipeline.specs.base import Part
+from ml_pipeline.specs.experts import MEAN_EXPERTS, ONLINE_EXPERTS, TRAINING, kind_and_number
 from ml_pipeline.specs.search import Search
 
 LearnerName = Literal["xgboost", "lightgbm", "hist_gradient_boosting", "random_forest", "linear"]
@@ -30,8 +31,19 @@ class Training(Part):
     candidates: dict[LearnerName, dict[str, float | int | str]] = Field(
         {"linear": {}}, description="Further candidates of the model selection, each with its parameters."
     )
-    ensemble: Literal["voting", "stacking", "none"] = Field(
-        "voting", description="How the candidates are combined; 'none' selects the best single candidate."
+    ensemble: Literal["voting", "stacking", "none", "online", "mean"] = Field(
+        "voting",
+        description="How the candidates are combined; 'none' selects the best single candidate. 'online' weights "
+        "`experts` by every outcome that matures (regression), 'mean' gives them equal weight (binary).",
+    )
+    experts: tuple[str, ...] | None = Field(
+        None,
+        exclude_if=lambda experts: experts is None,
+        description="Experts of an 'online' or 'mean' ensemble: `last:N` outcomes, `half_life:DAYS`, the last N "
+        "outcomes of its `group:N` (the first column of features.history that is also in features.categorical), "
+        "`training` labels, a `forest:DAYS` whose leaves are refilled every night with this half-life, N "
+        "`neighbours:N` with similar text, and `learners`, one per candidate. Unless set, all of them for 'online'; "
+        "the learners and three forests for 'mean'.",
     )
     min_improvement_se: float = Field(
         1.0,
@@ -64,6 +76,46 @@ class Training(Part):
     interval: float = Field(0.9, gt=0, lt=1, description="Nominal coverage of the prediction interval (regression).")
     slice_by: str | None = Field(None, description="Column whose levels get their own metrics in each evaluation.")
     seed: int = Field(0, description="Seed of all fits; equal seeds give equal versions.")
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether every expert keeps a say, instead of a candidate being selected."""
+        return self.ensemble in ("online", "mean")
+
+    @property
+    def mixed_experts(self) -> tuple[str, ...]:
+        """The experts of the mixture."""
+        return self.experts or (ONLINE_EXPERTS if self.ensemble == "online" else MEAN_EXPERTS)
+
+    @field_validator("experts")
+    @classmethod
+    def _known_experts(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in value or ():
+            kind_and_number(name)
+            if value is not None and value.count(name) > 1:
+                raise ValueError(f"{name!r} occurs more than once. Remove it there")
+        return value
+
+    @model_validator(mode="after")
+    def _experts_of_a_mixture(self) -> Training:
+        if self.experts is not None and not self.is_mixture:
+            raise ValueError(
+                f"training.experts needs training.ensemble 'online' or 'mean'; it is {self.ensemble!r}. Change it, or "
+                "remove the experts"
+            )
+        if self.ensemble == "online" and TRAINING not in self.mixed_experts:
+            raise ValueError(
+                "training.experts lacks 'training', the only expert that can forecast before any outcome is known. "
+                "Add it"
+            )
+        if self.is_mixture and self.share == "opt_in":
+            raise ValueError(
+                f"training.share is 'opt_in'; the pooled value is a candidate, and training.ensemble {self.ensemble!r} "
+                "selects none. Use ensemble 'voting', or remove share"
+            )
+        if self.experts is not None and not self.experts:
+            raise ValueError("training.experts is empty. Name at least one expert, or remove the key")
+        return self
 
     @model_validator(mode="before")
     @classmethod

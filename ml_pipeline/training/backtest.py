@@ -8,9 +8,10 @@ import pandas as pd
 from ml_pipeline.features.temporal.windows import training_window
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.online.fit import fit_mixture
 from ml_pipeline.training.selection.model_selection import select_model
-from ml_pipeline.training.splits import known_before, oldest_first
-from ml_pipeline.training.train import with_interval
+from ml_pipeline.training.splits import known_before, oldest_first, time_split
+from ml_pipeline.training.trained import with_interval
 
 CALIBRATION_SHARE = 0.2
 _EPOCH = pd.Timestamp("1970-01-01", tz="UTC")
@@ -34,7 +35,8 @@ def rolling_origin(spec: ModelSpec, frame: pd.DataFrame, start: pd.Timestamp, en
 
     At each origin, the rows of the training window whose label was known are split in time. The model is fitted on the
     older four fifths; the newest fifth selects between model and baseline and gives the prediction interval. It is not
-    refitted on the newest fifth, so these predictions are slightly worse than those of a trained version. All entities
+    refitted on the newest fifth, so these predictions are slightly worse than those of a trained version. A mixture is
+    fitted as in a training. All entities
     from one origin to the next, open or matured, are predicted at their event time.
 
     Parameters
@@ -61,7 +63,7 @@ def rolling_origin(spec: ModelSpec, frame: pd.DataFrame, start: pd.Timestamp, en
         model = _fit_at(spec, frame, moment) if len(entities) else None
         if model is not None:
             keys = entities[["entity_id", "event_time"]].assign(predicted_at=entities["event_time"], origin_time=moment)
-            parts.append(pd.concat([keys, model.predict(entities)], axis=1)[_COLUMNS])
+            parts.append(pd.concat([keys, model.predict(entities, frame)], axis=1)[_COLUMNS])
         moment += step
     return pd.concat(parts, ignore_index=True) if parts else _no_predictions(frame)
 
@@ -71,12 +73,16 @@ def _fit_at(spec: ModelSpec, frame: pd.DataFrame, moment: pd.Timestamp) -> Fitte
     rows, _ = training_window(spec, known, moment)
     if len(rows) < spec.training.min_rows:
         return None
+    baseline = float(rows["label"].median() if spec.task == "regression" else rows["label"].mean())
+    if spec.training.is_mixture:
+        split = time_split(rows, spec.training.validation_share, spec.training.test_share)
+        fitted = fit_mixture(spec, rows, split, moment, spec.training.seed)
+        return FittedModel.of(spec, spec.training.ensemble, fitted.mixture, baseline)
     order = oldest_first(rows)
     first_held_out = len(rows) - round(len(rows) * CALIBRATION_SHARE)
     held_out = rows.iloc[order[first_held_out:]]
     train_rows = rows.iloc[known_before(rows, order[:first_held_out], held_out["event_time"].iloc[0])]
     selection = select_model(spec, train_rows, held_out, spec.training.seed)
-    baseline = float(rows["label"].median() if spec.task == "regression" else rows["label"].mean())
     return with_interval(
         spec, FittedModel.of(spec, selection.selected, selection.predictor, baseline), held_out, selection.predictor
     )

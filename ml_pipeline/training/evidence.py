@@ -12,9 +12,10 @@ from ml_pipeline.lifecycle.promotion import BusinessValue, Evidence
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.stats import losses
 from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.online.mixture import Mixture
 from ml_pipeline.training.selection.model_selection import POOLED
 from ml_pipeline.training.selection.predictors import Baseline
-from ml_pipeline.training.train import Trained
+from ml_pipeline.training.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Opponent:
         unseen = (test["label_time"] > pd.Timestamp(self.as_of)).to_numpy()
         if unseen.any():
             position = pd.Index(frame["entity_id"]).get_indexer(pd.Index(test["entity_id"][unseen]))
-            theirs[unseen] = self.model.predict(frame.iloc[position])["value"].to_numpy()
+            theirs[unseen] = self.model.predict(frame.iloc[position], frame)["value"].to_numpy()
         return theirs
 
 
@@ -74,6 +75,7 @@ def evidence_of(
         candidate_is_baseline=isinstance(trained.model.predictor, Baseline) and trained.candidate != POOLED,
         losses=np.empty(0),
         champion_losses=np.empty(0),
+        weighs_baseline=isinstance(trained.model.predictor, Mixture),
         business=tuple(
             BusinessValue(
                 asked.name,

@@ -21,9 +21,9 @@ def choose_training_window(
     """The rows to train on and a note on the choice.
 
     Without ``changed_at`` these are the rows of :func:`ml_pipeline.features.temporal.windows.training_window`. If
-    ``changed_at`` is given and there are enough post-change rows, a model is selected on those and another on the whole
-    window. The whole window is chosen if its model predicts the validation part significantly better (by two standard
-    errors of the paired difference): older rows may still be useful after a rise of the loss.
+    ``changed_at`` is given and there are enough post-change rows, a model is selected on those and another on the
+    whole window. The whole window is chosen if its model predicts the validation part significantly better (by two
+    standard errors of the paired difference): older rows may still be useful after a rise of the loss.
 
     Parameters
     ----------

@@ -13,18 +13,13 @@ import pandas as pd
 from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.online.mixture import Mixture
 from ml_pipeline.training.search.parameters import with_params
 from ml_pipeline.training.selection.ensembles import continued, room_to_grow
 from ml_pipeline.training.selection.model_selection import baselines, row_losses
-from ml_pipeline.training.selection.predictors import Baseline, Predictor
+from ml_pipeline.training.selection.predictors import Baseline, Ensemble, Predictor
 from ml_pipeline.training.splits import known_before
-from ml_pipeline.training.train import (
-    Trained,
-    TrainingError,
-    check_rows,
-    judged_version,
-    with_interval,
-)
+from ml_pipeline.training.trained import Trained, TrainingError, check_rows, judged_version, with_interval
 
 MIN_NEW_ROWS = 60
 MIN_TEST_ROWS = 30  # number of pairs that the comparison with the champion needs
@@ -40,9 +35,9 @@ class UpdateError(TrainingError):
 def updates_left(spec: ModelSpec, model: FittedModel) -> int | None:
     """Number of updates until the version needs a full training; None (no limit) if it has no booster.
 
-    It is 0 for a version of another specification.
+    It is 0 for a version of another specification, and for a mixture: it takes up outcomes every night.
     """
-    if model.spec_hash != spec.hash:
+    if model.spec_hash != spec.hash or isinstance(model.predictor, Mixture):
         return 0
     if isinstance(model.predictor, Baseline):
         return None
@@ -120,7 +115,7 @@ def update(
     trained = judged_version(
         spec,
         final,
-        judged,
+        judged.predict(test),
         test,
         candidates=[_record(spec, "before the update", model, test), _record(spec, final.candidate, judged, test)],
         rows={"all": len(frame), "new": len(new), "train": len(known), "validation": 0, "test": len(test)},
@@ -135,12 +130,17 @@ def _check_update(spec: ModelSpec, model: FittedModel, new: int) -> None:
             f"{spec.name}: the version was trained from another specification ({model.spec_hash[:12]}, now "
             f"{spec.hash[:12]}). Train in full"
         )
+    if isinstance(model.predictor, Mixture):
+        raise UpdateError(
+            f"{spec.name}: the version is a mixture, which takes up outcomes every night and needs no update. "
+            "Train in full to fit its structure again"
+        )
     if new < MIN_NEW_ROWS:
         raise UpdateError(
             f"{spec.name}: {new} labels are new since the version was made, an update needs {MIN_NEW_ROWS}. "
             "Wait for more labels, or train in full"
         )
-    if updates_left(spec, model) == 0 and not isinstance(model.predictor, Baseline):
+    if updates_left(spec, model) == 0 and isinstance(model.predictor, Ensemble):
         raise UpdateError(
             f"{spec.name}: the version has {model.predictor.rounds} trees; updates stop at {MAX_GROWTH:g} times the "
             "number of a full training. Train in full"
@@ -153,7 +153,7 @@ def _updated(
     """The version updated with the rows at the positions ``new``, without an interval."""
     simple = baselines(spec, frame.iloc[np.concatenate([older, new])])
     predictor: Predictor
-    if isinstance(model.predictor, Baseline):
+    if not isinstance(model.predictor, Ensemble):
         predictor = simple.get(model.candidate, next(iter(simple.values())))
     else:
         rows = frame.iloc[new]

@@ -8,9 +8,11 @@ from typing import Any
 
 from ml_pipeline.display import command
 from ml_pipeline.errors import UserError
-from ml_pipeline.features.point_in_time import build_one
+from ml_pipeline.features.point_in_time import build, entity_row
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.reporting.explanation import OFFSET, contributions, in_log_odds, words
+from ml_pipeline.training.online.explanation import OFFSET, Neighbour, neighbours
+from ml_pipeline.training.online.mixture import Mixture
+from ml_pipeline.training.reporting.explanation import contributions, in_log_odds, words
 from ml_pipeline.work.context import Clients
 from ml_pipeline.work.monitoring.report_store import json_safe
 from ml_pipeline.work.scoring import is_compatible, load_version
@@ -35,7 +37,8 @@ class PredictionExplanation:
     """One prediction as the sum of ``offset`` and ``contributions``, the largest first.
 
     Both are in the reported unit, or in log odds of the probability (``in_log_odds``). ``words`` are the contributions
-    of single words in a linear member, the largest first. ``lower`` and ``upper`` are None without an interval.
+    of single words in a linear member, the largest first; ``neighbours`` are the known entities with the most similar
+    texts that a mixture uses. ``lower`` and ``upper`` are None without an interval.
     """
 
     tenant: str
@@ -55,6 +58,7 @@ class PredictionExplanation:
     offset: float
     contributions: tuple[Contribution, ...]
     words: dict[str, float]
+    neighbours: tuple[Neighbour, ...]
 
 
 def explain_prediction(
@@ -82,11 +86,12 @@ def explain_prediction(
             f"tenant {tenant}, model {spec.name}: {why}. Train one with `{train}`; `ml-pipeline explain` says why none "
             "serves"
         )
-    row = build_one(spec, clients.warehouse.read_source(spec, tenant), entity, now)
+    frame = build(spec, clients.warehouse.read_source(spec, tenant), now)
+    row = entity_row(spec, frame, entity, now)
     model, _ = load_version(clients, spec, champion)
-    (predicted,) = json_safe(model.predict(row).to_dict("records"))
+    (predicted,) = json_safe(model.predict(row, frame).to_dict("records"))
     (known,) = json_safe(row.to_dict("records"))
-    found = contributions(model, row).iloc[0]
+    found = contributions(model, row, frame).iloc[0]
     added = found.drop(OFFSET)
     largest_first = added[added != 0].sort_values(key=abs, ascending=False, kind="stable")
     return PredictionExplanation(
@@ -105,5 +110,6 @@ def explain_prediction(
         contributions=tuple(
             Contribution(str(name), known.get(str(name)), float(adds)) for name, adds in largest_first.items()
         ),
+        neighbours=tuple(neighbours(model.predictor, row, frame)[0]) if isinstance(model.predictor, Mixture) else (),
         words=dict(sorted(words(model, row)[0].items(), key=lambda word: -abs(word[1]))),
     )

@@ -129,7 +129,7 @@ def _score(
     model, own_test = load_version(clients, spec, version)
     model = _adapted(clients, spec, version, model, frame, own_test["event_time"].min(), as_of)
     started = time.perf_counter()
-    values = model.predict(waiting)
+    values = model.predict(waiting, frame)
     seconds = time.perf_counter() - started
     rows = prediction_rows(spec, version, waiting, values, as_of, origin, 1000 * seconds / len(waiting))
     with clients.warehouse.tenant(version.tenant) as connection:

@@ -200,6 +200,13 @@ def test_the_interval_is_stretched_while_the_model_holds_and_after_each_training
     assert adaptive_cadence(state(degradation=STABLE, consecutive_rejections=9999), Policy()).days == 14
 
 
+def test_a_model_that_takes_up_outcomes_every_night_is_retrained_quarterly():
+    cadence = adaptive_cadence(state(is_online=True), Policy())
+    assert cadence.days == 91
+    assert "it takes up outcomes every night" in cadence.why
+    assert adaptive_cadence(state(is_online=True), find_policy("weekly")).days == 7
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"quality": 60.0}, {"degradation": dataclasses.replace(DEGRADED, severity="MEDIUM", rise=0.06)}],

@@ -68,6 +68,7 @@ def spec() -> ModelSpec:
     """The shipped story points without text and with few trees, so that a fit takes milliseconds."""
     shipped = load_specs()["story_points"]
     quick = {"params": {"n_estimators": 20, "max_depth": 3, "learning_rate": 0.3}, "window_days": 90}
+    quick |= {"ensemble": "voting", "candidates": {"linear": {}}, "min_improvement_se": 2.0}
     updates = {
         "training": shipped.training.model_copy(update=quick),
         "features": shipped.features.model_copy(update={"text": []}),

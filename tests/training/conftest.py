@@ -54,10 +54,11 @@ def as_of() -> pd.Timestamp:
 
 @pytest.fixture(scope="session")
 def specs() -> dict[str, ModelSpec]:
-    """The shipped specifications with few, shallow trees, so that a fit takes milliseconds."""
+    """The shipped specifications with few, shallow trees, so that a fit takes milliseconds, all of them voting."""
     shallow = {"n_estimators": 40, "max_depth": 3, "learning_rate": 0.1}
+    voting = {"params": shallow, "ensemble": "voting", "candidates": {"linear": {}}}
     return {
-        name: spec.model_copy(update={"training": spec.training.model_copy(update={"params": shallow})})
+        name: spec.model_copy(update={"training": spec.training.model_copy(update=voting)})
         for name, spec in load_specs().items()
     }
 

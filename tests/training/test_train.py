@@ -7,7 +7,8 @@ from ml_pipeline.training.evidence import evidence_of
 from ml_pipeline.training.search.parameters import TrainingContext
 from ml_pipeline.training.selection.ensembles import fit_members
 from ml_pipeline.training.selection.model_selection import baselines, select_model
-from ml_pipeline.training.train import TrainingError, baseline_instead, train
+from ml_pipeline.training.train import train
+from ml_pipeline.training.trained import TrainingError, baseline_instead
 
 
 def with_training(spec, **changes):

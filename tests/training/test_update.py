@@ -8,7 +8,8 @@ import pytest
 import xgboost
 
 from ml_pipeline.training.fitted_model import FittedModel
-from ml_pipeline.training.train import TrainingError, train
+from ml_pipeline.training.train import train
+from ml_pipeline.training.trained import TrainingError
 from ml_pipeline.training.update import MAX_GROWTH, UpdateError, update, updates_left
 
 OLD, NEW = 300, 120

@@ -116,6 +116,7 @@ def date_of(day: int) -> dt.date:
 def tenant(settings: Settings) -> Tenant:
     shipped = load_specs()["story_points"]
     quick = {"params": {"n_estimators": 20, "max_depth": 3, "learning_rate": 0.3}}
+    quick |= {"ensemble": "voting", "candidates": {"linear": {}}, "min_improvement_se": 2.0}
     windows = {"baseline_from": 21, "baseline_to": 7, "current": 7, "backtest_days": 7}
     updates = {
         "training": shipped.training.model_copy(update=quick),
@@ -123,6 +124,12 @@ def tenant(settings: Settings) -> Tenant:
         "monitoring": shipped.monitoring.model_copy(update=windows),
     }
     return Tenant(settings, shipped.model_copy(update=updates))
+
+
+@pytest.fixture
+def mixed(tenant: Tenant) -> Tenant:
+    """The same tenant with a mixture, as story points are shipped."""
+    return tenant.changed("training", ensemble="online", candidates={})
 
 
 @pytest.fixture(scope="session")

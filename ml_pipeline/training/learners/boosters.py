@@ -49,6 +49,10 @@ class BoostedTrees:
             return np.asarray(self.booster.predict(matrix, raw_score=True, num_threads=1), dtype="float64")
         return np.asarray(self.booster.inplace_predict(matrix, predict_type="margin"), dtype="float64")
 
+    def leaves(self, matrix: np.ndarray) -> np.ndarray:
+        """Number of the leaf of each row in each tree, int32 (rows, trees); LightGBM only."""
+        return np.asarray(self.booster.predict(matrix, pred_leaf=True, num_threads=1), dtype="int32")
+
     def gain(self) -> np.ndarray:
         """Sum of the gains of all splits on each column."""
         if self._is_lightgbm:

@@ -11,10 +11,11 @@ import pandas as pd
 
 from ml_pipeline.display import code, markdown
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.online.mixture import Mixture
 from ml_pipeline.training.reporting.importance import importance
 from ml_pipeline.training.selection.model_selection import POOLED, significance_required
 from ml_pipeline.training.selection.predictors import Baseline
-from ml_pipeline.training.train import Trained
+from ml_pipeline.training.trained import Trained
 
 FEW_TEST_ROWS = 50
 MOST_IMPORTANT = 10
@@ -146,6 +147,12 @@ class _Sections:
         return f"{_table(table)}\n\n{self._choice()}"
 
     def _choice(self) -> str:
+        if isinstance(self.trained.model.predictor, Mixture):
+            moved = "moved by every outcome that matures" if self.trained.model.predictor.learns else "equal"
+            return (
+                f"No candidate is selected: the prediction is a mixture of all experts, whose weights are {moved}. The "
+                "loss of an expert is that on rows it was not trained on."
+            )
         if isinstance(self.trained.model.predictor, Baseline):
             if self.trained.candidate == POOLED:
                 return (

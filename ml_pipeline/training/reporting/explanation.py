@@ -11,6 +11,8 @@ import pandas as pd
 
 from ml_pipeline.specs.names import own_feature
 from ml_pipeline.training.fitted_model import FittedModel
+from ml_pipeline.training.online.explanation import OFFSET, expert_contributions
+from ml_pipeline.training.online.mixture import Mixture
 from ml_pipeline.training.selection.model_selection import PRIOR
 from ml_pipeline.training.selection.predictors import (
     Baseline,
@@ -25,7 +27,7 @@ from ml_pipeline.training.selection.predictors import (
 )
 from ml_pipeline.training.selection.probability_calibration import Calibration
 
-OFFSET, CALIBRATION, RANGE = "offset", "calibration", "range"
+CALIBRATION, RANGE = "calibration", "range"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +42,11 @@ class _Explained:
     added: np.ndarray
 
 
-def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
+def contributions(model: FittedModel, frame: pd.DataFrame, history: pd.DataFrame | None = None) -> pd.DataFrame:
     """What each feature adds to each prediction, one row per row of the feature frame, with its index, float64.
 
     Each row sums to the prediction, up to the single-precision rounding of the boosters: to ``value`` of
-    ``model.predict`` in the reported unit for a regression, to its log odds for a binary model. Columns:
+    ``model.predict`` for a regression or a mixture, to its log odds for another binary model. Columns:
 
     - ``offset``: the prediction before any feature is considered. It contains the members' offsets (the median of the
       training labels, or the row's own ``history_recent_median``) and the average output of their learners. For a
@@ -56,6 +58,9 @@ def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
       offset.
     - ``calibration``: what an isotonic calibration adds to the log odds. Other methods are linear in the log odds:
       their slope multiplies each contribution and their intercept is part of the offset.
+    - ``expert:<name>``, for a mixture instead of the features: weight of the expert, times the distance of its own
+      prediction from the offset, which is that of the training labels. ``experts:together`` is the rest: the median of
+      a mixture is not the mean of the medians.
     - ``range``: the shift of values clipped to the label's range, only if there are any.
 
     Boosters give the Shapley values of their trees (Lundberg et al. 2020), linear models the coefficient times the
@@ -70,6 +75,8 @@ def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
         The version.
     frame
         Feature frame with the entities to explain.
+    history
+        As for ``model.predict``.
 
     Raises
     ------
@@ -80,6 +87,9 @@ def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
     if isinstance(predictor, Baseline):
         value = np.full(len(frame), predictor.value)
         columns.add(OFFSET, _log_odds(value) if in_log_odds(model) else value)
+    elif isinstance(predictor, Mixture):
+        for name, amount in expert_contributions(predictor, frame, history).items():
+            columns.add(name, amount)
     else:
         columns.add_members(predictor, frame)
         if predictor.calibration is not None:
@@ -92,7 +102,9 @@ def contributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
 def in_log_odds(model: FittedModel) -> bool:
     """Whether the contributions are in log odds, because the model predicts a probability."""
     predictor = model.predictor
-    return model.candidate == PRIOR if isinstance(predictor, Baseline) else predictor.is_classifier
+    if isinstance(predictor, Baseline):
+        return model.candidate == PRIOR
+    return isinstance(predictor, Ensemble) and predictor.is_classifier
 
 
 def words(model: FittedModel, frame: pd.DataFrame) -> list[dict[str, float]]:
@@ -103,7 +115,7 @@ def words(model: FittedModel, frame: pd.DataFrame) -> list[dict[str, float]]:
     """
     found: list[dict[str, float]] = [{} for _ in range(len(frame))]
     ensemble = model.predictor
-    if isinstance(ensemble, Baseline) or "linear" not in ensemble.preprocessors:
+    if not isinstance(ensemble, Ensemble) or "linear" not in ensemble.preprocessors:
         return found
     preprocessor = ensemble.preprocessors["linear"]
     if preprocessor.vectorizer is None:

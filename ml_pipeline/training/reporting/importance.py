@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ml_pipeline.specs.names import own_feature
 from ml_pipeline.training.fitted_model import FittedModel
-from ml_pipeline.training.selection.predictors import Baseline, wanted
+from ml_pipeline.training.online.explanation import mixture_importance
+from ml_pipeline.training.online.mixture import Mixture
+from ml_pipeline.training.selection.predictors import Baseline, Ensemble, wanted
 
 
 def importance(model: FittedModel) -> dict[str, float]:
@@ -20,8 +24,15 @@ def importance(model: FittedModel) -> dict[str, float]:
     values: use it as a ranking, not as a measure of cause and effect.
     """
     predictor = model.predictor
+    if isinstance(predictor, Mixture):
+        return _ranked(mixture_importance(predictor))
     if isinstance(predictor, Baseline):
         return {}
+    return _ranked(ensemble_importance(predictor))
+
+
+def ensemble_importance(predictor: Ensemble) -> dict[str, float]:
+    """Share of each feature in the gain of each member, weighted by the member's weight."""
     shares: dict[str, float] = {}
     for member, weight in zip(predictor.members, predictor.weights.tolist(), strict=True):
         if member.learner is not None:
@@ -34,6 +45,10 @@ def importance(model: FittedModel) -> dict[str, float]:
                 of_member[name] = of_member.get(name, 0.0) + float(gain[position]) / whole
             for name, share in of_member.items():
                 shares[name] = shares.get(name, 0.0) + weight * share
+    return shares
+
+
+def _ranked(shares: Mapping[str, float]) -> dict[str, float]:
     total = sum(shares.values())
     ranked = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
     return {name: share / total for name, share in ranked if share > 0}

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from ml_pipeline.display import printable
 from ml_pipeline.specs import ModelSpec
+from ml_pipeline.training.online.mixture import Mixture
 from ml_pipeline.training.reporting.card import reliability
 from ml_pipeline.training.reporting.importance import importance
-from ml_pipeline.training.train import Trained
+from ml_pipeline.training.trained import Trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +24,7 @@ COLUMNS, LINES = 3, 2
 MOST_IMPORTANT = 8
 RUNNING_ROWS = 20
 _BLUE, _ORANGE, _GREY, _LIGHT = "#1f6fb2", "#c2541b", "#888888", "#b9d4ea"
+_EXPERT_COLOURS = (_BLUE, _ORANGE, "#2e7d4f", "#7a4fa3")
 
 
 class Tried(NamedTuple):
@@ -34,7 +37,8 @@ class Tried(NamedTuple):
 def picture(spec: ModelSpec, trained: Trained, tried: Sequence[Tried] = ()) -> bytes:
     """PNG of 960 x 520 pixels with up to six panels.
 
-    - Feature importance and learning curve (not for a baseline).
+    - Feature importance and learning curve (not for a baseline); for a mixture whose weights move, the weights of its
+      experts over time instead of the learning curve.
     - On the test part: residuals over time; for a regression, actual against predicted values and interval coverage
       over time; for a binary model, reliability, and predicted and observed shares over time.
     - The losses of the parameter search, if ``tried`` has trials.
@@ -54,6 +58,7 @@ def picture(spec: ModelSpec, trained: Trained, tried: Sequence[Tried] = ()) -> b
         overview.actual()
         overview.coverage()
     overview.learning_curve()
+    overview.weights()
     overview.search(tried)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
@@ -206,6 +211,22 @@ class _Overview:
             panel.line(rows, values, color=colour, linewidth=1.4, marker="o", markersize=4)
         panel.scale_x()
         panel.scale_y()
+
+    def weights(self) -> None:
+        found = self.trained.expert_weights
+        predictor = self.trained.model.predictor
+        if found is None or found.empty or not isinstance(predictor, Mixture) or not predictor.learns:
+            return
+        times = pd.DatetimeIndex(found.index).tz_convert(None).to_numpy()
+        day = _numbers(times)
+        largest = found.iloc[-1].sort_values(ascending=False, kind="stable").head(len(_EXPERT_COLOURS))
+        panel = self.panels.next("weights of the largest experts, by event", _ends(day), (0, 1))
+        for colour, name in zip(_EXPERT_COLOURS, largest.index, strict=False):
+            weight = found[name].to_numpy()
+            panel.line(day, weight, color=colour, linewidth=1.4)
+            panel.text(day[-1], weight[-1], f"{name} ", color=colour, ha="right", va="bottom")
+        panel.scale_y()
+        panel.days(times)
 
     def search(self, tried: Sequence[Tried]) -> None:
         if not tried:

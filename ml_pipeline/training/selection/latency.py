@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ml_pipeline.training.fitted_model import FittedModel
-from ml_pipeline.training.selection.model_selection import SelectionResult
-from ml_pipeline.training.selection.predictors import Baseline, Ensemble
+from ml_pipeline.training.selection.model_selection import Predicts, SelectionResult
+from ml_pipeline.training.selection.predictors import Ensemble
 
 CALLS = 7
 
@@ -33,7 +33,7 @@ def within_latency(
     list of str
         Notes on what was dropped, or on a limit that cannot be met.
     """
-    if isinstance(model.predictor, Baseline) or isinstance(selection.predictor, Baseline):
+    if not isinstance(model.predictor, Ensemble) or not isinstance(selection.predictor, Ensemble):
         return selection, model, []
     row, whole = rows.iloc[[-1]], model.predictor
     kept = list(range(len(whole.members)))
@@ -49,8 +49,7 @@ def within_latency(
             f"left out because one prediction took {first:.1f} ms, more than training.latency_ms {most:g}: "
             f"{', '.join(dropped)}"
         )
-    if taken > most:
-        notes.append(f"one prediction takes {taken:.1f} ms, training.latency_ms is {most:g}: raise it or fit less")
+    notes += _slow(taken, most)
     names = {whole.members[at].name for at in kept}
     judged = selection.predictor
     positions = [at for at, member in enumerate(judged.members) if member.name in names]
@@ -58,7 +57,18 @@ def within_latency(
     return left, replace(model, predictor=whole.only(kept)), notes
 
 
-def _milliseconds(ensemble: Ensemble, row: pd.DataFrame) -> float:
+def latency_notes(predictor: Predicts, rows: pd.DataFrame, most: float) -> list[str]:
+    """A note if one prediction takes more than ``most`` milliseconds, for a predictor of which nothing is dropped."""
+    return _slow(_milliseconds(predictor, rows.iloc[[-1]]), most)
+
+
+def _slow(taken: float, most: float) -> list[str]:
+    if taken <= most:
+        return []
+    return [f"one prediction takes {taken:.1f} ms, training.latency_ms is {most:g}: raise it or fit less"]
+
+
+def _milliseconds(ensemble: Predicts, row: pd.DataFrame) -> float:
     ensemble.predict(row)
     seconds = []
     for _ in range(CALLS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,12 @@ RECENT_ROWS = 50
 LEAST_OF_A_CLASS = 5
 PRIOR, POOLED = "prior", "pooled"
 POOLED_ROWS = 50  # number of own outcomes at which the tenant's baseline and the pooled value have equal weight
+
+
+class Predicts(Protocol):
+    """Any predictor."""
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ def baselines(spec: ModelSpec, rows: pd.DataFrame, pooled: float | None = None) 
     return found | {POOLED: Baseline(shrunk)}
 
 
-def row_losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predictor) -> np.ndarray:
+def row_losses(spec: ModelSpec, rows: pd.DataFrame, predictor: Predicts) -> np.ndarray:
     """:func:`~ml_pipeline.stats.losses` of a predictor on labelled rows, float64 per row."""
     return losses(spec.task, rows["label"].to_numpy(), predictor.predict(rows))
 
@@ -299,7 +305,7 @@ def significance_required(spec: ModelSpec) -> str:
 
     >>> from ml_pipeline.specs import load_specs
     >>> significance_required(load_specs()["story_points"])
-    "loss on held-out rows is below the baseline's by more than 2 standard errors of their difference"
+    "loss on held-out rows is below the baseline's by more than 1 standard error of their difference"
     """
     if spec.training.min_improvement_se < 0:
         return f"loss on held-out rows is not above the baseline's by {_errors(spec)}"

@@ -305,7 +305,8 @@ def _state(
         quality=found.snapshot["quality_score"] if found.snapshot else None,
         watching=found.deployment is not None and found.deployment["watch"] == OPEN,
         rolled_back_at=found.rolled_back_at,
-        updates_left=max(MOST_UPDATES - updates, 0),
+        updates_left=0 if spec.training.is_mixture else max(MOST_UPDATES - updates, 0),
+        is_online=spec.training.is_mixture,
     )
 
 

@@ -14,7 +14,7 @@ from ml_pipeline.lifecycle.promotion import FALL_BACK, Decision
 from ml_pipeline.resources.registry import CHALLENGER, Version, registered_name
 from ml_pipeline.training.evidence import Opponent, evidence_of
 from ml_pipeline.training.selection.model_selection import failures
-from ml_pipeline.training.train import Trained, baseline_instead
+from ml_pipeline.training.trained import Trained, baseline_instead
 from ml_pipeline.work.deployment.deployer import PROMOTE
 from ml_pipeline.work.retraining.decisions import DecisionRecord, record_decision
 from ml_pipeline.work.scoring import is_compatible, load_version

@@ -15,7 +15,7 @@ from ml_pipeline.resources import tables
 from ml_pipeline.resources.registry import Registration, Version
 from ml_pipeline.resources.scratch import scratch_folder
 from ml_pipeline.training.reporting.card import Origin, summary
-from ml_pipeline.training.train import Trained
+from ml_pipeline.training.trained import Trained
 from ml_pipeline.work.training.search import search_params, search_tags
 from ml_pipeline.work.training.snapshot import Snapshot, TenantModel
 from ml_pipeline.work.training.version_files import fingerprint_of, logged_metrics, write_files

@@ -15,7 +15,7 @@ from ml_pipeline.resources.registry import Version
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.search.parameters import TrainingContext
-from ml_pipeline.training.train import Trained
+from ml_pipeline.training.trained import Trained
 
 GAIN, STOPPED = "search_gain", "search_stopped"
 SEARCH = "search.json"

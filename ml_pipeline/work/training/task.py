@@ -22,7 +22,8 @@ from ml_pipeline.resources.registry import Version
 from ml_pipeline.settings import Settings
 from ml_pipeline.specs import ModelSpec
 from ml_pipeline.training.selection.predictors import Baseline
-from ml_pipeline.training.train import Trained, train
+from ml_pipeline.training.train import train
+from ml_pipeline.training.trained import Trained
 from ml_pipeline.training.training_window import choose_training_window
 from ml_pipeline.training.update import update, updates_left
 from ml_pipeline.work.context import LATEST, Clients, resolve_as_of

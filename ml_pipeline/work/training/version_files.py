@@ -16,7 +16,7 @@ from ml_pipeline.training.fitted_model import FittedModel
 from ml_pipeline.training.reporting.card import Origin, card
 from ml_pipeline.training.reporting.importance import importance
 from ml_pipeline.training.reporting.plots import Tried, picture
-from ml_pipeline.training.train import Trained
+from ml_pipeline.training.trained import Trained
 from ml_pipeline.work.training.search import search_metrics, write_search
 
 TEST_PREDICTIONS = "test_predictions.parquet"

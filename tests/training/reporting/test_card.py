@@ -6,7 +6,8 @@ import pytest
 
 from ml_pipeline.training.reporting.card import Origin, card, reliability, summary
 from ml_pipeline.training.reporting.importance import importance
-from ml_pipeline.training.train import baseline_instead, train
+from ml_pipeline.training.train import train
+from ml_pipeline.training.trained import baseline_instead
 
 MODELS = ["story_points", "lead_time", "rework_risk"]
 QUALITY = {

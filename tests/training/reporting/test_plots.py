@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from ml_pipeline.training.reporting.plots import Tried, picture
-from ml_pipeline.training.train import baseline_instead, train
+from ml_pipeline.training.train import train
+from ml_pipeline.training.trained import baseline_instead
 
 TRIED = [Tried(number, 2.0 - number / 10) for number in range(8)]
 
