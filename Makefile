@@ -54,7 +54,7 @@ docs: setup
 	@echo "docs/_build/html/index.html"
 
 bench: setup
-	@for name in overhead sensor command_line training concurrent_trainings story_points lead_time rework_risk ablation temporal quality \
+	@for name in overhead sensor command_line training mixture concurrent_trainings story_points lead_time rework_risk ablation temporal quality \
 	    preprocessing search drift drift_speed degradation rollback policies; do \
 	    $(PY) -m benchmarks.$$name || exit 1; done
 

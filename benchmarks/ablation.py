@@ -27,6 +27,7 @@ from benchmarks.common import (
 )
 from ml_pipeline.features.point_in_time import build
 from ml_pipeline.specs import ModelSpec, load_specs
+from ml_pipeline.specs.experts import TRAINING
 from ml_pipeline.specs.temporal import Temporal
 from ml_pipeline.training.splits import oldest_first, time_split
 from ml_pipeline.training.train import train_on_split
@@ -37,7 +38,7 @@ RESAMPLES = 2_000
 FAMILIES = ("calendar", "cyclical", "fourier", "lags", "rolling", "expanding", "trend", "queue")
 SHIPPED = "as shipped"
 QUESTIONS = ("story_points", "lead_time")
-PROOFS = (2.0, 1.0, -3.0)
+STANDARD_ERRORS = (2.0, 1.0, -3.0)
 
 
 def training(spec: ModelSpec, **changes: Any) -> ModelSpec:
@@ -51,8 +52,6 @@ def features(spec: ModelSpec, **changes: Any) -> ModelSpec:
 def variants(spec: ModelSpec) -> dict[str, ModelSpec]:
     """The shipped specification, and variants that each change one property."""
     shipped = spec.features.temporal
-    other = "lightgbm" if spec.training.estimator == "xgboost" else "xgboost"
-    further = spec.training.candidates
     found = {SHIPPED: spec}
     for family in FAMILIES:
         switched = not getattr(shipped, family)
@@ -60,17 +59,34 @@ def variants(spec: ModelSpec) -> dict[str, ModelSpec]:
         found[f"{'+' if switched else '-'} {family}"] = features(spec, temporal=temporal)
     found["- text"] = features(spec, text=[])
     found["- history by column"] = features(spec, history=[])
-    found["- linear"] = training(spec, candidates={})
-    found[f"+ {other}"] = training(spec, candidates={**further, other: {}})
-    found["+ random_forest"] = training(spec, candidates={**further, "random_forest": {}})
-    found["+ hist_gradient_boosting"] = training(spec, candidates={**further, "hist_gradient_boosting": {}})
-    found["stacking"] = training(spec, ensemble="stacking")
-    found["best single candidate"] = training(spec, ensemble="none")
-    half_life, proof = spec.training.recency_half_life_days, spec.training.min_improvement_se
+    half_life = spec.training.recency_half_life_days
     recency = "rows of a year ago count half" if half_life is None else "all rows count alike"
     found[recency] = training(spec, recency_half_life_days=365.0 if half_life is None else None)
+    return found | (mixtures(spec) if spec.training.is_mixture else selections(spec))
+
+
+def mixtures(spec: ModelSpec) -> dict[str, ModelSpec]:
+    """Without each expert, and with a vote instead."""
+    experts = spec.training.mixed_experts
+    without = {name: tuple(other for other in experts if other != name) for name in experts if name != TRAINING}
+    found = {f"- {name}": training(spec, experts=kept) for name, kept in without.items()}
+    return found | {"voting": training(spec, ensemble="voting", experts=None, candidates={"linear": {}})}
+
+
+def selections(spec: ModelSpec) -> dict[str, ModelSpec]:
+    """With other candidates, ways to combine them, and standard errors by which one must be better."""
+    other = "lightgbm" if spec.training.estimator == "xgboost" else "xgboost"
+    further = spec.training.candidates
+    found = {"- linear": training(spec, candidates={})}
+    for name in (other, "random_forest", "hist_gradient_boosting"):
+        found[f"+ {name}"] = training(spec, candidates={**further, name: {}})
+    found["stacking"] = training(spec, ensemble="stacking")
+    found["best single candidate"] = training(spec, ensemble="none")
+    errors = spec.training.min_improvement_se
     return found | {
-        f"proof {wanted:g}": training(spec, min_improvement_se=wanted) for wanted in PROOFS if wanted != proof
+        f"{wanted:g} standard errors": training(spec, min_improvement_se=wanted)
+        for wanted in STANDARD_ERRORS
+        if wanted != errors
     }
 
 

@@ -63,6 +63,14 @@ def mean_absolute_error(label: np.ndarray, value: np.ndarray | float) -> float:
     return float(np.abs(label - value).mean())
 
 
+def gain_over_tenants(loss: np.ndarray, reference: np.ndarray, seed: int, resamples: int = 2_000) -> dict[str, float]:
+    """Mean over tenants of 1 - loss / reference, with its 95% bootstrap interval over tenants."""
+    gain = 1 - loss / reference
+    drawn = np.random.default_rng(seed).integers(0, len(gain), (resamples, len(gain)))
+    lower, upper = np.quantile(gain[drawn].mean(axis=1), [0.025, 0.975])
+    return {"gain": float(gain.mean()), "gain_lower": float(lower), "gain_upper": float(upper)}
+
+
 def print_table(rows: list[dict[str, Any]]) -> None:
     """One line per row; numbers with three decimals."""
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda number: f"{number:.3f}"))

@@ -28,7 +28,8 @@ from ml_pipeline.training.intervals.conformal import NEAR
 from ml_pipeline.training.intervals.online import Predictions, live_intervals, waiting_unit
 from ml_pipeline.training.selection.model_selection import select_model
 from ml_pipeline.training.splits import Split, time_split
-from ml_pipeline.training.train import refit, train_on_split, with_interval
+from ml_pipeline.training.train import refit, train_on_split
+from ml_pipeline.training.trained import with_interval
 
 SHARE = 0.2
 COVERAGE_TOLERANCE = 0.02
@@ -47,7 +48,7 @@ def measure(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, Any]:
     return {
         "rows": len(matured),
         "test_rows": len(label),
-        "winner": trained.candidate,
+        "selected": trained.candidate,
         "mae": trained.metrics["mae"],
         "mdae": trained.metrics["mdae"],
         "median_mae": mean_absolute_error(label, train_median),

@@ -72,16 +72,8 @@ def reviews_spec(known_after_days: int = 0) -> ModelSpec:
             "features": {"numeric": numbers, "history": ["author"], "calendar": False},
             "training": {
                 "estimator": "lightgbm",
-                "params": {
-                    "n_estimators": 250,
-                    "num_leaves": 3,
-                    "learning_rate": 0.03,
-                    "min_data_in_leaf": 30,
-                    "lambda_l2": 10,
-                    "feature_fraction": 0.3,
-                    "bagging_fraction": 0.7,
-                    "bagging_freq": 1,
-                },
+                "params": {"n_estimators": 100, "num_leaves": 7, "learning_rate": 0.05},
+                "ensemble": "mean",
                 "loss": "log_loss",
             },
         }
@@ -103,7 +95,7 @@ def on_last_part(spec: ModelSpec, frame: pd.DataFrame, seed: int) -> dict[str, A
     found = trained.test_predictions.set_index("entity_id")["value"]
     value = found.loc[frame["entity_id"].iloc[split.test]].to_numpy()
     figures: dict[str, Any] = {"rows": len(frame), "test": len(split.test), "positives": int(label.sum())}
-    figures |= {"winner": trained.candidate} | judged(label, value)
+    figures |= {"selected": trained.candidate} | judged(label, value)
     figures |= prefixed("logistic", judged(label, logistic(spec, frame, split)))
     return figures | {"seconds": time.perf_counter() - started}
 
