@@ -12,6 +12,7 @@ MIN_PAIRS = 30  # with so many pairs, a gain must only not be negative
 SIGNIFICANT_PAIRS = 10  # with so many pairs, or so many recent ones, a significant gain counts
 CONFIDENCE = 0.95  # of the two-sided interval of the gain
 RESAMPLES = 2000  # of the bootstrap
+MIXTURE_FLOOR = -0.10  # skill that a mixture must exceed on the test part
 MIN_BLOCKS = 10  # the bootstrap resamples whole days if there are so many, else single entities
 
 Numbers = dict[str, float | int | str | None]
@@ -84,9 +85,9 @@ class Evidence:
         Losses of the baseline on the same entities, to find out whether the champion is worse than the baseline.
     business : tuple of BusinessValue
         Business metrics of the specification.
-    weighs_baseline : bool
-        Whether the challenger is a mixture in which experts that know no features keep a say. It needs not beat the
-        baseline, unless ``min_skill`` is above 0: where its features tell nothing, it leans on these experts.
+    is_mixture : bool
+        Whether the challenger is a mixture. Unless ``min_skill`` is set, it may be up to 10% worse than the baseline on
+        the test part: it selects nothing that would have to be proved, and follows later outcomes.
     """
 
     metric: str
@@ -101,7 +102,7 @@ class Evidence:
     changed_at: np.datetime64 | None = None
     baseline_losses: np.ndarray | None = None
     business: tuple[BusinessValue, ...] = ()
-    weighs_baseline: bool = False
+    is_mixture: bool = False
 
 
 FALL_BACK = "fall_back"
@@ -111,7 +112,7 @@ def judge(evidence: Evidence) -> Decision:
     """Promote a challenger, reject it, or fall back to the baseline.
 
     - Baseline: the skill ``1 - value / baseline_value`` on the test part must exceed ``min_skill``. For a mixture
-      (``weighs_baseline``) this holds only if ``min_skill`` is above 0.
+      (``is_mixture``) without a declared ``min_skill``, it must exceed -10%.
     - Champion: the gain (mean loss of the champion minus that of the challenger on the same entities) must not be
       negative. With fewer than 30 common entities it must be significant: its 95% interval, from a bootstrap of whole
       days, lies above 0. With fewer than 10, the champion stays.
@@ -160,8 +161,8 @@ def _against_baseline(evidence: Evidence) -> Decision:
         return Decision("reject", f"baseline_not_beaten: the baseline was selected in validation ({compared})", numbers)
     needed = f"(skill {skill:.1%}, needed more than {evidence.min_skill:.1%})"
     if not skill > evidence.min_skill:
-        if evidence.weighs_baseline and evidence.min_skill <= 0:
-            reason = f"mixture_weighs_baseline: {compared} (skill {skill:.1%}); it follows the outcomes every night"
+        if evidence.is_mixture and evidence.min_skill == 0 and skill > MIXTURE_FLOOR:
+            reason = f"near_baseline: {compared} (skill {skill:.1%}; a mixture needs more than {MIXTURE_FLOOR:.0%})"
             return Decision("promote", reason, numbers)
         return Decision("reject", f"baseline_not_beaten: {compared} {needed}", numbers)
     return Decision("promote", f"baseline_beaten: {compared} {needed}", numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TRAINING, LEARNERS = "training", "learners"
 NUMBERED = ("last", "half_life", "group", "forest", "neighbours")
+SHORTEST, LONGEST = 30, 36_500  # days of a half-life
 ONLINE_EXPERTS = (
     "last:20",
     "last:50",
@@ -37,4 +38,6 @@ def kind_and_number(name: str) -> tuple[str, int]:
     if kind not in NUMBERED or not number.isdecimal() or not int(number):
         exist = ", ".join([*(f"{kind}:<number>" for kind in NUMBERED), TRAINING, LEARNERS])
         raise ValueError(f"{name!r} is not an expert. Use one of {exist}")
+    if kind in ("half_life", "forest") and not SHORTEST <= int(number) <= LONGEST:
+        raise ValueError(f"{name!r} has a half-life of {number} days. Use {SHORTEST} to {LONGEST}")
     return kind, int(number)

@@ -103,6 +103,12 @@ class Training(Part):
                 f"training.experts needs training.ensemble 'online' or 'mean'; it is {self.ensemble!r}. Change it, or "
                 "remove the experts"
             )
+        awake = (TRAINING, "last", "half_life", "group", "forest")
+        if self.ensemble == "mean" and not any(kind_and_number(name)[0] in awake for name in self.mixed_experts):
+            raise ValueError(
+                f"training.experts is {list(self.mixed_experts)}, which can all be without a forecast for an entity. "
+                "Add 'forest:365'"
+            )
         if self.ensemble == "online" and TRAINING not in self.mixed_experts:
             raise ValueError(
                 "training.experts lacks 'training', the only expert that can forecast before any outcome is known. "

@@ -75,7 +75,7 @@ def evidence_of(
         candidate_is_baseline=isinstance(trained.model.predictor, Baseline) and trained.candidate != POOLED,
         losses=np.empty(0),
         champion_losses=np.empty(0),
-        weighs_baseline=isinstance(trained.model.predictor, Mixture),
+        is_mixture=isinstance(trained.model.predictor, Mixture),
         business=tuple(
             BusinessValue(
                 asked.name,

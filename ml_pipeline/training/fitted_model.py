@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -189,7 +190,7 @@ class FittedModel:
                 coverage=content["coverage"],
                 params=content.get("params"),
             )
-        except (OSError, json.JSONDecodeError, KeyError) as error:
+        except (OSError, BadZipFile, ValueError, KeyError) as error:
             raise VersionError(
                 f"{folder}: the files of the version are incomplete or damaged ({type(error).__name__}: {error}). "
                 "Restore its artifacts or roll back"

@@ -79,7 +79,8 @@ def load_mixture(settings: dict[str, Any], folder: Path) -> Mixture:
 def _load_known(path: Path, columns: int) -> Known:
     from scipy.sparse import csr_matrix
 
-    with np.load(path, allow_pickle=False) as stored:
+    # Opened here: numpy leaves a file open that it cannot read.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         terms = None
         if columns:
             parts = tuple(stored[f"terms_{name}"] for name in _TERMS)

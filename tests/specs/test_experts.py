@@ -37,3 +37,14 @@ def test_experts_may_be_chosen():
 def test_a_mistake_in_the_experts_is_named_with_its_remedy(name, training, message):
     with pytest.raises(ValidationError, match=message):
         changed(name, **training)
+
+
+@pytest.mark.parametrize("name", ["half_life:7", "forest:100000"])
+def test_a_half_life_is_bounded(name):
+    with pytest.raises(ValueError, match="Use 30 to 36500"):
+        kind_and_number(name)
+
+
+def test_a_mean_needs_an_expert_that_always_forecasts():
+    with pytest.raises(ValidationError, match="Add 'forest:365'"):
+        changed("rework_risk", experts=["neighbours:10", "learners"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-MOST_VALUES = 64
+MOST_VALUES, MOST_NEW_VALUES = 64, 256
 _CLOSE = 1e-9  # cumulative probabilities are sums of rounded terms
 
 
@@ -25,16 +25,18 @@ def grid_of(labels: np.ndarray) -> np.ndarray:
 
 
 def grown(grid: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """``grid`` with the labels that are not on it; only those beyond its ends if it would have more than 64 values.
+    """``grid`` with the first 256 ``labels`` that are not on it; a grid of 64 values grows beyond its ends only.
+
+    ``labels`` are in the order in which they became known, so that later ones change nothing about earlier ones.
 
     >>> grown(np.array([1.0, 3.0]), np.array([3.0, 8.0])).tolist()
     [1.0, 3.0, 8.0]
     """
-    more = np.setdiff1d(labels, grid)
-    if len(grid) + len(more) > MOST_VALUES:
-        beyond = more[(more < grid[0]) | (more > grid[-1])]
-        more = grid_of(beyond) if len(beyond) else beyond
-    return np.union1d(grid, more)
+    new = labels[~np.isin(labels, grid)]
+    if len(grid) >= MOST_VALUES:
+        new = new[(new < grid[0]) | (new > grid[-1])]
+    _, first = np.unique(new, return_index=True)
+    return np.union1d(grid, new[np.sort(first)[:MOST_NEW_VALUES]])
 
 
 def nearest(grid: np.ndarray, labels: np.ndarray) -> np.ndarray:

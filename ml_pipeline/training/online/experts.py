@@ -114,7 +114,7 @@ class ByGroup:
     def forecast(self, past: Past) -> np.ndarray:
         everyone = Window(self.outcomes).forecast(past)
         keys = _Keys(past.known.rows.group, past.asked.group, past.seen)
-        own = keys.sums(past.one_hot(), self.outcomes)
+        own = np.maximum(keys.sums(past.one_hot(), self.outcomes), 0)
         return np.asarray((own + SHRINKAGE * everyone) / (own.sum(axis=1, keepdims=True) + SHRINKAGE))
 
 
@@ -173,7 +173,8 @@ class Neighbours:
             return _shares(counts)
         for rows, positions, similar in self.nearest(past):
             chosen = past.known.position[positions]
-            np.add.at(counts, (np.repeat(rows, positions.shape[1]), chosen.ravel()), (similar > 0).ravel())
+            counted = (similar > 0) * past.known.count[positions]
+            np.add.at(counts, (np.repeat(rows, positions.shape[1]), chosen.ravel()), counted.ravel())
         return _shares(counts)
 
     def nearest(self, past: Past) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

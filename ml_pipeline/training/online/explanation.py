@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.features.encoding.preprocessing import Preprocessor
 from ml_pipeline.specs.names import TEXT, own_feature
-from ml_pipeline.training.online.experts import ByGroup, Forest, Neighbours
+from ml_pipeline.training.online.experts import ByGroup, Forest, Neighbours, Probability, Residuals
 from ml_pipeline.training.online.mixture import Mixture, value_of
 
 OFFSET = "offset"
@@ -50,13 +51,15 @@ def neighbours(mixture: Mixture, frame: pd.DataFrame, history: pd.DataFrame | No
     if not experts or past.asked.terms is None:
         return found
     own = frame["entity_id"].to_numpy(dtype=str)
+    newest = pd.Series(np.arange(len(past.known)), index=past.known.entity).groupby(level=0).max()
+    valid = set(newest.tolist())  # an outcome that was revised later is followed by others of its entity
     largest = max(experts, key=lambda expert: expert.count)
     for rows, nearest, cosines in largest.nearest(past):
         for row, positions, similarities in zip(rows, nearest, cosines, strict=True):
             found[row] = [
                 Neighbour(str(past.known.entity[position]), float(past.known.label[position]), float(similarity))
                 for position, similarity in zip(positions, similarities, strict=True)
-                if similarity > 0 and past.known.entity[position] != own[row]
+                if similarity > 0 and position in valid and past.known.entity[position] != own[row]
             ]
     return found
 
@@ -73,12 +76,18 @@ def mixture_importance(mixture: Mixture) -> dict[str, float]:
 
     def add(parts: dict[str, float], weight: float) -> None:
         whole = sum(parts.values())
+        if not whole:  # no split was found
+            return
         for name, part in parts.items():
             shares[name] = shares.get(name, 0.0) + weight * part / whole
 
     for (_, expert), weight in zip(experts, weights.tolist(), strict=True):
         if isinstance(expert, Forest):
-            add(_gain(mixture, mixture.structure.forest.gain()), weight)
+            add(_gain(mixture.structure.preprocessor, mixture.structure.forest.gain()), weight)
+        elif isinstance(expert, Residuals | Probability):
+            learner = mixture.structure.learner(expert.learner)
+            if learner is not None:
+                add(_gain(*learner), weight)
         elif isinstance(expert, Neighbours) and mixture.structure.preprocessor.vectorizer is not None:
             add({TEXT: 1.0}, weight)
         elif isinstance(expert, ByGroup) and mixture.structure.group_column is not None:
@@ -86,8 +95,7 @@ def mixture_importance(mixture: Mixture) -> dict[str, float]:
     return shares
 
 
-def _gain(mixture: Mixture, gain: np.ndarray) -> dict[str, float]:
-    preprocessor = mixture.structure.preprocessor
+def _gain(preprocessor: Preprocessor, gain: np.ndarray) -> dict[str, float]:
     found: dict[str, float] = {}
     for position in np.flatnonzero(gain).tolist():
         name = own_feature(preprocessor.features[position], preprocessor.columns.all)

@@ -149,7 +149,7 @@ def _held_out_forecasts(
         known = Known.of(asked, encoded, before_end)
         seen = Past(
             grid=past.grid,
-            trained_grid=past.grid,
+            trained_grid=np.unique(past.grid[asked.position[fitted_on]]),
             known=known,
             asked=encoded.take(here),
             night=asked.night[here],

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ml_pipeline.features.feedback import own_outcomes
 from ml_pipeline.training.online.aggregation import Forecasts, scales, walk
 from ml_pipeline.training.online.distributions import grown, nearest, quantile
 from ml_pipeline.training.online.experts import Expert, Past, experts_of
@@ -77,8 +78,8 @@ class Mixture:
         """
         asked, order, past = self._observed(frame, history)
         said = forecasts(self.named_experts, past)
-        labels = np.concatenate([self.known.label, asked.label[order]])
-        asked = asked.with_scale(order, scales(labels, len(self.known)))
+        before = past.known.label[: len(past.known) - int((past.fresh & (past.known.count > 0)).sum())]
+        asked = asked.with_scale(order, scales(np.concatenate([before, asked.label[order]]), len(before)))
         learnt = order if self.learns else order[:0]
         walked = walk(self.weights, said, past.grid, asked, learnt, until=int(asked.night.max()))
         rows = slice(len(frame))
@@ -93,23 +94,26 @@ class Mixture:
 
     def _observed(self, frame: pd.DataFrame, history: pd.DataFrame | None) -> tuple[Asked, np.ndarray, Past]:
         """The rows of ``frame``, then those of other outcomes; the order of new outcomes; what the experts read."""
-        rows, corrected = frame.assign(state="open"), frame.iloc[:0]
+        rows, late, trained, share = frame.assign(state="open"), frame.iloc[:0], self.known, 0.0
         if history is not None:
-            corrected = self._corrected(history)
-            rows = pd.concat([frame, self._newer(frame, history), corrected], ignore_index=True)
-        grid = grown(self.grid, rows["label"][rows["state"] == "matured"].to_numpy(dtype="float64"))
-        asked, encoded = asked_rows(grid, rows, self.night), self.structure.encode(rows)
-        known = replace(self.known, position=np.searchsorted(grid, self.grid)[self.known.position])
-        if len(corrected):
-            again = Known.of(asked, encoded, np.arange(len(rows) - len(corrected), len(rows)))
-            now = np.full(len(corrected), self.night)
-            known = known.followed_by(known.revised_by(replace(again, night=now)))
-        at_once = len(known)
+            history = history.loc[own_outcomes(history) & (history["state"] == "matured").to_numpy()]
+            trained, share = self._corrected(history)
+            late = self._late(history)
+            rows = pd.concat([frame, self._newer(frame, history), late], ignore_index=True)
+        asked, encoded = asked_rows(self.grid, rows, self.night), self.structure.encode(rows)
+        known_at = rows["label_time"].to_numpy("datetime64[us]")
         order = in_order(asked, rows)
-        order = order[rows["label_time"].to_numpy("datetime64[us]")[order] > self.as_of]
+        order = order[(known_at[order] > self.as_of) & (asked.outcome_night[order] <= asked.night.max())]
+        belated = np.arange(len(rows) - len(late), len(rows))
+        grid = grown(self.grid, np.concatenate([trained.label, asked.label[belated], asked.label[order]]))
+        asked = asked._replace(position=nearest(grid, np.where(np.isnan(asked.label), grid[0], asked.label)))
+        known = replace(trained, position=nearest(grid, trained.label))
+        if len(late):
+            known = known.followed_by(Known.of(asked, encoded, belated))
+            known = known.take(np.argsort(known.night, kind="stable"))
+        at_once = len(known)
         known = known.followed_by(known.revised_by(Known.of(asked, encoded, order)))
-        seen = np.maximum(np.searchsorted(known.night[at_once:], asked.night, side="right") + at_once, at_once)
-        labels = np.bincount(known.position[:at_once], weights=known.count[:at_once], minlength=len(grid))
+        seen = at_once + np.searchsorted(known.night[at_once:], asked.night, side="right")
         past = Past(
             grid=grid,
             trained_grid=self.grid,
@@ -118,31 +122,38 @@ class Mixture:
             night=asked.night,
             seen=seen,
             trained_night=self.night,
-            training=labels / labels.sum(),
+            training=np.bincount(nearest(grid, trained.label), minlength=len(grid)) / len(trained),
             fresh=np.arange(len(known)) >= at_once,
             residuals=self.residuals,
-            fit_holds=len(corrected) <= MOST_CORRECTED * len(self.known),
+            fit_holds=share <= MOST_CORRECTED,
         )
         return asked, order, past
 
     def _newer(self, frame: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
-        """The rows of ``history`` that matured after the training and before the last night of ``frame``."""
+        """The outcomes of other rows that became known after the training and before the last night of ``frame``."""
         known_at = history["label_time"].to_numpy("datetime64[us]")
         last_night = night_before(frame["event_time"]).max()
         in_time = (known_at > self.as_of) & (night_after(history["label_time"]) <= last_night)
-        others = (history["state"] == "matured") & ~history["entity_id"].isin(frame["entity_id"])
-        found: pd.DataFrame = history.loc[in_time & others.to_numpy()]
+        found: pd.DataFrame = history.loc[in_time & ~history["entity_id"].isin(frame["entity_id"]).to_numpy()]
         return found
 
-    def _corrected(self, history: pd.DataFrame) -> pd.DataFrame:
-        """The rows of ``history`` that the version was trained on with another label."""
-        trained = pd.Series(self.known.label, index=self.known.entity)
-        trained = trained[~trained.index.duplicated(keep="last")]
-        before = trained.reindex(history["entity_id"].to_numpy(dtype=str)).to_numpy()
-        other = ~np.isnan(before) & (before != history["label"].to_numpy(dtype="float64"))
-        in_time = history["label_time"].to_numpy("datetime64[us]") <= self.as_of
-        found: pd.DataFrame = history.loc[other & in_time & (history["state"] == "matured").to_numpy()]
+    def _late(self, history: pd.DataFrame) -> pd.DataFrame:
+        """The outcomes that are dated within the time of the training, but came into the source after it."""
+        night = night_after(history["label_time"])
+        known_at = history["label_time"].to_numpy("datetime64[us]")
+        in_time = (known_at <= self.as_of) & (night >= self.known.night.min(initial=NEVER))
+        unknown = ~np.isin(history["entity_id"].to_numpy(dtype=str), self.known.entity)
+        found: pd.DataFrame = history.loc[in_time & unknown]
         return found
+
+    def _corrected(self, history: pd.DataFrame) -> tuple[Known, float]:
+        """The outcomes of the training with the labels that ``history`` has now, and the share that differs."""
+        before = history["label_time"].to_numpy("datetime64[us]") <= self.as_of
+        now = pd.Series(history["label"].to_numpy(dtype="float64"), index=history["entity_id"].to_numpy(dtype=str))
+        now = now[before]
+        label = now[~now.index.duplicated(keep="last")].reindex(self.known.entity).to_numpy()
+        label = np.where(np.isnan(label), self.known.label, label)
+        return replace(self.known, label=label), float((label != self.known.label).mean()) if len(label) else 0.0
 
     @property
     def named_experts(self) -> list[tuple[str, Expert]]:

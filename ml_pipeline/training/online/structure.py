@@ -67,6 +67,13 @@ class Structure:
         assert isinstance(learner, BoostedTrees)
         return learner
 
+    def learner(self, candidate: int) -> tuple[Preprocessor, np.ndarray] | None:
+        """The preprocessing of a candidate and the gain of each column; None if it could not be fitted."""
+        for member in self.fitted.members[1:]:
+            if member.candidate == self.candidates[candidate] and member.learner is not None:
+                return self.fitted.preprocessors[wanted(member)], member.learner.gain()
+        return None
+
     def encode(self, frame: pd.DataFrame) -> Encoded:
         """What the experts read of the rows of a feature frame.
 

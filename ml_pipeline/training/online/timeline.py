@@ -132,8 +132,12 @@ def night_before(times: pd.Series) -> np.ndarray:
 
 
 def night_after(times: pd.Series) -> np.ndarray:
-    """Days since 1970 (int64) of the first midnight at or after each time; ``NEVER`` for NaT."""
+    """Days since 1970 (int64) of the first midnight after each time; ``NEVER`` for NaT.
+
+    An outcome that is dated with a midnight counts from the next one on: in a source without times of day, the day of
+    an outcome is all that is known, and its own row must not see it.
+    """
     exact = times.to_numpy("datetime64[us]")
     missing = np.isnat(exact)
     microseconds = np.where(missing, 0, exact.astype(np.int64))
-    return np.where(missing, NEVER, -(-microseconds // (SECONDS_PER_DAY * 1_000_000)))
+    return np.where(missing, NEVER, microseconds // (SECONDS_PER_DAY * 1_000_000) + 1)

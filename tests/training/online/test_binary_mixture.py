@@ -101,7 +101,7 @@ def test_a_mixture_that_is_no_better_than_the_prior_is_promoted_all_the_same(spe
     trained = train(spec, noise, noise["label_time"].max())
     decision = judge(evidence_of(spec, trained, None, noise, None))
     assert decision.verdict == "promote"
-    assert decision.reason.startswith(("mixture_weighs_baseline", "baseline_beaten"))
+    assert decision.reason.startswith(("near_baseline", "baseline_beaten"))
 
 
 def test_a_gate_on_the_skill_still_holds(spec, make_frame):
