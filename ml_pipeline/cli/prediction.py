@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LARGEST = 10
 LARGEST_WORDS = 5
+LEAST_WEIGHT = 0.01
 
 
 @click.command("explain-prediction")
@@ -47,7 +48,9 @@ def explain_prediction_command(tenant: str, model: str, entity: str, as_json: bo
         return
     for line in _sentences(found, spec):
         output.say(*line)
-    if found.contributions:
+    if found.experts:
+        output.print(_experts(found, spec))
+    elif found.contributions:
         output.print(_table(found))
 
 
@@ -71,8 +74,9 @@ def _sentences(found: PredictionExplanation, spec: ModelSpec) -> list[list[str |
         return [*lines, ["The version is the baseline: no feature adds anything."]]
     start = 1 / (1 + math.exp(-found.offset)) if found.in_log_odds else found.offset
     baseline = _quantity(found.baseline, spec)
-    if found.contributions[0].feature.startswith("expert"):
-        return [*lines, [f"The training labels alone give {_quantity(start, spec)}; the baseline predicts {baseline}."]]
+    if found.experts:
+        middle = "mean" if spec.task == "binary" else "median"
+        return [*lines, [f"It is the {middle} of what these experts forecast; the baseline predicts {baseline}."]]
     return [*lines, [f"Without any feature it would be {_quantity(start, spec)}; the baseline predicts {baseline}."]]
 
 
@@ -95,15 +99,23 @@ def _table(found: PredictionExplanation) -> Rows:
     return table
 
 
+def _experts(found: PredictionExplanation, spec: ModelSpec) -> Rows:
+    """The experts of a mixture whose weight is at least 1%."""
+    similar = ", ".join(f"{one.entity} ({one.outcome:.4g})" for one in found.neighbours[:LARGEST_WORDS])
+    table = Rows("expert", "weight", "predicts", "from")
+    for expert in found.experts:
+        if expert.weight >= LEAST_WEIGHT:
+            predicts = "" if expert.prediction is None else _quantity(expert.prediction, spec)
+            source = f"similar: {similar}" if expert.name.startswith("neighbours") else ""
+            table.add_row(expert.name, f"{expert.weight:.0%}", predicts, source)
+    return table
+
+
 def _said(feature: str, value: object, found: PredictionExplanation) -> str:
     """The text of a value; for the text feature, the words with the largest contributions, if known."""
     if feature == "text":
         weighed = [(word, adds) for word, adds in found.words.items() if adds][:LARGEST_WORDS]
         return ", ".join(f"{word} {adds:+.2g}" for word, adds in weighed)
-    if feature.startswith("expert:neighbours"):
-        return "similar: " + ", ".join(f"{one.entity} ({one.outcome:.4g})" for one in found.neighbours[:LARGEST_WORDS])
-    if feature.startswith("expert"):
-        return ""
     match value:
         case None:
             return _WITHOUT_VALUE.get(feature, "missing")

@@ -10,7 +10,7 @@ from ml_pipeline.display import command
 from ml_pipeline.errors import UserError
 from ml_pipeline.features.point_in_time import build, entity_row
 from ml_pipeline.specs import ModelSpec
-from ml_pipeline.training.online.explanation import OFFSET, Neighbour, neighbours
+from ml_pipeline.training.online.explanation import OFFSET, ExpertOpinion, Neighbour, neighbours, opinions
 from ml_pipeline.training.online.mixture import Mixture
 from ml_pipeline.training.reporting.explanation import contributions, in_log_odds, words
 from ml_pipeline.work.context import Clients
@@ -38,7 +38,8 @@ class PredictionExplanation:
 
     Both are in the reported unit, or in log odds of the probability (``in_log_odds``). ``words`` are the contributions
     of single words in a linear member, the largest first; ``neighbours`` are the known entities with the most similar
-    texts that a mixture uses. ``lower`` and ``upper`` are None without an interval.
+    texts that a mixture uses, ``experts`` what its experts predict. ``lower`` and ``upper`` are None without an
+    interval.
     """
 
     tenant: str
@@ -59,6 +60,7 @@ class PredictionExplanation:
     contributions: tuple[Contribution, ...]
     words: dict[str, float]
     neighbours: tuple[Neighbour, ...]
+    experts: tuple[ExpertOpinion, ...]
 
 
 def explain_prediction(
@@ -90,6 +92,7 @@ def explain_prediction(
     row = entity_row(spec, frame, entity, now)
     model, _ = load_version(clients, spec, champion)
     (predicted,) = json_safe(model.predict(row, frame).to_dict("records"))
+    mixture = model.predictor if isinstance(model.predictor, Mixture) else None
     (known,) = json_safe(row.to_dict("records"))
     found = contributions(model, row, frame).iloc[0]
     added = found.drop(OFFSET)
@@ -110,6 +113,7 @@ def explain_prediction(
         contributions=tuple(
             Contribution(str(name), known.get(str(name)), float(adds)) for name, adds in largest_first.items()
         ),
-        neighbours=tuple(neighbours(model.predictor, row, frame)[0]) if isinstance(model.predictor, Mixture) else (),
+        neighbours=tuple(neighbours(mixture, row, frame)[0]) if mixture else (),
+        experts=tuple(opinions(mixture, row, frame)[0]) if mixture else (),
         words=dict(sorted(words(model, row)[0].items(), key=lambda word: -abs(word[1]))),
     )

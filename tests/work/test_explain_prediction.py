@@ -99,11 +99,11 @@ def test_the_command_says_prediction_interval_and_contributions(tenant, make_iss
     found = json.loads(typed(*words, "--json").stdout)
     assert f"acme story_points A-0238: {found['value']:.4g} points, between {found['lower']:.4g} and" in shown
     assert "by version 1 (1.0.0, online)" in " ".join(shown.split())
-    assert "similar: A-" in shown
     assert f"Its outcome is known: {found['outcome']:.4g} points." in shown
-    first = found["contributions"][0]
-    (line,) = [line for line in shown.splitlines() if line.split()[:1] == [first["feature"]]]
-    assert line.split()[-1] == f"{first['adds']:+.3g}"
+    first = found["experts"][0]
+    (line,) = [line for line in shown.splitlines() if line.split()[:1] == [first["name"]]]
+    assert f"{first['weight']:.0%}" in line and f"{first['prediction']:.4g} points" in line
+    assert sum(expert["weight"] for expert in found["experts"]) == pytest.approx(1)
     assert found["neighbours"][0]["entity"] != "A-0238"
 
 

@@ -25,6 +25,27 @@ class Neighbour:
     similarity: float
 
 
+@dataclass(frozen=True)
+class ExpertOpinion:
+    """What an expert predicts for a row, and its weight in the mixture; it sleeps without a prediction."""
+
+    name: str
+    weight: float
+    prediction: float | None
+
+
+def opinions(mixture: Mixture, frame: pd.DataFrame, history: pd.DataFrame | None) -> list[list[ExpertOpinion]]:
+    """For each row, the experts, the largest weight first."""
+    mixed = mixture.mixed(frame, history)
+    values = value_of(mixture.task, mixed.grid, mixed.forecasts.cumulative)
+    found = []
+    for weights, own, awake in zip(mixed.share, values, mixed.forecasts.awake, strict=True):
+        experts = zip(mixture.named_experts, weights.tolist(), own.tolist(), awake.tolist(), strict=True)
+        row = [ExpertOpinion(name, weight, value if speaks else None) for (name, _), weight, value, speaks in experts]
+        found.append(sorted(row, key=lambda opinion: -opinion.weight))
+    return found
+
+
 def expert_contributions(mixture: Mixture, frame: pd.DataFrame, history: pd.DataFrame | None) -> dict[str, np.ndarray]:
     """What each expert adds to the median of the mixture, one float64 per row; they sum to it.
 

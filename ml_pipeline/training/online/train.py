@@ -18,6 +18,7 @@ from ml_pipeline.training.splits import Split
 from ml_pipeline.training.trained import Trained, judged_version
 
 LEAST_OF_A_CLASS = 10
+LEAST_NAMED = 0.01  # weight below which the card does not name an expert
 
 
 def train_mixture(
@@ -91,7 +92,7 @@ def _records(spec: ModelSpec, frame: pd.DataFrame, fitted: FittedMixture) -> lis
     metric, rows = spec.headline_metric, fitted.held_out
     label = frame["label"].to_numpy(dtype="float64")[rows]
     value = value_of(spec.task, fitted.mixture.grid, fitted.walked.mixture[rows])
-    weights = {record.name: round(record.weight, 4) for record in fitted.experts if record.weight >= 0.00005}
+    weights = {record.name: round(record.weight, 4) for record in fitted.experts if record.weight >= LEAST_NAMED}
     records = [
         {"name": record.name, metric: record.loss, "crps": record.crps, "error": fitted.errors.get(record.name)}
         for record in fitted.experts

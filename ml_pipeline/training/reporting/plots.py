@@ -224,7 +224,9 @@ class _Overview:
         for colour, name in zip(_EXPERT_COLOURS, largest.index, strict=False):
             weight = found[name].to_numpy()
             panel.line(day, weight, color=colour, linewidth=1.4)
-            panel.text(day[-1], weight[-1], f"{name} ", color=colour, ha="right", va="bottom")
+            highest = int(weight.argmax())  # small weights would cover each other at the end
+            side = "left" if highest < len(day) / 2 else "right"
+            panel.text(day[highest], weight[highest], f" {name} ", color=colour, ha=side, va="bottom")
         panel.scale_y()
         panel.days(times)
 
