@@ -112,11 +112,16 @@ def test_an_explained_prediction_is_plain(shown):
     found = SimpleNamespace(
         tenant=HOSTILE, model=HOSTILE, entity=HOSTILE, value=1.0, lower=0.5, upper=2.0, version=1, semantic="1.0.0",
         candidate=HOSTILE, outcome=None, contributions=[item], in_log_odds=False, offset=1.0, baseline=1.0, words={},
+        experts=(), neighbours=(SimpleNamespace(entity=HOSTILE, outcome=1.0),),
     )  # fmt: skip
     spec = SimpleNamespace(task="regression", label=SimpleNamespace(unit=HOSTILE))
     for line in prediction._sentences(found, spec):
         shown.console.say(*line)
     shown.console.print(prediction._table(found))
+    found.experts = (SimpleNamespace(name="neighbours:10", weight=1.0, prediction=1.0),)
+    for line in prediction._sentences(found, spec):
+        shown.console.say(*line)
+    shown.console.print(prediction._experts(found, spec))
     assert_plain(shown.printed())
 
 
