@@ -78,7 +78,7 @@ class Mixture:
         """
         asked, order, past = self._observed(frame, history)
         said = forecasts(self.named_experts, past)
-        before = past.known.label[: len(past.known) - int((past.fresh & (past.known.count > 0)).sum())]
+        before = past.known.label[~past.fresh]
         asked = asked.with_scale(order, scales(np.concatenate([before, asked.label[order]]), len(before)))
         learnt = order if self.learns else order[:0]
         walked = walk(self.weights, said, past.grid, asked, learnt, until=int(asked.night.max()))

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-SECONDS_PER_DAY = 86_400
+from ml_pipeline.timeutil import MICROSECONDS_PER_DAY
+
 NEVER = np.iinfo(np.int64).max
 
 
@@ -140,4 +141,4 @@ def night_after(times: pd.Series) -> np.ndarray:
     exact = times.to_numpy("datetime64[us]")
     missing = np.isnat(exact)
     microseconds = np.where(missing, 0, exact.astype(np.int64))
-    return np.where(missing, NEVER, microseconds // (SECONDS_PER_DAY * 1_000_000) + 1)
+    return np.where(missing, NEVER, microseconds // MICROSECONDS_PER_DAY + 1)

@@ -118,6 +118,19 @@ def test_labels_that_come_again_after_the_training_leave_probabilities(spec, his
     assert len({one.entity for one in similar}) == len(similar)
 
 
+def test_outcomes_that_are_revised_later_leave_the_scale_of_earlier_ones(spec, history):
+    """What was undone is no label of its own: a prediction made before the revision equals one made after it."""
+    history["label"] = np.where(history.index < TRAINED, 1.0, history["label"])
+    model = trained_on(spec, history[:TRAINED])
+    revised = history.copy()
+    revised.loc[250:289, "label"] = 13.0
+    revised.loc[250:289, "label_time"] = history["label_time"][380]
+    asked = history.iloc[[370]]
+    lived = model.predict(as_open(asked), history[:370])
+    later = model.predict(pd.concat([asked, revised.iloc[[395]]]), revised)
+    pd.testing.assert_frame_equal(later.iloc[[0]], lived, check_exact=True)
+
+
 def test_a_mixture_far_below_the_baseline_is_rejected(spec, history):
     evidence = evidence_of(spec, train(spec, history, history["label_time"].max()), None, history, None)
     verdicts = {
